@@ -1,0 +1,108 @@
+"""Measures at each validation whether the reader's attention is worth distilling."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
+from lightning_modules.metrics.reading_indicators import reading_units
+from lightning_modules.metrics.teacher_auc import TeacherAUC
+from lightning_modules.retriever_reader import Evaluation
+
+GOOD_INDICATOR2_SPEARMAN = 0.3
+"""The paper's rule: Indicator 2's Spearman above this is good."""
+
+
+class LogIndicators(Callback):
+    """Logs Indicators 1 and 2 and the teacher's AUC from the same readings that distillation uses.
+
+    In validation under the names of `Indicator` and `TeacherAUC` (`indicator1/spearman_p90`, `teacher/auc`,
+    ...), in tests with `test/` before them. TensorBoard also gets histograms over the instances.
+
+    Args:
+        percentiles: the p's of the most similar tokens.
+        normalization: of the attention.
+
+    Attributes:
+        latest: all readings of the latest evaluation.
+    """
+
+    def __init__(
+        self,
+        percentiles: tuple[int, ...] = (90, 95),
+        normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
+    ) -> None:
+        self.normalization = normalization
+        self.answer_indicator = Indicator("indicator1", percentiles)
+        self.noun_indicator = Indicator("indicator2", percentiles)
+        self.teacher_auc = TeacherAUC()
+        self.latest: dict[str, float] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for metric in self._metrics:
+            metric.reset()
+            metric.to(pl_module.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(outputs, Evaluation)
+        if outputs.reading is None or outputs.log_p_attn is None:
+            return
+        units = reading_units(outputs.reading, self.normalization)
+        num_questions = len(outputs.questions)
+        for indicator, similarity in (
+            (self.answer_indicator, units.answer_similarity),
+            (self.noun_indicator, units.noun_similarity),
+        ):
+            indicator.update(units.attention, similarity, units.mask, units.question_of_unit, num_questions)
+        num_passages = outputs.log_p_attn.shape[1]
+        self.teacher_auc.update(outputs.log_p_attn.exp(), outputs.is_hit[:, :num_passages])
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, pl_module, prefix="")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, pl_module, prefix="test/")
+
+    @property
+    def _metrics(self) -> tuple[Indicator | TeacherAUC, ...]:
+        return self.answer_indicator, self.noun_indicator, self.teacher_auc
+
+    def _report(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
+        if not self._any_was_read(trainer):
+            return
+        readings = {name: value for metric in self._metrics for name, value in metric.compute().items()}
+        self.latest = {name: float(value) for name, value in readings.items()}
+        for name, value in readings.items():
+            module.log(f"{prefix}{name}", value)
+        module.log(f"{prefix}indicator2/good_above", GOOD_INDICATOR2_SPEARMAN)
+        self._add_histograms(trainer, prefix)
+
+    def _any_was_read(self, trainer: Trainer) -> bool:
+        seen = torch.tensor(self.teacher_auc.update_count > 0)
+        return bool(trainer.strategy.reduce_boolean_decision(bool(seen), all=False))
+
+    def _add_histograms(self, trainer: Trainer, prefix: str) -> None:
+        values = {name: v for m in self._metrics for name, v in m.values().items()}
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger) or not trainer.is_global_zero:
+                continue
+            for name, instances in values.items():
+                defined = instances[~instances.isnan()]
+                if len(defined):
+                    logger.experiment.add_histogram(
+                        f"{prefix}instances/{name}", defined, global_step=trainer.global_step
+                    )

@@ -1,0 +1,218 @@
+"""Keeps the FAISS index up with the retriever, on a schedule."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from callbacks.refresh_schedule import RefreshSchedule
+from datamodules.passage_index import PassageIndex, StaleIndexError
+from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.retriever_reader import RetrieverReaderModule
+
+__all__ = ["RefreshIndex", "RefreshSchedule"]
+
+log = logging.getLogger(__name__)
+
+_LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
+
+
+class RefreshIndex(Callback):
+    """Builds the index before anything is retrieved, and anew at the steps of a schedule.
+
+    Each index is saved with a fingerprint of the passage encoder's weights and the passages, and loaded
+    instead of built where the fingerprint fits. A resumed run goes on with the index that its checkpoint was
+    trained with, stale as it was. Under DDP each process encodes a share of the passages; they meet in a
+    file, so all processes must see `folder`.
+
+    Args:
+        schedule: Atlas's syntax, see `RefreshSchedule`.
+        folder: of the run; each index gets a folder of its own below it.
+        factory: `faiss.index_factory` string.
+        use_gpu: keep the index on the GPU (faiss-gpu).
+        batch_size: passages encoded together.
+        before_validation: also refresh before each validation, so that Hit Rate is the fresh retriever's
+            and not that of an old index. Costs an encoding of all passages a validation.
+        show_progress: a bar with rate and time left.
+    """
+
+    def __init__(
+        self,
+        schedule: str,
+        folder: Path | str,
+        factory: str = "Flat",
+        use_gpu: bool = False,
+        batch_size: int = 64,
+        before_validation: bool = False,
+        show_progress: bool = True,
+    ) -> None:
+        self.schedule = RefreshSchedule(schedule)
+        self.folder = Path(folder)
+        self.factory = factory
+        self.use_gpu = use_gpu
+        self.batch_size = batch_size
+        self.before_validation = before_validation
+        self.show_progress = show_progress
+        self.num_refreshes = 0
+        self.refresh_steps: list[int] = []
+        self._fingerprint: str | None = None
+        self._in_checkpoint: str | None = None
+        self._last_due_step = -1
+
+    # ---- when ----
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        module = _checked(pl_module)
+        if module.index is None and self._in_checkpoint is not None:
+            self._restore(trainer, module)
+        # several batches share an optimizer step where gradients are accumulated
+        if module.index is None or (step != self._last_due_step and self.schedule.is_due(step)):
+            self._last_due_step = step
+            self.refresh(trainer, module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = _checked(pl_module)
+        if module.index is None or self.before_validation:
+            self.refresh(trainer, module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.refresh(trainer, _checked(pl_module))
+
+    # ---- how ----
+
+    def refresh(self, trainer: Trainer, module: RetrieverReaderModule) -> None:
+        """Gives the module an index of its present passage encoder; nothing to do where it has one."""
+        fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+        if module.index is not None and fingerprint == self._fingerprint:
+            return
+        with module.timer.part("refresh_index"):
+            index = self._load(fingerprint)
+            if index is None:
+                index = self._build(trainer, module, fingerprint)
+        module.index = index
+        self._fingerprint = fingerprint
+        if trainer.training or trainer.validating:
+            self.num_refreshes += 1
+            self.refresh_steps.append(trainer.global_step)
+        if trainer.is_global_zero:
+            self._prune()
+
+    def _load(self, fingerprint: str) -> PassageIndex | None:
+        try:
+            index = PassageIndex.load(self._folder_of(fingerprint), fingerprint, use_gpu=self.use_gpu)
+        except (FileNotFoundError, StaleIndexError):
+            return None
+        return index if index.factory == self.factory else None
+
+    def _build(self, trainer: Trainer, module: RetrieverReaderModule, fingerprint: str) -> PassageIndex:
+        num_passages, dim = len(module.knowledge_base), module.retriever.dim
+        with self._embeddings(trainer, num_passages, dim) as embeddings:
+            share = _share(num_passages, trainer.global_rank, trainer.world_size)
+            with self._progress(len(share), trainer) as bar:
+                encode_knowledge_base(
+                    module.retriever,
+                    module.knowledge_base,
+                    embeddings,
+                    share,
+                    self.batch_size,
+                    bar.update,
+                )
+            trainer.strategy.barrier("passages encoded")
+            folder = self._folder_of(fingerprint)
+            if trainer.is_global_zero:
+                index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
+                index.save(folder, fingerprint)
+            trainer.strategy.barrier("index saved")
+            if not trainer.is_global_zero:
+                index = PassageIndex.load(folder, fingerprint, use_gpu=self.use_gpu)
+        return index
+
+    @contextmanager
+    def _embeddings(self, trainer: Trainer, num_passages: int, dim: int) -> Iterator[np.ndarray]:
+        """Room for all embeddings: in memory where they fit and one process makes them, else in a file."""
+        if trainer.world_size == 1 and num_passages * dim * 4 <= _LARGEST_IN_MEMORY_BYTES:
+            yield np.zeros((num_passages, dim), dtype=np.float32)
+            return
+        path = self.folder / "embeddings.npy"
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            np.lib.format.open_memmap(path, "w+", np.float32, (num_passages, dim)).flush()
+        trainer.strategy.barrier("room for embeddings")
+        embeddings = np.load(path, mmap_mode="r+")
+        try:
+            yield embeddings
+        finally:
+            trainer.strategy.barrier("embeddings used")
+            if trainer.is_global_zero:
+                path.unlink(missing_ok=True)
+
+    def _progress(self, total: int, trainer: Trainer) -> tqdm:
+        return tqdm(
+            total=total,
+            desc="Encoding passages",
+            unit=" passages",
+            leave=False,
+            disable=not (self.show_progress and trainer.is_global_zero),
+            mininterval=0.5 if sys.stderr.isatty() else 20.0,
+        )
+
+    def _folder_of(self, fingerprint: str) -> Path:
+        return self.folder / fingerprint[:16]
+
+    def _prune(self) -> None:
+        """Keeps the index in use and the one that the last checkpoint needs."""
+        keep = {self._folder_of(f) for f in (self._fingerprint, self._in_checkpoint) if f is not None}
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.is_dir() and folder not in keep:
+                shutil.rmtree(folder)
+
+    # ---- resuming ----
+
+    def state_dict(self) -> dict[str, Any]:
+        self._in_checkpoint = self._fingerprint
+        return {
+            "fingerprint": self._fingerprint,
+            "last_due_step": self._last_due_step,
+            "num_refreshes": self.num_refreshes,
+            "refresh_steps": list(self.refresh_steps),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._in_checkpoint = state_dict["fingerprint"]
+        self._last_due_step = state_dict["last_due_step"]
+        self.num_refreshes = state_dict["num_refreshes"]
+        self.refresh_steps = list(state_dict["refresh_steps"])
+
+    def _restore(self, trainer: Trainer, module: RetrieverReaderModule) -> None:
+        assert self._in_checkpoint is not None
+        index = self._load(self._in_checkpoint)
+        if index is None:
+            log.warning(
+                "the index that the checkpoint was trained with is gone from %s; building one of the present "
+                "retriever: numbers will differ from those of an uninterrupted run",
+                self.folder,
+            )
+            self.refresh(trainer, module)
+            return
+        module.index = index
+        self._fingerprint = self._in_checkpoint
+
+
+def _share(total: int, rank: int, world_size: int) -> range:
+    """Rows that a process encodes: contiguous, and of nearly equal number."""
+    return range(total * rank // world_size, total * (rank + 1) // world_size)
+
+
+def _checked(module: LightningModule) -> RetrieverReaderModule:
+    assert isinstance(module, RetrieverReaderModule)
+    return module

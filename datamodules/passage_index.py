@@ -1,0 +1,324 @@
+"""The passages that match a query best: a FAISS index that knows which embeddings it was built from."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+
+_ROWS_A_CHUNK = 65536
+_META_FILE = "meta.json"
+_MEND = "delete it and build the index again"
+
+
+class StaleIndexError(ValueError):
+    """A saved index was built from other embeddings than the caller's."""
+
+
+def fingerprint(parts: Iterable[bytes | str]) -> str:
+    """SHA-256, as 64 hexadecimal digits, of whatever decides what an index holds.
+
+    Args:
+        parts: for example the hash of the passages, of the retriever's weights, and the index's factory
+            string. Their boundaries count: `["ab"]` and `["a", "b"]` differ.
+
+    Example:
+        >>> fingerprint(["psgs_w100.tsv", "contriever"])[:12]
+        '876b5c64d031'
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What `meta.json` says of the index file beside it."""
+
+    fingerprint: str
+    dim: int
+    count: int
+    factory: str
+    faiss_version: str
+    file: str
+
+
+class PassageIndex:
+    """Maximum inner product search over passage embeddings; row i is the i-th passage of the knowledge base.
+
+    Made by `build` or `load`.
+
+    Attributes:
+        dim: dimensions of the embeddings.
+        factory: FAISS's name of the kind of index, such as `Flat` or `IVF4096,PQ64`.
+    """
+
+    def __init__(self, index: faiss.Index, factory: str, on_gpu: bool = False) -> None:
+        self._index = index
+        self._on_gpu = on_gpu
+        self.dim: int = index.d
+        self.factory = factory
+
+    def __len__(self) -> int:
+        return self._index.ntotal
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: Float[np.ndarray, "passages dim"],
+        factory: str = "Flat",
+        *,
+        use_gpu: bool = False,
+        num_train: int = 1_000_000,
+        num_probes: int = 64,
+        seed: int = 0,
+    ) -> "PassageIndex":
+        """Indexes the embeddings of all passages.
+
+        They are read in chunks, so that a memory-mapped array (`numpy.load(path, mmap_mode="r")`) of any
+        float type need not fit into memory, unless `factory` keeps the vectors themselves, as `Flat` does.
+
+        Args:
+            embeddings: one row a passage.
+            factory: a string for `faiss.index_factory`: `Flat` is exact; `IVF...` and `PQ...` are
+                approximate, smaller or faster, and trained here on a sample of the rows.
+            use_gpu: keep the index on the current GPU; the extra `gpu` brings the FAISS that can.
+            num_train: most rows to train on; FAISS uses 256 a centroid at most.
+            num_probes: cells of an `IVF...` index that a search looks into, FAISS's `nprobe`; more is slower
+                and misses less.
+            seed: of the sample to train on.
+
+        Raises:
+            ValueError: no passages; a row that is all zeros, or holds NaN or infinity; a `factory` that
+                FAISS does not know, or that does not fit the embeddings; `use_gpu` without GPU.
+        """
+        count, dim = embeddings.shape
+        if count == 0:
+            raise ValueError("there are no passages to index: the embeddings have no rows")
+        if num_probes < 1:
+            raise ValueError(f"a search must look into at least 1 cell, num_probes is {num_probes}")
+        if use_gpu:
+            _require_gpu()
+        with _faiss_errors(f"cannot make an index {factory!r} of {dim} dimensions"):
+            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        if use_gpu:
+            index = _to_gpu(index)
+        with _faiss_errors(f"cannot put {count} passages of {dim} dimensions into an index {factory!r}"):
+            if not index.is_trained:
+                rows = np.arange(count)
+                if count > num_train:
+                    rows = np.sort(np.random.default_rng(seed).choice(count, num_train, replace=False))
+                index.train(_read_rows(embeddings, rows))
+            for start in range(0, count, _ROWS_A_CHUNK):
+                rows = np.arange(start, min(start + _ROWS_A_CHUNK, count))
+                index.add(_read_rows(embeddings, rows))
+        cells = _cells(index)
+        if cells is not None:
+            cells.nprobe = min(num_probes, cells.nlist)
+        return cls(index, factory, on_gpu=use_gpu)
+
+    def search(
+        self, queries: Float32[np.ndarray, "batch dim"], k: int
+    ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+        """The k passages with the highest inner product with each query, the best first.
+
+        An `IVF...` index may find fewer than k passages in the cells that it looks into; such a query is
+        searched again in all cells. Of equal scores that are returned the lower row comes first; which of
+        them are, where the k-th place is tied, is up to FAISS.
+
+        Args:
+            queries: one row a query.
+            k: passages wanted for each query.
+
+        Returns:
+            The scores, and the passages' rows in the embeddings that the index was built from.
+
+        Raises:
+            ValueError: fewer than k passages, or k < 1; queries of other dimensions, or that hold NaN or
+                infinity; an approximate index that does not find k passages even so.
+        """
+        if not 1 <= k <= len(self):
+            raise ValueError(f"cannot retrieve k = {k} passages from an index of {len(self)}")
+        if queries.shape[1] != self.dim:
+            raise ValueError(f"queries have {queries.shape[1]} dimensions, the index has {self.dim}")
+        if not np.isfinite(queries).all():
+            raise ValueError("the queries' embeddings hold NaN or infinity: has the retriever diverged?")
+        queries = np.ascontiguousarray(queries)
+        with _faiss_errors(f"cannot search the index {self.factory!r}"):
+            scores, rows = self._index.search(queries, k)
+            short = (rows < 0).any(axis=1)
+            if short.any():
+                scores[short], rows[short] = self._search_all_cells(queries[short], k)
+        if (rows < 0).any():
+            raise ValueError(f"the index {self.factory!r} found fewer than k = {k} passages: use 'Flat'")
+        order = np.lexsort((rows, -scores))
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _search_all_cells(
+        self, queries: Float32[np.ndarray, "batch dim"], k: int
+    ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+        cells = _cells(self._index)
+        if cells is None:
+            return self._index.search(queries, k)
+        num_probes, cells.nprobe = cells.nprobe, cells.nlist
+        try:
+            return self._index.search(queries, k)
+        finally:
+            cells.nprobe = num_probes
+
+    def save(self, folder: Path | str, fingerprint: str) -> None:
+        """Writes the index into `folder`, so that it holds a whole index, the old or the new, at any moment.
+
+        `meta.json` names the index file; replacing it is what makes the new index the folder's. One
+        process may save at a time.
+
+        Args:
+            folder: made where it is missing.
+            fingerprint: of the embeddings (see `fingerprint`).
+
+        Raises:
+            ValueError: FAISS cannot write the index, for want of space, say.
+            OSError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        index = faiss.index_gpu_to_cpu(self._index) if self._on_gpu else self._index
+        tag = uuid.uuid4().hex
+        file, meta_file = folder / f"index-{tag}.faiss", folder / f"meta-{tag}.json"
+        meta = _Meta(fingerprint, self.dim, len(self), self.factory, faiss.__version__, file.name)
+        try:
+            with _faiss_errors(f"cannot write the passage index to {folder}"):
+                faiss.write_index(index, str(file))
+            meta_file.write_text(json.dumps(asdict(meta), indent=2) + "\n")
+            _flush_to_disk(file)
+            _flush_to_disk(meta_file)
+            meta_file.replace(folder / _META_FILE)
+        except Exception:
+            file.unlink(missing_ok=True)
+            meta_file.unlink(missing_ok=True)
+            raise
+        _flush_to_disk(folder)
+        for left_over in {*folder.glob("index-*.faiss"), *folder.glob("meta-*.json")} - {file}:
+            left_over.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path | str, fingerprint: str, *, use_gpu: bool = False) -> "PassageIndex":
+        """Reads an index back, provided that it was saved with the same fingerprint.
+
+        Args:
+            folder: as given to `save`.
+            fingerprint: of the embeddings that the index should have been built from.
+            use_gpu: as in `build`.
+
+        Raises:
+            FileNotFoundError: the folder holds no index.
+            StaleIndexError: the fingerprints differ.
+            ValueError: the folder's files are damaged; `use_gpu` without GPU.
+        """
+        folder = Path(folder)
+        if use_gpu:
+            _require_gpu()
+        meta = _read_meta(folder)
+        if meta.fingerprint != fingerprint:
+            raise StaleIndexError(
+                f"the passage index in {folder} is stale: it was built from embeddings with fingerprint"
+                f" {meta.fingerprint[:12]}, wanted are those with {fingerprint[:12]}; build it again"
+            )
+        file = folder / meta.file
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing, though {folder / _META_FILE} names it; {_MEND}")
+        with _faiss_errors(f"the passage index {file} is damaged; {_MEND}"):
+            index = faiss.read_index(str(file))
+        if (index.ntotal, index.d) != (meta.count, meta.dim):
+            raise ValueError(
+                f"the passage index {file} holds {index.ntotal} passages of {index.d} dimensions,"
+                f" {folder / _META_FILE} says {meta.count} of {meta.dim}; {_MEND}"
+            )
+        return cls(_to_gpu(index) if use_gpu else index, meta.factory, on_gpu=use_gpu)
+
+
+def _read_rows(
+    embeddings: Float[np.ndarray, "passages dim"], rows: Int[np.ndarray, " rows"]
+) -> Float32[np.ndarray, "rows dim"]:
+    chunk = np.ascontiguousarray(embeddings[rows], dtype=np.float32)
+    for problem, at_fault in (
+        ("holds NaN or infinity: has the retriever diverged?", ~np.isfinite(chunk).all(axis=1)),
+        ("is all zeros: was this passage embedded?", ~chunk.any(axis=1)),
+    ):
+        if at_fault.any():
+            raise ValueError(f"the embedding of the passage in row {rows[at_fault.argmax()]} {problem}")
+    return chunk
+
+
+def _cells(index: faiss.Index) -> Any:
+    """The part of an `IVF...` index that has `nprobe` and `nlist`; None for other kinds."""
+    on_cpu = faiss.try_extract_index_ivf(index)
+    if on_cpu is not None:
+        return on_cpu
+    part = faiss.downcast_index(index)
+    while isinstance(part, faiss.IndexPreTransform):
+        part = faiss.downcast_index(part.index)
+    return part if hasattr(part, "nprobe") else None
+
+
+def _require_gpu() -> None:
+    if not hasattr(faiss, "StandardGpuResources"):
+        raise ValueError(
+            "use_gpu=True needs the FAISS that searches on GPUs: install the extra `gpu`"
+            " (pip install 'attention-distillation[gpu]'), or set use_gpu=False"
+        )
+    if faiss.get_num_gpus() == 0:
+        raise ValueError(
+            "use_gpu=True, but FAISS sees no GPU on this machine (extra `gpu`); set use_gpu=False"
+        )
+
+
+def _to_gpu(index: faiss.Index) -> faiss.Index:
+    device = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    with _faiss_errors("cannot move the passage index to the GPU"):
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
+
+
+@contextmanager
+def _faiss_errors(what: str) -> Iterator[None]:
+    """FAISS's errors as the user's, without the C++ signature that they begin with."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", maxsplit=1)[-1]
+        raise ValueError(f"{what}: {reason}") from error
+
+
+def _read_meta(folder: Path) -> _Meta:
+    path = folder / _META_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no passage index in {folder}: {_META_FILE} is missing")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {_MEND}") from error
+    kinds = {field.name: field.type for field in fields(_Meta)}
+    if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != kinds:
+        raise ValueError(f"{path} is damaged (it should hold {', '.join(kinds)}); {_MEND}")
+    return _Meta(**content)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Also of a folder, whose entries are what is flushed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,245 @@
+"""The knowledge base D: passages on disk, memory-mapped, so that 21 million of them do not fill the RAM."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from operator import index
+from pathlib import Path
+from typing import SupportsIndex, overload
+
+import pyarrow as pa
+
+from datamodules.batches import Passage
+from datamodules.errors import DataError
+from datamodules.passage_files import PassageFormat, read_passages
+from datamodules.text_files import existing_file
+
+__all__ = [
+    "KnowledgeBase",
+    "build_knowledge_base",
+    "knowledge_base_from_file",
+    "read_passages",
+]
+
+# Raise when the layout of the file or the reading of passages changes: files of other versions are rebuilt.
+_VERSION = b"1"
+# Every record batch but the last has this many rows, which makes random access plain division.
+_ROWS_PER_BATCH = 10_000
+_COLUMNS = ("id", "title", "text")
+_NUM_SLICED = 1024
+
+
+class KnowledgeBase(Sequence[Passage]):
+    """Passages of an Arrow file that `build_knowledge_base` wrote, by row number.
+
+    The file is memory-mapped: opening reads next to nothing, and processes on one machine share the pages.
+    Pickling (for data loader workers) passes the path on.
+
+    Args:
+        path: the Arrow file.
+
+    Attributes:
+        path: the Arrow file.
+        fingerprint: SHA-256 (hex) over all ids, titles and texts in order, the same wherever they came from.
+        source: what the file was built from, as `build_knowledge_base` was told.
+
+    Raises:
+        DataError: no such file, or not one that `build_knowledge_base` of this version wrote.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = existing_file(path, "knowledge base")
+        try:
+            self._mapped = pa.memory_map(str(self.path))
+            batches, metadata = _read_batches(pa.ipc.open_file(self._mapped))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DataError(
+                f"{self.path}: not a knowledge base ({error}); delete the file and build it anew"
+            ) from error
+        self.fingerprint = metadata[b"fingerprint"].decode()
+        self.source = metadata[b"source"].decode()
+        self._columns = [tuple(batch.column(name) for name in _COLUMNS) for batch in batches]
+        self._num_passages = sum(batch.num_rows for batch in batches)
+
+    def __len__(self) -> int:
+        return self._num_passages
+
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> Passage: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Passage]: ...
+    def __getitem__(self, row: SupportsIndex | slice) -> Passage | list[Passage]:
+        """The passage of a row, or a list of them for a slice, in constant time each."""
+        if isinstance(row, slice):
+            return self.select(range(len(self))[row])
+        number = index(row)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"no row {number} among the {len(self)} passages of {self.path}")
+        return self._passage(number % len(self))
+
+    def __iter__(self) -> Iterator[Passage]:
+        for chunk in self.chunks(_NUM_SLICED):
+            yield from chunk
+
+    def __reduce__(self) -> tuple[type["KnowledgeBase"], tuple[Path]]:
+        return KnowledgeBase, (self.path,)
+
+    def select(self, rows: Iterable[SupportsIndex]) -> list[Passage]:
+        """The passages of some rows, in the order given.
+
+        Raises:
+            IndexError: a row is out of range. A negative one is too: a search that found too little
+                returns -1, which must not become the last passage.
+        """
+        numbers = [index(row) for row in rows]
+        for number in numbers:
+            if not 0 <= number < len(self):
+                raise IndexError(f"no row {number} among the {len(self)} passages of {self.path}")
+        return [self._passage(number) for number in numbers]
+
+    def chunks(self, size: int) -> Iterator[list[Passage]]:
+        """Yields all passages in order, `size` at a time (the last chunk may be shorter).
+
+        Raises:
+            DataError: `size` is below 1.
+        """
+        if size < 1:
+            raise DataError(f"chunks of {size} passages; give 1 or more")
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def close(self) -> None:
+        """Lets go of the file; the passages cannot be read any more."""
+        self._columns = []
+        self._mapped.close()
+
+    def _passage(self, number: int) -> Passage:
+        if not self._columns:
+            raise ValueError(f"the knowledge base {self.path} is closed")
+        batch, row = divmod(number, _ROWS_PER_BATCH)
+        return Passage(*(column[row].as_py() for column in self._columns[batch]))
+
+
+def build_knowledge_base(
+    rows: Iterable[Passage],
+    path: Path | str,
+    progress: Callable[[int], None] | None = None,
+    source: str = "",
+) -> KnowledgeBase:
+    """Writes passages to an Arrow file, holding 10,000 of them at a time, and opens it.
+
+    The file appears under its name only when it is whole: an error or Ctrl-C leaves nothing, or the file
+    that was there before.
+
+    Args:
+        rows: the passages.
+        path: file to write; missing folders are made.
+        progress: called after each 10,000 passages with how many are written so far.
+        source: kept in the file, to tell later what it was built from.
+
+    Raises:
+        DataError: there is no passage, or the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    with _whole_or_not_at_all(path) as partial:
+        _write(rows, partial, progress, source)
+    return KnowledgeBase(path)
+
+
+def knowledge_base_from_file(
+    path: Path | str,
+    cache_dir: Path | str,
+    format: PassageFormat | str = PassageFormat.AUTO,
+    progress: Callable[[int], None] | None = None,
+) -> KnowledgeBase:
+    """The knowledge base of a passage file, built on first use.
+
+    A built one is used again as long as the passage file has the same path, size and modification time.
+    Processes that build it at the same moment do not harm each other, but each does the whole work.
+
+    Args:
+        path: passage file, see `read_passages`.
+        cache_dir: folder for the built file, about as large as the passage file.
+        format: format of the passage file.
+        progress: as for `build_knowledge_base`.
+
+    Raises:
+        DataError: as `read_passages` and `build_knowledge_base`.
+    """
+    path = existing_file(path, "passage file").resolve()
+    status = path.stat()
+    source = json.dumps([str(path), status.st_size, status.st_mtime_ns, PassageFormat(format)])
+    # One name for each passage file, so that a rebuilt one replaces the old instead of filling the disk.
+    name = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}.arrow"
+    built = Path(cache_dir).expanduser() / name
+    if built.is_file():
+        try:
+            knowledge_base = KnowledgeBase(built)
+        except DataError:
+            pass  # of another version or damaged: built anew below
+        else:
+            if knowledge_base.source == source:
+                return knowledge_base
+            knowledge_base.close()
+    return build_knowledge_base(read_passages(path, format), built, progress, source)
+
+
+def _read_batches(reader: pa.ipc.RecordBatchFileReader) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
+    """All record batches but the closing empty one, and the metadata of schema and closing batch together."""
+    metadata = reader.schema.metadata or {}
+    if metadata.get(b"version") != _VERSION:
+        raise pa.ArrowInvalid("another kind or version of file")
+    last = reader.num_record_batches - 1
+    _, closing = reader.get_batch_with_custom_metadata(last)
+    return [reader.get_batch(i) for i in range(last)], {**metadata, **dict(closing)}
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error}); free the disk or choose another folder"
+        ) from error
+
+
+def _write(rows: Iterable[Passage], path: Path, progress: Callable[[int], None] | None, source: str) -> None:
+    schema = pa.schema(
+        [(name, pa.string()) for name in _COLUMNS], metadata={"version": _VERSION, "source": source}
+    )
+    remaining = iter(rows)
+    digest = hashlib.sha256()
+    num_written = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        while chunk := list(islice(remaining, _ROWS_PER_BATCH)):
+            writer.write_batch(_record_batch(chunk, schema))
+            digest.update(_content(chunk))
+            num_written += len(chunk)
+            if progress:
+                progress(num_written)
+        if not num_written:
+            raise DataError("a knowledge base needs at least one passage, none came; check its source")
+        # The schema is written first, when the fingerprint is not known yet; an empty last batch carries it.
+        writer.write_batch(_record_batch([], schema), {"fingerprint": digest.hexdigest()})
+
+
+def _record_batch(chunk: list[Passage], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [pa.array([getattr(p, name) for p in chunk], pa.string()) for name in _COLUMNS]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _content(chunk: list[Passage]) -> bytes:
+    """What the fingerprint is made of; the lengths keep ("ab", "c") apart from ("a", "bc")."""
+    return "".join(
+        f"{len(p.id)},{len(p.title)},{len(p.text)}:{p.id}{p.title}{p.text}" for p in chunk
+    ).encode()

@@ -1,0 +1,270 @@
+"""Question + retrieved passages (+ answer) -> the prompts of a decoder-only reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.batches import Passage, PromptBatch, Question
+from datamodules.choices import Choice
+
+
+class Context(Choice):
+    """How a decoder-only reader sees the K passages."""
+
+    CONCATENATED = "concatenated"
+    INDEPENDENT = "independent"
+
+
+class TokenScope(Choice):
+    """Which tokens count towards a passage's score."""
+
+    PASSAGE = "passage"
+    PROMPT = "prompt"
+
+
+class PassageOrder(Choice):
+    """In which order a concatenated prompt shows the passages."""
+
+    RANK = "rank"
+    SHUFFLED = "shuffled"
+
+
+_NOTHING = -1
+
+
+@dataclass
+class _Prompt:
+    """A prompt as text, and what each of its characters is."""
+
+    text: str = ""
+    passage_of_char: list[int] = field(default_factory=list)
+    content_of_char: list[bool] = field(default_factory=list)
+    noun_of_char: list[bool] = field(default_factory=list)
+    answer_of_char: list[bool] = field(default_factory=list)
+
+    def add(
+        self,
+        text: str,
+        passage: int = _NOTHING,
+        content: bool = False,
+        nouns: Sequence[tuple[int, int]] = (),
+        answer: bool = False,
+    ) -> None:
+        is_noun = [False] * len(text)
+        for start, end in nouns:
+            is_noun[start:end] = [True] * len(text[start:end])
+        self.text += text
+        self.passage_of_char += [passage] * len(text)
+        self.content_of_char += [content] * len(text)
+        self.noun_of_char += is_noun
+        self.answer_of_char += [answer] * len(text)
+
+
+class PromptBuilder:
+    """Builds `PromptBatch`es; the template is::
+
+        Question: {question}        <- `concatenated` only
+        Title: {title}              <- these two lines once a passage
+        Passage: {text}
+        Question: {question}
+        Answer: {answer}
+
+    `concatenated` shows all K passages in one prompt, between two copies of the question, so that a causal
+    reader knows what to look for while it reads. `independent` makes a prompt a passage and asks last only.
+    Passage texts are cut so that a prompt (without its answer) has at most `max_tokens_per_passage` tokens
+    for each passage in it; each passage of a prompt gets an equal share.
+
+    Args:
+        tokenizer: a fast tokenizer (its character offsets say which token is whose).
+        context: one prompt a question or one a passage.
+        token_scope: `passage` counts title and text; `prompt` also the template words of the passage's
+            block and, where a prompt holds one passage only, the question (Atlas).
+        passage_order: `shuffled` permutes the passages of a concatenated prompt, anew for each
+            `order_seed`.
+        max_tokens_per_passage: prompt tokens a passage (paper: 128).
+        max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
+        padding_side: "left" (needed for generation) or "right".
+
+    Raises:
+        ValueError: the tokenizer gives no offsets or has no end-of-sequence token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context: Context | str = Context.CONCATENATED,
+        token_scope: TokenScope | str = TokenScope.PASSAGE,
+        passage_order: PassageOrder | str = PassageOrder.RANK,
+        max_tokens_per_passage: int = 128,
+        max_question_tokens: int = 48,
+        max_title_tokens: int = 24,
+        max_answer_tokens: int = 32,
+        padding_side: str = "left",
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which tell the "
+                "passages' tokens from the rest; use a model that comes with a fast tokenizer (tokenizer.json)"
+            )
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the reader's tokenizer has no end-of-sequence token, which ends the answers")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side is {padding_side!r}; it is 'left' or 'right'")
+        self.tokenizer = tokenizer
+        self.context = Context(context)
+        self.token_scope = TokenScope(token_scope)
+        self.passage_order = PassageOrder(passage_order)
+        self.max_tokens_per_passage = max_tokens_per_passage
+        self.max_question_tokens = max_question_tokens
+        self.max_title_tokens = max_title_tokens
+        self.max_answer_tokens = max_answer_tokens
+        self.padding_side = padding_side
+
+    def build(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str] | None = None,
+        order_seed: int = 0,
+    ) -> PromptBatch:
+        """The prompts of a batch, on the CPU.
+
+        Args:
+            questions: B questions.
+            passages: K retrieved passages for each, best first.
+            answers: the answer A that each prompt ends with, followed by the end-of-sequence token; None =
+                the prompts end where the answer begins, for generation.
+            order_seed: what `shuffled` permutes by, together with the question's place in the batch.
+        """
+        num_passages = len(passages[0])
+        assert all(len(found) == num_passages for found in passages), "every question has K passages"
+        prompts, question_of_prompt = [], []
+        for b, (question, found) in enumerate(zip(questions, passages, strict=True)):
+            answer = None if answers is None else answers[b]
+            for group in self._groups(num_passages, (order_seed, b)):
+                prompts.append(self._compose(question, [(k, found[k]) for k in group], answer))
+                question_of_prompt.append(b)
+        return self._tokenise(prompts, question_of_prompt, len(questions), num_passages, answers is not None)
+
+    def _groups(self, num_passages: int, seed: tuple[int, int]) -> list[list[int]]:
+        """Which passages (by rank) each prompt of a question shows, in order."""
+        if self.context is Context.INDEPENDENT:
+            return [[k] for k in range(num_passages)]
+        if self.passage_order is PassageOrder.SHUFFLED:
+            return [np.random.default_rng(seed).permutation(num_passages).tolist()]
+        return [list(range(num_passages))]
+
+    def _compose(self, question: Question, ranked: list[tuple[int, Passage]], answer: str | None) -> _Prompt:
+        asked = self._cut([question.text], self.max_question_tokens)[0]
+        titles = self._cut([passage.title for _, passage in ranked], self.max_title_tokens)
+        skeleton = self._write(
+            question, asked, [(k, t, "") for (k, _), t in zip(ranked, titles, strict=True)]
+        )
+        room = self.max_tokens_per_passage * len(ranked) - self._count_tokens(skeleton.text)
+        texts = self._cut([passage.text for _, passage in ranked], max(1, room // len(ranked)))
+        blocks = [(k, title, text) for (k, _), title, text in zip(ranked, titles, texts, strict=True)]
+        prompt = self._write(question, asked, blocks)
+        if answer is not None:
+            prompt.add(" " + self._cut([answer], self.max_answer_tokens)[0], answer=True)
+        return prompt
+
+    def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> _Prompt:
+        whole_prompt = self.token_scope is TokenScope.PROMPT
+        # the question belongs to a passage only where there is but one that it could belong to
+        owner = blocks[0][0] if whole_prompt and self.context is Context.INDEPENDENT else _NOTHING
+        prompt = _Prompt()
+        if self.context is Context.CONCATENATED:
+            prompt.add(f"Question: {asked}\n")
+        for k, title, text in blocks:
+            template_owner = k if whole_prompt else _NOTHING
+            prompt.add("Title:", template_owner)
+            prompt.add(f" {title}", k, content=True)
+            prompt.add("\nPassage:", template_owner)
+            prompt.add(f" {text}", k, content=True)
+            prompt.add("\n", template_owner)
+        prompt.add("Question:", owner)
+        prompt.add(f" {asked}", owner, nouns=[(start + 1, end + 1) for start, end in question.nouns])
+        prompt.add("\nAnswer:", owner)
+        return prompt
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text)["input_ids"])
+
+    def _cut(self, texts: list[str], max_tokens: int) -> list[str]:
+        """The texts in one line each, cut after `max_tokens` tokens."""
+        texts = [" ".join(text.split()) for text in texts]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            text if len(offsets) <= max_tokens else text[: offsets[max_tokens - 1][1]]
+            for text, offsets in zip(texts, encoded["offset_mapping"], strict=True)
+        ]
+
+    def _tokenise(
+        self,
+        prompts: list[_Prompt],
+        question_of_prompt: list[int],
+        num_questions: int,
+        num_passages: int,
+        with_answer: bool,
+    ) -> PromptBatch:
+        encoded = self.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
+        eos = self.tokenizer.eos_token_id
+        rows = []
+        for ids, offsets, prompt in zip(
+            encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True
+        ):
+            tokens = list(zip(ids, offsets, strict=True))
+            if tokens[-1][0] == eos and tokens[-1][1][0] == tokens[-1][1][1]:
+                tokens.pop()  # a tokenizer that ends every text by itself
+            row = _label_tokens(tokens, prompt)
+            if with_answer:
+                row = np.concatenate([row, [[eos, _NOTHING, 0, 0, 0]]])
+            rows.append(row)
+        width = max(len(row) for row in rows)
+        padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else eos
+        padded = np.full((len(rows), width, 5), (padding, _NOTHING, 0, 0, 0))
+        mask = np.zeros((len(rows), width), dtype=bool)
+        for i, row in enumerate(rows):
+            where = slice(width - len(row), None) if self.padding_side == "left" else slice(0, len(row))
+            padded[i, where], mask[i, where] = row, True
+        ids, passage, content, noun, answer = torch.from_numpy(padded).unbind(-1)
+        answer_mask = answer.bool()
+        answer_rows_mask = _shift_left(answer_mask)
+        return PromptBatch(
+            input_ids=ids,
+            attention_mask=torch.from_numpy(mask),
+            passage_of_token=passage,
+            content_mask=content.bool(),
+            noun_mask=noun.bool(),
+            answer_mask=answer_mask,
+            answer_rows_mask=answer_rows_mask,
+            label_mask=answer_rows_mask | (answer_mask & ~answer_rows_mask),
+            question_of_prompt=torch.tensor(question_of_prompt),
+            num_questions=num_questions,
+            num_passages=num_passages,
+        )
+
+
+def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: _Prompt) -> np.ndarray:
+    """[tokens, (id, passage, content, noun, answer)]: a token is what its last character is."""
+    rows = np.zeros((len(tokens), 5), dtype=np.int64)
+    for i, (token_id, (start, end)) in enumerate(tokens):
+        rows[i] = (token_id, _NOTHING, 0, 0, 0)
+        if end > start:
+            last = end - 1
+            rows[i, 1] = prompt.passage_of_char[last]
+            rows[i, 2] = prompt.content_of_char[last]
+            # nouns are words inside the question, so any of the token's characters will do
+            rows[i, 3] = any(prompt.noun_of_char[start:end])
+            rows[i, 4] = prompt.answer_of_char[last]
+    return rows
+
+
+def _shift_left(mask: torch.Tensor) -> torch.Tensor:
+    """The positions whose outputs predict the tokens of `mask`."""
+    shifted = torch.zeros_like(mask)
+    shifted[:, :-1] = mask[:, 1:]
+    return shifted

@@ -1,0 +1,79 @@
+"""Questions of the three splits as Lightning wants them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from datamodules.batches import Question
+from datamodules.errors import DataError
+
+
+class QuestionDataModule(L.LightningDataModule):
+    """Batches are lists of `Question`.
+
+    Validation and test questions come in one seeded order, so that a run that reads only the first n of
+    them reads a random sample, the same in every validation and for every run with the same
+    `evaluation_seed`.
+
+    Args:
+        train, validation, test: the splits; an empty `train` is fine where nothing is trained.
+        batch_size: questions a training step (of one process, before accumulation).
+        evaluation_batch_size: questions a validation step.
+        seed: of the training order.
+        evaluation_seed: of the order of validation and test questions.
+
+    Raises:
+        DataError: an empty validation or test split.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Question],
+        validation: Sequence[Question],
+        test: Sequence[Question],
+        batch_size: int = 1,
+        evaluation_batch_size: int = 4,
+        seed: int = 0,
+        evaluation_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, questions in (("validation", validation), ("test", test)):
+            if not questions:
+                raise DataError(f"the {name} split has no questions; set data.{name} to a file that has some")
+        self.train = list(train)
+        self.validation = _in_seeded_order(validation, evaluation_seed)
+        self.test = _in_seeded_order(test, evaluation_seed)
+        self.batch_size = batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.seed = seed
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return StatefulDataLoader(
+            self.train,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            shuffle=True,
+            drop_last=len(self.train) >= self.batch_size,
+            collate_fn=list,
+            generator=generator,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.validation)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.test)
+
+    def _evaluation_loader(self, questions: list[Question]) -> DataLoader:
+        dataset: Any = questions
+        return DataLoader(dataset, batch_size=self.evaluation_batch_size, collate_fn=list)
+
+
+def _in_seeded_order(questions: Sequence[Question], seed: int) -> list[Question]:
+    return [questions[i] for i in np.random.default_rng(seed).permutation(len(questions))]

@@ -1,0 +1,101 @@
+"""Lines of plain and gzipped text files, with the line numbers that error messages need."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def existing_file(path: Path | str, what: str) -> Path:
+    """The path of a file that is there.
+
+    Args:
+        path: where to look; `~` is the home folder.
+        what: what the file holds, for the message ("question file").
+
+    Raises:
+        DataError: there is no file at `path`.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{what} {path.absolute()} {found}; give the path of a readable file")
+    return path
+
+
+def format_suffix(path: Path) -> str:
+    """The suffix that tells the format, lower case: `.csv` of `train.CSV` and of `train.csv.gz`."""
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return name.suffix.lower()
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line without its end), blank lines included.
+
+    Gzip is told by its first bytes, whatever the name. LF and CRLF both end a line; a byte order mark is
+    dropped.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or holds a line that is not UTF-8.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file, _decompressed(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                text = line.removeprefix(_BOM) if number == 1 else line
+                yield number, text.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}, after line {number}: cannot be read ({error}); is the file whole?"
+        ) from error
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of a JSON-lines file, leaving out blank lines.
+
+    Raises:
+        DataError: as `numbered_lines`, or a line is not one JSON object.
+    """
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {number}: broken JSON ({error}); every line must be one whole JSON object"
+            ) from error
+        if not isinstance(value, dict):
+            raise DataError(
+                f"{path}, line {number}: a JSON {type(value).__name__}; every line must be one JSON object"
+            )
+        if "\\u" in line:
+            _refuse_lone_surrogates(value, f"{path}, line {number}")
+        yield number, value
+
+
+def _decompressed(file: io.BufferedReader) -> io.BufferedReader:
+    if file.peek(2)[:2] != _GZIP_MAGIC:
+        return file
+    # GzipFile reads lines through Python code; a BufferedReader around it does it in C.
+    return io.BufferedReader(gzip.GzipFile(fileobj=file))
+
+
+def _refuse_lone_surrogates(value: dict[str, Any], where: str) -> None:
+    """JSON can spell half a character (`\\ud83d`), which no tokenizer and no file can take."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: holds half of a surrogate pair; write the character in UTF-8") from error

@@ -1,0 +1,212 @@
+"""Configuration -> the objects of a run."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules import embedded
+from datamodules.batches import Passage, Question
+from datamodules.errors import DataError
+from datamodules.nouns import NounTagger
+from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
+from datamodules.prompts import PromptBuilder
+from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.questions import read_questions
+from datamodules.vital import VITAL, vital_questions_file
+from experiments.config import ConfigError, ExperimentConfig
+from lightning_modules import RetrieverReaderModule
+from lightning_modules.loading import load_causal_lm, load_encoder
+from lightning_modules.optimization import LearningRate, LearningRateDecay
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.retriever import Retriever
+
+EMBEDDED = "embedded"
+
+
+def build_datamodule(config: ExperimentConfig) -> QuestionDataModule:
+    """The three splits, with the nouns of the questions that indicators may look at.
+
+    Raises:
+        DataError: a file is missing or broken.
+    """
+    data = config.data
+    tagger = NounTagger(data.noun_model)
+    train = _questions(config, "train", data.max_train) if trains(config) else []
+    return QuestionDataModule(
+        train=train,
+        validation=tagger.tag(_questions(config, "validation", data.max_validation)),
+        test=tagger.tag(_questions(config, "test", data.max_test)),
+        batch_size=data.batch_size,
+        evaluation_batch_size=data.evaluation_batch_size,
+        seed=config.seed,
+    )
+
+
+def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, folder: Path) -> KnowledgeBase:
+    """The knowledge base, or a slice of it in the run's folder.
+
+    A slice holds the gold passages of all questions (found by title) and fills up with other passages, in
+    order, so that training and held-out questions can all be answered from it.
+    """
+    data = config.data
+    if data.max_passages is None and data.passages != VITAL:
+        return knowledge_base_from_file(_file(config, data.passages, "passages"), _cache(config))
+    passages = _read_passages(config)
+    path = folder / "knowledge_base.arrow"
+    if data.max_passages is None:
+        path = _cache(config) / "vital.arrow"
+        return KnowledgeBase(path) if path.is_file() else build_knowledge_base(passages, path, source=VITAL)
+    questions = [*datamodule.train, *datamodule.validation, *datamodule.test]
+    return build_knowledge_base(_slice(passages, questions, data.max_passages), path, source=data.passages)
+
+
+def _slice(passages: Iterable[Passage], questions: Sequence[Question], size: int) -> Iterator[Passage]:
+    wanted = {question.title for question in questions if question.title}
+    others_left = size - len(wanted)
+    if others_left < 0:
+        raise ConfigError(
+            f"data.max_passages={size} is less than the {len(wanted)} gold passages of the questions; raise "
+            "it, or lower data.max_train, data.max_validation and data.max_test"
+        )
+    for passage in passages:
+        if passage.title in wanted:
+            yield passage
+        elif others_left > 0:
+            others_left -= 1
+            yield passage
+
+
+def _read_passages(config: ExperimentConfig) -> Iterable[Passage]:
+    if config.data.passages == VITAL:
+        return embedded.read_vital_passages()
+    return knowledge_base_from_file(_file(config, config.data.passages, "passages"), _cache(config))
+
+
+def _questions(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:
+    name = getattr(config.data, split)
+    path = vital_questions_file(split) if name == VITAL else _file(config, name, split)
+    return read_questions(path, limit=limit)
+
+
+def _file(config: ExperimentConfig, name: str, what: str) -> Path:
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() or path.exists() else Path(config.data.root).expanduser() / path
+    if not path.exists():
+        raise DataError(
+            f"data.{what}: there is no file {path}; put it there, or set data.root to its folder or "
+            f"data.{what} to its path"
+        )
+    return path
+
+
+def _cache(config: ExperimentConfig) -> Path:
+    return Path(config.runs) / "cache"
+
+
+def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Retriever:
+    """The retriever, from `source` (an earlier run's) where given."""
+    settings = config.retriever
+    name: str | Path = settings.name
+    if source is not None:
+        name, num_layers = source, None
+    else:
+        name = embedded.retriever_folder() if settings.name == EMBEDDED else settings.name
+        num_layers = settings.num_layers
+    encoder, tokenizer = load_encoder(name, num_layers, settings.dropout)
+    return Retriever(
+        encoder,
+        tokenizer,
+        normalize=settings.normalize,
+        tied=settings.tied,
+        train_passage_encoder=settings.train_passage_encoder,
+        max_query_tokens=settings.max_query_tokens,
+        max_passage_tokens=settings.max_passage_tokens,
+    )
+
+
+def build_reader(config: ExperimentConfig, source: Path | None = None) -> DecoderOnlyReader:
+    """The reader, from `source` (an earlier run's) where given."""
+    settings = config.reader
+    name: str | Path = settings.name
+    if source is not None:
+        name = source
+    elif settings.name == EMBEDDED:
+        name = embedded.reader_gguf()
+    model, tokenizer = load_causal_lm(name)
+    prompts = PromptBuilder(
+        tokenizer,
+        context=settings.context,
+        token_scope=settings.token_scope,
+        passage_order=settings.passage_order,
+        max_tokens_per_passage=settings.max_tokens_per_passage,
+        max_answer_tokens=settings.max_new_tokens,
+    )
+    return DecoderOnlyReader(model, prompts)
+
+
+def build_module(
+    config: ExperimentConfig, retriever: Retriever, reader: DecoderOnlyReader, knowledge_base: KnowledgeBase
+) -> RetrieverReaderModule:
+    """Both models in the module that trains them."""
+    training, objective, evaluation = config.training, config.objective, config.evaluation
+    decay = LearningRateDecay(training.decay)
+    if training.num_passages > len(knowledge_base):
+        raise ConfigError(
+            f"training.num_passages={training.num_passages}, but there are only {len(knowledge_base)} "
+            "passages"
+        )
+    return RetrieverReaderModule(
+        retriever,
+        reader,
+        knowledge_base,
+        train_retriever=training.train_retriever,
+        train_reader=training.train_reader,
+        retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
+        reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
+        num_passages=training.num_passages,
+        passage_score=objective.passage_score,
+        attention_distribution=objective.attention_distribution,
+        attention_temperature=objective.attention_temperature,
+        retrieval_temperature=objective.retrieval_temperature,
+        constants=objective.constants,
+        answer_match=evaluation.answer_match,
+        hit_rate_ks=evaluation.hit_rate_ks,
+        num_read=evaluation.num_read,
+        max_new_tokens=config.reader.max_new_tokens,
+        token_embeddings=evaluation.token_embeddings,
+        weight_decay=training.weight_decay,
+        seed=config.seed,
+    )
+
+
+def hardware(config: ExperimentConfig) -> dict[str, Any]:
+    """Trainer arguments for the accelerator and precision.
+
+    Raises:
+        ConfigError: a GPU is asked for and absent, or an accelerator is unknown.
+    """
+    settings = config.trainer
+    has_gpu = torch.cuda.is_available()
+    if settings.accelerator not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"trainer.accelerator={settings.accelerator!r} is unknown; use auto, cpu or gpu")
+    if settings.accelerator == "gpu" and not has_gpu:
+        raise ConfigError(
+            "trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu, or install "
+            "the driver and a CUDA build of torch"
+        )
+    on_gpu = has_gpu and settings.accelerator != "cpu"
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return {
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": settings.devices,
+        "precision": precision,
+    }
+
+
+def trains(config: ExperimentConfig) -> bool:
+    """Whether a run trains anything, or only measures."""
+    return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)

@@ -1,0 +1,125 @@
+"""Runs an experiment by name: `python -m experiments.run --exp NAME [key=value ...]`."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.config import ExperimentConfig
+    from experiments.runs import RunFolder
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ValueError as error:
+        # every mistake of the user's is a ValueError whose message names the thing and the mend
+        if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__)
+    parser.add_argument("--exp", metavar="NAME", help="the experiment")
+    parser.add_argument("--list", action="store_true", help="show all experiments, a line each")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with a run's folder; without RUN, with the newest unfinished run (of --exp)",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from experiments.config import ConfigError, experiment_names, load_config, to_yaml
+    from experiments.runs import create_run
+
+    if options.list:
+        for name in experiment_names():
+            print(f"{name:22} {load_config(name).description}")
+        return 0
+    if options.resume is not None:
+        return _resume(options)
+    if options.exp is None:
+        raise ConfigError("name an experiment: --exp NAME; --list shows all")
+    config = load_config(options.exp, options.overrides)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    from experiments.checks import check_config
+
+    check_config(config)
+    run = create_run(config)
+    try:
+        return _execute(config, run)
+    except ValueError:
+        if not run.start.is_file():  # nothing of worth was written yet
+            shutil.rmtree(run.path)
+        raise
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from experiments.config import ConfigError, load_config, read_config
+    from experiments.runs import find_run
+
+    if options.overrides:
+        raise ConfigError("a resumed run keeps its settings; leave the overrides out, or start a new run")
+    runs = Path(load_config(options.exp).runs if options.exp else "runs")
+    run = find_run(options.exp, runs, options.resume or None)
+    if run.is_finished:
+        raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
+    return _execute(read_config(run.config), run)
+
+
+def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
+    _quieten()
+    from callbacks.stop_on_interrupt import RunInterrupted
+    from experiments.summary_table import print_summary
+    from experiments.train import run_experiment
+
+    print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
+    try:
+        summary = run_experiment(config, run)
+    except (RunInterrupted, KeyboardInterrupt, SystemExit):
+        print(f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr)
+        return INTERRUPTED
+    print_summary(summary, run)
+    return 0
+
+
+def _quieten() -> None:
+    """Leaves the terminal to what the user asked for."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        r".*does not have many workers.*",  # questions are text in memory: workers would cost, not help
+        r".*`LightningDataModule`.*weights_only.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

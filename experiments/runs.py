@@ -1,0 +1,184 @@
+"""A run's folder: what was asked for, what it ran on, what came out."""
+
+import dataclasses
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.config import ConfigError, ExperimentConfig, to_yaml
+
+_PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "torchmetrics",
+    "torchdata",
+    "numpy",
+    "scipy",
+    "spacy",
+    "omegaconf",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies.
+
+    Attributes:
+        path: the folder, `runs/NAME/DATE-seedN`.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def start(self) -> Path:
+        """Readings of the starting checkpoint, kept so that a resumed run need not take them again."""
+        return self.path / "start.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.jsonl"
+
+    @property
+    def reader(self) -> Path:
+        """The trained reader, as transformers saves it."""
+        return self.path / "reader"
+
+    @property
+    def retriever(self) -> Path:
+        return self.path / "retriever"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its own end."""
+        return self.summary.is_file() and json.loads(self.summary.read_text())["status"] == "finished"
+
+
+def create_run(config: ExperimentConfig) -> RunFolder:
+    """A new folder with the resolved configuration and what the run will run on.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    parent = Path(config.runs) / config.name
+    path = parent / f"{stamp}-seed{config.seed}"
+    copy = 1
+    try:
+        while True:
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+                copy += 1
+                path = parent / f"{stamp}-seed{config.seed}-{copy}"
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {path}: {error.strerror}; set runs=FOLDER") from error
+    run = RunFolder(path)
+    run.config.write_text(to_yaml(config))
+    write_json(path / "environment.json", environment())
+    return run
+
+
+def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:
+    """The run to resume: a folder, or the newest unfinished one of an experiment.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if wanted is not None:
+        run = RunFolder(Path(wanted))
+        if not run.config.is_file():
+            raise ConfigError(f"--resume {wanted}: not a run folder (it holds no config.yaml)")
+        return run
+    candidates = [run for run in runs_of(config_name or "*", runs) if not run.is_finished]
+    if not candidates:
+        what = f"of {config_name} " if config_name else ""
+        raise ConfigError(f"there is no unfinished run {what}in {runs}/ to resume; start one with --exp NAME")
+    return candidates[-1]
+
+
+def latest_finished(name: str, runs: Path) -> RunFolder | None:
+    """The newest finished run of an experiment."""
+    finished = [run for run in runs_of(name, runs) if run.is_finished]
+    return finished[-1] if finished else None
+
+
+def runs_of(name: str, runs: Path) -> list[RunFolder]:
+    """All runs of an experiment (a glob), oldest first."""
+    found = [path.parent for path in Path(runs).glob(f"{name}/*/config.yaml")]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name[:15], path.name))]
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git revision."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": sys.argv,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

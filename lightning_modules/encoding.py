@@ -1,0 +1,67 @@
+"""The knowledge base through the passage encoder: the embeddings that the index is built from."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from datamodules.batches import Passage
+from datamodules.passages import KnowledgeBase
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.retriever import Retriever
+
+_PASSAGES_SORTED_TOGETHER = 20_000
+
+
+@torch.no_grad()
+def encode_knowledge_base(
+    retriever: Retriever,
+    knowledge_base: KnowledgeBase,
+    out: Float32[np.ndarray, "passages dim"],
+    rows: range,
+    batch_size: int = 64,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Writes the embeddings of some rows into `out`, in eval mode.
+
+    Passages of similar length share a batch, which saves the padding; they are sorted within 20,000
+    neighbours, so that memory does not grow with the knowledge base.
+
+    Args:
+        retriever: its passage encoder is used.
+        knowledge_base: D.
+        out: one row a passage of the knowledge base; may be memory-mapped.
+        rows: the rows to encode.
+        batch_size: passages a batch.
+        progress: called after each batch with the number of passages in it.
+    """
+    with eval_mode(retriever):
+        for start in range(rows.start, rows.stop, _PASSAGES_SORTED_TOGETHER):
+            stop = min(start + _PASSAGES_SORTED_TOGETHER, rows.stop)
+            for places, passages in _length_sorted_batches(knowledge_base[start:stop], batch_size):
+                embeddings = retriever.encode_passages(passages).float().cpu().numpy()
+                out[[start + place for place in places]] = embeddings
+                if progress is not None:
+                    progress(len(passages))
+
+
+def _length_sorted_batches(
+    passages: list[Passage], batch_size: int
+) -> Iterator[tuple[list[int], list[Passage]]]:
+    order = sorted(range(len(passages)), key=lambda i: len(passages[i].title) + len(passages[i].text))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        yield places, [passages[i] for i in places]
+
+
+def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:
+    """SHA-256 over all that the embeddings depend on: passage encoder, its settings, the passages."""
+    digest = hashlib.sha256()
+    settings = (retriever.normalize, retriever.max_passage_tokens, knowledge_base.fingerprint)
+    digest.update(repr(settings).encode())
+    for name, weight in sorted(retriever.passage_encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""Models and tokenizers from the hub, from a folder, or from a GGUF file; safe formats only."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+
+class ModelError(ValueError):
+    """A model that cannot be had, or is not what was asked for; the message says how to mend it."""
+
+
+def load_encoder(
+    name: str | Path, num_layers: int | None = None, dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder and its tokenizer.
+
+    Args:
+        name: hub name or folder.
+        num_layers: keep the first layers only; None = all.
+        dropout: of hidden states and attention; None = as the model says.
+
+    Raises:
+        ModelError: not to be had, an encoder-decoder or decoder-only model, or fewer layers than asked for.
+    """
+    config = _load("retriever", name, AutoConfig.from_pretrained)
+    depth = getattr(config, "num_hidden_layers", None)
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or depth is None:
+        raise ModelError(f"retriever {name}: a {config.model_type} model is no encoder; use one such as BERT")
+    if num_layers is not None:
+        if not 1 <= num_layers <= depth:
+            raise ModelError(
+                f"retriever {name} has {depth} layers; retriever.num_layers={num_layers} is not within"
+            )
+        config.num_hidden_layers = num_layers
+    if dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    # the head that pools the first token is not used, and fewer layers leave weights unused on purpose
+    kwargs = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
+    model = _load("retriever", name, AutoModel.from_pretrained, config=config, **kwargs)
+    return model, _load("retriever", name, AutoTokenizer.from_pretrained)
+
+
+def load_causal_lm(
+    name: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A decoder-only language model on `scaled_dot_product_attention`, and its tokenizer.
+
+    Args:
+        name: hub name, folder, or a .gguf file.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: not to be had, or not decoder-only.
+    """
+    source, kwargs = name, {}
+    if str(name).endswith(".gguf"):
+        path = Path(name)
+        if not path.is_file():
+            raise ModelError(f"reader {name}: there is no such file")
+        source, kwargs = path.parent, {"gguf_file": path.name}
+    config = _load("reader", source, AutoConfig.from_pretrained, **kwargs)
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"reader {name}: {config.model_type} is an encoder-decoder model where a decoder-only reader is "
+            "expected; set reader.name to a causal language model"
+        )
+    model = _load(
+        "reader",
+        source,
+        AutoModelForCausalLM.from_pretrained,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        **kwargs,
+    )
+    tokenizer = _load("reader", source, AutoTokenizer.from_pretrained, **kwargs)
+    if hasattr(model.config, "quantization_config"):
+        # the weights are plain numbers now; a saved copy must not look for the GGUF file again
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.is_quantized = False
+    return model, tokenizer
+
+
+def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a model (safetensors) and its tokenizer where `load_*` reads them."""
+    with _quiet():
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+
+
+def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+    if load is not AutoConfig.from_pretrained and load is not AutoTokenizer.from_pretrained:
+        kwargs["use_safetensors"] = None if "gguf_file" in kwargs else True
+    try:
+        with _quiet():
+            return load(str(name), trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(_explain(what, name, error)) from error
+
+
+def _explain(what: str, name: str | Path, error: Exception) -> str:
+    detail = " ".join(str(error).split())[:300]
+    if Path(name).exists():
+        return f"{what} {name}: cannot be loaded from this folder: {detail}"
+    if str(name).startswith((".", "/", "~")):
+        return f"{what} {name}: there is no such folder"
+    return (
+        f"{what} {name}: not on this machine, and the Hugging Face hub did not give it. Without network, "
+        f"download it elsewhere (`hf download {name} --local-dir {Path(name).name}`) and set "
+        f"{what}.name to that folder. ({detail})"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no report on weights that were left out on purpose; errors still raise."""
+    verbosity = transformers_logging.get_verbosity()
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
+            yield
+    finally:
+        hub.setLevel(hub_level)
+        transformers_logging.set_verbosity(verbosity)
+        if was_enabled:
+            transformers_logging.enable_progress_bar()

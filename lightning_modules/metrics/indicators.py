@@ -1,0 +1,339 @@
+"""Indicators 1 and 2: does the reader attend to the passage tokens that matter?
+
+A *unit* is a (question, retrieved passage) pair, an *instance* a question with its K units. The target of
+Indicator 1 is the answer, of Indicator 2 the nouns of the question; the computation is the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.choices import Choice
+from lightning_modules.metrics.instance_values import InstanceValues, mean_and_std
+
+
+class AttentionNormalization(Choice):
+    """What a unit's token scores are divided by before the indicators look at them."""
+
+    PASSAGE = "passage"
+    """By their sum: attention sums to 1 over the passage."""
+    PROMPT = "prompt"
+    """By the scores of the whole prompt: attention sums to the passage's share of the prompt."""
+    NONE = "none"
+    """By nothing."""
+
+
+def normalize_attention(
+    token_scores: Float[Tensor, "units tokens"],
+    mask: Bool[Tensor, "units tokens"],
+    how: AttentionNormalization,
+    prompt_total: Float[Tensor, " units"] | None = None,
+) -> Float[Tensor, "units tokens"]:
+    """Token scores s_t as attention, 0 outside `mask`.
+
+    Args:
+        token_scores: non-negative scores of the prompt's tokens.
+        mask: True = token of the unit's passage.
+        how: the denominator.
+        prompt_total: sum of the scores over the unit's whole prompt, for `PROMPT` only.
+
+    Returns:
+        Attention in float32; NaN over the whole unit where the denominator is 0.
+
+    Raises:
+        ValueError: `PROMPT` without `prompt_total`.
+
+    Example:
+        >>> scores, mask = torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]])
+        >>> normalize_attention(scores, mask, AttentionNormalization.PASSAGE)
+        tensor([[0.2500, 0.7500, 0.0000]])
+    """
+    scores = token_scores.float().masked_fill(~mask, 0.0)
+    if how is AttentionNormalization.NONE:
+        return scores
+    if how is AttentionNormalization.PASSAGE:
+        total = scores.sum(dim=-1)
+    elif prompt_total is None:
+        raise ValueError(
+            "attention normalised over the prompt needs `prompt_total`, the prompt's sum of scores"
+        )
+    else:
+        total = prompt_total.float()
+    return (scores / total.unsqueeze(-1)).masked_fill(~mask, 0.0)
+
+
+def token_similarity(
+    token_embeddings: Float[Tensor, "units tokens dim"],
+    target_embeddings: Float[Tensor, "units targets dim"],
+    target_mask: Bool[Tensor, "units targets"],
+) -> Float[Tensor, "units tokens"]:
+    """Similarity of each passage token to the target: the highest cosine with one of the target's tokens.
+
+    Args:
+        token_embeddings: embeddings of the passage's tokens.
+        target_embeddings: embeddings of the target's tokens.
+        target_mask: True = real target token.
+
+    Returns:
+        Similarity in [-1, 1], float32; 0 for a zero embedding, NaN for a unit without a target.
+    """
+    cosine = _directions(token_embeddings) @ _directions(target_embeddings).transpose(1, 2)
+    return _best_over_targets(cosine.float(), target_mask)
+
+
+def vocabulary_similarity(
+    embedding: Float[Tensor, "vocabulary dim"],
+    token_ids: Int[Tensor, "units tokens"],
+    target_ids: Int[Tensor, "units targets"],
+    target_mask: Bool[Tensor, "units targets"],
+) -> Float[Tensor, "units tokens"]:
+    """`token_similarity` of context-free embeddings, compared once for each pair of distinct tokens.
+
+    Equal tokens so get equal similarities to the last bit, wherever a batched product would have put
+    them; their ties decide ranks in `indicator_units`.
+
+    Args:
+        embedding: the reader's input embedding matrix.
+        token_ids: passage tokens; padding may be any valid id.
+        target_ids: target tokens; padding may be any number.
+        target_mask: True = real target token.
+
+    Returns:
+        As `token_similarity`.
+
+    Example:
+        >>> similarity = vocabulary_similarity(
+        ...     torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]]),
+        ...     token_ids=torch.tensor([[0, 1, 2]]),
+        ...     target_ids=torch.tensor([[2, -100]]),
+        ...     target_mask=torch.tensor([[True, False]]),
+        ... )
+        >>> similarity
+        tensor([[0.6000, 0.8000, 1.0000]])
+    """
+    tokens, token_index = token_ids.unique(return_inverse=True)
+    targets, target_index = target_ids.masked_fill(~target_mask, 0).unique(return_inverse=True)
+    cosine = (_directions(embedding[tokens]) @ _directions(embedding[targets]).T).float()
+    return _best_over_targets(cosine[token_index.unsqueeze(2), target_index.unsqueeze(1)], target_mask)
+
+
+def _directions(vectors: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+    # float64 products are touched neither by autocast nor by TF32; Apple's GPUs have none
+    dtype = torch.float32 if vectors.device.type == "mps" else torch.float64
+    return F.normalize(vectors.to(dtype), dim=-1)
+
+
+def _best_over_targets(
+    cosine: Float[Tensor, "units tokens targets"], target_mask: Bool[Tensor, "units targets"]
+) -> Float[Tensor, "units tokens"]:
+    if target_mask.shape[-1] == 0:
+        return cosine.new_full(cosine.shape[:2], torch.nan)
+    best = cosine.masked_fill(~target_mask.unsqueeze(1), -torch.inf).amax(dim=-1).clamp(-1.0, 1.0)
+    return best.masked_fill(~target_mask.any(dim=-1, keepdim=True), torch.nan)
+
+
+def percentile_mask(
+    values: Float[Tensor, "units tokens"], mask: Bool[Tensor, "units tokens"], percentile: int | float
+) -> Bool[Tensor, "units tokens"]:
+    """M_p: the tokens at or above the p-th percentile of their unit's values.
+
+    The percentile is `numpy.percentile`'s (linear interpolation). No value lies strictly between the two
+    that it interpolates, so the tokens at or above it are those at or above the upper one: only the rank
+    of that one is computed, in integers, and rounding cannot lose the tokens at the percentile itself.
+
+    Args:
+        values: one value a token, finite where `mask` is True.
+        mask: True = token counts.
+        percentile: 0..100, taken to six decimals.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+        >>> percentile_mask(values, torch.ones(1, 5, dtype=torch.bool), 75)
+        tensor([[False, False, False,  True,  True]])
+    """
+    last = mask.sum(dim=-1, keepdim=True) - 1
+    upper = -(-last * round(percentile * 10**6) // 10**8)
+    ordered = values.masked_fill(~mask, torch.inf).sort(dim=-1).values
+    return mask & (values >= ordered.gather(-1, upper.clamp(min=0)))
+
+
+def masked_spearman(
+    first: Float[Tensor, "units tokens"],
+    second: Float[Tensor, "units tokens"],
+    mask: Bool[Tensor, "units tokens"],
+) -> Float[Tensor, " units"]:
+    """Spearman's rank correlation of two rows over the tokens of `mask`, average ranks for ties.
+
+    Args:
+        first: one value a token, finite where `mask` is True.
+        second: likewise.
+        mask: True = token counts.
+
+    Returns:
+        Correlation in [-1, 1]; NaN for fewer than two tokens, or where either row is constant.
+
+    Example:
+        >>> first, second = torch.tensor([[1.0, 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+        >>> masked_spearman(first, second, torch.ones(1, 4, dtype=torch.bool))
+        tensor([0.9487])
+    """
+    ranks, other_ranks = _centred_ranks(first, mask), _centred_ranks(second, mask)
+    spread = ranks.square().sum(dim=-1).float().sqrt() * other_ranks.square().sum(dim=-1).float().sqrt()
+    # a constant row has no spread, and 0 / 0 is the NaN that it should be
+    return ((ranks * other_ranks).sum(dim=-1) / spread).clamp(-1.0, 1.0)
+
+
+def _centred_ranks(
+    values: Float[Tensor, "units tokens"], mask: Bool[Tensor, "units tokens"]
+) -> Int[Tensor, "units tokens"]:
+    """Twice (average rank - mean rank), which is a whole number; 0 outside `mask`."""
+    filled = values.masked_fill(~mask, torch.inf)
+    ordered = filled.sort(dim=-1).values
+    num_below = torch.searchsorted(ordered, filled, right=False)
+    num_not_above = torch.searchsorted(ordered, filled, right=True)
+    # average rank = (num_below + 1 + num_not_above) / 2, mean rank = (n + 1) / 2
+    return (num_below + num_not_above - mask.sum(dim=-1, keepdim=True)).masked_fill(~mask, 0)
+
+
+def indicator_units(
+    attention: Float[Tensor, "units tokens"],
+    similarity: Float[Tensor, "units tokens"],
+    mask: Bool[Tensor, "units tokens"],
+    percentile: int | float,
+) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
+    """Both parts of an indicator for each unit, over M_p, its tokens most similar to the target.
+
+    Equal to SciPy (`numpy.percentile`, `scipy.stats.spearmanr`) within 1e-5.
+
+    Args:
+        attention: attention to each token (`normalize_attention`).
+        similarity: similarity of each token to the target (`token_similarity`).
+        mask: True = token of the unit's passage.
+        percentile: p, 0..100.
+
+    Returns:
+        Mean attention over M_p, and Spearman's correlation between attention and similarity over M_p.
+        Both are NaN where the passage is empty or where a token of it has no finite attention or
+        similarity (as where there is no target); the correlation also where `masked_spearman` says so.
+    """
+    defined = ((attention.isfinite() & similarity.isfinite()) | ~mask).all(dim=-1, keepdim=True)
+    attention, similarity = attention.float(), similarity.float()
+    selected = percentile_mask(similarity, mask & defined, percentile)
+    mean_attention = attention.masked_fill(~selected, 0.0).sum(dim=-1) / selected.sum(dim=-1)
+    return mean_attention, masked_spearman(attention, similarity, selected)
+
+
+def instance_means(
+    unit_values: Float[Tensor, " units"], instance_of_unit: Int[Tensor, " units"], num_instances: int
+) -> tuple[Float[Tensor, " instances"], Int[Tensor, ""]]:
+    """Mean over each instance's defined units.
+
+    Args:
+        unit_values: one value a unit, NaN where undefined.
+        instance_of_unit: 0..num_instances - 1, the instance that each unit belongs to.
+        num_instances: number of instances.
+
+    Returns:
+        The means, NaN for an instance without a defined unit, and the number of undefined units.
+
+    Example:
+        >>> instance_means(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([0, 0, 1]), 2)
+        (tensor([2., nan]), tensor(1))
+    """
+    undefined = unit_values.isnan()
+    # neither index_add (order of summation) nor a matrix product (TF32) is reproducible on a GPU
+    instances = torch.arange(num_instances, device=unit_values.device).unsqueeze(1)
+    member = (instance_of_unit == instances) & ~undefined
+    sums = torch.where(member, unit_values, 0.0).sum(dim=-1)
+    return sums / member.sum(dim=-1), undefined.sum()
+
+
+class Indicator(InstanceValues):
+    """Indicator 1 or 2 over all instances, for each percentile p.
+
+    M_p = tokens of the passage at or above the p-th percentile of similarity to the target. A unit's
+    reading is its mean attention over M_p, and Spearman's correlation between attention and similarity
+    over M_p; an instance's reading is the mean over its K units. `compute` returns 0-dim float32 tensors,
+    with prefix `indicator1` and p = 90:
+
+    - `indicator1/attention_p90`, `indicator1/spearman_p90`: mean over instances, undefined ones left out;
+    - `indicator1/attention_p90_std`, `indicator1/spearman_p90_std`: sample standard deviation over
+      instances (ddof = 1);
+    - `indicator1/undefined_p90`: number of units whose correlation is undefined;
+    - `indicator1/num_instances`: number of instances seen, undefined ones included.
+
+    Args:
+        prefix: first part of the reported names.
+        percentiles: the p's, whole numbers 0..100.
+        kwargs: passed on to `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: no percentile, one out of range, or one given twice.
+
+    Example:
+        >>> indicator = Indicator("indicator1", percentiles=[50])
+        >>> indicator.update(
+        ...     attention=torch.tensor([[0.1, 0.2, 0.3, 0.4]]),
+        ...     similarity=torch.tensor([[0.0, 0.2, 0.9, 0.5]]),
+        ...     mask=torch.ones(1, 4, dtype=torch.bool),
+        ...     instance_of_unit=torch.tensor([0]),
+        ...     num_instances=1,
+        ... )
+        >>> readings = indicator.compute()
+        >>> readings["indicator1/attention_p50"], readings["indicator1/spearman_p50"]
+        (tensor(0.3500), tensor(-1.))
+    """
+
+    def __init__(self, prefix: str, percentiles: Sequence[int] = (90, 95), **kwargs: Any) -> None:
+        if not percentiles or len(set(percentiles)) < len(percentiles):
+            raise ValueError(f"an indicator needs distinct percentiles such as (90, 95), not {percentiles!r}")
+        for percentile in percentiles:
+            if not 0 <= percentile <= 100:
+                raise ValueError(f"a percentile lies between 0 and 100, not at {percentile!r}")
+        parts = [f"{part}_p{p}" for p in percentiles for part in ("attention", "spearman")]
+        super().__init__({part: f"{prefix}/{part}" for part in parts}, **kwargs)
+        self.prefix = prefix
+        self.percentiles = tuple(percentiles)
+        for p in self.percentiles:
+            self.add_state(f"undefined_p{p}", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        attention: Float[Tensor, "units tokens"],
+        similarity: Float[Tensor, "units tokens"],
+        mask: Bool[Tensor, "units tokens"],
+        instance_of_unit: Int[Tensor, " units"],
+        num_instances: int,
+    ) -> None:
+        """Adds a batch of whole instances.
+
+        Args:
+            attention: as in `indicator_units`.
+            similarity: as in `indicator_units`.
+            mask: True = token of the unit's passage.
+            instance_of_unit: index within this batch of the instance that each unit belongs to.
+            num_instances: number of instances in this batch.
+        """
+        for p in self.percentiles:
+            mean_attention, spearman = indicator_units(attention, similarity, mask, p)
+            attention_means, _ = instance_means(mean_attention, instance_of_unit, num_instances)
+            spearman_means, num_undefined = instance_means(spearman, instance_of_unit, num_instances)
+            getattr(self, f"attention_p{p}").append(attention_means)
+            getattr(self, f"spearman_p{p}").append(spearman_means)
+            setattr(self, f"undefined_p{p}", getattr(self, f"undefined_p{p}") + num_undefined)
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The readings named above; NaN, and counts of 0, before the first update."""
+        summary = {}
+        values = self.current_values()
+        for name, instances in values.items():
+            summary[name], summary[f"{name}_std"] = mean_and_std(instances)
+        for p in self.percentiles:
+            summary[f"{self.prefix}/undefined_p{p}"] = getattr(self, f"undefined_p{p}").float()
+        num_instances = len(next(iter(values.values())))
+        summary[f"{self.prefix}/num_instances"] = torch.tensor(float(num_instances), device=self.device)
+        return summary

@@ -1,0 +1,80 @@
+"""From what a reader read to what the indicators look at: units of (question, retrieved passage)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lightning_modules.answer_attention import padded_positions
+from lightning_modules.metrics.indicators import (
+    AttentionNormalization,
+    normalize_attention,
+    token_similarity,
+    vocabulary_similarity,
+)
+from lightning_modules.readers.reader import Reading
+
+
+@dataclass(frozen=True)
+class ReadingUnits:
+    """The arguments of `Indicator.update`, for both indicators.
+
+    Attributes:
+        attention: normalised token scores s_t; 0 outside the unit's passage.
+        answer_similarity: similarity of each token to the answer's tokens (Indicator 1).
+        noun_similarity: to the question's nouns (Indicator 2); NaN where the question has none.
+        mask: True = token of the unit's passage (title and text).
+        question_of_unit: index of the question in the batch.
+    """
+
+    attention: Float[Tensor, "units tokens"]
+    answer_similarity: Float[Tensor, "units tokens"]
+    noun_similarity: Float[Tensor, "units tokens"]
+    mask: Bool[Tensor, "units tokens"]
+    question_of_unit: Int[Tensor, " units"]
+
+
+def reading_units(
+    reading: Reading, normalization: AttentionNormalization = AttentionNormalization.PASSAGE
+) -> ReadingUnits:
+    """Splits a reading into its B * K units (SPEC section 5).
+
+    Args:
+        reading: read with `embeddings`.
+        normalization: of the attention.
+    """
+    prompts = reading.prompts
+    # one unit for each passage that a prompt shows
+    ranks = torch.arange(prompts.num_passages, device=prompts.passage_of_token.device)
+    shown = (prompts.passage_of_token[:, None] == ranks[:, None]) & prompts.content_mask[:, None]
+    prompt_of_unit, rank_of_unit = shown.any(dim=-1).nonzero(as_tuple=True)
+    mask = shown[prompt_of_unit, rank_of_unit]
+    totals = reading.token_scores.sum(dim=-1)
+    attention = normalize_attention(
+        reading.token_scores[prompt_of_unit], mask, normalization, totals[prompt_of_unit]
+    )
+    answer_similarity = _similarity_to(prompts.answer_mask, reading)
+    noun_similarity = _similarity_to(prompts.noun_mask, reading)
+    return ReadingUnits(
+        attention,
+        answer_similarity[prompt_of_unit],
+        noun_similarity[prompt_of_unit],
+        mask,
+        prompts.question_of_prompt[prompt_of_unit],
+    )
+
+
+def _similarity_to(
+    target_mask: Bool[Tensor, "prompts tokens"], reading: Reading
+) -> Float[Tensor, "prompts tokens"]:
+    if not bool(target_mask.any()):
+        return torch.full_like(reading.token_scores, torch.nan)
+    positions, genuine = padded_positions(target_mask)
+    if reading.vocabulary is not None:
+        ids = reading.prompts.input_ids
+        return vocabulary_similarity(reading.vocabulary, ids, ids.gather(1, positions), genuine)
+    embeddings = reading.token_embeddings
+    assert embeddings is not None, "read with embeddings='input' or 'contextual'"
+    targets = embeddings.gather(1, positions[..., None].expand(-1, -1, embeddings.shape[-1]))
+    return token_similarity(embeddings, targets, genuine)

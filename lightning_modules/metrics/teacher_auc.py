@@ -1,0 +1,109 @@
+"""Teacher validity: does the distribution that the retriever is taught prefer passages with an answer?"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lightning_modules.metrics.instance_values import InstanceValues, mean_and_std
+
+
+def teacher_auc(
+    p_attn: Float[Tensor, "batch passages"], has_answer: Bool[Tensor, "batch passages"]
+) -> Float[Tensor, " batch"]:
+    """Probability that a passage holding an answer gets more p_ATTN than one that does not.
+
+    Ties count half, so a teacher that cannot tell the passages apart has 0.5.
+
+    Args:
+        p_attn: the teacher's distribution over the retrieved passages (Eq. 1), or any score.
+        has_answer: True = the passage holds an answer.
+
+    Returns:
+        One value a question; NaN where the passages are not of both kinds, or where p_ATTN is NaN.
+
+    Example:
+        >>> teacher_auc(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[False, True, False]]))
+        tensor([0.5000])
+    """
+    higher = p_attn.unsqueeze(2) > p_attn.unsqueeze(1)
+    equal = p_attn.unsqueeze(2) == p_attn.unsqueeze(1)
+    pairs = has_answer.unsqueeze(2) & ~has_answer.unsqueeze(1)
+    wins = (higher & pairs).sum(dim=(1, 2)) + 0.5 * (equal & pairs).sum(dim=(1, 2))
+    return (wins / pairs.sum(dim=(1, 2))).masked_fill(p_attn.isnan().any(dim=-1), torch.nan)
+
+
+def teacher_reciprocal_rank(
+    p_attn: Float[Tensor, "batch passages"], has_answer: Bool[Tensor, "batch passages"]
+) -> Float[Tensor, " batch"]:
+    """1 / rank, by p_ATTN, of the best passage that holds an answer.
+
+    Rank 1 is the highest p_ATTN; a passage without an answer that ties with the best one with an answer
+    counts as half a place before it.
+
+    Args:
+        p_attn: as in `teacher_auc`.
+        has_answer: True = the passage holds an answer.
+
+    Returns:
+        One value a question; NaN where `teacher_auc` is NaN.
+
+    Example:
+        >>> teacher_reciprocal_rank(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[False, True, False]]))
+        tensor([0.5000])
+    """
+    best = p_attn.masked_fill(~has_answer, -torch.inf).amax(dim=-1, keepdim=True)
+    num_before = ((p_attn > best) & ~has_answer).sum(dim=-1)
+    num_tied = ((p_attn == best) & ~has_answer).sum(dim=-1)
+    undefined = has_answer.all(dim=-1) | ~has_answer.any(dim=-1) | p_attn.isnan().any(dim=-1)
+    return (1.0 / (1.0 + num_before + 0.5 * num_tied)).masked_fill(undefined, torch.nan)
+
+
+class TeacherAUC(InstanceValues):
+    """Teacher validity over all questions whose passages are of both kinds, with and without an answer.
+
+    `compute` returns 0-dim float32 tensors:
+
+    - `teacher/auc`, `teacher/auc_std`: mean and sample standard deviation (ddof = 1) of `teacher_auc`;
+    - `teacher/mrr`: mean of `teacher_reciprocal_rank`;
+    - `teacher/num_questions`: number of questions that both are taken over;
+    - `teacher/share_with_both`: their share of all questions seen.
+
+    Args:
+        kwargs: passed on to `torchmetrics.Metric`.
+
+    Example:
+        >>> metric = TeacherAUC()
+        >>> metric.update(torch.tensor([[0.6, 0.4], [0.5, 0.5]]), torch.tensor([[True, False], [True, True]]))
+        >>> metric.compute()["teacher/auc"], metric.compute()["teacher/share_with_both"]
+        (tensor(1.), tensor(0.5000))
+    """
+
+    auc: list[Tensor]
+    reciprocal_rank: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        names = {"auc": "teacher/auc", "reciprocal_rank": "teacher/reciprocal_rank"}
+        super().__init__(names, **kwargs)
+
+    def update(
+        self, p_attn: Float[Tensor, "batch passages"], has_answer: Bool[Tensor, "batch passages"]
+    ) -> None:
+        """Adds a batch of questions; the arguments are those of `teacher_auc`."""
+        self.auc.append(teacher_auc(p_attn, has_answer))
+        self.reciprocal_rank.append(teacher_reciprocal_rank(p_attn, has_answer))
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """The readings named above; NaN, and a count of 0, before the first update."""
+        values = self.current_values()
+        auc, auc_std = mean_and_std(values["teacher/auc"])
+        mrr, _ = mean_and_std(values["teacher/reciprocal_rank"])
+        defined = ~values["teacher/auc"].isnan()
+        return {
+            "teacher/auc": auc,
+            "teacher/auc_std": auc_std,
+            "teacher/mrr": mrr,
+            "teacher/num_questions": defined.sum().float(),
+            "teacher/share_with_both": defined.float().mean(),
+        }

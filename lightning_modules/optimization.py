@@ -1,0 +1,64 @@
+"""Learning rates of the two models: each with its own peak and warm-up, in one optimizer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from datamodules.choices import Choice
+
+
+class LearningRateDecay(Choice):
+    """What follows the warm-up."""
+
+    LINEAR = "linear"
+    """To 0 at the last step (Atlas's `linear`)."""
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """How one model is trained.
+
+    Attributes:
+        peak: learning rate after the warm-up.
+        warmup_steps: optimizer steps of linear warm-up.
+        decay: what follows.
+    """
+
+    peak: float
+    warmup_steps: int = 0
+    decay: LearningRateDecay = LearningRateDecay.LINEAR
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The share of the peak at an optimizer step (0-based) of `num_steps`."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.decay is LearningRateDecay.CONSTANT:
+            return 1.0
+        return max(0.0, (num_steps - step) / max(1, num_steps - self.warmup_steps))
+
+
+def make_optimizer(
+    models: Sequence[tuple[nn.Module, LearningRate]], num_steps: int, weight_decay: float = 0.0
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam (decoupled weight decay) with a parameter group, and a schedule, for each model.
+
+    Raises:
+        ValueError: no model has a trainable parameter.
+    """
+    groups = []
+    for model, rate in models:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if parameters:
+            groups.append({"params": parameters, "lr": rate.peak})
+    if not groups:
+        raise ValueError(
+            "there is nothing to train: set module.train_retriever or module.train_reader to true"
+        )
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
+    factors: list[Callable[[int], float]] = [
+        lambda step, rate=rate: rate.factor(step, num_steps) for _, rate in models
+    ]
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

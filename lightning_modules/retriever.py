@@ -1,0 +1,88 @@
+"""The retriever: mean-pooled embeddings of queries and passages."""
+
+import contextlib
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.batches import Passage
+
+
+def mean_pool(
+    hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch dim"]:
+    """Mean of the hidden states of real tokens (Contriever)."""
+    weights = mask[..., None].to(hidden.dtype)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+class Retriever(nn.Module):
+    """Encodes queries and passages; their dot product is s(n, Q) (Eq. 2).
+
+    Args:
+        encoder: an encoder of transformers whose output has `last_hidden_state`.
+        tokenizer: its tokenizer.
+        normalize: unit-length embeddings (cosine) instead of plain ones (Contriever).
+        tied: one encoder for both sides; False = the passage encoder is a copy of its own.
+        train_passage_encoder: False = query-side fine-tuning; only with `tied=False`.
+        max_query_tokens, max_passage_tokens: longer texts are cut.
+
+    Raises:
+        ValueError: query-side fine-tuning of tied encoders.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        normalize: bool = False,
+        tied: bool = True,
+        train_passage_encoder: bool = True,
+        max_query_tokens: int = 64,
+        max_passage_tokens: int = 160,
+    ) -> None:
+        super().__init__()
+        if tied and not train_passage_encoder:
+            raise ValueError(
+                "query-side fine-tuning needs two encoders: with retriever.train_passage_encoder=false set "
+                "retriever.tied=false"
+            )
+        self.query_encoder = encoder
+        self.passage_encoder = encoder if tied else copy.deepcopy(encoder)
+        self.tokenizer = tokenizer
+        self.normalize = normalize
+        self.tied = tied
+        self.train_passage_encoder = train_passage_encoder
+        self.max_query_tokens = max_query_tokens
+        self.max_passage_tokens = max_passage_tokens
+        if not train_passage_encoder:
+            self.passage_encoder.requires_grad_(False)
+
+    @property
+    def dim(self) -> int:
+        """Size of the embeddings."""
+        return int(self.query_encoder.config.hidden_size)
+
+    def encode_queries(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of questions, with gradient where grad mode is on."""
+        return self._encode(self.query_encoder, list(texts), self.max_query_tokens)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of "title text", with gradient unless the passage encoder is fixed."""
+        texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
+        with contextlib.nullcontext() if self.train_passage_encoder else torch.no_grad():
+            return self._encode(self.passage_encoder, texts, self.max_passage_tokens)
+
+    def _encode(self, encoder: nn.Module, texts: list[str], max_tokens: int) -> Tensor:
+        device = next(encoder.parameters()).device
+        inputs = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+        ).to(device)
+        hidden = encoder(**inputs).last_hidden_state
+        embeddings = mean_pool(hidden.float(), inputs["attention_mask"].bool())
+        return F.normalize(embeddings, dim=-1) if self.normalize else embeddings

@@ -1,0 +1,370 @@
+"""Attention distillation: both models, and the step that trains one from the attention of the other."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.batches import Passage, Question
+from datamodules.passage_index import PassageIndex
+from datamodules.passages import KnowledgeBase
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.metrics.answers import AnswerScores
+from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.objectives import ATLAS_PASSAGE_LENGTH, Constants, distillation_loss
+from lightning_modules.optimization import LearningRate, make_optimizer
+from lightning_modules.part_timer import PartTimer
+from lightning_modules.readers.reader import Reader, Reading
+from lightning_modules.retriever import Retriever
+from lightning_modules.scores import (
+    AttentionDistribution,
+    PassageScore,
+    log_p_attn,
+    log_p_retr,
+    passage_scores,
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What validating a batch of questions gave; callbacks compute their metrics from it.
+
+    Attributes:
+        questions: B questions.
+        passages: the passages retrieved for each, best first (as many as the largest Hit Rate needs).
+        is_hit: True = the passage holds an answer.
+        reading: of the first `num_passages` of them; None where the batch was retrieved for, but not read.
+        answers: the answer A that was scored, for each question.
+        log_p_attn: the teacher's distribution.
+        log_p_retr: the retriever's.
+        predictions: generated answers.
+    """
+
+    questions: list[Question]
+    passages: list[list[Passage]]
+    is_hit: Bool[Tensor, "batch retrieved"]
+    answers: list[str]
+    reading: Reading | None = None
+    log_p_attn: Float[Tensor, "batch passages"] | None = None
+    log_p_retr: Float[Tensor, "batch passages"] | None = None
+    predictions: list[str] | None = None
+
+
+class RetrieverReaderModule(L.LightningModule):
+    r"""Trains a retriever towards the attention of a reader, the reader on the answers, or both.
+
+    .. math::
+        p_{ATTN}(n_i | Q, A) &= \mathrm{softmax}_i \Big( \sum_{t \in n_i} s_t / \tau \Big)  \\
+        p_{RETR}(n_i | Q) &= \mathrm{softmax}_i ( s(n_i, Q) / \theta )  \\
+        L &= \mathrm{KL}(p_{ATTN} \,\|\, p_{RETR})
+
+    Eq. 1, Eq. 2 and the loss of "What Makes Attention Distillation Work?"; the paper leaves tau out.
+
+    Args:
+        retriever, reader: the two models.
+        knowledge_base: the passages D.
+        train_retriever, train_reader: off-the-shelf distillation trains both, Step 1 the reader alone,
+            Step 2 the retriever alone.
+        retriever_rate, reader_rate: learning rates.
+        num_passages: K.
+        passage_score: token scores -> passage score.
+        attention_distribution: passage scores -> p_ATTN.
+        attention_temperature: tau_gold.
+        retrieval_temperature: theta.
+        constants: scale factors, `plain` or `atlas`.
+        answer_match: when a passage counts as a hit.
+        hit_rate_ks: the K's of Hit Rate@K.
+        num_read: questions that a validation reads (generation, indicators, KL), the first ones; all are
+            retrieved for. None = all.
+        generate: whether reading questions in evaluation generates answers too (EM, F1).
+        max_new_tokens: of a generated answer.
+        token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
+        weight_decay: of the optimizer.
+        seed: of the choice among several answers in training, and of shuffled passages.
+
+    Attributes:
+        index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
+        timer: seconds spent by part.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        reader: Reader,
+        knowledge_base: KnowledgeBase,
+        *,
+        train_retriever: bool = True,
+        train_reader: bool = False,
+        retriever_rate: LearningRate | None = None,
+        reader_rate: LearningRate | None = None,
+        num_passages: int = 5,
+        passage_score: PassageScore | str = PassageScore.SUM,
+        attention_distribution: AttentionDistribution | str = AttentionDistribution.SOFTMAX,
+        attention_temperature: float = 1.0,
+        retrieval_temperature: float = 1.0,
+        constants: Constants | str = Constants.PLAIN,
+        answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
+        hit_rate_ks: Sequence[int] = (1, 5, 20),
+        num_read: int | None = None,
+        generate: bool = True,
+        max_new_tokens: int = 32,
+        token_embeddings: str = "input",
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.retriever = retriever
+        self.reader = reader
+        self.knowledge_base = knowledge_base
+        self.train_retriever = train_retriever
+        self.train_reader = train_reader
+        self.retriever_rate = retriever_rate or LearningRate(1e-5)
+        self.reader_rate = reader_rate or LearningRate(1e-5)
+        self.num_passages = num_passages
+        self.passage_score = PassageScore(passage_score)
+        self.attention_distribution = AttentionDistribution(attention_distribution)
+        self.attention_temperature = attention_temperature
+        self.retrieval_temperature = retrieval_temperature
+        self.constants = Constants(constants)
+        self.answer_match = AnswerMatch(answer_match)
+        # a small knowledge base may hold fewer passages than the largest K asks for
+        self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
+        self.num_read = num_read
+        self.generate = generate
+        self.max_new_tokens = max_new_tokens
+        self.token_embeddings = token_embeddings
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.index: PassageIndex | None = None
+        self.timer = PartTimer()
+        self.hit_rate = HitRate(self.hit_rate_ks)
+        self.answer_scores = AnswerScores()
+        self._num_read_so_far = 0
+        self.strict_loading = False  # checkpoints hold the trained models only
+        if not train_retriever:
+            self.retriever.requires_grad_(False).eval()
+        if not train_reader:
+            self.reader.requires_grad_(False).eval()
+
+    # ---- the step, in the order of the paper ----
+
+    def training_step(self, batch: list[Question], batch_idx: int) -> Tensor:
+        """Retrieve -> read (answer attention) -> p_ATTN; encode with gradient -> p_RETR; KL."""
+        order_seed = self.seed + 1009 * self.global_step + batch_idx
+        answers = [_choose_answer(question, order_seed) for question in batch]
+        with self.timer.part("retrieve"):
+            passages = self.retrieve(batch, self.num_passages)
+        with self.timer.part("read"):
+            teacher, student = self._read_for_training(batch, passages, answers, order_seed)
+        with self.timer.part("encode"):
+            p_retr = self.log_p_retr(batch, passages)
+        losses = {}
+        if self.train_retriever:
+            losses["kl"] = distillation_loss(self.log_p_attn(teacher), p_retr, self.constants)
+        if self.train_reader:
+            losses["reader_loss"] = self.reader.answer_loss(student, p_retr)
+        loss = torch.stack(list(losses.values())).sum()
+        self._log_training({**losses, "loss": loss}, len(batch))
+        return loss
+
+    @torch.no_grad()
+    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Passage]]:
+        """D_n: the k passages that the index ranks first for the fresh embedding of each question."""
+        assert self.index is not None, "RefreshIndex builds the index before anything is retrieved"
+        with eval_mode(self.retriever):
+            queries = self.retriever.encode_queries([question.text for question in questions])
+        _, rows = self.index.search(queries.float().cpu().numpy(), k)
+        return [self.knowledge_base.select(found.tolist()) for found in rows]
+
+    def read(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        order_seed: int = 0,
+        with_labels: bool = False,
+        embeddings: str | None = None,
+    ) -> Reading:
+        """The teacher's pass: in eval mode (no dropout) and without gradient. Validation calls it too."""
+        with torch.no_grad(), eval_mode(self.reader):
+            return self.reader.read(questions, passages, answers, order_seed, with_labels, embeddings)
+
+    def log_p_attn(self, reading: Reading) -> Float[Tensor, "batch passages"]:
+        """log p_ATTN (Eq. 1) from the token scores s_t."""
+        prompts = reading.prompts
+        scores = passage_scores(
+            reading.token_scores,
+            prompts.passage_of_token,
+            prompts.question_of_prompt,
+            prompts.num_questions,
+            prompts.num_passages,
+            self.passage_score,
+        )
+        if self.constants is Constants.ATLAS:
+            scores = scores / ATLAS_PASSAGE_LENGTH
+        return log_p_attn(scores, self.attention_distribution, self.attention_temperature)
+
+    def log_p_retr(
+        self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
+    ) -> Float[Tensor, "batch passages"]:
+        """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever is trained."""
+        queries = self.retriever.encode_queries([question.text for question in questions])
+        flat = self.retriever.encode_passages([passage for found in passages for passage in found])
+        return log_p_retr(
+            queries,
+            flat.view(len(questions), -1, flat.shape[-1]),
+            self.retrieval_temperature,
+            divide_by_sqrt_dim=self.constants is Constants.ATLAS,
+        )
+
+    def _read_for_training(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        order_seed: int,
+    ) -> tuple[Reading, Reading]:
+        """What the retriever learns from and what the reader does; one pass where they cannot differ."""
+        if not self.train_reader:
+            teacher = self.read(questions, passages, answers, order_seed)
+            return teacher, teacher
+        student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
+        if self.train_retriever and self.reader.has_dropout:
+            return self.read(questions, passages, answers, order_seed), student
+        return student, student
+
+    def _log_training(self, losses: dict[str, Tensor], batch_size: int) -> None:
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name != "loss", batch_size=batch_size)
+        for part, seconds in self.timer.last_s.items():
+            self.log(f"time/{part}_s", seconds, batch_size=batch_size)
+
+    # ---- evaluation ----
+
+    def on_validation_epoch_start(self) -> None:
+        self._num_read_so_far = 0
+
+    def on_test_epoch_start(self) -> None:
+        self._num_read_so_far = 0
+
+    def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:
+        return self._evaluate(batch, "validation")
+
+    def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:
+        return self._evaluate(batch, "test")
+
+    @torch.no_grad()
+    def _evaluate(self, questions: list[Question], stage: str) -> Evaluation:
+        k = max(self.num_passages, *self.hit_rate_ks)
+        passages = self.retrieve(questions, k)
+        is_hit = self._find_hits(questions, passages)
+        self.hit_rate.update(_first_hit_ranks(is_hit))
+        answers = [question.answers[0] for question in questions]
+        evaluation = Evaluation(questions, passages, is_hit, answers)
+        if self._still_to_read(len(questions)):
+            evaluation = self._read_for_evaluation(evaluation, stage)
+        return evaluation
+
+    def _read_for_evaluation(self, evaluation: Evaluation, stage: str) -> Evaluation:
+        questions = evaluation.questions
+        passages = [found[: self.num_passages] for found in evaluation.passages]
+        with self.timer.part("read_evaluation"):
+            reading = self.read(questions, passages, evaluation.answers, embeddings=self.token_embeddings)
+        with eval_mode(self.retriever):
+            p_retr = self.log_p_retr(questions, passages)
+        p_attn = self.log_p_attn(reading)
+        kl = distillation_loss(p_attn, p_retr, self.constants)
+        self.log(f"{stage}/kl", kl, batch_size=len(questions), on_epoch=True, sync_dist=True)
+        predictions = None
+        if self.generate:
+            with self.timer.part("generate"):
+                predictions = self.reader.generate(questions, passages, p_retr, self.max_new_tokens)
+            self.answer_scores.update(predictions, [question.answers for question in questions])
+        return Evaluation(
+            questions,
+            evaluation.passages,
+            evaluation.is_hit,
+            evaluation.answers,
+            reading,
+            p_attn,
+            p_retr,
+            predictions,
+        )
+
+    def _find_hits(
+        self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
+    ) -> Bool[Tensor, "batch retrieved"]:
+        """Whether a passage's text holds an answer (its title does not count: DPR, FiD)."""
+        hits = []
+        for question, found in zip(questions, passages, strict=True):
+            matcher = AnswerMatcher(question.answers, self.answer_match)
+            hits.append([matcher.matches(passage.text) for passage in found])
+        return torch.tensor(hits, device=self.device)
+
+    def _still_to_read(self, num_questions: int) -> bool:
+        if self.num_read is None:
+            return True
+        share = -(-self.num_read // self.trainer.world_size)
+        if self._num_read_so_far >= share:
+            return False
+        self._num_read_so_far += num_questions
+        return True
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        for name, value in self.hit_rate.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
+        self.hit_rate.reset()
+        if self.answer_scores.update_called:
+            for name, value in self.answer_scores.compute().items():
+                self.log(f"{stage}/{name}", value)
+            self.answer_scores.reset()
+
+    # ---- what Lightning asks for ----
+
+    def configure_optimizers(self) -> Any:
+        models: list[tuple[nn.Module, LearningRate]] = []
+        if self.train_retriever:
+            models.append((self.retriever, self.retriever_rate))
+        if self.train_reader:
+            models.append((self.reader, self.reader_rate))
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = make_optimizer(models, num_steps, self.weight_decay)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Questions are text; tensors are made where the models are."""
+        return batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves the frozen models out: they are where they were loaded from."""
+        frozen = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(frozen)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        held = checkpoint["state_dict"].keys()
+        for name in ("retriever", "reader"):
+            if getattr(self, f"train_{name}") and not any(key.startswith(f"{name}.") for key in held):
+                raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
+
+
+def _choose_answer(question: Question, seed: int) -> str:
+    """One of the acceptable answers, the same for the same question and seed (Atlas picks one likewise)."""
+    return random.Random(f"{seed} {question.id}").choice(question.answers)
+
+
+def _first_hit_ranks(is_hit: Bool[Tensor, "batch retrieved"]) -> Int[Tensor, " batch"]:
+    """Rank of the first hit, -1 where there is none."""
+    return torch.where(is_hit.any(dim=1), is_hit.int().argmax(dim=1), -1)

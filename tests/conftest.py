@@ -1,0 +1,15 @@
+"""Checks every annotated shape and type of the packages while the tests run."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports the packages: modules loaded earlier would go unchecked.
+install_import_hook(("datamodules", "lightning_modules"), "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def goldens_folder() -> Path:
+    """Folder of reference figures computed with the original code of the papers."""
+    return Path(__file__).parent / "goldens"

@@ -1,0 +1,198 @@
+import csv
+import gzip
+import json
+
+import pytest
+
+from datamodules.batches import Question
+from datamodules.errors import DataError
+from datamodules.questions import read_questions, split_questions
+
+PARIS = {"question": "capital of france?", "answer": ["Paris", "Lutetia"]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes text to a file of some name and gives its path."""
+
+    def write_text(name, text):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return write_text
+
+
+def triviaqa(*records):
+    return json.dumps({"Data": list(records), "Version": 1.0}, indent=2)
+
+
+WHEN = {
+    "Question": "When?",
+    "QuestionId": "tc_1",
+    "Answer": {"Value": "1999", "Aliases": ["1999", "MCMXCIX", ""], "NormalizedAliases": ["1999"]},
+}
+
+
+# ------------------------------------------------------------------------------------------------ formats
+@pytest.mark.parametrize("name", ["nq.jsonl", "nq.jsonl.gz", "nq.json", "nq"])
+def test_jsonl(write, name):
+    full = {"id": 7, "question": " who? ", "answers": "Ann ", "title": "Ann", "topic": "People"}
+    path = write(name, json.dumps(PARIS) + "\n" + json.dumps(full) + "\n")
+    assert read_questions(path) == [
+        Question("1", "capital of france?", ("Paris", "Lutetia")),
+        Question("7", "who?", ("Ann",), title="Ann", topic="People"),
+    ]
+
+
+def test_jsonl_answer_comes_before_answers_and_repeats_go(write):
+    path = write("q.jsonl", '{"question": "q", "answer": "b", "answers": ["a", "b ", "a"]}')
+    assert read_questions(path)[0].answers == ("b", "a")
+
+
+@pytest.mark.parametrize("name", ["nq-train.qa.csv", "trivia.qa.csv.gz", "nq.tsv", "nq.txt"])
+def test_dpr_as_its_writer_writes_it(tmp_path, name):
+    rows = [
+        ("who sang it?", ["Ann's", 'the "A" team', "a\\b"]),
+        ('what is "it"', ["x"]),
+        ("two\nlines", ["x"]),
+        ("last", ["", "y"]),
+    ]
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t").writerows(rows)
+    assert [(q.text, list(q.answers)) for q in read_questions(tmp_path / name)] == [
+        *rows[:3],
+        ("last", ["y"]),
+    ]
+
+
+def test_dpr_ids_are_the_lines_where_the_rows_begin(write):
+    path = write("q.tsv", '"two\nlines"\t[\'x\']\n\nq\t["y"]\n')
+    assert [q.id for q in read_questions(path)] == ["1", "4"]
+
+
+@pytest.mark.parametrize("name", ["web-dev.json", "web-dev.json.gz"])
+def test_triviaqa_value_first_then_aliases(write, name):
+    assert read_questions(write(name, triviaqa(WHEN))) == [Question("tc_1", "When?", ("1999", "MCMXCIX"))]
+
+
+def test_triviaqa_on_one_line(write):
+    assert len(read_questions(write("web-dev.json", json.dumps({"Data": [WHEN]})))) == 1
+
+
+def test_byte_order_mark_blank_lines_and_crlf_do_not_matter(write):
+    path = write("q.jsonl", "\ufeff\r\n" + json.dumps(PARIS) + "\r\n\r\n")
+    assert [q.id for q in read_questions(path)] == ["2"]
+    path = write("q.csv", "\ufeffq\t['x']\r\n\r\nr\t['y']\r\n")
+    assert [(q.text, q.answers) for q in read_questions(path)] == [("q", ("x",)), ("r", ("y",))]
+
+
+def test_format_given_beats_the_suffix(write):
+    assert len(read_questions(write("q.csv", json.dumps(PARIS)), "jsonl")) == 1
+
+
+def test_limit_reads_no_further(write):
+    path = write("q.jsonl", json.dumps(PARIS) + "\nbroken\n")
+    assert len(read_questions(path, limit=1)) == 1
+    with pytest.raises(DataError, match="limit of questions is 0"):
+        read_questions(path, limit=0)
+
+
+# ------------------------------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("q.jsonl", '{"question": "q"', "broken JSON"),
+        ("q.jsonl", '{"answer": "x"}', "no question"),
+        ("q.jsonl", '{"question": " ", "answer": "x"}', "no question"),
+        ("q.jsonl", '{"question": 5, "answer": "x"}', "no question"),
+        ("q.jsonl", '{"question": "q"}', "no answer"),
+        ("q.jsonl", '{"question": "q", "answers": []}', "list of answers is empty"),
+        ("q.jsonl", '{"question": "q", "answers": ["x", " "]}', "blank answer"),
+        ("q.jsonl", '{"question": "q", "answer": "\\u200b"}', "blank answer"),
+        ("q.jsonl", '{"question": "q", "answers": [1999]}', "answers must be a string or a list of strings"),
+        ("q.jsonl", '{"question": "q", "answer": {"value": "x"}}', "answers must be a string"),
+        ("q.jsonl", '{"question": "q", "answer": "x", "id": true}', '"id" is True'),
+        ("q.jsonl", '{"question": "q", "answer": "x", "id": 1}', "id '1' is taken by .*line 1"),
+        ("q.csv", "q", "1 tab-separated columns"),
+        ("q.csv", "q\t['x']\tmore", "3 tab-separated columns"),
+        ("q.csv", "q\tx", "'x' is no list of answers"),
+        ("q.csv", "q\t['x'", "is no list of answers"),
+        ("q.csv", "q\t[1999]", "answers must be"),
+        ("q.csv", "q\t__import__('os')", "is no list of answers"),
+        ("q.csv", " \t['x']", "no question"),
+        ("q.csv", "q\t[]", "list of answers is empty"),
+        ("q.csv", "q\t['', ' ']", "list of answers is empty"),
+        ("q.csv", "\"never closed\t['x']", "quotation mark"),
+        ("q.csv", "\"swallows\t['x']\nthe next\"\t['y']", "quotation mark"),
+        ("q.csv", '"' + "never closed " * 20_000, "quotation mark"),
+    ],
+)
+def test_broken_line_is_named(write, name, line, message):
+    good = json.dumps(PARIS) if name == "q.jsonl" else "q\t['x']"
+    path = write(name, f"{good}\n\n{line}\n")
+    with pytest.raises(DataError, match=rf"(?s)q\.\w+, line 3: .*{message}"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (triviaqa(WHEN, {"Question": "q", "QuestionId": "tc_2"}), r"Data\[1\]: no answer .*test set"),
+        (triviaqa({**WHEN, "Question": ""}), r"Data\[0\]: no question"),
+        (triviaqa({**WHEN, "Answer": {"Value": "", "Aliases": []}}), r"Data\[0\]: .*answers is empty"),
+        (triviaqa(WHEN, WHEN), r"Data\[1\]: id 'tc_1' is taken by .*Data\[0\]"),
+        (triviaqa(), "no question in the whole file"),
+        (triviaqa(WHEN)[:-5], "broken JSON"),
+        ('{\n"data": []}', 'no list of questions under "Data"'),
+        (json.dumps([PARIS]), "a JSON list is none of them"),
+    ],
+)
+def test_broken_triviaqa_names_the_item(write, text, message):
+    with pytest.raises(DataError, match=message):
+        read_questions(write("web-dev.json", text))
+
+
+def test_missing_file_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"question file .*nq-train\.qa\.csv does not exist"):
+        read_questions(tmp_path / "nq-train.qa.csv")
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv"])
+def test_file_without_questions_is_refused(write, name):
+    with pytest.raises(DataError, match="no question in the whole file"):
+        read_questions(write(name, "\n\n"))
+
+
+def test_unknown_formats_are_refused(write):
+    with pytest.raises(DataError, match="choose one of: jsonl, dpr, triviaqa"):
+        read_questions(write("q.txt", "what is this\n"))
+    with pytest.raises(DataError, match="choose one of: auto, jsonl, dpr, triviaqa"):
+        read_questions(write("q.jsonl", json.dumps(PARIS)), "nq")
+
+
+# ------------------------------------------------------------------------------------------------- splits
+QUESTIONS = [Question(str(i), "q", ("a",)) for i in range(50)]
+
+
+def test_splits_are_disjoint_ordered_and_of_the_sizes_asked_for():
+    splits = split_questions(QUESTIONS, (30, 15), seed=0)
+    assert [len(split) for split in splits] == [30, 15]
+    assert len({q.id for split in splits for q in split}) == 45
+    assert all(split == sorted(split, key=lambda q: int(q.id)) for split in splits)
+
+
+def test_splits_depend_on_the_seed_alone():
+    assert split_questions(QUESTIONS, (30, 15), seed=1) == split_questions(QUESTIONS, (30, 15), seed=1)
+    assert split_questions(QUESTIONS, (30, 15), seed=1) != split_questions(QUESTIONS, (30, 15), seed=2)
+    # Drawn once and written down: a change would silently change everybody's splits.
+    assert [q.id for q in split_questions(QUESTIONS, (5,), seed=0)[0]] == ["1", "14", "28", "36", "43"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"), [((40, 11), "need 51 questions, there are 50"), ((0,), "1 or more")]
+)
+def test_impossible_splits_are_refused(sizes, message):
+    with pytest.raises(DataError, match=message):
+        split_questions(QUESTIONS, sizes, seed=0)

@@ -1,0 +1,214 @@
+"""Answer-row attention against the eager attention that every model family computes by itself."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.falcon import modeling_falcon
+
+from lightning_modules.answer_attention import AnswerAttention
+
+NUM_LAYERS, VOCABULARY = 3, 50
+
+
+def falcon(**kwargs) -> PreTrainedModel:
+    config = FalconConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=NUM_LAYERS, num_attention_heads=4, **kwargs
+    )
+    return build(FalconForCausalLM, config)
+
+
+def build(model_class, config) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = model_class._from_config(config, attn_implementation="sdpa").eval()
+    for parameter in model.parameters():  # the initial weights are so small that attention is uniform
+        parameter.data.normal_(std=0.3)
+    return model
+
+
+FAMILIES = {
+    "falcon_alibi": lambda: falcon(alibi=True, multi_query=False, bias=True, parallel_attn=False),
+    "falcon_rotary_multi_query": lambda: falcon(alibi=False, multi_query=True),
+    "falcon_grouped": lambda: falcon(alibi=False, new_decoder_architecture=True, num_kv_heads=2),
+    "llama_grouped": lambda: build(
+        LlamaForCausalLM,
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        ),
+    ),
+    "qwen2": lambda: build(
+        Qwen2ForCausalLM,
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        ),
+    ),
+    "gpt_neox": lambda: build(
+        GPTNeoXForCausalLM,
+        GPTNeoXConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=4,
+        ),
+    ),
+}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def model(request) -> PreTrainedModel:
+    return FAMILIES[request.param]()
+
+
+def value_vectors(model: PreTrainedModel, layer: int, hidden: Tensor) -> Tensor:
+    """[heads, tokens, dim]: the value vectors of a layer's input, by the family's own projections."""
+    config = model.config
+    heads, dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    if model.config.model_type in ("llama", "qwen2"):
+        block = model.model.layers[layer]
+        values = block.self_attn.v_proj(block.input_layernorm(hidden)).unflatten(-1, (-1, dim))
+        return values.repeat_interleave(heads // values.shape[1], dim=1).transpose(0, 1)
+    if model.config.model_type == "gpt_neox":
+        block = model.gpt_neox.layers[layer]
+        fused = block.attention.query_key_value(block.input_layernorm(hidden))
+        return fused.unflatten(-1, (heads, 3 * dim))[..., 2 * dim :].transpose(0, 1)
+    block = model.transformer.h[layer]
+    norm = block.ln_attn if config.new_decoder_architecture else block.input_layernorm
+    fused = block.self_attention.query_key_value(norm(hidden)[None])
+    _, _, values = block.self_attention._split_heads(fused)
+    values = values[0].transpose(0, 1)
+    return values.expand(heads, -1, -1)
+
+
+def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
+    twin = type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
+@contextlib.contextmanager
+def alibi_added_once(model: PreTrainedModel, ids: Tensor):
+    """transformers 5.23's eager Falcon adds ALiBi twice (in the mask and to the logits); SDPA once.
+
+    Halving it makes the eager pass the reference again; `slow_token_scores` checks that its logits agree.
+    """
+    original = modeling_falcon.build_alibi_tensor
+    adds_twice = getattr(model.config, "alibi", False) and not torch.allclose(
+        eager_twin(model)(ids).logits, model(ids).logits, rtol=1e-3, atol=1e-3
+    )
+    if adds_twice:
+        modeling_falcon.build_alibi_tensor = lambda *args, **kwargs: original(*args, **kwargs) / 2
+    try:
+        yield
+    finally:
+        modeling_falcon.build_alibi_tensor = original
+
+
+@torch.no_grad()
+def slow_token_scores(model: PreTrainedModel, ids: list[int], rows: list[int]) -> Tensor:
+    """Mean over layers, heads and rows of alpha * |v|, from materialised eager attention. [tokens]"""
+    eager = eager_twin(model)
+    with alibi_added_once(model, torch.tensor([ids])):
+        output = eager(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
+    torch.testing.assert_close(output.logits, model(torch.tensor([ids])).logits, rtol=1e-4, atol=1e-4)
+    total = torch.zeros(len(ids))
+    for layer in range(NUM_LAYERS):
+        norms = value_vectors(eager, layer, output.hidden_states[layer][0]).norm(dim=-1)
+        for head in range(norms.shape[0]):
+            for row in rows:
+                total += output.attentions[layer][0, head, row] * norms[head]
+    return total / (NUM_LAYERS * norms.shape[0] * len(rows))
+
+
+@torch.no_grad()
+def captured(model, ids: Tensor, mask: Tensor, rows: Tensor, **kwargs) -> Tensor:
+    with AnswerAttention(rows, NUM_LAYERS) as attention:
+        model(
+            ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0), **kwargs
+        )
+    return attention.token_scores()
+
+
+def test_equals_eager_attention(model):
+    ids = torch.randint(VOCABULARY, (1, 17), generator=torch.Generator().manual_seed(1))
+    rows = torch.zeros(1, 17, dtype=torch.bool)
+    rows[0, [11, 12, 15]] = True
+    scores = captured(model, ids, torch.ones_like(rows), rows)
+    expected = slow_token_scores(model, ids[0].tolist(), [11, 12, 15])
+    torch.testing.assert_close(scores[0], expected, rtol=1e-4, atol=1e-7)
+    assert scores.std() > 1e-3, "uniform attention would hide a mistake"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batches_equal_one_by_one(model, side):
+    generator = torch.Generator().manual_seed(2)
+    lengths, row_lists = [9, 14, 12], [[6, 7], [13], [2, 5, 9]]
+    width = max(lengths)
+    ids = torch.randint(VOCABULARY, (3, width), generator=generator)
+    mask = torch.zeros(3, width, dtype=torch.bool)
+    rows = torch.zeros(3, width, dtype=torch.bool)
+    starts = [width - n if side == "left" else 0 for n in lengths]
+    for i, (n, start, positions) in enumerate(zip(lengths, starts, row_lists, strict=True)):
+        mask[i, start : start + n] = True
+        rows[i, [start + p for p in positions]] = True
+    batched = captured(model, ids, mask, rows)
+    for i, (n, start, positions) in enumerate(zip(lengths, starts, row_lists, strict=True)):
+        expected = slow_token_scores(model, ids[i, start : start + n].tolist(), positions)
+        torch.testing.assert_close(batched[i, start : start + n], expected, rtol=1e-4, atol=1e-7)
+        assert batched[i, ~mask[i]].abs().max() == 0 if n < width else True
+
+
+def test_leaves_the_forward_pass_and_its_gradient_alone(model):
+    ids = torch.randint(VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(3))
+    rows = torch.zeros(2, 8, dtype=torch.bool)
+    rows[:, 5] = True
+    plain = model(ids).logits
+    with AnswerAttention(rows, NUM_LAYERS) as attention:
+        watched = model(ids).logits
+    assert torch.equal(plain, watched)
+    assert watched.requires_grad
+    assert not attention.token_scores().requires_grad
+
+
+def test_half_precision_scores_are_float32():
+    model = FAMILIES["llama_grouped"]().to(torch.bfloat16)
+    ids = torch.arange(8)[None]
+    rows = torch.zeros(1, 8, dtype=torch.bool)
+    rows[0, 6] = True
+    assert captured(model, ids, torch.ones_like(rows), rows).dtype == torch.float32
+
+
+def test_a_reader_that_bypasses_sdpa_is_refused(model):
+    rows = torch.zeros(1, 6, dtype=torch.bool)
+    rows[0, 4] = True
+    with pytest.raises(ValueError, match="attn_implementation='sdpa'"):
+        captured(eager_twin(model), torch.arange(6)[None], torch.ones_like(rows), rows)
+
+
+def test_a_prompt_without_answer_is_refused():
+    rows = torch.tensor([[False, True], [False, False]])
+    with pytest.raises(ValueError, match="no answer token"):
+        AnswerAttention(rows, NUM_LAYERS)
