@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
+from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import RefreshSchedule
 from datamodules.passage_index import PassageIndex, StaleIndexError
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
@@ -118,7 +117,8 @@ class RefreshIndex(Callback):
         num_passages, dim = len(module.knowledge_base), module.retriever.dim
         with self._embeddings(trainer, num_passages, dim) as embeddings:
             share = _share(num_passages, trainer.global_rank, trainer.world_size)
-            with self._progress(len(share), trainer) as bar:
+            is_shown = self.show_progress and trainer.is_global_zero
+            with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar:
                 encode_knowledge_base(
                     module.retriever,
                     module.knowledge_base,
@@ -155,16 +155,6 @@ class RefreshIndex(Callback):
             trainer.strategy.barrier("embeddings used")
             if trainer.is_global_zero:
                 path.unlink(missing_ok=True)
-
-    def _progress(self, total: int, trainer: Trainer) -> tqdm:
-        return tqdm(
-            total=total,
-            desc="Encoding passages",
-            unit=" passages",
-            leave=False,
-            disable=not (self.show_progress and trainer.is_global_zero),
-            mininterval=0.5 if sys.stderr.isatty() else 20.0,
-        )
 
     def _folder_of(self, fingerprint: str) -> Path:
         return self.folder / fingerprint[:16]

@@ -50,7 +50,8 @@ class StopOnInterrupt(Callback):
         if self._decided(trainer):
             raise RunInterrupted
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module)
 
     def _decided(self, trainer: Trainer) -> bool:
         """Whether any process was interrupted."""

@@ -79,4 +79,4 @@ class PromptBatch:
     def to(self, device: torch.device | str) -> "PromptBatch":
         """The same batch with its tensors on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ class PromptBuilder:
         if not tokenizer.is_fast:
             raise ValueError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets, which tell the "
-                "passages' tokens from the rest; use a model that comes with a fast tokenizer (tokenizer.json)"
+                "passages' tokens from the rest; use a model with a fast tokenizer (tokenizer.json)"
             )
         if tokenizer.eos_token_id is None:
             raise ValueError("the reader's tokenizer has no end-of-sequence token, which ends the answers")

@@ -56,7 +56,7 @@ class QuestionDataModule(L.LightningDataModule):
         """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""
         generator = torch.Generator().manual_seed(self.seed)
         return StatefulDataLoader(
-            self.train,  # type: ignore[arg-type]
+            self.train,
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=len(self.train) >= self.batch_size,
@@ -69,6 +69,10 @@ class QuestionDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.test)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Questions are text; tensors are made where the models are."""
+        return batch
 
     def _evaluation_loader(self, questions: list[Question]) -> DataLoader:
         dataset: Any = questions

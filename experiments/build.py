@@ -20,7 +20,7 @@ from lightning_modules import RetrieverReaderModule
 from lightning_modules.loading import load_causal_lm, load_encoder
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
-from lightning_modules.retriever import Retriever
+from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
 
 EMBEDDED = "embedded"
 
@@ -115,7 +115,7 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
         name = embedded.retriever_folder() if settings.name == EMBEDDED else settings.name
         num_layers = settings.num_layers
     encoder, tokenizer = load_encoder(name, num_layers, settings.dropout)
-    return Retriever(
+    retriever = Retriever(
         encoder,
         tokenizer,
         normalize=settings.normalize,
@@ -124,6 +124,10 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
         max_query_tokens=settings.max_query_tokens,
         max_passage_tokens=settings.max_passage_tokens,
     )
+    if source is not None and (source / PASSAGE_ENCODER).is_dir():
+        passage_encoder, _ = load_encoder(source / PASSAGE_ENCODER, dropout=settings.dropout)
+        retriever.passage_encoder.load_state_dict(passage_encoder.state_dict())
+    return retriever
 
 
 def build_reader(config: ExperimentConfig, source: Path | None = None) -> DecoderOnlyReader:

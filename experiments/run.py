@@ -117,6 +117,9 @@ def _quieten() -> None:
         r".*`LightningDataModule`.*weights_only.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*GPU available but not used.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # the frozen reader, on purpose
+        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.13
+        r".*'set_vital' is deprecated.*",  # torchdata 0.11 on torch 2.13
     ):
         warnings.filterwarnings("ignore", message=message)
 

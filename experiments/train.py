@@ -3,7 +3,6 @@
 import json
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.dashboard import Dashboard
 from callbacks.log_indicators import LogIndicators
+from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_indicators import StopOnIndicators
@@ -33,7 +33,6 @@ from experiments.build import (
 from experiments.config import ConfigError, ExperimentConfig
 from experiments.runs import RunFolder, latest_finished, write_json
 from lightning_modules import RetrieverReaderModule
-from lightning_modules.loading import save_pretrained
 from lightning_modules.metrics.indicators import AttentionNormalization
 
 LATEST = "latest:"
@@ -181,6 +180,8 @@ def _make_callbacks(config: ExperimentConfig, run: RunFolder) -> _Callbacks:
     ]
     if trains(config):
         others.append(LearningRateMonitor("step"))
+    if trainer.progress_bar:
+        others.append(StepProgress())
     return _Callbacks(index, indicators, stopping, best, last, others)
 
 
@@ -188,28 +189,25 @@ def _make_trainer(
     config: ExperimentConfig, run: RunFolder, callbacks: _Callbacks, trainer_hardware: dict[str, Any]
 ) -> L.Trainer:
     settings = config.trainer
-    with warnings.catch_warnings():
-        # said of folders that were made for this run a moment ago
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        return L.Trainer(
-            max_steps=settings.max_steps,
-            max_epochs=-1,
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.gradient_clip,
-            # in batches, across epochs
-            val_check_interval=settings.validate_every_steps * settings.accumulate,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            log_every_n_steps=settings.log_every_steps,
-            logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
-            callbacks=callbacks.all(),
-            enable_progress_bar=settings.progress_bar,
-            enable_model_summary=False,
-            # metrics reset in inference mode could not be updated outside of it
-            inference_mode=False,
-            use_distributed_sampler=settings.devices > 1,
-            **trainer_hardware,
-        )
+    return L.Trainer(
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip,
+        # in batches, across epochs
+        val_check_interval=settings.validate_every_steps * settings.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every_steps,
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        callbacks=callbacks.all(),
+        enable_progress_bar=False,  # `StepProgress` counts steps, not the batches of an epoch
+        enable_model_summary=False,
+        # metrics reset in inference mode could not be updated outside of it
+        inference_mode=False,
+        use_distributed_sampler=settings.devices > 1,
+        **trainer_hardware,
+    )
 
 
 def _start_readings(
@@ -291,13 +289,9 @@ def _load_best(
 def _export(config: ExperimentConfig, run: RunFolder, module: RetrieverReaderModule) -> None:
     """The trained models, as transformers loads them."""
     if config.training.train_reader:
-        save_pretrained(module.reader.model, module.reader.prompts.tokenizer, run.reader)
+        module.reader.save(run.reader)
     if config.training.train_retriever:
-        save_pretrained(module.retriever.query_encoder, module.retriever.tokenizer, run.retriever)
-        if not module.retriever.tied:
-            save_pretrained(
-                module.retriever.passage_encoder, module.retriever.tokenizer, run.retriever / "passages"
-            )
+        module.retriever.save(run.retriever)
 
 
 def _summary(

@@ -102,6 +102,7 @@ class AnswerAttention(TorchFunctionMode):
         self._rows, is_row = padded_positions(rows_mask)
         self._row_weights = is_row / is_row.sum(dim=1, keepdim=True)
         self._shape = (rows_mask.shape[0], rows_mask.shape[1], num_keys or rows_mask.shape[1])
+        self._device_type = rows_mask.device.type
         self._num_layers = num_layers
         self._num_seen = 0
         self._total: Tensor | None = None
@@ -111,7 +112,8 @@ class AnswerAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            with torch.no_grad():
+            # mixed precision must not reach the recomputed rows: they are float32 by definition
+            with torch.no_grad(), torch.autocast(self._device_type, enabled=False):
                 self._observe(*args, **kwargs)
         return func(*args, **kwargs)
 

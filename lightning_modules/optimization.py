@@ -1,5 +1,6 @@
 """Learning rates of the two models: each with its own peak and warm-up, in one optimizer."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,17 +49,18 @@ def make_optimizer(
     Raises:
         ValueError: no model has a trainable parameter.
     """
-    groups = []
+    groups, rates = [], []
     for model, rate in models:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if parameters:
             groups.append({"params": parameters, "lr": rate.peak})
+            rates.append(rate)
     if not groups:
         raise ValueError(
-            "there is nothing to train: set module.train_retriever or module.train_reader to true"
+            "there is nothing to train: set training.train_retriever or training.train_reader to true"
         )
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
     factors: list[Callable[[int], float]] = [
-        lambda step, rate=rate: rate.factor(step, num_steps) for _, rate in models
+        functools.partial(rate.factor, num_steps=num_steps) for rate in rates
     ]
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
+from lightning_modules.loading import save_pretrained
+
+PASSAGE_ENCODER = "passages"
+"""Folder of an untied passage encoder, inside the saved retriever's."""
 
 
 def mean_pool(
@@ -77,6 +82,12 @@ class Retriever(nn.Module):
         texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
         with contextlib.nullcontext() if self.train_passage_encoder else torch.no_grad():
             return self._encode(self.passage_encoder, texts, self.max_passage_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Writes the encoder and its tokenizer; an untied passage encoder goes to `folder/passages`."""
+        save_pretrained(self.query_encoder, self.tokenizer, folder)
+        if not self.tied:
+            save_pretrained(self.passage_encoder, self.tokenizer, folder / PASSAGE_ENCODER)
 
     def _encode(self, encoder: nn.Module, texts: list[str], max_tokens: int) -> Tensor:
         device = next(encoder.parameters()).device

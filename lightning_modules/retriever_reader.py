@@ -253,10 +253,11 @@ class RetrieverReaderModule(L.LightningModule):
     def on_test_epoch_start(self) -> None:
         self._num_read_so_far = 0
 
-    def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:
+    # callbacks get an `Evaluation`, which Lightning hands on without looking at it
+    def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
         return self._evaluate(batch, "validation")
 
-    def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:
+    def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
         return self._evaluate(batch, "test")
 
     @torch.no_grad()
@@ -342,10 +343,6 @@ class RetrieverReaderModule(L.LightningModule):
         num_steps = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = make_optimizer(models, num_steps, self.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Questions are text; tensors are made where the models are."""
-        return batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves the frozen models out: they are where they were loaded from."""

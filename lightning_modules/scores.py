@@ -80,7 +80,8 @@ def log_p_retr(
         temperature: theta.
         divide_by_sqrt_dim: Atlas's constant.
     """
-    scores = torch.einsum("bd,bkd->bk", query_embeddings, passage_embeddings)
+    # no matrix product, which mixed precision would round
+    scores = (query_embeddings[:, None] * passage_embeddings).sum(dim=-1)
     if divide_by_sqrt_dim:
         scores = scores / math.sqrt(query_embeddings.shape[-1])
     return (scores / temperature).log_softmax(dim=-1)

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +15,7 @@ from datamodules.choices import Choice
 from datamodules.prompts import Context, PromptBuilder
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.loading import save_pretrained
 from lightning_modules.readers.reader import Reader, Reading
 
 
@@ -41,7 +44,7 @@ class DecoderOnlyReader(Reader):
                 f"{model.config.model_type} is an encoder-decoder model where a decoder-only reader is "
                 "expected"
             )
-        self.model = model
+        self.model: Any = model
         self.prompts = prompts
 
     @property
@@ -66,6 +69,8 @@ class DecoderOnlyReader(Reader):
         """See `Reader.read`. Without labels the vocabulary's projection is not computed at all."""
         batch = self.prompts.build(questions, passages, answers, order_seed).to(self.device)
         wanted = None if embeddings is None else TokenEmbeddings(embeddings)
+        label_log_probs: Tensor | None = None
+        label_mask: Tensor | None = None
         attention = AnswerAttention(batch.answer_rows_mask, self.model.config.num_hidden_layers)
         with attention:
             if with_labels:
@@ -80,7 +85,6 @@ class DecoderOnlyReader(Reader):
                 hidden = output.hidden_states[-1] if output.hidden_states is not None else None
             else:
                 hidden = self.model.base_model(**self._inputs(batch)).last_hidden_state
-                label_log_probs = label_mask = None
         token_embeddings = vocabulary = None
         if wanted is TokenEmbeddings.CONTEXTUAL:
             assert hidden is not None
@@ -154,6 +158,10 @@ class DecoderOnlyReader(Reader):
         new_ids = output[::copies, batch.input_ids.shape[1] :]
         texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
         return [text.strip().split("\n")[0].strip() for text in texts]
+
+    def save(self, folder: Path) -> None:
+        """See `Reader.save`."""
+        save_pretrained(self.model, self.prompts.tokenizer, folder)
 
     def _end_ids(self) -> list[int]:
         """End of sequence, and the end of the line where that is a token of its own."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -76,6 +77,10 @@ class Reader(nn.Module, ABC):
         order_seed: int = 0,
     ) -> list[str]:
         """Greedy answers, one line each."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
 
     @property
     @abstractmethod

@@ -1,0 +1,74 @@
+"""Progress of a run: optimizer steps with rate and time left, and a bar for each evaluation."""
+
+import sys
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+
+def progress_bar(total: int | None, description: str, unit: str, is_shown: bool = True) -> tqdm:
+    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most."""
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=f" {unit}",
+        leave=False,
+        disable=not is_shown,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+    )
+
+
+class StepProgress(Callback):
+    """Counts optimizer steps instead of the batches of an epoch, since runs are as long as their steps."""
+
+    def __init__(self) -> None:
+        self._training: tqdm | None = None
+        self._evaluation: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = progress_bar(trainer.max_steps, "Training", "steps", trainer.is_global_zero)
+        self._training.update(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._training is not None:
+            shown = {name: f"{float(v):.3f}" for name, v in trainer.progress_bar_metrics.items()}
+            self._training.set_postfix(shown, refresh=False)
+            self._training.update(trainer.global_step - self._training.n)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_evaluation(trainer, "Validating", trainer.num_val_batches)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_evaluation(trainer, "Testing", trainer.num_test_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._evaluation is not None:
+            self._evaluation.update()
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation is not None:
+            self._evaluation.close()
+            self._evaluation = None
+
+    on_test_end = on_validation_end
+
+    def _start_evaluation(self, trainer: Trainer, description: str, num_batches: list[Any]) -> None:
+        total = int(sum(num_batches))
+        self._evaluation = progress_bar(total, description, "batches", trainer.is_global_zero)
+
+    def _close(self) -> None:
+        for bar in (self._evaluation, self._training):
+            if bar is not None:
+                bar.close()
+        self._evaluation = self._training = None
