@@ -6,37 +6,43 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lightning_modules.retriever_reader import Evaluation
+from lightning_modules.retriever_reader import Evaluation, RetrieverReaderModule
 
 
 def _curves(*tags: str) -> list[Any]:
-    return ["Multiline", list(tags)]
+    # TensorBoard takes tags for regular expressions, which would match longer names too
+    return ["Multiline", [f"^{tag}$" for tag in tags]]
 
 
-LAYOUT: dict[str, dict[str, list[Any]]] = {
-    "1 Indicator 1: attention on tokens like the answer": {
-        "Spearman, higher is better": _curves("indicator1/spearman_p90", "indicator1/spearman_p95"),
-        "mean attention, higher is better": _curves("indicator1/attention_p90", "indicator1/attention_p95"),
-    },
-    "2 Indicator 2: attention on tokens like the question's nouns": {
-        "Spearman, good above the line": _curves(
-            "indicator2/spearman_p90", "indicator2/spearman_p95", "indicator2/good_above"
-        ),
-        "mean attention, rising is good": _curves("indicator2/attention_p90", "indicator2/attention_p95"),
-    },
-    "3 Retrieval and teacher": {
-        "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
-        "teacher AUC": _curves("teacher/auc", "teacher/mrr"),
-        "KL": _curves("train/kl", "validation/kl"),
-    },
-    "4 Reader": {
-        "answers": _curves("validation/em", "validation/f1"),
-        "reader loss": _curves("train/reader_loss"),
-    },
-    "5 Seconds a step": {
-        "parts": _curves("time/retrieve_s", "time/read_s", "time/encode_s", "time/refresh_index_s"),
-    },
-}
+def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
+    """TensorBoard's custom-scalars layout: category -> chart -> tags."""
+    reader = {"answers": _curves("validation/em", "validation/f1", "test/em", "test/f1")}
+    if with_reader_loss:
+        reader["loss"] = _curves("train/reader_loss")
+    return {
+        "1 Indicator 1: attention on tokens like the answer": {
+            "Spearman, higher is better": _curves("indicator1/spearman_p90", "indicator1/spearman_p95"),
+            "mean attention, higher is better": _curves(
+                "indicator1/attention_p90", "indicator1/attention_p95"
+            ),
+        },
+        "2 Indicator 2: attention on tokens like the question's nouns": {
+            "Spearman, good above the line": _curves(
+                "indicator2/spearman_p90", "indicator2/spearman_p95", "indicator2/good_above"
+            ),
+            "mean attention, rising is good": _curves("indicator2/attention_p90", "indicator2/attention_p95"),
+        },
+        "3 Retrieval and teacher": {
+            "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
+            "teacher AUC": _curves("teacher/auc", "teacher/mrr"),
+            "KL": _curves("train/kl", "validation/kl"),
+        },
+        "4 Reader": reader,
+        "5 Seconds": {
+            "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s"),
+            "refreshing the index": _curves("time/refresh_index_s"),
+        },
+    }
 
 
 class Dashboard(Callback):
@@ -57,7 +63,8 @@ class Dashboard(Callback):
         self._shown = []
         for logger in self._loggers(trainer):
             if not self._has_layout:
-                logger.experiment.add_custom_scalars(LAYOUT)
+                assert isinstance(pl_module, RetrieverReaderModule)
+                logger.experiment.add_custom_scalars(layout(pl_module.train_reader))
                 self._has_layout = True
 
     def on_validation_batch_end(

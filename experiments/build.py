@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from callbacks.progress import progress_bar
 from datamodules import embedded
 from datamodules.batches import Passage, Question
 from datamodules.errors import DataError
@@ -52,7 +53,7 @@ def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, fo
     """
     data = config.data
     if data.max_passages is None and data.passages != VITAL:
-        return knowledge_base_from_file(_file(config, data.passages, "passages"), _cache(config))
+        return _knowledge_base_from_file(config)
     passages = _read_passages(config)
     path = folder / "knowledge_base.arrow"
     if data.max_passages is None:
@@ -81,7 +82,13 @@ def _slice(passages: Iterable[Passage], questions: Sequence[Question], size: int
 def _read_passages(config: ExperimentConfig) -> Iterable[Passage]:
     if config.data.passages == VITAL:
         return embedded.read_vital_passages()
-    return knowledge_base_from_file(_file(config, config.data.passages, "passages"), _cache(config))
+    return _knowledge_base_from_file(config)
+
+
+def _knowledge_base_from_file(config: ExperimentConfig) -> KnowledgeBase:
+    path = _file(config, config.data.passages, "passages")
+    with progress_bar(None, f"Reading {path.name}", "passages", config.trainer.progress_bar) as bar:
+        return knowledge_base_from_file(path, _cache(config), progress=lambda n: bar.update(n - bar.n))
 
 
 def _questions(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:

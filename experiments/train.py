@@ -82,11 +82,14 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = _make_callbacks(config, run)
     trainer = _make_trainer(config, run, callbacks, trainer_hardware)
     try:
-        before = _start_readings(config, run, module, datamodule, trainer)
-        after, stopped = before, "nothing is trained"
+        start = _start_readings(config, run, module, datamodule, trainer)
+        if callbacks.stopping is not None:
+            callbacks.stopping.baseline = start["validation"].get(callbacks.stopping.monitor)
+        before = after = start["test"]
+        stopped = "nothing is trained"
         if trains(config):
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
-            _load_best(config, run, module, datamodule, callbacks, sources)
+            _load_best(config, run, module, datamodule, callbacks, sources, start["validation"])
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:
@@ -216,19 +219,18 @@ def _start_readings(
     module: RetrieverReaderModule,
     datamodule: QuestionDataModule,
     trainer: L.Trainer,
-) -> dict[str, float]:
-    """The test split with the starting checkpoint, and the validation that stopping compares with."""
+) -> dict[str, dict[str, float]]:
+    """Test and validation readings of the starting checkpoint: what the end is compared with."""
     if run.start.is_file():
-        return json.loads(run.start.read_text())
-    before = _test(config, module, datamodule, trainer)
+        kept: dict[str, dict[str, float]] = json.loads(run.start.read_text())
+        return kept
+    start = {"test": _test(config, module, datamodule, trainer), "validation": {}}
     if trains(config):
         module.generate = config.evaluation.generate_in_validation
         trainer.validate(module, datamodule, verbose=False)
-        before["start/" + (config.evaluation.monitor or "none")] = float(
-            trainer.callback_metrics.get(config.evaluation.monitor or "", math.nan)
-        )
-    write_json(run.start, before)
-    return before
+        start["validation"] = {name: float(v) for name, v in trainer.callback_metrics.items()}
+    write_json(run.start, start)
+    return start
 
 
 def _test(
@@ -270,13 +272,13 @@ def _load_best(
     datamodule: QuestionDataModule,
     callbacks: _Callbacks,
     sources: Mapping[str, Path | None],
+    start: Mapping[str, float],
 ) -> None:
     """Puts the best weights into the module: those of a checkpoint, or the start's if none beat it."""
     best = callbacks.best
     if best is None or not best.best_model_path:
         return
-    start = json.loads(run.start.read_text())["start/" + str(best.monitor)]
-    if best.best_model_score is not None and float(best.best_model_score) >= start:
+    if best.best_model_score is not None and float(best.best_model_score) >= start[str(best.monitor)]:
         weights = torch.load(best.best_model_path, map_location=module.device, weights_only=True)[
             "state_dict"
         ]

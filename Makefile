@@ -1,0 +1,43 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# a requirement that changed is installed anew
+INSTALLED := $(VENV)/.installed
+TEST_TOOLS := $(VENV)/.test-tools
+
+.PHONY: help quickstart test lint tensorboard clean
+
+help:
+	@echo "make quickstart   install, then train a retriever from attention (a few minutes)"
+	@echo "make test         install what tests need, then run them"
+	@echo "make lint         ruff and mypy"
+	@echo "make tensorboard  the curves of all runs"
+
+$(INSTALLED): pyproject.toml requirements/embedded.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/embedded.txt
+	touch $@
+
+$(TEST_TOOLS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+quickstart: $(INSTALLED)
+	$(BIN)/python -m experiments.run --exp quickstart
+
+test: $(TEST_TOOLS)
+	$(BIN)/python -m pytest
+
+lint: $(TEST_TOOLS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tensorboard: $(INSTALLED)
+	$(BIN)/tensorboard --logdir runs
+
+clean:
+	rm -rf $(VENV) build *.egg-info
