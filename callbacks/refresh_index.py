@@ -94,13 +94,14 @@ class RefreshIndex(Callback):
         fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
         if module.index is not None and fingerprint == self._fingerprint:
             return
+        is_first = module.index is None
         with module.timer.part("refresh_index"):
             index = self._load(fingerprint)
             if index is None:
                 index = self._build(trainer, module, fingerprint)
         module.index = index
         self._fingerprint = fingerprint
-        if trainer.training or trainer.validating:
+        if not is_first and (trainer.training or trainer.validating):
             self.num_refreshes += 1
             self.refresh_steps.append(trainer.global_step)
         if trainer.is_global_zero:

@@ -32,5 +32,5 @@ def distillation_loss(
         constants: `plain` sums over passages and averages over questions; `atlas` averages over both
             (`src/atlas.py`, `kldivloss`), which is K times smaller.
     """
-    reduction = "mean" if Constants(constants) is Constants.ATLAS else "batchmean"
-    return F.kl_div(log_p_retr, log_p_target.detach(), reduction=reduction, log_target=True)
+    total = F.kl_div(log_p_retr, log_p_target.detach(), reduction="sum", log_target=True)
+    return total / (log_p_retr.numel() if Constants(constants) is Constants.ATLAS else len(log_p_retr))

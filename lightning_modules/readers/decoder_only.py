@@ -50,8 +50,9 @@ class DecoderOnlyReader(Reader):
     @property
     def has_dropout(self) -> bool:
         modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
-        # attention modules often keep their rate as a plain number
-        return modules or float(getattr(self.model.config, "attention_dropout", 0.0) or 0.0) > 0
+        # many models keep their rates as plain numbers
+        rates = (getattr(self.model.config, name, None) for name in ("attention_dropout", "hidden_dropout"))
+        return modules or any(rate is not None and rate > 0 for rate in rates)
 
     @property
     def device(self) -> torch.device:
