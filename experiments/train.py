@@ -29,6 +29,7 @@ from experiments.build import (
     build_module,
     build_reader,
     build_retriever,
+    cache_folder,
     hardware,
     trains,
 )
@@ -169,6 +170,7 @@ def _make_callbacks(config: ExperimentConfig, run: RunFolder) -> _Callbacks:
         batch_size=config.index.batch_size,
         before_validation=config.index.refresh_before_validation,
         show_progress=trainer.progress_bar,
+        start_folder=cache_folder(config) / "index",
     )
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
