@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import FalconConfig, T5Config, T5ForConditionalGeneration
+from transformers import FalconConfig, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from datamodules.prompts import Context, PromptBuilder
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
@@ -68,6 +68,24 @@ def test_label_log_probs_equal_plain_passes_one_by_one(reader):
         assert (reading.label_log_probs[row][~real] == 0).all()
     assert not reading.label_mask.all(), "answers of one length would hide the padding"
     assert reading.label_log_probs.std() > 0.1
+
+
+@torch.no_grad()
+def test_learned_positions_count_real_tokens_only():
+    """Rotary positions and ALiBi see differences only; GPT-2 would notice positions of padding."""
+    tokenizer = tiny_tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").eval()
+    model.transformer.wpe.weight.data.normal_()
+    reader = DecoderOnlyReader(model, PromptBuilder(tokenizer, context="independent"))
+    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
+    for row, (_, prompt) in enumerate(single_prompts(reader, ANSWERS)):
+        expected = plain_log_probs(reader, prompt).float()
+        found = reading.label_log_probs[row][reading.label_mask[row]]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
