@@ -8,7 +8,7 @@ from experiments.config import ConfigError, ExperimentConfig
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.objectives import Constants
 from lightning_modules.optimization import LearningRateDecay
-from lightning_modules.readers.decoder_only import TokenEmbeddings
+from lightning_modules.readers.reader import TokenEmbeddings
 from lightning_modules.scores import AttentionDistribution, PassageScore
 
 _CHOICES = {
