@@ -137,7 +137,10 @@ def tiny_t5(vocabulary: int, seed: int = 0, v1_1: bool = True, dropout: float = 
         eos_token_id=1,
         pad_token_id=0,
     )
-    return _random(T5ForConditionalGeneration, config, seed)
+    model = _random(T5ForConditionalGeneration, config, seed)
+    if v1_1:  # transformers ties it, and unties it where a checkpoint holds another one
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, 32) * 0.2)
+    return model
 
 
 def tiny_bert(vocabulary: int, seed: int = 0) -> PreTrainedModel:

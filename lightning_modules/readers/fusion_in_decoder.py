@@ -148,7 +148,7 @@ class FusionInDecoderReader(Reader):
     ) -> tuple[Reading, Float[Tensor, "prompts tokens dim"]]:
         prompts = self.prompts.build(questions, passages).to(self.device)
         labels = self.prompts.build_answers(answers).to(self.device)
-        inputs = self.model.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
+        inputs = self.model.encoder.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
         encoded = self._encode(prompts, inputs)
         repeated = _repeat(labels, prompts.num_passages)
         logits = self._decode(encoded, prompts.attention_mask, repeated)
@@ -194,7 +194,7 @@ class FusionInDecoderReader(Reader):
         if wanted is None:
             return None, None
         if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.model.get_input_embeddings().weight.detach()
+            return None, self.model.encoder.get_input_embeddings().weight.detach()
         return encoded.detach().float(), None
 
     def _answer_tokens(

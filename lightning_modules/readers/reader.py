@@ -17,6 +17,15 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
 
 
+class ReaderFamily(Choice):
+    """Which readers a model is made into."""
+
+    AUTO = "auto"
+    """As the model's configuration says."""
+    DECODER_ONLY = "decoder_only"
+    FUSION_IN_DECODER = "fusion_in_decoder"
+
+
 class TokenEmbeddings(Choice):
     """Where the indicators take token embeddings from."""
 
