@@ -36,7 +36,6 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
             "teacher AUC": _curves("teacher/auc", "teacher/mrr"),
             "KL": _curves("train/kl", "validation/kl"),
-            "EMDR2": _curves("train/emdr2", "validation/emdr2"),
         },
         "4 Reader": reader,
         "5 Seconds": {
