@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ class RefreshIndex(Callback):
         before_validation: also refresh before each validation, so that Hit Rate is the fresh retriever's
             and not that of an old index. Costs an encoding of all passages a validation.
         show_progress: a bar with rate and time left.
+        start_folder: where the first index of a run, that of its starting checkpoint, is shared between
+            runs; None = it lies in `folder` with the others.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RefreshIndex(Callback):
         batch_size: int = 64,
         before_validation: bool = False,
         show_progress: bool = True,
+        start_folder: Path | str | None = None,
     ) -> None:
         self.schedule = RefreshSchedule(schedule)
         self.folder = Path(folder)
@@ -59,6 +63,7 @@ class RefreshIndex(Callback):
         self.batch_size = batch_size
         self.before_validation = before_validation
         self.show_progress = show_progress
+        self.start_folder = None if start_folder is None else Path(start_folder)
         self.num_refreshes = 0
         self.refresh_steps: list[int] = []
         self._fingerprint: str | None = None
@@ -94,24 +99,30 @@ class RefreshIndex(Callback):
         fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
         if module.index is not None and fingerprint == self._fingerprint:
             return
+        is_first = module.index is None
         with module.timer.part("refresh_index"):
             index = self._load(fingerprint)
             if index is None:
                 index = self._build(trainer, module, fingerprint)
         module.index = index
         self._fingerprint = fingerprint
-        if trainer.training or trainer.validating:
+        if not is_first and (trainer.training or trainer.validating):
             self.num_refreshes += 1
             self.refresh_steps.append(trainer.global_step)
         if trainer.is_global_zero:
             self._prune()
 
     def _load(self, fingerprint: str) -> PassageIndex | None:
-        try:
-            index = PassageIndex.load(self._folder_of(fingerprint), fingerprint, use_gpu=self.use_gpu)
-        except (FileNotFoundError, StaleIndexError):
-            return None
-        return index if index.factory == self.factory else None
+        for folder in (self.folder, self.start_folder):
+            if folder is None:
+                continue
+            try:
+                index = PassageIndex.load(folder / fingerprint[:16], fingerprint, use_gpu=self.use_gpu)
+            except (FileNotFoundError, StaleIndexError):
+                continue
+            if index.factory == self.factory:
+                return index
+        return None
 
     def _build(self, trainer: Trainer, module: RetrieverReaderModule, fingerprint: str) -> PassageIndex:
         num_passages, dim = len(module.knowledge_base), module.retriever.dim
@@ -128,14 +139,29 @@ class RefreshIndex(Callback):
                     bar.update,
                 )
             trainer.strategy.barrier("passages encoded")
-            folder = self._folder_of(fingerprint)
             if trainer.is_global_zero:
                 index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
-                index.save(folder, fingerprint)
+                if module.index is None and self.start_folder is not None:
+                    self._share(index, fingerprint, self.start_folder)
+                else:
+                    index.save(self._folder_of(fingerprint), fingerprint)
             trainer.strategy.barrier("index saved")
             if not trainer.is_global_zero:
-                index = PassageIndex.load(folder, fingerprint, use_gpu=self.use_gpu)
+                saved = self._load(fingerprint)
+                assert saved is not None, "rank zero has saved it"
+                index = saved
         return index
+
+    def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
+        """Saves an index where other runs may be saving the same one: the first to be whole stays."""
+        partial = folder / f"partial-{uuid.uuid4().hex}"
+        index.save(partial, fingerprint)
+        try:
+            partial.rename(folder / fingerprint[:16])
+        except OSError:  # there already
+            shutil.rmtree(partial)
+            if self._load(fingerprint) is None:  # of another kind, or damaged
+                index.save(self._folder_of(fingerprint), fingerprint)
 
     @contextmanager
     def _embeddings(self, trainer: Trainer, num_passages: int, dim: int) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 """Stops a run whose teacher has become worse than it was at the start, or that has got where it should."""
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class StopOnIndicators(EarlyStopping):
         self.baseline = baseline
         self.reason: str | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # gone on from a checkpoint that was saved after the decision
+        trainer.should_stop = trainer.should_stop or self.reason is not None
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.baseline is None and trainer.global_step == 0 and self.monitor in trainer.callback_metrics:
             self.baseline = float(trainer.callback_metrics[self.monitor])
@@ -69,7 +74,7 @@ class StopOnIndicators(EarlyStopping):
             self.reason = "target"
             message = f"{self.monitor} = {value:.3f} reached the target {self.stopping_threshold:.3f}"
             return self._decided(message)
-        if self.baseline is None:
+        if self.baseline is None or math.isnan(self.baseline):
             return False, None
         is_below = not value >= self.baseline - self.margin
         self.wait_count = self.wait_count + 1 if is_below else 0

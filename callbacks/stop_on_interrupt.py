@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from callbacks.save_last import ends_step, validation_follows
 
 
 class RunInterrupted(BaseException):
-    """Ctrl-C (or SIGTERM); the work in hand was finished and, in training, a checkpoint was saved."""
+    """Ctrl-C (or SIGTERM); the work in hand was finished and, between validations, a checkpoint was saved."""
 
 
 class StopOnInterrupt(Callback):
     """Finishes the batch in hand after the first Ctrl-C or SIGTERM, saves, and raises `RunInterrupted`.
 
-    A second Ctrl-C interrupts at once.
+    Where gradients are accumulated it is the optimizer step that is finished. In a validation nothing is
+    saved: the run goes on from the last regular checkpoint. A second Ctrl-C interrupts at once.
 
     Args:
         checkpoint: where a training run is saved.
@@ -27,14 +31,20 @@ class StopOnInterrupt(Callback):
         self._is_interrupted = False
         self._previous: dict[signal.Signals, Any] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+    # Installed in `setup` they would be Lightning's "original" handlers, which it puts back at the very end.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._install()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    on_validation_start = on_test_start = on_train_start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._restore()
+
+    on_test_end = on_train_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
@@ -42,7 +52,8 @@ class StopOnInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._decided(trainer):
+        # a step is finished first; one that a validation follows cannot be gone on from (see `SaveLast`)
+        if self._decided(trainer) and ends_step(trainer, batch_idx) and not validation_follows(trainer):
             trainer.save_checkpoint(self.checkpoint)
             raise RunInterrupted
 
@@ -62,8 +73,14 @@ class StopOnInterrupt(Callback):
             raise KeyboardInterrupt
         self._is_interrupted = True
         print(
-            "\nfinishing the batch in hand, then saving; press Ctrl-C again to stop at once", file=sys.stderr
+            "\nfinishing the step in hand, then stopping; press Ctrl-C again to stop at once", file=sys.stderr
         )
+
+    def _install(self) -> None:
+        if self._previous or threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

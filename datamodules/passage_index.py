@@ -273,6 +273,11 @@ def _cells(index: faiss.Index) -> Any:
     return part if hasattr(part, "nprobe") else None
 
 
+def gpu_search_is_possible() -> bool:
+    """Whether FAISS was built for GPUs and sees one."""
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+
+
 def _require_gpu() -> None:
     if not hasattr(faiss, "StandardGpuResources"):
         raise ValueError(

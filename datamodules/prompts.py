@@ -225,13 +225,16 @@ class PromptBuilder:
         return len(self.tokenizer(text)["input_ids"])
 
     def _cut(self, texts: list[str], max_tokens: int) -> list[str]:
-        """The texts in one line each, cut after `max_tokens` tokens."""
-        texts = [" ".join(text.split()) for text in texts]
+        """The texts in one line each, cut after `max_tokens` tokens (of the text after a space)."""
+        texts = [" " + " ".join(text.split()) for text in texts]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            text if len(offsets) <= max_tokens else text[: offsets[max_tokens - 1][1]]
-            for text, offsets in zip(texts, encoded["offset_mapping"], strict=True)
-        ]
+        cut = []
+        for text, offsets in zip(texts, encoded["offset_mapping"], strict=True):
+            if len(offsets) > max_tokens:
+                # a character that continues in the first token left out is left out with it
+                text = text[: min(offsets[max_tokens - 1][1], offsets[max_tokens][0])]
+            cut.append(text[1:])
+        return cut
 
     def _tokenise(
         self,

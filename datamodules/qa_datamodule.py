@@ -54,15 +54,18 @@ class QuestionDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return StatefulDataLoader(
+        loader = StatefulDataLoader(
             self.train,
             batch_size=self.batch_size,
             shuffle=True,
             drop_last=len(self.train) >= self.batch_size,
             collate_fn=list,
-            generator=generator,
+            generator=torch.Generator().manual_seed(self.seed),
         )
+        # Its sampler keeps that generator. The loader gets another one: it draws from it once an epoch, but
+        # not when it goes on within an epoch, and the orders of all later epochs would be others.
+        loader.generator = torch.Generator()
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.validation)

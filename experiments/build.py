@@ -60,7 +60,7 @@ def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, fo
     passages = _read_passages(config)
     path = folder / "knowledge_base.arrow"
     if data.max_passages is None:
-        path = _cache(config) / "vital.arrow"
+        path = cache_folder(config) / "vital.arrow"
         return KnowledgeBase(path) if path.is_file() else build_knowledge_base(passages, path, source=VITAL)
     questions = [*datamodule.train, *datamodule.validation, *datamodule.test]
     return build_knowledge_base(_slice(passages, questions, data.max_passages), path, source=data.passages)
@@ -91,7 +91,7 @@ def _read_passages(config: ExperimentConfig) -> Iterable[Passage]:
 def _knowledge_base_from_file(config: ExperimentConfig) -> KnowledgeBase:
     path = _file(config, config.data.passages, "passages")
     with progress_bar(None, f"Reading {path.name}", "passages", config.trainer.progress_bar) as bar:
-        return knowledge_base_from_file(path, _cache(config), progress=lambda n: bar.update(n - bar.n))
+        return knowledge_base_from_file(path, cache_folder(config), progress=lambda n: bar.update(n - bar.n))
 
 
 def _questions(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:
@@ -111,7 +111,8 @@ def _file(config: ExperimentConfig, name: str, what: str) -> Path:
     return path
 
 
-def _cache(config: ExperimentConfig) -> Path:
+def cache_folder(config: ExperimentConfig) -> Path:
+    """What runs share: knowledge bases, and indices of starting checkpoints."""
     return Path(config.runs) / "cache"
 
 

@@ -110,7 +110,7 @@ class IndexConfig:
 
     refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only
     factory: str = "Flat"
-    gpu: bool = False
+    gpu: bool | None = None  # null = where there is a GPU and a FAISS that can use it
     batch_size: int = 64
     refresh_before_validation: bool = False
 
@@ -121,7 +121,7 @@ class EvaluationConfig:
 
     num_read: int | None = None  # questions a validation reads; all are retrieved for
     num_read_test: int | None = None
-    generate_in_validation: bool = False  # EM and F1 at each validation, not only in the tests
+    generate_in_validation: bool = True  # EM and F1 at each validation, not only in the tests
     hit_rate_ks: list[int] = field(default_factory=lambda: [1, 5, 20])
     answer_match: str = "tokens"  # tokens | substring
     percentiles: list[int] = field(default_factory=lambda: [90, 95])
@@ -182,7 +182,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
         ConfigError: an unknown experiment or key (the nearest one is named), or a value of the wrong type.
     """
     path = CONFIGS / f"{name}.yaml"
-    if not path.is_file():
+    if name not in experiment_names():
         raise ConfigError(
             f"unknown experiment {name!r}{_nearest(name, experiment_names())}; --list shows all"
         )
@@ -264,6 +264,9 @@ def _nearest(word: str, known: Sequence[str] | set[str]) -> str:
 
 
 def _typed(config: Any) -> ExperimentConfig:
-    typed = OmegaConf.to_object(config)
+    try:
+        typed = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(typed, ExperimentConfig)
     return typed

@@ -17,9 +17,11 @@ from callbacks.dashboard import Dashboard
 from callbacks.log_indicators import LogIndicators
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
+from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import RunInterrupted, StopOnInterrupt
+from datamodules.passage_index import gpu_search_is_possible
 from datamodules.qa_datamodule import QuestionDataModule
 from experiments.build import (
     build_datamodule,
@@ -27,6 +29,7 @@ from experiments.build import (
     build_module,
     build_reader,
     build_retriever,
+    cache_folder,
     hardware,
     trains,
 )
@@ -44,7 +47,7 @@ class _Callbacks:
     indicators: LogIndicators
     stopping: StopOnIndicators | None
     best: ModelCheckpoint | None
-    last: ModelCheckpoint
+    last: SaveLast
     others: list[Callback]
 
     def all(self) -> list[Callback]:
@@ -156,22 +159,18 @@ def _make_callbacks(config: ExperimentConfig, run: RunFolder) -> _Callbacks:
             mode="max",
             save_weights_only=True,
             save_on_train_epoch_end=False,
+            enable_version_counter=False,  # a resumed run replaces what was saved before the interruption
         )
-    last = ModelCheckpoint(
-        dirpath=run.checkpoints,
-        filename="last",
-        every_n_train_steps=trainer.checkpoint_every_steps,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
+    last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
     index = RefreshIndex(
         config.index.refresh,
         run.index,
         factory=config.index.factory,
-        use_gpu=config.index.gpu,
+        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
         batch_size=config.index.batch_size,
         before_validation=config.index.refresh_before_validation,
         show_progress=trainer.progress_bar,
+        start_folder=cache_folder(config) / "index",
     )
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
@@ -229,8 +228,20 @@ def _start_readings(
         module.generate = config.evaluation.generate_in_validation
         trainer.validate(module, datamodule, verbose=False)
         start["validation"] = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        _check_monitors(config, start["validation"])
     write_json(run.start, start)
     return start
+
+
+def _check_monitors(config: ExperimentConfig, readings: Mapping[str, float]) -> None:
+    """Refuses to watch what is not measured."""
+    watched = {"evaluation.monitor": config.evaluation.monitor}
+    if config.stopping.enabled:
+        watched["stopping.monitor"] = config.stopping.monitor
+    for key, monitor in watched.items():
+        if monitor is not None and monitor not in readings:
+            known = ", ".join(sorted(readings))
+            raise ConfigError(f"{key}={monitor!r} is not measured in validation; choose one of: {known}")
 
 
 def _test(
@@ -258,6 +269,8 @@ def _fit(
     """Trains, and says why it ended."""
     module.generate = config.evaluation.generate_in_validation
     checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    # a run killed before its first checkpoint does not measure the start again
+    L.seed_everything(config.seed, verbose=False)
     with module.timer.part("training"):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if callbacks.stopping is not None and callbacks.stopping.reason is not None:

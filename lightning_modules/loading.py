@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,8 +16,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -40,7 +46,7 @@ def load_encoder(
     """
     config = _load("retriever", name, AutoConfig.from_pretrained)
     depth = getattr(config, "num_hidden_layers", None)
-    if config.is_encoder_decoder or getattr(config, "is_decoder", False) or depth is None:
+    if config.is_encoder_decoder or _is_decoder(config) or depth is None:
         raise ModelError(f"retriever {name}: a {config.model_type} model is no encoder; use one such as BERT")
     if num_layers is not None:
         if not 1 <= num_layers <= depth:
@@ -53,7 +59,7 @@ def load_encoder(
     # the head that pools the first token is not used, and fewer layers leave weights unused on purpose
     kwargs = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta") else {}
     model = _load("retriever", name, AutoModel.from_pretrained, config=config, **kwargs)
-    return model, _load("retriever", name, AutoTokenizer.from_pretrained)
+    return model, _load_tokenizer("retriever", name)
 
 
 def load_causal_lm(
@@ -80,6 +86,11 @@ def load_causal_lm(
             f"reader {name}: {config.model_type} is an encoder-decoder model where a decoder-only reader is "
             "expected; set reader.name to a causal language model, or reader.family=auto"
         )
+    if not _is_decoder(config):
+        raise ModelError(
+            f"reader {name}: a {config.model_type} model is no decoder-only language model; set reader.name "
+            "to one"
+        )
     model = _load(
         "reader",
         source,
@@ -88,7 +99,7 @@ def load_causal_lm(
         attn_implementation="sdpa",
         **kwargs,
     )
-    tokenizer = _load("reader", source, AutoTokenizer.from_pretrained, **kwargs)
+    tokenizer = _load_tokenizer("reader", source, **kwargs)
     if hasattr(model.config, "quantization_config"):
         # the weights are plain numbers now; a saved copy must not look for the GGUF file again
         del model.config.quantization_config
@@ -119,7 +130,7 @@ def load_seq2seq(
     model = _load(
         "reader", name, AutoModelForSeq2SeqLM.from_pretrained, dtype=dtype, attn_implementation="sdpa"
     )
-    return model, _load("reader", name, AutoTokenizer.from_pretrained)
+    return model, _load_tokenizer("reader", name)
 
 
 def is_encoder_decoder(name: str | Path) -> bool:
@@ -140,18 +151,51 @@ def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder
         tokenizer.save_pretrained(folder)
 
 
+def _is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether the model sees the past only; encoders that can be set up so have masked-LM heads too."""
+    kind = config.model_type
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return causal or bool(getattr(config, "is_decoder", False))
+
+
+def _load_tokenizer(what: str, name: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase:
+    tokenizer = _load(what, name, AutoTokenizer.from_pretrained, **kwargs)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # what transformers makes of a model without tokenizer files
+        raise ModelError(f"{what} {name}: cannot be loaded from this folder: its tokenizer.json is missing")
+    return tokenizer
+
+
 def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
-    if load is not AutoConfig.from_pretrained and load is not AutoTokenizer.from_pretrained:
+    is_model = load not in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained)
+    if is_model:
         kwargs["use_safetensors"] = None if "gguf_file" in kwargs else True
+        kwargs["output_loading_info"] = True
     try:
         with _quiet():
-            return load(str(name), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+            loaded = load(str(name), trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(what, name, error)) from error
+    return _without_made_up_weights(what, name, *loaded) if is_model else loaded
+
+
+def _without_made_up_weights(
+    what: str, name: str | Path, model: PreTrainedModel, report: dict[str, Any]
+) -> PreTrainedModel:
+    """The model, if all its weights come from the files; transformers makes random ones up for the rest."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"{what} {name}: its files lack {len(missing)} weights of a {type(model).__name__}, such as "
+            f"{missing[0]}; they are incomplete, or of another kind of model"
+        )
+    return model
 
 
 def _explain(what: str, name: str | Path, error: Exception) -> str:
     detail = " ".join(str(error).split())[:300]
+    if "ignore_mismatched_sizes" in detail:
+        detail = "the shapes of its weights are not those of its config.json"
     if Path(name).exists():
         return f"{what} {name}: cannot be loaded from this folder: {detail}"
     if str(name).startswith((".", "/", "~")):

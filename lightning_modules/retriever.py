@@ -83,6 +83,13 @@ class Retriever(nn.Module):
         with contextlib.nullcontext() if self.train_passage_encoder else torch.no_grad():
             return self._encode(self.passage_encoder, texts, self.max_passage_tokens)
 
+    def train(self, mode: bool = True) -> "Retriever":
+        """Train mode, with dropout, of what is trained: a fixed passage encoder stays in eval mode."""
+        super().train(mode)
+        if not self.train_passage_encoder:
+            self.passage_encoder.eval()
+        return self
+
     def save(self, folder: Path) -> None:
         """Writes the encoder and its tokenizer; an untied passage encoder goes to `folder/passages`."""
         save_pretrained(self.query_encoder, self.tokenizer, folder)

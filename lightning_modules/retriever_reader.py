@@ -173,10 +173,13 @@ class RetrieverReaderModule(L.LightningModule):
         self.retriever_loss_name = "emdr2" if self.objective is Objective.EMDR2 else "kl"
         self._num_read_so_far = 0
         self.strict_loading = False  # checkpoints hold the trained models only
+        # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
+        self.retriever.train(train_retriever)
+        self.reader.train(train_reader)
         if not train_retriever:
-            self.retriever.requires_grad_(False).eval()
+            self.retriever.requires_grad_(False)
         if not train_reader:
-            self.reader.requires_grad_(False).eval()
+            self.reader.requires_grad_(False)
 
     # ---- the step, in the order of the paper ----
 
@@ -418,7 +421,8 @@ class RetrieverReaderModule(L.LightningModule):
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
         self.hit_rate.reset()
-        if self.answer_scores.update_called:
+        # every process must join in, also one whose share of the questions was not read
+        if self.trainer.strategy.reduce_boolean_decision(self.answer_scores.update_called, all=False):
             for name, value in self.answer_scores.compute().items():
                 self.log(f"{stage}/{name}", value)
             self.answer_scores.reset()

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Before anything imports the packages: modules loaded earlier would go unchecked.
 install_import_hook(("datamodules", "lightning_modules"), "beartype.beartype")
+
+# Tiny models gain nothing from threads, and lose much where other processes use the cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ def test_dpr_as_its_writer_writes_it(tmp_path, name):
     with opener(tmp_path / name, "wt", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter="\t").writerows(rows)
     assert [(q.text, list(q.answers)) for q in read_questions(tmp_path / name)] == [
-        *rows[:3],
+        *rows[:2],
+        ("two lines", ["x"]),
         ("last", ["y"]),
     ]
 

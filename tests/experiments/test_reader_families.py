@@ -1,5 +1,7 @@
 """Which reader an experiment builds from a model, and what it says to the wrong one."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.build import build_reader
@@ -65,19 +67,8 @@ def test_settings_that_cannot_be_are_refused():
         check_config(load_config("step2_vital", ["objective.name=loop", "training.num_passages=1"]))
 
 
-@pytest.mark.parametrize(
-    ("experiment", "steps", "warmup"),
-    [
-        ("atlas_large_nq", 10000, 500),
-        ("atlas_large_triviaqa", 30000, 600),
-        ("perplexity_nq", 20000, 1000),
-        ("perplexity_triviaqa", 10000, 500),
-    ],
-)
-def test_hyperparameters_are_the_papers(experiment, steps, warmup):
-    config = load_config(experiment)
-    training = config.training
-    assert (config.trainer.max_steps, training.reader_lr, training.retriever_lr) == (steps, 4e-5, 4e-5)
-    assert training.reader_warmup_steps == training.retriever_warmup_steps == warmup
-    assert config.reader.name == "google/t5-large-lm-adapt"
-    assert config.objective.name == ("adist" if experiment.startswith("atlas") else "pdist")
+@pytest.mark.parametrize("data", ["nq", "triviaqa"])
+def test_perplexity_differs_from_atlas_large_in_the_objective(data):
+    objectives = [load_config(f"{setting}_{data}").objective for setting in ("atlas_large", "perplexity")]
+    assert [objective.name for objective in objectives] == ["adist", "pdist"]
+    assert objectives[0] == replace(objectives[1], name="adist")

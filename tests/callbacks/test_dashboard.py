@@ -1,0 +1,102 @@
+"""The layout is written once and names what runs really log; passages arrive as readable text."""
+
+import re
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from callbacks.dashboard import Dashboard, layout
+from callbacks.refresh_index import RefreshIndex
+from datamodules.batches import Passage
+from datamodules.passages import build_knowledge_base
+from experiments import run
+from tests.tiny_models import toy_passages
+from tests.toy_files import as_overrides, toy_settings
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+
+def patterns(with_reader_loss: bool) -> set[str]:
+    """The regular expressions that TensorBoard looks for tags with."""
+    charts = [chart for category in layout(with_reader_loss).values() for chart in category.values()]
+    assert all(kind == "Multiline" for kind, _ in charts)
+    return {pattern for _, tags in charts for pattern in tags}
+
+
+def read_events(folder) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return events
+
+
+def texts(events: EventAccumulator) -> list[str]:
+    return [event.tensor_proto.string_val[0].decode() for event in events.Tensors("retrieved/text_summary")]
+
+
+@pytest.fixture
+def validated(tmp_path):
+    """Events of two validations of a knowledge base whose passages hold pipes and line ends."""
+    passages = [
+        Passage(p.id, p.title.replace(" of ", " | "), p.text.replace(" and ", " | and\n"))
+        for p in toy_passages()
+    ]
+    logger = TensorBoardLogger(tmp_path, name="", version="events")
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    module = toy_module(tmp_path)
+    module.knowledge_base = build_knowledge_base(passages, tmp_path / "piped.arrow")
+    trainer = toy_trainer(
+        tmp_path,
+        [index, Dashboard(num_questions=3, num_passages=6)],
+        limit_val_batches=1.0,
+        val_check_interval=2,
+        max_steps=2,
+        logger=logger,
+    )
+    trainer.validate(module, toy_datamodule(), verbose=False)
+    trainer.fit(module, toy_datamodule())
+    logger.finalize("success")
+    return read_events(tmp_path / "events")
+
+
+def test_the_layout_is_written_once(validated):
+    [event] = validated.Tensors("custom_scalars__config__")
+    written = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in written.category] == list(layout(with_reader_loss=False))
+    tags = {tag for c in written.category for chart in c.chart for tag in chart.multiline.tag}
+    assert tags == patterns(with_reader_loss=False)
+
+
+def test_passages_are_shown_as_tables(validated):
+    first, second = texts(validated)
+    assert [event.step for event in validated.Tensors("retrieved/text_summary")] == [0, 2]
+    for text in (first, second):
+        assert text.count("what is the capital of") == 3
+        assert text.count("answers: ") == text.count("reader: ") == 3
+        rows = [line for line in text.split("\n") if line.startswith("|")]
+        assert len(rows) == 3 * (2 + 6 - 1), "head, rule and the five passages that were retrieved"
+        for row in rows:
+            cells = row.replace("\\|", "").strip("|").split("|")
+            assert len(cells) == 5, f"a bare pipe breaks the table: {row}"
+        assert "\\|" in text
+
+
+@pytest.mark.parametrize(
+    ("experiment", "trains_reader", "generates", "missing"),
+    [
+        ("offshelf_vital", True, True, set()),
+        ("quickstart", False, False, {"^validation/em$", "^validation/f1$"}),
+    ],
+)
+def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader, generates, missing):
+    settings = toy_settings(
+        tmp_path, trainer__max_steps=2, evaluation__generate_in_validation=str(generates).lower()
+    )
+    assert run.main(["--exp", experiment, *as_overrides(settings)]) == 0
+    [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard")
+    logged = read_events(events).Tags()["scalars"]
+    found = {pattern for pattern in patterns(trains_reader) if any(re.search(pattern, tag) for tag in logged)}
+    assert patterns(trains_reader) - found == missing
+    assert all(sum(bool(re.search(pattern, tag)) for tag in logged) == 1 for pattern in found)

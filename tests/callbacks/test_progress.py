@@ -1,0 +1,69 @@
+"""Bars that count optimizer steps, and are gone when they are done."""
+
+import pytest
+
+import callbacks.progress as progress
+from callbacks.progress import StepProgress, progress_bar
+from callbacks.refresh_index import RefreshIndex
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """All bars that are made, in order."""
+    made = []
+
+    def make(*args, **kwargs):
+        made.append(progress_bar(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(progress, "progress_bar", make)
+    return made
+
+
+def test_steps_are_counted_not_batches(tmp_path, bars):
+    trainer = toy_trainer(
+        tmp_path,
+        [RefreshIndex("-1", tmp_path / "index", show_progress=False), StepProgress()],
+        max_steps=3,
+        accumulate_grad_batches=2,
+        limit_val_batches=2,
+        val_check_interval=4,
+    )
+    module = toy_module(tmp_path)
+    trainer.fit(module, toy_datamodule())
+    trainer.test(module, toy_datamodule(), verbose=False)
+    shown = [(bar.desc.rstrip(": "), bar.n, bar.total) for bar in bars]
+    assert shown == [("Training", 3, 3), ("Validating", 2, 2), ("Testing", 3, 3)]
+    assert "kl=" in bars[0].postfix
+    assert all(bar.disable for bar in bars), "closed"
+
+
+def test_a_failing_run_closes_its_bars(tmp_path, bars):
+    module = toy_module(tmp_path)
+    module.training_step = lambda *_args: 1 / 0
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    with pytest.raises(ZeroDivisionError):
+        toy_trainer(tmp_path, [index, StepProgress()]).fit(module, toy_datamodule())
+    assert bars
+    assert all(bar.disable for bar in bars)
+
+
+def test_a_bar_shows_rate_and_time_left(capsys):
+    with progress_bar(10, "Encoding passages", "passages") as bar:
+        bar.mininterval = 0
+        bar.update(5)
+        bar.refresh()
+    shown = capsys.readouterr().err
+    assert "Encoding passages" in shown
+    assert "5/10" in shown
+    assert "passages/s" in shown
+    assert "<" in shown, "elapsed<left"
+
+
+def test_a_hidden_bar_shows_nothing(capsys):
+    with progress_bar(10, "Encoding passages", "passages", is_shown=False) as bar:
+        bar.update(5)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,276 @@
+"""When the index is rebuilt, when a saved one is loaded, and what a resumed run goes on with."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+
+import callbacks.refresh_index as refresh_index
+from callbacks.refresh_index import RefreshIndex
+from callbacks.save_last import SaveLast
+from datamodules.passage_index import PassageIndex
+from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.retriever_reader import RetrieverReaderModule
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+
+class Watch(Callback):
+    """Notes at each training batch and validation which embeddings the index in use holds."""
+
+    def __init__(self) -> None:
+        self.used: list[tuple[int, int, np.ndarray]] = []
+        self.fresh: list[np.ndarray] = []
+        self.validated: list[tuple[int, bool]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.used.append((trainer.global_step, batch_idx, embeddings_of(pl_module.index)))
+        self.fresh.append(fresh_embeddings(pl_module))
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        is_fresh = np.allclose(embeddings_of(pl_module.index), fresh_embeddings(pl_module), atol=1e-6)
+        self.validated.append((trainer.global_step, is_fresh))
+
+    def changes(self) -> list[tuple[int, int]]:
+        """(step, batch) of the batches that met another index than the batch before them."""
+        return [
+            (step, batch)
+            for (_, _, before), (step, batch, now) in zip(self.used, self.used[1:], strict=False)
+            if not np.array_equal(before, now)
+        ]
+
+
+class KilledError(Exception):
+    pass
+
+
+class KillAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_args) -> None:
+        if trainer.global_step == self.step:
+            raise KilledError
+
+
+def embeddings_of(index: PassageIndex) -> np.ndarray:
+    return index._index.reconstruct_n(0, len(index))
+
+
+def fresh_embeddings(module: RetrieverReaderModule) -> np.ndarray:
+    out = np.zeros((len(module.knowledge_base), module.retriever.dim), dtype=np.float32)
+    encode_knowledge_base(module.retriever, module.knowledge_base, out, range(len(out)))
+    return out
+
+
+def make_callback(folder: Path, schedule: str = "-1", **settings) -> RefreshIndex:
+    return RefreshIndex(schedule, folder / "index", **{"batch_size": 8, "show_progress": False, **settings})
+
+
+@pytest.fixture
+def num_encodings(monkeypatch):
+    """Counts how often the knowledge base is encoded by the callback."""
+    calls = []
+
+    def encode(*args, **kwargs):
+        calls.append(args)
+        return encode_knowledge_base(*args, **kwargs)
+
+    monkeypatch.setattr(refresh_index, "encode_knowledge_base", encode)
+    return lambda: len(calls)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_refreshes_at_exactly_the_steps_of_the_schedule(tmp_path, accumulate):
+    callback, watch = make_callback(tmp_path, "0-4:2,4-8:3"), Watch()
+    trainer = toy_trainer(tmp_path, [callback, watch], max_steps=9, accumulate_grad_batches=accumulate)
+    trainer.fit(toy_module(tmp_path), toy_datamodule())
+    assert len({step for step, _, _ in watch.used}) == 9
+    changes = watch.changes()
+    assert [step for step, _ in changes] == [2, 4, 7] == callback.refresh_steps
+    assert all(batch % accumulate == 0 for _, batch in changes), "changed in the middle of a step"
+    assert callback.num_refreshes == 3
+    for (step, batch, used), fresh in zip(watch.used, watch.fresh, strict=True):
+        if step in (0, 2, 4, 7):
+            assert np.allclose(used, fresh, atol=1e-6), f"not of the weights of step {step}, batch {batch}"
+        else:
+            assert not np.allclose(used, fresh, atol=1e-6)
+
+
+@pytest.mark.parametrize("before_validation", [True, False])
+def test_refreshes_before_validation_where_asked_to(tmp_path, before_validation):
+    callback, watch = make_callback(tmp_path, "-1", before_validation=before_validation), Watch()
+    trainer = toy_trainer(tmp_path, [callback, watch], limit_val_batches=1, val_check_interval=2)
+    trainer.fit(toy_module(tmp_path), toy_datamodule())
+    assert watch.validated == [(2, before_validation), (4, before_validation)]
+    assert callback.refresh_steps == ([2, 4] if before_validation else [])
+
+
+def test_evaluation_alone_builds_an_index(tmp_path):
+    callback, watch = make_callback(tmp_path), Watch()
+    trainer = toy_trainer(tmp_path, [callback, watch], limit_val_batches=1)
+    trainer.validate(toy_module(tmp_path), toy_datamodule(), verbose=False)
+    assert watch.validated == [(0, True)]
+    assert callback.num_refreshes == 0, "the first index is no refresh"
+
+
+def test_unchanged_weights_are_not_encoded_again(tmp_path, num_encodings):
+    module = toy_module(tmp_path, train_retriever=False, train_reader=True)
+    trainer = toy_trainer(
+        tmp_path,
+        [make_callback(tmp_path, "1", before_validation=True)],
+        limit_val_batches=1,
+        val_check_interval=2,
+    )
+    trainer.fit(module, toy_datamodule())
+    trainer.test(module, toy_datamodule(), verbose=False)
+    assert num_encodings() == 1
+
+
+def test_an_index_is_loaded_by_another_run_with_the_same_weights(tmp_path, num_encodings):
+    def evaluated(module, **settings):
+        callback = make_callback(tmp_path, **settings)
+        toy_trainer(tmp_path, [callback]).test(module, toy_datamodule(), verbose=False)
+        return module
+
+    first = evaluated(toy_module(tmp_path / "a"))
+    second = evaluated(toy_module(tmp_path / "b"))
+    assert num_encodings() == 1
+    assert np.array_equal(embeddings_of(first.index), embeddings_of(second.index))
+    evaluated(toy_module(tmp_path / "c"), factory="SQ8")
+    assert num_encodings() == 2, "loaded an index of another kind"
+    other = toy_module(tmp_path / "d")
+    with torch.no_grad():
+        next(other.retriever.parameters()).add_(0.01)
+    evaluated(other)
+    assert num_encodings() == 3, "loaded an index of other weights"
+
+
+def test_a_stale_index_in_the_right_place_is_not_loaded(tmp_path, num_encodings):
+    module = toy_module(tmp_path)
+    callback = make_callback(tmp_path)
+    place = callback._folder_of(embeddings_fingerprint(module.retriever, module.knowledge_base))
+    lies = np.random.default_rng(0).normal(size=(24, module.retriever.dim)).astype(np.float32)
+    PassageIndex.build(lies).save(place, "of something else")
+    toy_trainer(tmp_path, [callback]).test(module, toy_datamodule(), verbose=False)
+    assert num_encodings() == 1
+    assert np.allclose(embeddings_of(module.index), fresh_embeddings(module), atol=1e-6)
+
+
+def test_old_indexes_are_pruned(tmp_path):
+    callback = make_callback(tmp_path, "1")
+    trainer = toy_trainer(tmp_path, [callback], max_steps=5)
+    trainer.fit(toy_module(tmp_path), toy_datamodule())
+    assert len(list((tmp_path / "index").iterdir())) == 1
+
+
+def killed_run(folder: Path) -> tuple[Watch, Path]:
+    """Refreshes at steps 0 and 3, saves at step 2, dies after step 4."""
+    watch, checkpoint = Watch(), folder / "last.ckpt"
+    callbacks = [make_callback(folder, "0-100:3"), watch, SaveLast(checkpoint, 2), KillAt(4)]
+    # two checkpoints are due by then: the one of step 2 is kept aside
+    callbacks.insert(3, KeepAside(checkpoint, folder / "step2.ckpt"))
+    with pytest.raises(KilledError):
+        toy_trainer(folder, callbacks, max_steps=6).fit(toy_module(folder), toy_datamodule())
+    return watch, folder / "step2.ckpt"
+
+
+class KeepAside(Callback):
+    def __init__(self, source: Path, target: Path) -> None:
+        self.source, self.target = source, target
+
+    def on_train_batch_start(self, trainer, *_args) -> None:
+        if self.source.is_file() and not self.target.is_file():
+            shutil.copy(self.source, self.target)
+
+
+def resumed_run(folder: Path, checkpoint: Path) -> tuple[Watch, RefreshIndex]:
+    watch, callback = Watch(), make_callback(folder, "0-100:3")
+    trainer = toy_trainer(folder, [callback, watch, SaveLast(folder / "new.ckpt", 2)], max_steps=6)
+    trainer.fit(toy_module(folder / "again"), toy_datamodule(), ckpt_path=checkpoint, weights_only=True)
+    return watch, callback
+
+
+def test_a_resumed_run_uses_the_index_of_its_checkpoint(tmp_path):
+    before, checkpoint = killed_run(tmp_path)
+    assert len(list((tmp_path / "index").iterdir())) == 2, "the newer index lies beside the checkpoint's"
+    after, callback = resumed_run(tmp_path, checkpoint)
+    step, _, used = after.used[0]
+    assert step == 2
+    assert np.array_equal(used, before.used[0][2]), "not the index that the checkpoint was trained with"
+    assert not np.allclose(used, after.fresh[0], atol=1e-6), "a fresh one"
+    assert [step for step, _ in after.changes()] == [3]
+    assert callback.refresh_steps == [3]
+
+
+def test_a_resumed_run_without_its_index_warns_and_builds_one(tmp_path, caplog):
+    _, checkpoint = killed_run(tmp_path)
+    shutil.rmtree(tmp_path / "index")
+    with caplog.at_level(logging.WARNING, logger="callbacks.refresh_index"):
+        after, _ = resumed_run(tmp_path, checkpoint)
+    assert "index that the checkpoint was trained with is gone" in caplog.text
+    assert np.allclose(after.used[0][2], after.fresh[0], atol=1e-6)
+
+
+TWO_PROCESSES = """
+import sys, warnings
+from pathlib import Path
+from callbacks.refresh_index import RefreshIndex
+from tests.toy_training import toy_datamodule, toy_module, toy_trainer
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    callback = RefreshIndex("0-100:2", folder / "index", show_progress=False, batch_size=8)
+    trainer = toy_trainer(folder, [callback], devices=2, strategy="ddp", max_steps=3)
+    module = toy_module(folder / f"process{trainer.global_rank}")
+    trainer.fit(module, toy_datamodule())
+    assert callback.refresh_steps == [2], callback.refresh_steps
+    trainer.test(toy_module(folder / f"again{trainer.global_rank}"), toy_datamodule(), verbose=False)
+"""
+
+
+def test_two_processes_build_the_index_of_one(tmp_path, num_encodings):
+    """Ends with an index of the initial weights, which this process loads and compares."""
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    module = toy_module(tmp_path / "one")
+    toy_trainer(tmp_path, [make_callback(tmp_path)]).test(module, toy_datamodule(), verbose=False)
+    assert num_encodings() == 0, "the fingerprint differs between processes"
+    assert np.allclose(embeddings_of(module.index), fresh_embeddings(module), atol=1e-6)
+    assert not (tmp_path / "index" / "embeddings.npy").exists()
+
+
+def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
+    built = []
+    build = PassageIndex.build.__func__
+    monkeypatch.setattr(
+        PassageIndex, "build", classmethod(lambda cls, *a, **k: built.append(1) or build(cls, *a, **k))
+    )
+    shared = tmp_path / "shared"
+    for run in ("one", "two"):
+        index = RefreshIndex("-1", tmp_path / run / "index", start_folder=shared, show_progress=False)
+        module = toy_module(tmp_path)
+        toy_trainer(tmp_path, [index], max_steps=2).fit(module, toy_datamodule())
+        assert module.index is not None
+        assert not index.folder.exists()
+    assert len(built) == 1
+    assert [folder.name[:7] for folder in shared.iterdir()] != ["partial"]

@@ -1,0 +1,85 @@
+"""Every experiment builds and takes two steps offline, with tiny random models of the family it names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import run
+from experiments.config import ExperimentConfig, experiment_names, load_config
+from tests.tiny_models import save_tiny_models
+from tests.toy_files import as_overrides, toy_settings
+
+# tables.yaml of the paper: peak learning rate, steps, warm-up steps
+HYPERPARAMETERS = {
+    "offshelf_nq": (1e-5, 160_000, 2_000),
+    "offshelf_triviaqa": (1e-5, 320_000, 4_000),
+    "step1_nq": (1e-5, 160_000, 2_000),
+    "step1_triviaqa": (1e-5, 320_000, 4_000),
+    "step2_nq": (5e-7, 6_000, 300),
+    "step2_triviaqa": (5e-7, 32_000, 600),
+    "atlas_large_nq": (4e-5, 10_000, 500),
+    "atlas_large_triviaqa": (4e-5, 30_000, 600),
+    "perplexity_nq": (4e-5, 20_000, 1_000),
+    "perplexity_triviaqa": (4e-5, 10_000, 500),
+}
+
+
+def family_of(config: ExperimentConfig) -> str:
+    if config.scale == "embedded":
+        return "llama"
+    return "t5" if config.reader.family == "fusion_in_decoder" else "falcon_rw"
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    """Reader folders by the family that an experiment's reader belongs to."""
+    folder = tmp_path_factory.mktemp("readers")
+    return {family: save_tiny_models(folder / family, family)[0] for family in ("falcon_rw", "llama", "t5")}
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_builds_and_steps(name, readers, tmp_path):
+    config = load_config(name)
+    settings = toy_settings(tmp_path, reader__name=readers[family_of(config)])
+    if config.trainer.max_steps > 0:
+        settings["trainer.max_steps"] = 2
+    else:
+        del settings["trainer.max_steps"]
+    if config.init.reader_from is not None:
+        settings["init.reader_from"] = "null"
+    assert run.main(["--exp", name, *as_overrides(settings)]) == 0
+    (summary,) = Path(settings["runs"]).glob(f"{name}/*/summary.json")
+    found = json.loads(summary.read_text())
+    assert found["status"] == "finished"
+    assert 0 <= found["hr_at_5"]["before"] <= 1
+    trains = config.trainer.max_steps > 0
+    assert found["stopped"] == ("all 2 steps done" if trains else "nothing is trained")
+    assert (summary.parent / "retriever").is_dir() == (trains and config.training.train_retriever)
+    assert (summary.parent / "reader").is_dir() == (trains and config.training.train_reader)
+
+
+@pytest.mark.parametrize("name", sorted(HYPERPARAMETERS))
+def test_hyperparameters_are_the_papers(name):
+    config = load_config(name)
+    rate, steps, warmup = HYPERPARAMETERS[name]
+    assert config.trainer.max_steps == steps
+    if config.training.train_retriever:
+        assert (config.training.retriever_lr, config.training.retriever_warmup_steps) == (rate, warmup)
+    if config.training.train_reader:
+        assert (config.training.reader_lr, config.training.reader_warmup_steps) == (rate, warmup)
+    assert config.data.batch_size == 1
+    assert config.training.num_passages == 5
+    assert (config.reader.max_tokens_per_passage, config.reader.max_new_tokens) == (128, 32)
+    reader = {"falcon_rw": "tiiuae/falcon-rw-1b", "t5": "google/t5-large-lm-adapt"}[family_of(config)]
+    assert (config.reader.name, config.retriever.name) == (reader, "facebook/contriever")
+
+
+@pytest.mark.parametrize("setting", ["offshelf", "step1", "step2"])
+def test_what_a_setting_trains(setting):
+    trained = {"offshelf": (True, True), "step1": (False, True), "step2": (True, False)}[setting]
+    for data in ("nq", "triviaqa", "vital"):
+        training = load_config(f"{setting}_{data}").training
+        assert (training.train_retriever, training.train_reader) == trained
+    if setting == "step2":
+        assert load_config("step2_nq").init.reader_from == "latest:step1_nq"

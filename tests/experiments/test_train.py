@@ -1,0 +1,408 @@
+"""Whole runs on toy files: what a run leaves behind, how runs build on each other, and interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments import run, train
+from experiments.config import load_config, read_config
+from experiments.runs import RunFolder
+from lightning_modules.loading import load_causal_lm, load_encoder
+from tests.tiny_models import toy_questions
+from tests.toy_files import as_overrides, toy_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return toy_settings(tmp_path)
+
+
+def start(settings, experiment="quickstart", **changes) -> RunFolder:
+    """Runs an experiment to its end."""
+    changed = {**settings, **{key.replace("__", "."): value for key, value in changes.items()}}
+    assert run.main(["--exp", experiment, *as_overrides(changed)]) == 0
+    return newest(settings, experiment)
+
+
+def newest(settings, experiment="quickstart") -> RunFolder:
+    folders = Path(settings["runs"]).glob(f"{experiment}/*")
+    return RunFolder(max(folders, key=lambda folder: folder.stat().st_ctime_ns))
+
+
+def summary(made: RunFolder) -> dict:
+    return json.loads(made.summary.read_text())
+
+
+def numbers(made: RunFolder) -> dict:
+    """All that must be the same whenever a run is repeated: everything but time."""
+    return {name: value for name, value in summary(made).items() if name != "times_s"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def scalars(made: RunFolder, tag: str) -> dict[int, float]:
+    events = EventAccumulator(str(made.path / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+# ---- what a run leaves behind ----
+
+
+def test_a_whole_run(settings, capsys):
+    made = start(settings, evaluation__generate_in_validation="true")
+    found = summary(made)
+    assert found["name"] == "quickstart"
+    assert found["status"] == "finished"
+    assert found["scale"] == "embedded"
+    assert found["seed"] == 0
+    assert found["stopped"] == "all 4 steps done"
+    for name in ("hr_at_1", "hr_at_5", "hr_at_20", "em", "f1", "kl"):
+        assert set(found[name]) == {"before", "after"}
+        assert found[name]["before"] >= 0
+        assert found[name]["after"] >= 0
+    for number in (1, 2):
+        for part in ("attention", "spearman"):
+            assert {"before", "after"} == set(found["indicators"][f"indicator{number}/{part}_p90"])
+    assert "teacher/auc" in found["teacher"]
+    assert found["index_refreshes"] == [2, 3, 4], "two validations, and the schedule's step 3"
+    assert found["times_s"]["total"] > 0
+    # the folder
+    config = read_config(made.config)
+    assert config == load_config(
+        "quickstart", as_overrides({**settings, "evaluation.generate_in_validation": "true"})
+    )
+    environment = json.loads((made.path / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert len(environment["git_revision"]) == 40
+    assert made.last_checkpoint.is_file()
+    assert list((made.path / "tensorboard").glob("events.out.tfevents*"))
+    predictions = [json.loads(line) for line in made.predictions.read_text().splitlines()]
+    assert {record["id"] for record in predictions} == {f"q{i}" for i in range(1, 12, 2)}
+    mean = sum(record["f1"] for record in predictions) / len(predictions)
+    assert mean == pytest.approx(found["f1"]["after"])
+    encoder, tokenizer = load_encoder(made.retriever)
+    assert tokenizer("Peru")["input_ids"]
+    assert encoder.config.num_hidden_layers == 3
+    assert not made.reader.exists(), "not trained, so not saved"
+    assert not list(made.path.rglob("*.partial"))
+    shown = capsys.readouterr().out
+    for part in ("Hit Rate@5", "before", "after", "Indicator 1", "all 4 steps done", "tensorboard --logdir"):
+        assert part in shown
+    assert str(made.summary) in shown
+
+
+def test_the_data_decide_what_is_evaluated(settings):
+    made = start(settings, trainer__max_steps=0)
+    found = summary(made)
+    assert found["stopped"] == "nothing is trained"
+    assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
+    assert found["indicators"]["indicator1/num_instances"]["after"] == 6
+    assert not made.retriever.exists()
+    assert not made.last_checkpoint.exists()
+
+
+def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
+    """The gold passage lies at the end of the file, after more passages than the slice has room for."""
+    question = toy_questions()[11]
+    record = {"question": question.text, "answers": question.answers, "title": f"Rivers of {question.title}"}
+    path = tmp_path / "titled.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    files = {"data__train": path, "data__validation": path, "data__test": path}
+    made = start(settings, **files, data__max_passages=6, training__num_passages=5, trainer__max_steps=0)
+    from datamodules.passages import KnowledgeBase
+
+    knowledge_base = KnowledgeBase(made.path / "knowledge_base.arrow")
+    assert len(knowledge_base) == 6
+    assert [passage.id for passage in knowledge_base] == ["c0", "c1", "c2", "c3", "c4", "r11"]
+
+
+def test_same_seed_same_numbers(settings):
+    first, again = start(settings, data__batch_size=4), start(settings, data__batch_size=4)
+    other = start(settings, data__batch_size=4, seed=1)
+    assert first.path != again.path
+    assert numbers(first) == numbers(again)
+    assert are_equal(weights(first.retriever), weights(again.retriever))
+    assert not are_equal(weights(first.retriever), weights(other.retriever))
+
+
+# ---- which checkpoint is exported ----
+
+
+class KilledError(BaseException):
+    """Passes through everything, as a kill does."""
+
+
+class KillAt(Callback):
+    """Dies in a hook of training, at an optimizer step."""
+
+    def __init__(self, hook: str, step: int) -> None:
+        self.step = step
+        setattr(self, hook, self._die)
+
+    def _die(self, trainer, *_args) -> None:
+        if trainer.state.fn == "fit" and trainer.global_step == self.step:
+            raise KilledError
+
+
+def start_and_kill(settings, monkeypatch, hook, step, **changes) -> RunFolder:
+    all_callbacks = train._Callbacks.all
+    with monkeypatch.context() as patched:
+        patched.setattr(train._Callbacks, "all", lambda self: [*all_callbacks(self), KillAt(hook, step)])
+        with pytest.raises(KilledError):
+            start(settings, **changes)
+    return newest(settings)
+
+
+def resume(made: RunFolder) -> RunFolder:
+    assert run.main(["--resume", str(made.path)]) == 0
+    return made
+
+
+@pytest.mark.parametrize("reading", [-1.0, 2.0])
+def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, reading):
+    """The validation reading of the start is replaced by one that loses or wins against any checkpoint."""
+    made = start_and_kill(settings, monkeypatch, "on_train_end", 4, training__retriever_lr=3e-3)
+    kept = json.loads(made.start.read_text())
+    kept["validation"]["validation/hr_at_5"] = reading
+    made.start.write_text(json.dumps(kept))
+    found = summary(resume(made))
+    hit_rates = scalars(made, "validation/hr_at_5")
+    exported, initial = weights(made.retriever), weights(Path(settings["retriever.name"]))
+    if reading < 0:
+        validated = {step: rate for step, rate in hit_rates.items() if step > 0}
+        best = max(validated, key=lambda step: validated[step]) + 1  # logged under the step's number from 0
+        assert found["best_step"] == best
+        checkpoint = torch.load(made.checkpoints / f"best-step={best}.ckpt", weights_only=True)
+        prefix = "retriever.query_encoder."
+        saved = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if prefix in k}
+        assert are_equal(exported, saved)
+        assert not are_equal(exported, initial)
+    else:
+        assert found["best_step"] is None
+        assert are_equal(exported, initial)
+        assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
+
+
+def test_without_monitor_the_last_weights_are_exported(settings):
+    made = start(settings, evaluation__monitor="null")
+    last = torch.load(made.last_checkpoint, weights_only=True)["state_dict"]
+    exported = weights(made.retriever)
+    assert all(
+        torch.equal(value, last[f"retriever.query_encoder.{name}"]) for name, value in exported.items()
+    )
+    assert [path.name for path in made.checkpoints.iterdir()] == ["last.ckpt"]
+
+
+def test_checkpoints_hold_the_trained_models_only(settings):
+    names = torch.load(start(settings).last_checkpoint, weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in names} == {"retriever"}
+
+
+# ---- runs that build on each other ----
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Weights of all modules as they were built, before any training."""
+    modules = []
+
+    def build(*args):
+        module = original(*args)
+        modules.append({k: v.detach().clone() for k, v in module.state_dict().items()})
+        return module
+
+    original = train._build
+    monkeypatch.setattr(train, "_build", build)
+    return modules
+
+
+@pytest.mark.parametrize("by", ["name", "folder"])
+def test_step2_starts_from_the_reader_of_step1(settings, built, by):
+    common = {"evaluation__generate_in_validation": "false"}
+    step1 = start(settings, "step1_vital", evaluation__monitor="null", trainer__max_steps=2, **common)
+    trained = load_causal_lm(step1.reader)[0].state_dict()
+    initial = load_causal_lm(settings["reader.name"])[0].state_dict()
+    assert not are_equal(trained, initial)
+    assert not step1.retriever.exists()
+    named = {} if by == "name" else {"init__reader_from": step1.path}
+    step2 = start(settings, "step2_vital", trainer__max_steps=2, **common, **named)
+    first, second = (
+        {name.removeprefix("reader.model."): value for name, value in weights.items() if "reader." in name}
+        for weights in built[:2]
+    )
+    assert are_equal(first, initial)
+    assert are_equal(second, trained)
+    assert summary(step2)["started_from"] == {"reader": str(step1.reader)}
+    assert "started_from" in summary(step1)
+    assert not step2.reader.exists()
+
+
+def test_the_retriever_of_an_earlier_run(settings, built):
+    """An untied one, whose passage encoder has a folder of its own, and with its own number of layers."""
+    untied = {"retriever__tied": "false", "evaluation__monitor": "null", "trainer__max_steps": 2}
+    first = start(settings, **untied, retriever__num_layers=2)
+    assert not are_equal(weights(first.retriever), weights(first.retriever / "passages"))
+    second = start(settings, **untied, init__retriever_from=first.path)
+    for encoder, folder in (
+        ("query_encoder", first.retriever),
+        ("passage_encoder", first.retriever / "passages"),
+    ):
+        prefix = f"retriever.{encoder}."
+        loaded = {k.removeprefix(prefix): v for k, v in built[1].items() if k.startswith(prefix)}
+        assert are_equal(loaded, weights(folder))
+    assert summary(second)["started_from"] == {"retriever": str(first.retriever)}
+
+
+# ---- stopping ----
+
+
+def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
+    changes = {"stopping__target": -2, "trainer__max_steps": 8}
+    made = start(settings, **changes)
+    found = summary(made)
+    assert found["stopped"].startswith("target: indicator1/spearman_p90 = ")
+    assert found["stopped"].endswith("reached the target -2.000")
+    assert found["status"] == "finished"
+    assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
+    # a run killed after the decision does not train on
+    killed = start_and_kill(settings, monkeypatch, "on_train_end", 2, **changes)
+    assert numbers(resume(killed)) == {**found, "times_s": None} | {"times_s": None} or numbers(
+        killed
+    ) == numbers(made)
+
+
+def test_an_ineffective_teacher_stops_a_run(settings):
+    """Higher is better for any monitor, so one that training lowers does for the test."""
+    made = start(
+        settings,
+        stopping__monitor="indicator2/good_above",
+        stopping__margin=0,
+        stopping__patience=1,
+        trainer__max_steps=6,
+    )
+    assert summary(made)["stopped"] == "all 6 steps done", "a constant is never below the start"
+
+
+# ---- interruptions ----
+
+INTERRUPTED = {
+    "data__batch_size": 3,
+    "evaluation__monitor": "indicator2/attention_p90",
+    "retriever__dropout": 0.1,
+}
+"""Epochs of four steps, validations every two, dropout, and a monitor that differs between checkpoints."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Settings of a run, and that run without interruption."""
+    settings = toy_settings(tmp_path_factory.mktemp("whole"), trainer__max_steps=9)
+    return settings, start(settings, **INTERRUPTED)
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("on_train_batch_start", 0),  # before the first checkpoint
+        ("on_validation_batch_end", 2),  # within a validation
+        ("on_validation_end", 4),  # after one, at the end of an epoch, before its checkpoint is saved
+        ("on_train_batch_start", 5),  # within the second epoch
+        ("on_train_end", 9),  # when all is done but the test
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_numbers(whole, monkeypatch, hook, step):
+    settings, reference = whole
+    made = start_and_kill(settings, monkeypatch, hook, step, **INTERRUPTED)
+    assert not made.summary.exists()
+    assert made.last_checkpoint.exists() == (step > 0)
+    resume(made)
+    assert numbers(made) == numbers(reference)
+    assert are_equal(weights(made.retriever), weights(reference.retriever))
+    expected = {path.name for path in reference.checkpoints.iterdir()}
+    assert {path.name for path in made.checkpoints.iterdir()} >= expected
+
+
+def test_accumulation_and_both_models(settings, monkeypatch):
+    changes = {
+        "data__batch_size": 4,
+        "trainer__accumulate": 2,
+        "training__train_reader": "true",
+        "evaluation__monitor": "null",
+        "index__refresh_before_validation": "false",
+        "retriever__dropout": 0.1,
+    }
+    reference = start(settings, **changes)
+    made = resume(start_and_kill(settings, monkeypatch, "on_train_batch_start", 3, **changes))
+    assert numbers(made) == numbers(reference)
+    assert are_equal(weights(made.retriever), weights(reference.retriever))
+    assert are_equal(weights(made.reader), weights(reference.reader))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_real_signal(whole, tmp_path, number):
+    """A process of its own, hit as soon as it has saved something."""
+    settings, reference = whole
+    changed = {key.replace("__", "."): value for key, value in INTERRUPTED.items()}
+    arguments = as_overrides({**settings, **changed, "runs": tmp_path / "runs"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_RUN, "--exp", "quickstart", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    [folder] = (tmp_path / "runs").glob("quickstart/*")
+    made = RunFolder(folder)
+    step = torch.load(made.last_checkpoint, weights_only=True)["global_step"]
+    assert 1 <= step < 9
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"go on with: python -m experiments.run --resume {made.path}" in errors
+        assert "Traceback" not in errors
+        assert summary(made)["status"] == "interrupted"
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert not made.summary.exists()
+    resume(made)
+    assert numbers(made) == numbers(reference)
+    assert are_equal(weights(made.retriever), weights(reference.retriever))
+
+
+SLOW_RUN = """
+import sys, time
+from experiments import run
+from lightning_modules import RetrieverReaderModule
+
+step = RetrieverReaderModule.training_step
+def slow_step(self, batch, batch_idx):
+    time.sleep(0.3)
+    return step(self, batch, batch_idx)
+RetrieverReaderModule.training_step = slow_step
+sys.exit(run.main(sys.argv[1:]))
+"""

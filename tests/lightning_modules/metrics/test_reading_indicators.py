@@ -1,0 +1,144 @@
+"""Units of a reading against a loop over single prompts, with NumPy and SciPy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
+from lightning_modules.metrics.reading_indicators import reading_units
+from tests.tiny_models import tiny_reader, toy_passages, toy_questions
+
+K = 3
+QUESTIONS = toy_questions()[:3]
+PASSAGES = [[toy_passages()[i] for i in rows] for rows in ((0, 13, 5), (1, 2, 15), (20, 2, 7))]
+ANSWERS = ["Paris", "Tokyo or Kyoto", "Lima"]
+
+
+def cosine(a, b):
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def loop(reading, normalization):
+    """[(question, attention, answer similarity, noun similarity)] of each unit's own tokens."""
+    prompts, units = reading.prompts, []
+    for row in range(len(prompts.input_ids)):
+        scores = reading.token_scores[row].double().numpy()
+        vectors = (
+            reading.vocabulary[prompts.input_ids[row]]
+            if reading.vocabulary is not None
+            else reading.token_embeddings[row]
+        )
+        vectors = vectors.double().numpy()
+        for k in range(K):
+            tokens = [
+                t
+                for t in range(len(scores))
+                if prompts.passage_of_token[row, t] == k and prompts.content_mask[row, t]
+            ]
+            if not tokens:
+                continue
+            divisor = {"passage": scores[tokens].sum(), "prompt": scores.sum(), "none": 1.0}[normalization]
+            similarities = []
+            for mask in (prompts.answer_mask[row], prompts.noun_mask[row]):
+                targets = [t for t in range(len(scores)) if mask[t]]
+                similarities.append(
+                    [max((cosine(vectors[t], vectors[u]) for u in targets), default=np.nan) for t in tokens]
+                )
+            units.append((int(prompts.question_of_prompt[row]), scores[tokens] / divisor, *similarities))
+    return units
+
+
+@pytest.fixture(
+    params=[
+        ("concatenated", "input"),
+        ("concatenated", "contextual"),
+        ("independent", "input"),
+        ("independent", "contextual"),
+    ],
+    ids="-".join,
+)
+def reading(request):
+    context, embeddings = request.param
+    with torch.no_grad():
+        return tiny_reader(context).read(QUESTIONS, PASSAGES, ANSWERS, embeddings=embeddings)
+
+
+@pytest.mark.parametrize("normalization", list(AttentionNormalization))
+def test_units_equal_a_loop(reading, normalization):
+    units, expected = reading_units(reading, normalization), loop(reading, normalization.value)
+    assert units.question_of_unit.tolist() == [question for question, *_ in expected]
+    assert sorted(units.question_of_unit.tolist()) == [b for b in range(3) for _ in range(K)]
+    for unit, (_, attention, answers, nouns) in enumerate(expected):
+        mask = units.mask[unit]
+        for found, wanted in (
+            (units.attention, attention),
+            (units.answer_similarity, answers),
+            (units.noun_similarity, nouns),
+        ):
+            np.testing.assert_allclose(found[unit][mask].numpy(), wanted, rtol=1e-4, atol=1e-5)
+        assert (units.attention[unit][~mask] == 0).all()
+    assert units.answer_similarity.std() > 0.01
+
+
+def test_indicators_of_a_reading_equal_scipy(reading):
+    units = reading_units(reading)
+    for target, similarity in (("answer", units.answer_similarity), ("noun", units.noun_similarity)):
+        of_question = {b: ([], []) for b in range(3)}
+        for question, attention, answers, nouns in loop(reading, "passage"):
+            values = np.array(answers if target == "answer" else nouns)
+            # equal tokens are equal, whatever rounding says
+            top = values >= np.percentile(values, 50) - 1e-12
+            of_question[question][0].append(attention[top].mean())
+            of_question[question][1].append(
+                stats.spearmanr(attention[top].astype(np.float32), values[top].round(6)).statistic
+            )
+        indicator = Indicator("i", percentiles=[50])
+        indicator.update(units.attention, similarity, units.mask, units.question_of_unit, 3)
+        readings = indicator.compute()
+        means = [np.mean(of_question[b][0]) for b in range(3)]
+        correlations = [np.nanmean(of_question[b][1]) for b in range(3)]
+        assert readings["i/attention_p50"].item() == pytest.approx(np.mean(means), rel=1e-4)
+        assert readings["i/attention_p50_std"].item() == pytest.approx(np.std(means, ddof=1), rel=1e-3)
+        assert readings["i/spearman_p50"].item() == pytest.approx(np.mean(correlations), abs=1e-4)
+
+
+@pytest.mark.parametrize("context", ["concatenated", "independent"])
+@pytest.mark.parametrize("embeddings", ["input", "contextual"])
+@pytest.mark.parametrize("without", [(1,), (0, 1, 2)])
+def test_a_question_without_nouns_has_no_second_indicator(context, embeddings, without):
+    questions = [replace(q, nouns=()) if b in without else q for b, q in enumerate(QUESTIONS)]
+    with torch.no_grad():
+        reader = tiny_reader(context)
+        units = reading_units(reader.read(questions, PASSAGES, ANSWERS, embeddings=embeddings))
+        plain = reading_units(reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings=embeddings))
+    for unit, question in enumerate(units.question_of_unit.tolist()):
+        mask = units.mask[unit]
+        undefined = units.noun_similarity[unit][mask].isnan()
+        assert bool(undefined.all() if question in without else not undefined.any())
+    torch.testing.assert_close(units.answer_similarity, plain.answer_similarity)
+    indicator = Indicator("i", percentiles=[50])
+    indicator.update(units.attention, units.noun_similarity, units.mask, units.question_of_unit, 3)
+    assert indicator.compute()["i/undefined_p50"] >= len(without) * K
+    assert bool(indicator.compute()["i/attention_p50"].isnan()) is (len(without) == 3)
+
+
+def test_attention_adds_up_to_one_over_passages_or_to_their_share_of_the_prompt():
+    with torch.no_grad():
+        reading = tiny_reader("concatenated").read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
+    units = reading_units(reading)
+    torch.testing.assert_close(units.attention.sum(dim=1), torch.ones(3 * K))
+    shares = reading_units(reading, AttentionNormalization.PROMPT).attention.sum(dim=1).view(3, K).sum(dim=1)
+    assert ((shares > 0.1) & (shares < 1)).all()
+
+
+def test_template_words_are_no_part_of_a_unit_even_where_they_are_scored():
+    with torch.no_grad():
+        wide = tiny_reader("independent", token_scope="prompt").read(
+            QUESTIONS, PASSAGES, ANSWERS, embeddings="input"
+        )
+        narrow = tiny_reader("independent").read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
+    for name, value in vars(reading_units(narrow)).items():
+        torch.testing.assert_close(getattr(reading_units(wide), name), value)

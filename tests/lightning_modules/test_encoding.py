@@ -1,0 +1,88 @@
+"""The embeddings of the knowledge base against encoding it in order, and their fingerprint."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batches import Passage
+from datamodules.passages import build_knowledge_base
+from lightning_modules import encoding
+from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from tests.tiny_models import tiny_retriever, toy_knowledge_base, toy_passages
+
+
+@pytest.fixture
+def knowledge_base(tmp_path):
+    return toy_knowledge_base(tmp_path)
+
+
+@pytest.mark.parametrize(("batch_size", "sorted_together"), [(5, 20_000), (1, 20_000), (4, 7)])
+def test_equals_encoding_in_order(knowledge_base, monkeypatch, batch_size, sorted_together):
+    monkeypatch.setattr(encoding, "_PASSAGES_SORTED_TOGETHER", sorted_together)
+    retriever = tiny_retriever()
+    out = np.full((len(knowledge_base), retriever.dim), np.nan, dtype=np.float32)
+    counted = []
+    encode_knowledge_base(
+        retriever, knowledge_base, out, range(len(knowledge_base)), batch_size, counted.append
+    )
+    with torch.no_grad():
+        expected = [retriever.encode_passages([passage])[0] for passage in toy_passages()]
+    np.testing.assert_allclose(out, torch.stack(expected).numpy(), rtol=1e-4, atol=1e-5)
+    assert sum(counted) == len(knowledge_base)
+    assert max(counted) == batch_size
+
+
+def test_rows_outside_the_share_stay_untouched(knowledge_base):
+    retriever = tiny_retriever()
+    out = np.full((len(knowledge_base), retriever.dim), np.nan, dtype=np.float32)
+    encode_knowledge_base(retriever, knowledge_base, out, range(6, 17), 4)
+    written = np.isfinite(out).all(axis=1)
+    assert written.tolist() == [6 <= row < 17 for row in range(len(knowledge_base))]
+    encode_knowledge_base(retriever, knowledge_base, out, range(6), 4)
+    encode_knowledge_base(retriever, knowledge_base, out, range(17, len(knowledge_base)), 4)
+    whole = np.zeros_like(out)
+    encode_knowledge_base(retriever, knowledge_base, whole, range(len(knowledge_base)), 4)
+    np.testing.assert_allclose(out, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_is_without_dropout_and_leaves_the_mode(knowledge_base):
+    retriever = tiny_retriever().train()
+    for module in retriever.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    twice = np.zeros((2, len(knowledge_base), retriever.dim), dtype=np.float32)
+    for out in twice:
+        encode_knowledge_base(retriever, knowledge_base, out, range(len(knowledge_base)))
+    assert (twice[0] == twice[1]).all()
+    assert all(module.training for module in retriever.modules())
+
+
+def test_fingerprint_is_stable(knowledge_base, tmp_path):
+    first = embeddings_fingerprint(tiny_retriever(), knowledge_base)
+    same_passages = build_knowledge_base(toy_passages(), tmp_path / "copy.arrow", source="elsewhere")
+    assert embeddings_fingerprint(tiny_retriever(), same_passages) == first
+    # what only queries depend on, or nothing at all
+    assert embeddings_fingerprint(tiny_retriever(max_query_tokens=3).train(), knowledge_base) == first
+    untied = tiny_retriever(tied=False)
+    untied.query_encoder.embeddings.word_embeddings.weight.data[0, 0] += 1
+    assert embeddings_fingerprint(untied, knowledge_base) == first
+
+
+def test_fingerprint_changes_with_all_that_embeddings_depend_on(knowledge_base, tmp_path):
+    other_weight, other_buffer = tiny_retriever(), tiny_retriever()
+    other_weight.passage_encoder.encoder.layer[2].output.dense.bias.data[0] += 1e-6
+    other_buffer.to(torch.bfloat16)
+    shortened = [*toy_passages()[:-1], Passage("r11", "Rivers of Greece", "Rivers of Greece run.")]
+    swapped = [*reversed(toy_passages())]
+    prints = [
+        embeddings_fingerprint(tiny_retriever(), knowledge_base),
+        embeddings_fingerprint(other_weight, knowledge_base),
+        embeddings_fingerprint(other_buffer, knowledge_base),
+        embeddings_fingerprint(tiny_retriever(normalize=True), knowledge_base),
+        embeddings_fingerprint(tiny_retriever(max_passage_tokens=9), knowledge_base),
+        embeddings_fingerprint(
+            tiny_retriever(), build_knowledge_base(shortened, tmp_path / "shortened.arrow")
+        ),
+        embeddings_fingerprint(tiny_retriever(), build_knowledge_base(swapped, tmp_path / "swapped.arrow")),
+    ]
+    assert len(set(prints)) == len(prints)

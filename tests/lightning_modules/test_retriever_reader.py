@@ -1,0 +1,489 @@
+"""The training step and the evaluation, in a real Trainer, against the paper's equations written out."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+
+from callbacks.refresh_index import RefreshIndex
+from datamodules.passages import build_knowledge_base
+from datamodules.prompts import PromptBuilder
+from lightning_modules import RetrieverReaderModule
+from lightning_modules.optimization import LearningRate, LearningRateDecay
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.retriever import Retriever
+from tests.tiny_models import (
+    tiny_bert,
+    tiny_falcon_rw,
+    tiny_reader,
+    tiny_retriever,
+    tiny_tokenizer,
+    toy_knowledge_base,
+    toy_passages,
+    toy_questions,
+)
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+K = 5
+MODES = {
+    "retriever": {"train_retriever": True, "train_reader": False},
+    "reader": {"train_retriever": False, "train_reader": True},
+    "both": {"train_retriever": True, "train_reader": True},
+}
+
+
+class On(Callback):
+    """Calls functions at hooks, by name."""
+
+    def __init__(self, **functions: Callable) -> None:
+        for name, function in functions.items():
+            setattr(self, name, function)
+
+
+def trainer(folder, *callbacks, **settings):
+    index = RefreshIndex("-1", folder / "index", batch_size=8, show_progress=False)
+    return toy_trainer(folder, [index, *callbacks], **settings)
+
+
+def weights(module):
+    return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+
+def changed(before, module):
+    """The models of which a weight is not what it was."""
+    after = module.state_dict()
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def with_dropout(folder, rate=0.5, **settings):
+    """A module whose reader and retriever both have dropout."""
+    tokenizer = tiny_tokenizer()
+    reader = DecoderOnlyReader(
+        tiny_falcon_rw(len(tokenizer), attention_dropout=rate), PromptBuilder(tokenizer)
+    )
+    encoder = tiny_bert(len(tokenizer))
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = rate
+    module = RetrieverReaderModule(
+        Retriever(encoder.eval(), tokenizer), reader.eval(), toy_knowledge_base(folder), **settings
+    )
+    module.hit_rate_ks = (1, 5)
+    return module
+
+
+# --------------------------------------------------------------------------------------------- reference
+@torch.no_grad()
+def slow_retrieve(module, question, embeddings, k):
+    scores = embeddings @ module.retriever.encode_queries([question.text])[0]
+    return [toy_passages()[i] for i in scores.argsort(descending=True)[:k].tolist()]
+
+
+@torch.no_grad()
+def slow_log_p_attn(module, question, passages, answer, atlas, how):
+    """Eq. 1 with plain numbers, from the token scores of this question's prompts alone."""
+    reading = module.reader.read([question], [passages], [answer])
+    totals, counts = [0.0] * len(passages), [0] * len(passages)
+    for scores, ranks in zip(reading.token_scores, reading.prompts.passage_of_token, strict=True):
+        for score, k in zip(scores.tolist(), ranks.tolist(), strict=True):
+            if k >= 0:
+                totals[k] += score
+                counts[k] += 1
+    scores = [total / count if how == "mean" else total for total, count in zip(totals, counts, strict=True)]
+    scores = [
+        score / (256 if atlas and how == "sum" else 1) / module.attention_temperature for score in scores
+    ]
+    normalizer = math.log(sum(math.exp(score) for score in scores))
+    return [score - normalizer for score in scores]
+
+
+@torch.no_grad()
+def slow_log_p_retr(module, question, passages, atlas):
+    """Eq. 2 with plain numbers."""
+    query = module.retriever.encode_queries([question.text])[0].tolist()
+    scores = []
+    for passage in passages:
+        embedding = module.retriever.encode_passages([passage])[0].tolist()
+        score = sum(q * p for q, p in zip(query, embedding, strict=True))
+        scores.append(score / (math.sqrt(len(query)) if atlas else 1) / module.retrieval_temperature)
+    normalizer = math.log(sum(math.exp(score) for score in scores))
+    return [score - normalizer for score in scores]
+
+
+def slow_kl(log_p, log_q):
+    return sum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------- the step
+@pytest.mark.parametrize(
+    ("constants", "how"), [("plain", "sum"), ("plain", "mean"), ("atlas", "sum"), ("atlas", "mean")]
+)
+def test_training_loss_is_the_kl_of_the_paper(tmp_path, constants, how):
+    atlas = constants == "atlas"
+    settings = {"attention_temperature": 0.001, "retrieval_temperature": 0.02} if atlas else {}
+    module = toy_module(tmp_path, constants=constants, passage_score=how, **settings)
+    with torch.no_grad():
+        at_start = module.retriever.encode_passages(toy_passages())  # the index is not refreshed
+    batches, pairs = [], []
+
+    def compare(trainer, module, loss):
+        expected = 0.0
+        for question in batches[-1]:
+            passages = slow_retrieve(module, question, at_start, K)
+            log_p_attn = slow_log_p_attn(module, question, passages, question.answers[0], atlas, how)
+            expected += slow_kl(log_p_attn, slow_log_p_retr(module, question, passages, atlas))
+        pairs.append((loss.item(), expected / len(batches[-1]) / (K if atlas else 1)))
+
+    watch = On(
+        on_train_batch_start=lambda trainer, module, batch, i: batches.append(batch),
+        on_before_backward=compare,
+    )
+    trainer(tmp_path, watch, max_steps=3).fit(module, toy_datamodule())
+    assert len(pairs) == 3
+    for loss, expected in pairs:
+        assert loss == pytest.approx(expected, rel=1e-3)
+        assert expected > 1e-5
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_only_what_is_trained_changes(tmp_path, mode):
+    module = toy_module(tmp_path, **MODES[mode])
+    before = weights(module)
+    fitting = trainer(tmp_path, max_steps=2)
+    fitting.fit(module, toy_datamodule())
+    expected = {"retriever", "reader"} if mode == "both" else {mode}
+    assert changed(before, module) == expected
+    logged = {name for name in fitting.callback_metrics if name.startswith("train/")}
+    losses = {"retriever": {"train/kl"}, "reader": {"train/reader_loss"}}
+    assert logged == {"train/loss"}.union(*(losses[name] for name in expected))
+
+
+def test_the_loss_of_both_is_the_sum(tmp_path):
+    fitting = trainer(tmp_path, max_steps=1)
+    fitting.fit(toy_module(tmp_path, **MODES["both"]), toy_datamodule())
+    logged = fitting.callback_metrics
+    assert logged["train/loss"].item() == pytest.approx(
+        (logged["train/kl"] + logged["train/reader_loss"]).item(), rel=1e-6
+    )
+
+
+def test_training_moves_the_retriever_towards_a_fixed_reader(tmp_path):
+    # with as many passages as there are, the retrieved ones stay the same while the retriever changes
+    passages = toy_passages()[:K]
+    module = RetrieverReaderModule(
+        tiny_retriever(normalize=True),
+        tiny_reader("independent"),
+        build_knowledge_base(passages, tmp_path / "small.arrow"),
+        retriever_rate=LearningRate(1e-3),
+        hit_rate_ks=(1,),
+        attention_temperature=0.05,
+        retrieval_temperature=0.05,
+    )
+    questions = toy_questions()
+
+    def mean_kl():
+        found = [
+            slow_kl(
+                slow_log_p_attn(module, question, passages, question.answers[0], False, "sum"),
+                slow_log_p_retr(module, question, passages, False),
+            )
+            for question in questions
+        ]
+        return sum(found) / len(found)
+
+    before = mean_kl()
+    trainer(tmp_path, max_steps=30).fit(module, toy_datamodule(batch_size=4))
+    assert 0.01 < mean_kl() < 0.5 * before
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    def trained(seed, name):
+        folder = tmp_path / name
+        folder.mkdir()
+        module = toy_module(folder, seed=seed, **MODES["both"])
+        trainer(folder, max_steps=3).fit(module, toy_datamodule(seed=seed))
+        return weights(module)
+
+    first, again, other = trained(0, "a"), trained(0, "b"), trained(1, "c")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path):
+    def gradients(name, batch_size, accumulate):
+        steps, losses = [], []
+
+        def keep(trainer, module, optimizer):
+            steps.append([p.grad.clone() for p in module.retriever.parameters() if p.grad is not None])
+
+        folder = tmp_path / name
+        folder.mkdir()
+        module = toy_module(folder)
+        watch = On(
+            on_before_optimizer_step=keep,
+            on_before_backward=lambda trainer, module, loss: losses.append(loss.item()),
+        )
+        fitting = trainer(folder, watch, max_steps=3, accumulate_grad_batches=accumulate)
+        fitting.fit(module, toy_datamodule(batch_size=batch_size))
+        return steps, losses
+
+    (together, _), (accumulated, _) = gradients("together", 2, 1), gradients("accumulated", 1, 2)
+    assert len(together) == len(accumulated) == 3
+    for expected, found in zip(together, accumulated, strict=True):
+        assert max(g.abs().max() for g in expected) > 1e-3
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5)
+
+
+def test_each_model_gets_its_learning_rate(tmp_path):
+    constant = LearningRateDecay.CONSTANT
+    module = toy_module(
+        tmp_path,
+        retriever_rate=LearningRate(2e-3, decay=constant),
+        reader_rate=LearningRate(3e-4, warmup_steps=1, decay=LearningRateDecay.LINEAR),
+        weight_decay=0.1,
+        **MODES["both"],
+    )
+    rates = []
+
+    def keep(trainer, module, optimizer):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
+    fitting = trainer(tmp_path, On(on_before_optimizer_step=keep), max_steps=4)
+    fitting.fit(module, toy_datamodule())
+    assert [retriever for retriever, _ in rates] == pytest.approx([2e-3] * 4)
+    assert [reader for _, reader in rates] == pytest.approx([1.5e-4, 3e-4, 2e-4, 1e-4])
+    (optimizer,) = fitting.optimizers
+    in_groups = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    assert in_groups == [{id(p) for p in model.parameters()} for model in (module.retriever, module.reader)]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+
+
+# ----------------------------------------------------------------------------------------------- dropout
+@pytest.mark.parametrize("mode", ["retriever", "both"])
+def test_a_reader_with_dropout_teaches_in_eval_mode(tmp_path, mode):
+    module = with_dropout(tmp_path, **MODES[mode])
+    assert module.reader.has_dropout
+    read, scores = module._read_for_training, []
+
+    def watched(questions, passages, answers, order_seed):
+        teacher, student = read(questions, passages, answers, order_seed)
+        evaluated = module.read(questions, passages, answers, order_seed)
+        learned = None if student is None else student.token_scores
+        scores.append((teacher.token_scores, learned, evaluated.token_scores))
+        return teacher, student
+
+    module._read_for_training = watched
+    trainer(tmp_path, max_steps=2).fit(module, toy_datamodule())
+    assert len(scores) == 2
+    for teacher, student, evaluated in scores:
+        assert torch.equal(teacher, evaluated)
+        if mode == "retriever":
+            assert student is None
+        else:
+            assert not torch.equal(student, evaluated), "the student learns with dropout"
+
+
+def test_one_pass_serves_both_where_there_is_no_dropout(tmp_path):
+    module = toy_module(tmp_path, **MODES["both"])
+    read, counted = module.reader.read, []
+    module.reader.read = lambda *args, **kwargs: counted.append(1) or read(*args, **kwargs)
+    trainer(tmp_path, max_steps=3).fit(module, toy_datamodule())
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_what_is_trained_is_in_train_mode_and_what_is_not_is_not(tmp_path, mode):
+    """Models come in eval mode from where they are loaded, and validations switch to it."""
+    module = with_dropout(tmp_path, max_new_tokens=2, **MODES[mode])
+    seen = []
+
+    def look(trainer, module, loss):
+        seen.append(
+            {name: {m.training for m in getattr(module, name).modules()} for name in ("retriever", "reader")}
+        )
+
+    fitting = trainer(
+        tmp_path, On(on_before_backward=look), max_steps=3, limit_val_batches=1, val_check_interval=1
+    )
+    fitting.fit(module, toy_datamodule())
+    expected = {"retriever": {mode in ("retriever", "both")}, "reader": {mode in ("reader", "both")}}
+    assert seen == [expected] * 3
+
+
+def test_a_fixed_passage_encoder_stays_without_dropout(tmp_path):
+    retriever = tiny_retriever(tied=False, train_passage_encoder=False)
+    module = RetrieverReaderModule(retriever, tiny_reader(), toy_knowledge_base(tmp_path))
+    assert {part.training for part in module.retriever.query_encoder.modules()} == {True}
+    assert {part.training for part in module.retriever.passage_encoder.modules()} == {False}
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_checkpoints_hold_the_trained_models_and_load(tmp_path, mode):
+    module = toy_module(tmp_path, **MODES[mode])
+    fitting = trainer(tmp_path, max_steps=2)
+    fitting.fit(module, toy_datamodule())
+    path = tmp_path / "saved.ckpt"
+    fitting.save_checkpoint(path)
+    held = torch.load(path, weights_only=True)["state_dict"]
+    models = {"retriever", "reader"} if mode == "both" else {mode}
+    assert {name.split(".")[0] for name in held} == models
+    assert all(torch.equal(weight, module.state_dict()[name]) for name, weight in held.items())
+    resumed = toy_module(tmp_path / "resumed", **MODES[mode])
+    going_on = trainer(tmp_path, max_steps=2)
+    going_on.fit(resumed, toy_datamodule(), ckpt_path=path, weights_only=True)
+    assert going_on.global_step == 2
+    assert all(torch.equal(weight, resumed.state_dict()[name]) for name, weight in weights(module).items())
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    def module(name):
+        return toy_module(tmp_path / name, retriever_rate=LearningRate(1e-3, warmup_steps=2))
+
+    whole, half, resumed = module("whole"), module("half"), module("resumed")
+    trainer(tmp_path / "whole", max_steps=9).fit(whole, toy_datamodule())
+    path = tmp_path / "half.ckpt"
+
+    def save(trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == 4:
+            trainer.save_checkpoint(path)
+
+    trainer(tmp_path / "half", On(on_train_batch_end=save), max_steps=9).fit(half, toy_datamodule())
+    going_on = trainer(tmp_path / "half", max_steps=9)
+    going_on.fit(resumed, toy_datamodule(), ckpt_path=path, weights_only=True)
+    assert all(torch.equal(weight, resumed.state_dict()[name]) for name, weight in weights(whole).items())
+
+
+@pytest.mark.parametrize("wanted", ["reader", "both"])
+def test_a_checkpoint_without_the_weights_to_go_on_from_is_refused(tmp_path, wanted):
+    fitting = trainer(tmp_path, max_steps=1)
+    fitting.fit(toy_module(tmp_path), toy_datamodule())
+    fitting.save_checkpoint(tmp_path / "saved.ckpt")
+    module = toy_module(tmp_path / "other", **MODES[wanted])
+    with pytest.raises(ValueError, match="no weights of the reader"):
+        trainer(tmp_path).fit(module, toy_datamodule(), ckpt_path=tmp_path / "saved.ckpt", weights_only=True)
+
+
+# -------------------------------------------------------------------------------------------- evaluation
+def evaluate(folder, module, stage="validation", **settings):
+    evaluations = []
+    keep = lambda trainer, module, outputs, batch, i, loader=0: evaluations.append(outputs)  # noqa: E731
+    evaluating = trainer(
+        folder,
+        On(on_validation_batch_end=keep, on_test_batch_end=keep),
+        limit_val_batches=1.0,
+        limit_test_batches=1.0,
+        **settings,
+    )
+    run = evaluating.validate if stage == "validation" else evaluating.test
+    datamodule = toy_datamodule()
+    run(module, datamodule, verbose=False)
+    return (
+        evaluations,
+        {name: value.item() for name, value in evaluating.callback_metrics.items()},
+        datamodule,
+    )
+
+
+def test_an_evaluation_holds_what_the_equations_give(tmp_path):
+    module = toy_module(tmp_path)
+    evaluations, logged, datamodule = evaluate(tmp_path, module)
+    with torch.no_grad():
+        embeddings = module.retriever.encode_passages(toy_passages())
+    assert [q for evaluation in evaluations for q in evaluation.questions] == datamodule.validation
+    kls = []
+    for evaluation in evaluations:
+        for b, question in enumerate(evaluation.questions):
+            found = slow_retrieve(module, question, embeddings, 5)
+            assert evaluation.passages[b] == found
+            assert evaluation.is_hit[b].tolist() == [question.answers[0] in passage.text for passage in found]
+            assert evaluation.answers[b] == question.answers[0]
+            log_p_attn = slow_log_p_attn(module, question, found, question.answers[0], False, "sum")
+            log_p_retr = slow_log_p_retr(module, question, found, False)
+            assert evaluation.log_p_attn[b].tolist() == pytest.approx(log_p_attn, rel=1e-3, abs=1e-4)
+            assert evaluation.log_p_retr[b].tolist() == pytest.approx(log_p_retr, rel=1e-3, abs=1e-4)
+            assert (
+                evaluation.predictions[b]
+                == module.reader.generate([question], [found], evaluation.log_p_retr[b][None], 3)[0]
+            )
+            kls.append(slow_kl(log_p_attn, log_p_retr))
+        assert evaluation.reading.vocabulary is not None
+        assert evaluation.reading.prompts.num_passages == K
+    assert logged["validation/kl"] == pytest.approx(np.mean(kls), rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_hit_rates_and_answer_scores_are_logged(tmp_path, stage, monkeypatch):
+    module = toy_module(tmp_path, hit_rate_ks=(1, 3, 20, 100))
+    said = {q.id: q.answers[0] if i % 2 else f"{q.answers[0]} city" for i, q in enumerate(toy_questions())}
+    monkeypatch.setattr(module.reader, "generate", lambda questions, *_: [said[q.id] for q in questions])
+    evaluations, logged, datamodule = evaluate(tmp_path, module, stage)
+    questions = datamodule.validation if stage == "validation" else datamodule.test
+    ranks = []
+    for evaluation in evaluations:
+        assert {len(found) for found in evaluation.passages} == {20}
+        for question, found in zip(evaluation.questions, evaluation.passages, strict=True):
+            hits = [i for i, passage in enumerate(found) if question.answers[0] in passage.text]
+            ranks.append(hits[0] if hits else 99)
+    for k in (1, 3, 20):
+        assert logged[f"{stage}/hr_at_{k}"] == pytest.approx(np.mean([rank < k for rank in ranks]))
+    assert f"{stage}/hr_at_100" not in logged, "there are only 24 passages"
+    assert len(set(ranks)) > 1
+    exact = [said[q.id] == q.answers[0] for q in questions]
+    assert logged[f"{stage}/em"] == pytest.approx(np.mean(exact))
+    assert 0 < np.mean(exact) < 1
+    assert logged[f"{stage}/f1"] == pytest.approx(
+        np.mean([1.0 if right else 2 / 3 for right in exact]), rel=1e-4
+    )
+
+
+def test_reading_ends_after_num_read_questions_and_starts_again(tmp_path):
+    module = toy_module(tmp_path, num_read=2)
+    for _ in range(2):
+        evaluations, logged, _ = evaluate(tmp_path, module)
+        assert [evaluation.reading is not None for evaluation in evaluations] == [True, False]
+        assert evaluations[1].predictions is evaluations[1].log_p_attn is evaluations[1].log_p_retr is None
+        ranks = [evaluation.is_hit[:, 0].float() for evaluation in evaluations]
+        assert logged["validation/hr_at_1"] == pytest.approx(torch.cat(ranks).mean().item())
+        assert len(torch.cat(ranks)) == 4, "all questions are retrieved for"
+
+
+def test_nothing_is_generated_unless_asked_for(tmp_path):
+    evaluations, logged, _ = evaluate(tmp_path, toy_module(tmp_path, generate=False))
+    assert all(evaluation.predictions is None for evaluation in evaluations)
+    assert all(evaluation.reading is not None for evaluation in evaluations)
+    assert not {"validation/em", "validation/f1"} & logged.keys()
+    assert "validation/kl" in logged
+
+
+def test_evaluation_reads_as_training_does(tmp_path):
+    """The indicators measure the teacher that the retriever learns from."""
+    module = toy_module(tmp_path)
+    evaluations, _, datamodule = evaluate(tmp_path, module)
+    trained = []
+    log_p_attn = module.log_p_attn
+    module.log_p_attn = lambda reading: trained.append(reading) or log_p_attn(reading)
+    datamodule.train = datamodule.validation  # the same questions, in whatever order
+    trainer(tmp_path, max_steps=2).fit(module, datamodule)
+    in_training = {}
+    for reading in trained:
+        for row, ids in enumerate(reading.prompts.input_ids):
+            real = reading.prompts.attention_mask[row]
+            in_training[tuple(ids[real].tolist())] = reading.token_scores[row][real]
+    compared = 0
+    for evaluation in evaluations:
+        prompts = evaluation.reading.prompts
+        for row, ids in enumerate(prompts.input_ids):
+            real = prompts.attention_mask[row]
+            scores = in_training.get(tuple(ids[real].tolist()))
+            if scores is not None:
+                torch.testing.assert_close(
+                    evaluation.reading.token_scores[row][real], scores, rtol=1e-4, atol=1e-6
+                )
+                compared += 1
+    assert compared >= 2

@@ -1,0 +1,134 @@
+"""Passage scores and both distributions against loops and NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.errors import DataError
+from lightning_modules.scores import log_p_attn, log_p_retr, passage_scores
+
+B, K = 3, 4
+
+
+def loop(token_scores, passage_of_token, question_of_prompt, how):
+    """[B][K], a passage without tokens 0."""
+    result = []
+    for b in range(B):
+        row = []
+        for k in range(K):
+            found = [
+                token_scores[p][t]
+                for p in range(len(token_scores))
+                if question_of_prompt[p] == b
+                for t in range(len(token_scores[p]))
+                if passage_of_token[p][t] == k
+            ]
+            total = sum(found)
+            row.append(total / len(found) if how == "mean" and found else total)
+        result.append(row)
+    return torch.tensor(result, dtype=torch.float32)
+
+
+def prompts(context):
+    """Random scores, tokens of nothing (-1) among them, and a passage without any token."""
+    generator = torch.Generator().manual_seed(0)
+    if context == "concatenated":
+        question_of_prompt = torch.arange(B)
+        passage_of_token = torch.randint(-1, K, (B, 30), generator=generator)
+    else:
+        question_of_prompt = torch.arange(B).repeat_interleave(K)
+        shown = torch.randint(0, 3, (B * K, 9), generator=generator) > 0
+        passage_of_token = torch.where(shown, torch.arange(K).repeat(B)[:, None], -1)
+    passage_of_token[0][passage_of_token[0] == 0] = -1
+    token_scores = torch.rand(passage_of_token.shape, generator=generator)
+    return token_scores, passage_of_token, question_of_prompt
+
+
+@pytest.mark.parametrize("how", ["sum", "mean"])
+@pytest.mark.parametrize("context", ["concatenated", "independent"])
+def test_passage_scores_equal_a_loop(context, how):
+    token_scores, passage_of_token, question_of_prompt = prompts(context)
+    scores = passage_scores(token_scores, passage_of_token, question_of_prompt, B, K, how)
+    expected = loop(token_scores.tolist(), passage_of_token.tolist(), question_of_prompt.tolist(), how)
+    torch.testing.assert_close(scores, expected)
+    assert scores[0, 0] == 0
+    assert (expected > 0).sum() == B * K - 1
+
+
+def test_tokens_of_nothing_do_not_count():
+    token_scores, passage_of_token, question_of_prompt = prompts("concatenated")
+    changed = torch.where(passage_of_token == -1, 1e6, token_scores)
+    for how in ("sum", "mean"):
+        assert torch.equal(
+            passage_scores(changed, passage_of_token, question_of_prompt, B, K, how),
+            passage_scores(token_scores, passage_of_token, question_of_prompt, B, K, how),
+        )
+
+
+def numpy_softmax(values):
+    raised = np.exp(values - values.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 2.5])
+def test_softmax_p_attn_equals_numpy(temperature):
+    scores = torch.rand(B, K, generator=torch.Generator().manual_seed(1))
+    expected = numpy_softmax(scores.double().numpy() / temperature)
+    result = log_p_attn(scores, "softmax", temperature).exp()
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5)
+
+
+def test_sum_p_attn_equals_numpy_and_has_no_temperature():
+    scores = torch.rand(B, K, generator=torch.Generator().manual_seed(1))
+    expected = scores.numpy() / scores.numpy().sum(axis=-1, keepdims=True)
+    for temperature in (1.0, 0.1):
+        np.testing.assert_allclose(log_p_attn(scores, "sum", temperature).exp().numpy(), expected, rtol=1e-5)
+
+
+def test_sum_p_attn_of_a_passage_without_attention_is_finite():
+    result = log_p_attn(torch.tensor([[0.0, 1.0, 3.0]]), "sum")
+    assert result.isfinite().all()
+    torch.testing.assert_close(result.exp(), torch.tensor([[0.0, 0.25, 0.75]]))
+
+
+@pytest.mark.parametrize("divide_by_sqrt_dim", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_p_retr_equals_numpy(temperature, divide_by_sqrt_dim):
+    generator = torch.Generator().manual_seed(2)
+    queries, passages = torch.randn(B, 16, generator=generator), torch.randn(B, K, 16, generator=generator)
+    scores = np.array(
+        [[float(queries[b].double() @ passages[b, k].double()) for k in range(K)] for b in range(B)]
+    )
+    if divide_by_sqrt_dim:
+        scores = scores / 4.0
+    expected = np.log(numpy_softmax(scores / temperature))
+    result = log_p_retr(queries, passages, temperature, divide_by_sqrt_dim)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-4, atol=1e-5)
+    plain = log_p_retr(queries, passages, temperature, not divide_by_sqrt_dim)
+    assert not np.allclose(plain.numpy(), expected, rtol=1e-2)
+
+
+def test_mixed_precision_leaves_the_scores_alone():
+    generator = torch.Generator().manual_seed(3)
+    queries, passages = torch.randn(B, 64, generator=generator), torch.randn(B, K, 64, generator=generator)
+    prompt = prompts("concatenated")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        retr = log_p_retr(queries, passages)
+        attn = log_p_attn(passage_scores(*prompt, B, K))
+    assert torch.equal(retr, log_p_retr(queries, passages))
+    assert torch.equal(attn, log_p_attn(passage_scores(*prompt, B, K)))
+    assert retr.dtype == attn.dtype == torch.float32
+
+
+def test_gradient_of_p_retr_flows_into_both_embeddings():
+    generator = torch.Generator().manual_seed(4)
+    queries = torch.randn(B, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    passages = torch.randn(B, K, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q, p: log_p_retr(q, p, 0.7, True), (queries, passages))
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(DataError, match="choose one of: sum, mean"):
+        passage_scores(*prompts("concatenated"), B, K, "max")
+    with pytest.raises(DataError, match="choose one of: softmax, sum"):
+        log_p_attn(torch.ones(1, 2), "linear")

@@ -1,0 +1,92 @@
+"""Rules of the house, read off the source: who may import whom, and what nobody may call."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("datamodules", "lightning_modules", "callbacks", "experiments")
+"""Each may import itself and those before it."""
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+TREES = {path: ast.parse(path.read_text(), filename=str(path)) for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: a relative import"
+            yield node.module or ""
+
+
+def calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """(place, name as written, call) of all calls."""
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield f"{path.relative_to(ROOT)}, line {node.lineno}", ast.unparse(node.func), node
+
+
+def keywords(call: ast.Call) -> dict[str | None, str]:
+    return {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+
+
+def test_there_is_something_to_check():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PACKAGES)
+    assert len(list(calls())) > 500
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    later = PACKAGES[PACKAGES.index(package) + 1 :]
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert not tops & {*later, "tests"}
+    if package != "experiments":
+        assert "omegaconf" not in tops, "OmegaConf is for experiments/ only"
+
+
+def test_nothing_is_unpickled():
+    for path in FILES:
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert not tops & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+    for place, name, call in calls():
+        if name == "torch.load":
+            assert keywords(call).get("weights_only") == "True", place
+        if name.endswith(".fit") and name != "self.fit":
+            assert keywords(call).get("weights_only") == "True", place
+        if name in ("np.load", "numpy.load"):
+            assert keywords(call).get("allow_pickle", "False") == "False", place
+
+
+def test_no_remote_code_and_no_hard_wired_gpu():
+    for place, name, call in calls():
+        assert keywords(call).get("trust_remote_code", "False") == "False", place
+        assert not name.endswith(".cuda"), f"{place}: move tensors to the device of the models"
+        assert name not in ("eval", "exec", "os.system"), place
+        assert keywords(call).get("shell", "False") == "False", place
+
+
+def test_importing_has_no_side_effects(tmp_path):
+    """Nothing printed, no file written, no thread left, by any module."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
+    program = "import importlib, threading\n"
+    program += "".join(f"importlib.import_module({name.removesuffix('.__init__')!r})\n" for name in modules)
+    program += "assert threading.active_count() == 1, threading.enumerate()\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())

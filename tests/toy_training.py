@@ -1,0 +1,64 @@
+"""Tiny models in a real Trainer, for the tests of callbacks."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from datamodules.qa_datamodule import QuestionDataModule
+from lightning_modules import RetrieverReaderModule
+from lightning_modules.optimization import LearningRate, LearningRateDecay
+from tests.tiny_models import tiny_reader, tiny_retriever, toy_knowledge_base, toy_questions
+
+LIGHTNING_ADVICE = (
+    "ignore:.*does not have many workers.*",
+    "ignore:.*GPU available but not used.*",
+    "ignore:.*eval mode at the start of training.*",
+    "ignore:.*`LightningDataModule`.*weights_only.*",
+    "ignore:.*Checkpoint directory .* exists and is not empty.*",
+)
+"""For `pytest.mark.filterwarnings`: what Lightning says about runs that are small on purpose."""
+
+
+def toy_datamodule(**settings: Any) -> QuestionDataModule:
+    questions = toy_questions()
+    splits = {"train": questions, "validation": questions[:4], "test": questions[4:10]}
+    return QuestionDataModule(**{**splits, "batch_size": 2, "evaluation_batch_size": 2, **settings})
+
+
+def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
+    rate = LearningRate(1e-3, decay=LearningRateDecay.CONSTANT)
+    defaults = {
+        "retriever_rate": rate,
+        "reader_rate": rate,
+        "hit_rate_ks": (1, 5),
+        "max_new_tokens": 3,
+        "attention_temperature": 0.05,
+        "retrieval_temperature": 0.05,
+    }
+    retriever = tiny_retriever(normalize=True)
+    return RetrieverReaderModule(
+        retriever, tiny_reader(), toy_knowledge_base(folder), **{**defaults, **settings}
+    )
+
+
+def toy_trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> L.Trainer:
+    defaults = {
+        "max_steps": 4,
+        "max_epochs": -1,
+        "limit_val_batches": 0,
+        "val_check_interval": 1000,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "logger": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "inference_mode": False,
+        "accelerator": "cpu",
+        "devices": 1,
+        "default_root_dir": folder,
+    }
+    return L.Trainer(callbacks=callbacks, **{**defaults, **settings})
