@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -43,9 +44,9 @@ class Passage:
 class PromptBatch:
     """Tokenised prompts that know what each of their tokens is.
 
-    A decoder-only reader in `concatenated` context has one prompt a question, in `independent` context
-    `num_passages` prompts a question, question-major. Prompts are padded on the left (so that answers,
-    when they are there, end together) unless the builder was told otherwise.
+    A decoder-only reader in `concatenated` context has one prompt a question, in `independent` context, as
+    an encoder-decoder reader, `num_passages` prompts a question, question-major. Prompts are padded on the
+    left (so that answers, when they are there, end together) unless the builder was told otherwise.
 
     Attributes:
         input_ids: token ids.
@@ -55,7 +56,8 @@ class PromptBatch:
         content_mask: True = token of a passage's title or text, whatever the token scope; the tokens that
             the indicators look at.
         noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt.
-        answer_mask: True = token of the answer; all False in prompts that end before the answer.
+        answer_mask: True = token of the answer; all False in prompts that end before the answer, and where
+            the answer is decoded (`AnswerBatch`).
         answer_rows_mask: True = position whose output *predicts* an answer token (one to the left of it).
         label_mask: True = position whose output is trained: the answer rows and the row that predicts the
             end of the answer.
@@ -78,5 +80,31 @@ class PromptBatch:
 
     def to(self, device: torch.device | str) -> "PromptBatch":
         """The same batch with its tensors on `device`."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """The answers that an encoder-decoder reader decodes, beside the prompts that it encodes.
+
+    Attributes:
+        ids: token ids, the end-of-sequence token last; right-padded.
+        label_mask: True = real token, the end-of-sequence token included.
+        answer_mask: True = token of the answer itself.
+    """
+
+    ids: Int[Tensor, "batch labels"]
+    label_mask: Bool[Tensor, "batch labels"]
+    answer_mask: Bool[Tensor, "batch labels"]
+
+    def to(self, device: torch.device | str) -> "AnswerBatch":
+        """The same batch with its tensors on `device`."""
+        return _moved(self, device)
+
+
+_BatchT = TypeVar("_BatchT", PromptBatch, AnswerBatch)
+
+
+def _moved(batch: _BatchT, device: torch.device | str) -> _BatchT:
+    tensors = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(batch, **tensors)  # type: ignore[arg-type]

@@ -18,6 +18,17 @@ class Context(Choice):
     INDEPENDENT = "independent"
 
 
+class Shown(Choice):
+    """Which of a question's K passages its prompts show."""
+
+    ALL = "all"
+    """All, together or one by one as the context says."""
+    EACH_ALONE = "each_alone"
+    """K prompts a question, each with one passage."""
+    EACH_LEFT_OUT = "each_left_out"
+    """K prompts a question, each with all passages but one."""
+
+
 class TokenScope(Choice):
     """Which tokens count towards a passage's score."""
 
@@ -32,11 +43,12 @@ class PassageOrder(Choice):
     SHUFFLED = "shuffled"
 
 
-_NOTHING = -1
+NOTHING = -1
+"""The passage of tokens that belong to none."""
 
 
 @dataclass
-class _Prompt:
+class PromptText:
     """A prompt as text, and what each of its characters is."""
 
     text: str = ""
@@ -44,11 +56,12 @@ class _Prompt:
     content_of_char: list[bool] = field(default_factory=list)
     noun_of_char: list[bool] = field(default_factory=list)
     answer_of_char: list[bool] = field(default_factory=list)
+    passage_of_end: int = NOTHING  # of the end-of-sequence token
 
     def add(
         self,
         text: str,
-        passage: int = _NOTHING,
+        passage: int = NOTHING,
         content: bool = False,
         nouns: Sequence[tuple[int, int]] = (),
         answer: bool = False,
@@ -92,6 +105,8 @@ class PromptBuilder:
         ValueError: the tokenizer gives no offsets or has no end-of-sequence token.
     """
 
+    ends_prompts = False  # whether prompts without an answer end with the end-of-sequence token
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -129,6 +144,7 @@ class PromptBuilder:
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[str] | None = None,
         order_seed: int = 0,
+        shown: Shown = Shown.ALL,
     ) -> PromptBatch:
         """The prompts of a batch, on the CPU.
 
@@ -138,26 +154,41 @@ class PromptBuilder:
             answers: the answer A that each prompt ends with, followed by the end-of-sequence token; None =
                 the prompts end where the answer begins, for generation.
             order_seed: what `shuffled` permutes by, together with the question's place in the batch.
+            shown: which passages. A passage is left out of the text, as if it had not been retrieved; what
+                the prompt says of the others stays the same to the letter. (Taking it out of the attention
+                mask of a causal reader would come to the same at the full length.)
         """
         num_passages = len(passages[0])
         assert all(len(found) == num_passages for found in passages), "every question has K passages"
         prompts, question_of_prompt = [], []
         for b, (question, found) in enumerate(zip(questions, passages, strict=True)):
             answer = None if answers is None else answers[b]
-            for group in self._groups(num_passages, (order_seed, b)):
-                prompts.append(self._compose(question, [(k, found[k]) for k in group], answer))
+            for group, left_out in self._groups(num_passages, (order_seed, b), shown):
+                prompts.append(self._compose(question, [(k, found[k]) for k in group], answer, left_out))
                 question_of_prompt.append(b)
         return self._tokenise(prompts, question_of_prompt, len(questions), num_passages, answers is not None)
 
-    def _groups(self, num_passages: int, seed: tuple[int, int]) -> list[list[int]]:
-        """Which passages (by rank) each prompt of a question shows, in order."""
-        if self.context is Context.INDEPENDENT:
-            return [[k] for k in range(num_passages)]
+    def _groups(
+        self, num_passages: int, seed: tuple[int, int], shown: Shown
+    ) -> list[tuple[list[int], int | None]]:
+        """Of each prompt the passages (by rank) that it has room for, in order, and the one it leaves out."""
+        if self.context is Context.INDEPENDENT or shown is Shown.EACH_ALONE:
+            assert shown is not Shown.EACH_LEFT_OUT, "prompts of one passage have none to leave out"
+            return [([k], None) for k in range(num_passages)]
+        order = list(range(num_passages))
         if self.passage_order is PassageOrder.SHUFFLED:
-            return [np.random.default_rng(seed).permutation(num_passages).tolist()]
-        return [list(range(num_passages))]
+            order = np.random.default_rng(seed).permutation(num_passages).tolist()
+        if shown is Shown.EACH_LEFT_OUT:
+            return [(order, k) for k in range(num_passages)]
+        return [(order, None)]
 
-    def _compose(self, question: Question, ranked: list[tuple[int, Passage]], answer: str | None) -> _Prompt:
+    def _compose(
+        self,
+        question: Question,
+        ranked: list[tuple[int, Passage]],
+        answer: str | None,
+        left_out: int | None,
+    ) -> PromptText:
         asked = self._cut([question.text], self.max_question_tokens)[0]
         titles = self._cut([passage.title for _, passage in ranked], self.max_title_tokens)
         skeleton = self._write(
@@ -166,20 +197,20 @@ class PromptBuilder:
         room = self.max_tokens_per_passage * len(ranked) - self._count_tokens(skeleton.text)
         texts = self._cut([passage.text for _, passage in ranked], max(1, room // len(ranked)))
         blocks = [(k, title, text) for (k, _), title, text in zip(ranked, titles, texts, strict=True)]
-        prompt = self._write(question, asked, blocks)
+        prompt = self._write(question, asked, [block for block in blocks if block[0] != left_out])
         if answer is not None:
             prompt.add(" " + self._cut([answer], self.max_answer_tokens)[0], answer=True)
         return prompt
 
-    def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> _Prompt:
+    def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
         whole_prompt = self.token_scope is TokenScope.PROMPT
         # the question belongs to a passage only where there is but one that it could belong to
-        owner = blocks[0][0] if whole_prompt and self.context is Context.INDEPENDENT else _NOTHING
-        prompt = _Prompt()
+        owner = blocks[0][0] if whole_prompt and self.context is Context.INDEPENDENT else NOTHING
+        prompt = PromptText()
         if self.context is Context.CONCATENATED:
             prompt.add(f"Question: {asked}\n")
         for k, title, text in blocks:
-            template_owner = k if whole_prompt else _NOTHING
+            template_owner = k if whole_prompt else NOTHING
             prompt.add("Title:", template_owner)
             prompt.add(f" {title}", k, content=True)
             prompt.add("\nPassage:", template_owner)
@@ -207,7 +238,7 @@ class PromptBuilder:
 
     def _tokenise(
         self,
-        prompts: list[_Prompt],
+        prompts: list[PromptText],
         question_of_prompt: list[int],
         num_questions: int,
         num_passages: int,
@@ -223,12 +254,12 @@ class PromptBuilder:
             if tokens[-1][0] == eos and tokens[-1][1][0] == tokens[-1][1][1]:
                 tokens.pop()  # a tokenizer that ends every text by itself
             row = _label_tokens(tokens, prompt)
-            if with_answer:
-                row = np.concatenate([row, [[eos, _NOTHING, 0, 0, 0]]])
+            if with_answer or self.ends_prompts:
+                row = np.concatenate([row, [[eos, prompt.passage_of_end, 0, 0, 0]]])
             rows.append(row)
         width = max(len(row) for row in rows)
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else eos
-        padded = np.full((len(rows), width, 5), (padding, _NOTHING, 0, 0, 0))
+        padded = np.full((len(rows), width, 5), (padding, NOTHING, 0, 0, 0))
         mask = np.zeros((len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
             where = slice(width - len(row), None) if self.padding_side == "left" else slice(0, len(row))
@@ -251,11 +282,11 @@ class PromptBuilder:
         )
 
 
-def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: _Prompt) -> np.ndarray:
+def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText) -> np.ndarray:
     """[tokens, (id, passage, content, noun, answer)]: a token is what its last character is."""
     rows = np.zeros((len(tokens), 5), dtype=np.int64)
     for i, (token_id, (start, end)) in enumerate(tokens):
-        rows[i] = (token_id, _NOTHING, 0, 0, 0)
+        rows[i] = (token_id, NOTHING, 0, 0, 0)
         if end > start:
             last = end - 1
             rows[i, 1] = prompt.passage_of_char[last]

@@ -10,6 +10,7 @@ from callbacks.progress import progress_bar
 from datamodules import embedded
 from datamodules.batches import Passage, Question
 from datamodules.errors import DataError
+from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.nouns import NounTagger
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.prompts import PromptBuilder
@@ -18,9 +19,11 @@ from datamodules.questions import read_questions
 from datamodules.vital import VITAL, vital_questions_file
 from experiments.config import ConfigError, ExperimentConfig
 from lightning_modules import RetrieverReaderModule
-from lightning_modules.loading import load_causal_lm, load_encoder
+from lightning_modules.loading import is_encoder_decoder, load_causal_lm, load_encoder, load_seq2seq
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.readers.reader import Reader, ReaderFamily
 from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
 
 EMBEDDED = "embedded"
@@ -138,14 +141,33 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
     return retriever
 
 
-def build_reader(config: ExperimentConfig, source: Path | None = None) -> DecoderOnlyReader:
-    """The reader, from `source` (an earlier run's) where given."""
+def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader:
+    """The reader, from `source` (an earlier run's) where given.
+
+    Raises:
+        ModelError: not to be had, or of another family than `reader.family` says.
+    """
     settings = config.reader
     name: str | Path = settings.name
     if source is not None:
         name = source
     elif settings.name == EMBEDDED:
         name = embedded.reader_gguf()
+    family = ReaderFamily(settings.family)
+    if family is ReaderFamily.AUTO:
+        fuses = is_encoder_decoder(name)
+        family = ReaderFamily.FUSION_IN_DECODER if fuses else ReaderFamily.DECODER_ONLY
+    if family is ReaderFamily.FUSION_IN_DECODER:
+        model, tokenizer = load_seq2seq(name)
+        return FusionInDecoderReader(
+            model,
+            FusionPromptBuilder(
+                tokenizer,
+                token_scope=settings.token_scope,
+                max_tokens_per_passage=settings.max_tokens_per_passage,
+                max_answer_tokens=settings.max_new_tokens,
+            ),
+        )
     model, tokenizer = load_causal_lm(name)
     prompts = PromptBuilder(
         tokenizer,
@@ -159,7 +181,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Decode
 
 
 def build_module(
-    config: ExperimentConfig, retriever: Retriever, reader: DecoderOnlyReader, knowledge_base: KnowledgeBase
+    config: ExperimentConfig, retriever: Retriever, reader: Reader, knowledge_base: KnowledgeBase
 ) -> RetrieverReaderModule:
     """Both models in the module that trains them."""
     training, objective, evaluation = config.training, config.objective, config.evaluation
@@ -178,6 +200,7 @@ def build_module(
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
         num_passages=training.num_passages,
+        objective=objective.name,
         passage_score=objective.passage_score,
         attention_distribution=objective.attention_distribution,
         attention_temperature=objective.attention_temperature,

@@ -6,15 +6,17 @@ from datamodules.prompts import Context, PassageOrder, TokenScope
 from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.objectives import Constants
+from lightning_modules.objectives import Constants, Objective
 from lightning_modules.optimization import LearningRateDecay
-from lightning_modules.readers.decoder_only import TokenEmbeddings
+from lightning_modules.readers.reader import ReaderFamily, TokenEmbeddings
 from lightning_modules.scores import AttentionDistribution, PassageScore
 
 _CHOICES = {
+    "reader.family": ReaderFamily,
     "reader.context": Context,
     "reader.token_scope": TokenScope,
     "reader.passage_order": PassageOrder,
+    "objective.name": Objective,
     "objective.passage_score": PassageScore,
     "objective.attention_distribution": AttentionDistribution,
     "objective.constants": Constants,
@@ -60,6 +62,10 @@ def check_config(config: ExperimentConfig) -> None:
             raise ConfigError(f"{key}={_value(config, key)} must be above 0")
     if any(k < 1 for k in config.evaluation.hit_rate_ks) or not config.evaluation.hit_rate_ks:
         raise ConfigError(f"evaluation.hit_rate_ks={config.evaluation.hit_rate_ks} must be numbers from 1 on")
+    if config.objective.name == Objective.LOOP and config.training.num_passages < 2:
+        raise ConfigError(
+            "objective.name=loop leaves one passage out: training.num_passages must be at least 2"
+        )
     try:
         RefreshSchedule(config.index.refresh)
     except ValueError as error:

@@ -39,7 +39,8 @@ class ReaderConfig:
     """The language model that answers."""
 
     name: str = "embedded"  # hub name, folder, .gguf file, or "embedded"
-    context: str = "concatenated"  # concatenated | independent
+    family: str = "auto"  # auto = as the model says | decoder_only | fusion_in_decoder
+    context: str = "concatenated"  # of a decoder-only reader: concatenated | independent
     token_scope: str = "passage"  # passage | prompt
     passage_order: str = "rank"  # rank | shuffled
     max_tokens_per_passage: int = 128
@@ -62,11 +63,12 @@ class RetrieverConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """From attention to the loss."""
+    """From what the reader gives to the loss."""
 
-    passage_score: str = "sum"  # sum | mean
+    name: str = "adist"  # adist | pdist | emdr2 | loop
+    passage_score: str = "sum"  # sum | mean | top5 | top10 | top20 | first
     attention_distribution: str = "softmax"  # softmax | sum
-    attention_temperature: float = 1.0  # tau_gold
+    attention_temperature: float = 1.0  # tau_gold; divides the reader's logits in emdr2, where 1 is usual
     retrieval_temperature: float = 1.0  # theta
     constants: str = "plain"  # plain | atlas
 

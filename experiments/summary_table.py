@@ -14,6 +14,7 @@ _ROWS = (
     ("exact match", "em"),
     ("F1", "f1"),
     ("KL(p_ATTN || p_RETR)", "kl"),
+    ("EMDR2 loss", "emdr2"),
     ("Indicator 1 Spearman p90", "indicator1/spearman_p90"),
     ("Indicator 1 attention p90", "indicator1/attention_p90"),
     ("Indicator 2 Spearman p90", "indicator2/spearman_p90"),

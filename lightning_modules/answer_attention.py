@@ -1,17 +1,19 @@
 """Answer-row attention, collected while a reader's forward pass runs on `scaled_dot_product_attention`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 
-def answer_row_attention(
+def answer_row_logits(
     query: Float[Tensor, "batch heads queries dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
     attn_mask: Tensor | None,
@@ -19,7 +21,7 @@ def answer_row_attention(
     scale: float | None,
     rows: Int[Tensor, "batch rows"],
 ) -> Float[Tensor, "batch heads rows keys"]:
-    """Attention weights alpha of a few query rows, recomputed in float32.
+    """Logits of the attention of a few query rows, recomputed in float32; their softmax is alpha.
 
     Args:
         query, key: as `scaled_dot_product_attention` got them; fewer key heads than query heads are shared
@@ -44,7 +46,7 @@ def answer_row_attention(
     if is_causal:
         future = torch.arange(num_keys, device=rows.device) > rows[:, None, :, None]
         logits = logits.masked_fill(future, -math.inf)
-    return logits.softmax(dim=-1)
+    return logits
 
 
 def _pick_mask_rows(attn_mask: Tensor, rows: Int[Tensor, "batch rows"], num_keys: int) -> Tensor:
@@ -76,6 +78,8 @@ class AnswerAttention(TorchFunctionMode):
         rows_mask: True = position whose output predicts an answer token; at least one in each prompt.
         num_layers: how many attention calls the pass must make, to notice a reader that bypasses SDPA.
         num_keys: length of the attended sequence where it is not the prompt itself (cross-attention).
+        within: modules whose calls alone count; None = all. A decoder's self-attention cannot be told from
+            its cross-attention by shape where both sequences happen to be equally long.
 
     Raises:
         ValueError: a prompt has no answer row; on `token_scores()`, a reader whose attention did not run
@@ -94,24 +98,49 @@ class AnswerAttention(TorchFunctionMode):
     """
 
     def __init__(
-        self, rows_mask: Bool[Tensor, "prompts tokens"], num_layers: int, num_keys: int | None = None
+        self,
+        rows_mask: Bool[Tensor, "prompts tokens"],
+        num_layers: int,
+        num_keys: int | None = None,
+        within: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if not bool(rows_mask.any(dim=1).all()):
             raise ValueError("a prompt has no answer token, so there is no row of attention to look at")
-        self._rows, is_row = padded_positions(rows_mask)
-        self._row_weights = is_row / is_row.sum(dim=1, keepdim=True)
+        self._rows, self.row_mask = padded_positions(rows_mask)
         self._shape = (rows_mask.shape[0], rows_mask.shape[1], num_keys or rows_mask.shape[1])
         self._device_type = rows_mask.device.type
         self._num_layers = num_layers
         self._num_seen = 0
         self._total: Tensor | None = None
+        self._within = within
+        self._hooks: list[RemovableHandle] = []
+        self._is_within = within is None
+
+    def __enter__(self) -> "AnswerAttention":
+        for module in self._within or ():
+            self._hooks.append(module.register_forward_pre_hook(self._enter_module))
+            self._hooks.append(module.register_forward_hook(self._leave_module))
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+        super().__exit__(kind, error, traceback)
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        self._is_within = True
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._is_within = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is F.scaled_dot_product_attention and self._is_within:
             # mixed precision must not reach the recomputed rows: they are float32 by definition
             with torch.no_grad(), torch.autocast(self._device_type, enabled=False):
                 self._observe(*args, **kwargs)
@@ -130,16 +159,23 @@ class AnswerAttention(TorchFunctionMode):
     ) -> None:
         if (query.shape[0], query.shape[2], key.shape[2]) != self._shape:
             return
-        alpha = answer_row_attention(query, key, attn_mask, is_causal, scale, self._rows)
-        heads, kv_heads = alpha.shape[1], key.shape[1]
-        mean_over_rows = (alpha * self._row_weights[:, None, :, None]).sum(dim=2)
-        by_kv_head = mean_over_rows.unflatten(1, (kv_heads, heads // kv_heads)).sum(dim=2)
-        scores = (by_kv_head * value.float().norm(dim=-1)).sum(dim=1) / heads
+        logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
+        scores = self._score(logits, value)
         self._total = scores if self._total is None else self._total + scores
         self._num_seen += 1
 
-    def token_scores(self) -> Float[Tensor, "prompts tokens"]:
-        """s_t of every token of every prompt, float32; 0 on padding."""
+    def _score(
+        self,
+        logits: Float[Tensor, "prompts heads rows keys"],
+        value: Float[Tensor, "prompts kv_heads keys dim"],
+    ) -> Float[Tensor, "prompts rows keys"]:
+        """Mean over heads of alpha * |v|."""
+        norms = value.float().norm(dim=-1)
+        norms = norms.repeat_interleave(logits.shape[1] // norms.shape[1], dim=1)
+        return (logits.softmax(dim=-1) * norms[:, :, None]).mean(dim=1)
+
+    def row_scores(self) -> Float[Tensor, "prompts rows tokens"]:
+        """s_t by answer row, where `row_mask` is True; padded with repeated rows elsewhere. float32."""
         if self._total is None or self._num_seen != self._num_layers:
             raise ValueError(
                 f"saw {self._num_seen} attention calls where the reader has {self._num_layers} layers: its "
@@ -147,6 +183,11 @@ class AnswerAttention(TorchFunctionMode):
                 "attn_implementation='sdpa'"
             )
         return self._total / self._num_layers
+
+    def token_scores(self) -> Float[Tensor, "prompts tokens"]:
+        """s_t of every token of every prompt, float32; 0 on padding."""
+        weights = self.row_mask / self.row_mask.sum(dim=1, keepdim=True)
+        return (self.row_scores() * weights[..., None]).sum(dim=1)
 
 
 def padded_positions(

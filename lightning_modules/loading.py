@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -83,7 +84,7 @@ def load_causal_lm(
     if config.is_encoder_decoder:
         raise ModelError(
             f"reader {name}: {config.model_type} is an encoder-decoder model where a decoder-only reader is "
-            "expected; set reader.name to a causal language model"
+            "expected; set reader.name to a causal language model, or reader.family=auto"
         )
     if not _is_decoder(config):
         raise ModelError(
@@ -105,6 +106,42 @@ def load_causal_lm(
         model.hf_quantizer = None
         model.is_quantized = False
     return model, tokenizer
+
+
+def load_seq2seq(
+    name: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A T5 on `scaled_dot_product_attention`, and its tokenizer.
+
+    Args:
+        name: hub name or folder.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: not to be had, or no T5.
+    """
+    config = _load("reader", name, AutoConfig.from_pretrained)
+    if config.model_type != "t5":
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder-only"
+        raise ModelError(
+            f"reader {name}: {config.model_type} is {kind} model where a T5 is expected; set reader.name to "
+            "one, or reader.family=auto"
+        )
+    model = _load(
+        "reader", name, AutoModelForSeq2SeqLM.from_pretrained, dtype=dtype, attn_implementation="sdpa"
+    )
+    return model, _load_tokenizer("reader", name)
+
+
+def is_encoder_decoder(name: str | Path) -> bool:
+    """What a reader's configuration says of its family; False for a .gguf file.
+
+    Raises:
+        ModelError: not to be had.
+    """
+    if str(name).endswith(".gguf"):
+        return False
+    return bool(_load("reader", name, AutoConfig.from_pretrained).is_encoder_decoder)
 
 
 def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

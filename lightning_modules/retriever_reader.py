@@ -1,4 +1,4 @@
-"""Attention distillation: both models, and the step that trains one from the attention of the other."""
+"""Distillation: both models, and the step that trains the retriever from what the reader attends to."""
 
 import random
 from collections.abc import Sequence
@@ -14,10 +14,23 @@ from datamodules.answer_matching import AnswerMatch, AnswerMatcher
 from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
+from datamodules.prompts import Shown
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.metrics.answers import AnswerScores
 from lightning_modules.metrics.hit_rate import HitRate
-from lightning_modules.objectives import ATLAS_PASSAGE_LENGTH, Constants, distillation_loss
+from lightning_modules.objectives import (
+    ATLAS_PASSAGE_LENGTH,
+    AnswerLikelihoods,
+    Constants,
+    Objective,
+    answer_log_likelihood,
+    distillation_loss,
+    leave_one_out_marginals,
+    leave_one_out_scores,
+    log_p_of_scores,
+    log_p_posterior,
+    marginal_likelihood_loss,
+)
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.part_timer import PartTimer
 from lightning_modules.readers.reader import Reader, Reading
@@ -27,7 +40,7 @@ from lightning_modules.scores import (
     PassageScore,
     log_p_attn,
     log_p_retr,
-    passage_scores,
+    passage_scores_of_rows,
 )
 
 
@@ -40,8 +53,9 @@ class Evaluation:
         passages: the passages retrieved for each, best first (as many as the largest Hit Rate needs).
         is_hit: True = the passage holds an answer.
         reading: of the first `num_passages` of them; None where the batch was retrieved for, but not read.
+            Its token scores are what the objective looks at: attention, or drops in likelihood.
         answers: the answer A that was scored, for each question.
-        log_p_attn: the teacher's distribution.
+        log_p_attn: the teacher's distribution; p_ATTN, or what another objective has in its place.
         log_p_retr: the retriever's.
         predictions: generated answers.
     """
@@ -57,14 +71,15 @@ class Evaluation:
 
 
 class RetrieverReaderModule(L.LightningModule):
-    r"""Trains a retriever towards the attention of a reader, the reader on the answers, or both.
+    r"""Trains a retriever from a reader, the reader on the answers, or both.
 
     .. math::
         p_{ATTN}(n_i | Q, A) &= \mathrm{softmax}_i \Big( \sum_{t \in n_i} s_t / \tau \Big)  \\
         p_{RETR}(n_i | Q) &= \mathrm{softmax}_i ( s(n_i, Q) / \theta )  \\
         L &= \mathrm{KL}(p_{ATTN} \,\|\, p_{RETR})
 
-    Eq. 1, Eq. 2 and the loss of "What Makes Attention Distillation Work?"; the paper leaves tau out.
+    Eq. 1, Eq. 2 and the loss of "What Makes Attention Distillation Work?"; the paper leaves tau out. The
+    other objectives have their own target in place of p_ATTN (`lightning_modules.objectives`).
 
     Args:
         retriever, reader: the two models.
@@ -73,9 +88,11 @@ class RetrieverReaderModule(L.LightningModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         num_passages: K.
-        passage_score: token scores -> passage score.
-        attention_distribution: passage scores -> p_ATTN.
-        attention_temperature: tau_gold.
+        objective: what the retriever learns from: `adist`, `pdist`, `emdr2` or `loop`.
+        passage_score: token scores -> passage score (ADist).
+        attention_distribution: passage scores -> p_ATTN (ADist).
+        attention_temperature: tau_gold, which the scores of ADist, PDist and LOOP are divided by, and the
+            reader's logits by in EMDR2.
         retrieval_temperature: theta.
         constants: scale factors, `plain` or `atlas`.
         answer_match: when a passage counts as a hit.
@@ -88,9 +105,13 @@ class RetrieverReaderModule(L.LightningModule):
         weight_decay: of the optimizer.
         seed: of the choice among several answers in training, and of shuffled passages.
 
+    Raises:
+        ValueError: `loop` with a single passage: there is no other one.
+
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
         timer: seconds spent by part.
+        retriever_loss_name: what the retriever's loss is logged as, `kl` or `emdr2`.
     """
 
     def __init__(
@@ -104,6 +125,7 @@ class RetrieverReaderModule(L.LightningModule):
         retriever_rate: LearningRate | None = None,
         reader_rate: LearningRate | None = None,
         num_passages: int = 5,
+        objective: Objective | str = Objective.ADIST,
         passage_score: PassageScore | str = PassageScore.SUM,
         attention_distribution: AttentionDistribution | str = AttentionDistribution.SOFTMAX,
         attention_temperature: float = 1.0,
@@ -119,6 +141,8 @@ class RetrieverReaderModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if objective == Objective.LOOP and num_passages < 2:
+            raise ValueError("objective loop leaves one passage out, so num_passages must be at least 2")
         self.retriever = retriever
         self.reader = reader
         self.knowledge_base = knowledge_base
@@ -127,6 +151,7 @@ class RetrieverReaderModule(L.LightningModule):
         self.retriever_rate = retriever_rate or LearningRate(1e-5)
         self.reader_rate = reader_rate or LearningRate(1e-5)
         self.num_passages = num_passages
+        self.objective = Objective(objective)
         self.passage_score = PassageScore(passage_score)
         self.attention_distribution = AttentionDistribution(attention_distribution)
         self.attention_temperature = attention_temperature
@@ -145,6 +170,7 @@ class RetrieverReaderModule(L.LightningModule):
         self.timer = PartTimer()
         self.hit_rate = HitRate(self.hit_rate_ks)
         self.answer_scores = AnswerScores()
+        self.retriever_loss_name = "emdr2" if self.objective is Objective.EMDR2 else "kl"
         self._num_read_so_far = 0
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
@@ -168,9 +194,9 @@ class RetrieverReaderModule(L.LightningModule):
         with self.timer.part("encode"):
             p_retr = self.log_p_retr(batch, passages)
         losses = {}
-        if self.train_retriever:
-            losses["kl"] = distillation_loss(self.log_p_attn(teacher), p_retr, self.constants)
-        if self.train_reader:
+        if teacher is not None:
+            losses[self.retriever_loss_name] = self.retriever_loss(teacher, p_retr)
+        if student is not None:
             losses["reader_loss"] = self.reader.answer_loss(student, p_retr)
         loss = torch.stack(list(losses.values())).sum()
         self._log_training({**losses, "loss": loss}, len(batch))
@@ -198,18 +224,68 @@ class RetrieverReaderModule(L.LightningModule):
         with torch.no_grad(), eval_mode(self.reader):
             return self.reader.read(questions, passages, answers, order_seed, with_labels, embeddings)
 
+    def teach(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        order_seed: int = 0,
+    ) -> Reading | AnswerLikelihoods:
+        """What the objective needs of the reader: the answer's attention, or its likelihoods."""
+        if self.objective is Objective.ADIST:
+            return self.read(questions, passages, answers, order_seed)
+        leaves_out = self.objective is Objective.LOOP
+        with torch.no_grad(), eval_mode(self.reader):
+            return self.reader.answer_likelihoods(
+                questions,
+                passages,
+                answers,
+                Shown.EACH_LEFT_OUT if leaves_out else Shown.EACH_ALONE,
+                order_seed,
+                # Atlas softens the other objectives' scores, and here what they would be made of
+                self.attention_temperature if self.objective is Objective.EMDR2 else 1.0,
+            )
+
+    def log_p_target(
+        self, teacher: Reading | AnswerLikelihoods, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, "batch passages"]:
+        """The teacher's distribution over the passages, p_ATTN for ADist; without gradient."""
+        if isinstance(teacher, Reading):
+            return self.log_p_attn(teacher)
+        log_p_retr = log_p_retr.detach()
+        log_probs, mask = teacher.log_probs, teacher.mask
+        if self.objective is Objective.EMDR2:
+            return log_p_posterior(log_probs, mask, log_p_retr)
+        if self.objective is Objective.PDIST:
+            return log_p_of_scores(answer_log_likelihood(log_probs, mask), self.attention_temperature)
+        if not teacher.leaves_out:
+            log_probs = leave_one_out_marginals(log_probs, log_p_retr)
+        return log_p_of_scores(leave_one_out_scores(log_probs, mask), self.attention_temperature)
+
+    def retriever_loss(
+        self, teacher: Reading | AnswerLikelihoods, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, ""]:
+        """KL(teacher || p_RETR); the marginal likelihood for EMDR2."""
+        if self.objective is Objective.EMDR2:
+            assert isinstance(teacher, AnswerLikelihoods)
+            return marginal_likelihood_loss(teacher.log_probs, teacher.mask, log_p_retr, self.constants)
+        return distillation_loss(self.log_p_target(teacher, log_p_retr), log_p_retr, self.constants)
+
     def log_p_attn(self, reading: Reading) -> Float[Tensor, "batch passages"]:
         """log p_ATTN (Eq. 1) from the token scores s_t."""
         prompts = reading.prompts
-        scores = passage_scores(
-            reading.token_scores,
+        assert reading.row_scores is not None
+        assert reading.row_mask is not None
+        scores = passage_scores_of_rows(
+            reading.row_scores,
+            reading.row_mask,
             prompts.passage_of_token,
             prompts.question_of_prompt,
             prompts.num_questions,
             prompts.num_passages,
             self.passage_score,
         )
-        if self.constants is Constants.ATLAS:
+        if self.constants is Constants.ATLAS and self.passage_score is PassageScore.SUM:
             scores = scores / ATLAS_PASSAGE_LENGTH
         return log_p_attn(scores, self.attention_distribution, self.attention_temperature)
 
@@ -232,15 +308,16 @@ class RetrieverReaderModule(L.LightningModule):
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[str],
         order_seed: int,
-    ) -> tuple[Reading, Reading]:
+    ) -> tuple[Reading | AnswerLikelihoods | None, Reading | None]:
         """What the retriever learns from and what the reader does; one pass where they cannot differ."""
-        if not self.train_reader:
-            teacher = self.read(questions, passages, answers, order_seed)
-            return teacher, teacher
-        student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
-        if self.train_retriever and self.reader.has_dropout:
-            return self.read(questions, passages, answers, order_seed), student
-        return student, student
+        student = None
+        if self.train_reader:
+            student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
+        if not self.train_retriever:
+            return None, student
+        if student is not None and self.objective is Objective.ADIST and not self.reader.has_dropout:
+            return student, student
+        return self.teach(questions, passages, answers, order_seed), student
 
     def _log_training(self, losses: dict[str, Tensor], batch_size: int) -> None:
         for name, value in losses.items():
@@ -279,12 +356,13 @@ class RetrieverReaderModule(L.LightningModule):
         questions = evaluation.questions
         passages = [found[: self.num_passages] for found in evaluation.passages]
         with self.timer.part("read_evaluation"):
-            reading = self.read(questions, passages, evaluation.answers, embeddings=self.token_embeddings)
+            teacher, reading = self._teach_and_read(questions, passages, evaluation.answers)
         with eval_mode(self.retriever):
             p_retr = self.log_p_retr(questions, passages)
-        p_attn = self.log_p_attn(reading)
-        kl = distillation_loss(p_attn, p_retr, self.constants)
-        self.log(f"{stage}/kl", kl, batch_size=len(questions), on_epoch=True, sync_dist=True)
+        p_target = self.log_p_target(teacher, p_retr)
+        loss = self.retriever_loss(teacher, p_retr)
+        name = f"{stage}/{self.retriever_loss_name}"
+        self.log(name, loss, batch_size=len(questions), on_epoch=True, sync_dist=True)
         predictions = None
         if self.generate:
             with self.timer.part("generate"):
@@ -296,10 +374,23 @@ class RetrieverReaderModule(L.LightningModule):
             evaluation.is_hit,
             evaluation.answers,
             reading,
-            p_attn,
+            p_target,
             p_retr,
             predictions,
         )
+
+    def _teach_and_read(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+    ) -> tuple[Reading | AnswerLikelihoods, Reading]:
+        """What the objective needs, and the reading that the indicators look at: the same for ADist."""
+        if self.objective is Objective.ADIST:
+            reading = self.read(questions, passages, answers, embeddings=self.token_embeddings)
+            return reading, reading
+        drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
+        return self.teach(questions, passages, answers), drops
 
     def _find_hits(
         self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]

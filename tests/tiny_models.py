@@ -13,12 +13,17 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from datamodules.batches import Passage, Question
+from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.passages import KnowledgeBase, build_knowledge_base
 from datamodules.prompts import PromptBuilder
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.readers.reader import Reader
 from lightning_modules.retriever import Retriever
 
 _CAPITALS = {
@@ -115,6 +120,29 @@ def tiny_falcon_rw(vocabulary: int, seed: int = 0, attention_dropout: float = 0.
     return _random(FalconForCausalLM, config, seed)
 
 
+def tiny_t5(vocabulary: int, seed: int = 0, v1_1: bool = True, dropout: float = 0.0) -> PreTrainedModel:
+    """The shape of T5 v1.1 (gated, an output matrix of its own) or of the first T5; more layers to decode."""
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=3,
+        num_heads=4,
+        feed_forward_proj="gated-gelu" if v1_1 else "relu",
+        tie_word_embeddings=not v1_1,
+        dropout_rate=dropout,
+        decoder_start_token_id=0,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    model = _random(T5ForConditionalGeneration, config, seed)
+    if v1_1:  # transformers ties it, and unties it where a checkpoint holds another one
+        model.lm_head.weight = torch.nn.Parameter(torch.randn(vocabulary, 32) * 0.2)
+    return model
+
+
 def tiny_bert(vocabulary: int, seed: int = 0) -> PreTrainedModel:
     config = BertConfig(
         vocab_size=vocabulary,
@@ -136,6 +164,17 @@ def tiny_reader(context: str = "concatenated", family: str = "llama", **prompt_s
     return DecoderOnlyReader(make(len(tokenizer)), prompts).eval()
 
 
+def tiny_fusion_reader(v1_1: bool = True, dropout: float = 0.0, **prompt_settings) -> FusionInDecoderReader:
+    tokenizer = tiny_tokenizer()
+    prompts = FusionPromptBuilder(tokenizer, **prompt_settings)
+    return FusionInDecoderReader(tiny_t5(len(tokenizer), v1_1=v1_1, dropout=dropout), prompts).eval()
+
+
+def tiny_reader_of(kind: str) -> Reader:
+    """`concatenated` or `independent` (decoder-only), or `fusion_in_decoder`."""
+    return tiny_fusion_reader() if kind == "fusion_in_decoder" else tiny_reader(kind)
+
+
 def tiny_retriever(**settings) -> Retriever:
     tokenizer = tiny_tokenizer()
     return Retriever(tiny_bert(len(tokenizer)), tokenizer, **settings).eval()
@@ -143,7 +182,8 @@ def tiny_retriever(**settings) -> Retriever:
 
 def save_tiny_models(folder: Path, family: str = "llama") -> tuple[Path, Path]:
     """Folders of a reader and a retriever, as `experiments` loads them."""
-    tiny_reader(family=family).save(folder / "reader")
+    reader = tiny_fusion_reader() if family == "t5" else tiny_reader(family=family)
+    reader.save(folder / "reader")
     tiny_retriever().save(folder / "retriever")
     return folder / "reader", folder / "retriever"
 

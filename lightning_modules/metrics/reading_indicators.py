@@ -13,7 +13,7 @@ from lightning_modules.metrics.indicators import (
     token_similarity,
     vocabulary_similarity,
 )
-from lightning_modules.readers.reader import Reading
+from lightning_modules.readers.reader import Reading, TargetTokens
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,15 @@ def reading_units(
     prompt_of_unit, rank_of_unit = shown.any(dim=-1).nonzero(as_tuple=True)
     mask = shown[prompt_of_unit, rank_of_unit]
     totals = reading.token_scores.sum(dim=-1)
+    if reading.is_fused:  # the attention is shared out over all prompts of a question
+        of_question = totals.view(prompts.num_questions, prompts.num_passages).sum(dim=1)
+        totals = of_question.repeat_interleave(prompts.num_passages)
     attention = normalize_attention(
         reading.token_scores[prompt_of_unit], mask, normalization, totals[prompt_of_unit]
     )
-    answer_similarity = _similarity_to(prompts.answer_mask, reading)
-    noun_similarity = _similarity_to(prompts.noun_mask, reading)
+    answer = reading.answer or _tokens_at(prompts.answer_mask, reading)
+    answer_similarity = _similarity_to(answer, reading)
+    noun_similarity = _similarity_to(_tokens_at(prompts.noun_mask, reading), reading)
     return ReadingUnits(
         attention,
         answer_similarity[prompt_of_unit],
@@ -65,16 +69,23 @@ def reading_units(
     )
 
 
-def _similarity_to(
-    target_mask: Bool[Tensor, "prompts tokens"], reading: Reading
-) -> Float[Tensor, "prompts tokens"]:
-    if not bool(target_mask.any()):
+def _tokens_at(mask: Bool[Tensor, "prompts tokens"], reading: Reading) -> TargetTokens:
+    """Tokens of the prompts as a target."""
+    if not bool(mask.any()):
+        return TargetTokens(reading.prompts.input_ids[:, :0], mask[:, :0])
+    positions, genuine = padded_positions(mask)
+    contextual = reading.token_embeddings
+    if contextual is not None:
+        contextual = contextual.gather(1, positions[..., None].expand(-1, -1, contextual.shape[-1]))
+    return TargetTokens(reading.prompts.input_ids.gather(1, positions), genuine, contextual)
+
+
+def _similarity_to(target: TargetTokens, reading: Reading) -> Float[Tensor, "prompts tokens"]:
+    """NaN where a prompt has no target."""
+    if target.mask.shape[1] == 0:
         return torch.full_like(reading.token_scores, torch.nan)
-    positions, genuine = padded_positions(target_mask)
     if reading.vocabulary is not None:
-        ids = reading.prompts.input_ids
-        return vocabulary_similarity(reading.vocabulary, ids, ids.gather(1, positions), genuine)
-    embeddings = reading.token_embeddings
-    assert embeddings is not None, "read with embeddings='input' or 'contextual'"
-    targets = embeddings.gather(1, positions[..., None].expand(-1, -1, embeddings.shape[-1]))
-    return token_similarity(embeddings, targets, genuine)
+        return vocabulary_similarity(reading.vocabulary, reading.prompts.input_ids, target.ids, target.mask)
+    assert reading.token_embeddings is not None, "read with embeddings='input' or 'contextual'"
+    assert target.embeddings is not None
+    return token_similarity(reading.token_embeddings, target.embeddings, target.mask)

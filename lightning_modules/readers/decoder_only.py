@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from datamodules.batches import Passage, PromptBatch, Question
-from datamodules.choices import Choice
-from datamodules.prompts import Context, PromptBuilder
+from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import save_pretrained
-from lightning_modules.readers.reader import Reader, Reading
-
-
-class TokenEmbeddings(Choice):
-    """Where the indicators take token embeddings from."""
-
-    INPUT = "input"
-    CONTEXTUAL = "contextual"
+from lightning_modules.objectives import AnswerLikelihoods
+from lightning_modules.readers.reader import Reader, Reading, TokenEmbeddings, log_probs_of
 
 
 class DecoderOnlyReader(Reader):
@@ -47,17 +40,6 @@ class DecoderOnlyReader(Reader):
         self.model: Any = model
         self.prompts = prompts
 
-    @property
-    def has_dropout(self) -> bool:
-        modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
-        # many models keep their rates as plain numbers
-        rates = (getattr(self.model.config, name, None) for name in ("attention_dropout", "hidden_dropout"))
-        return modules or any(rate is not None and rate > 0 for rate in rates)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
     def read(
         self,
         questions: Sequence[Question],
@@ -69,39 +51,101 @@ class DecoderOnlyReader(Reader):
     ) -> Reading:
         """See `Reader.read`. Without labels the vocabulary's projection is not computed at all."""
         batch = self.prompts.build(questions, passages, answers, order_seed).to(self.device)
-        wanted = None if embeddings is None else TokenEmbeddings(embeddings)
-        label_log_probs: Tensor | None = None
-        label_mask: Tensor | None = None
         attention = AnswerAttention(batch.answer_rows_mask, self.model.config.num_hidden_layers)
+        label_log_probs = label_mask = None
         with attention:
             if with_labels:
-                positions, label_mask = padded_positions(batch.label_mask)
-                output = self.model(
-                    **self._inputs(batch),
-                    logits_to_keep=positions,
-                    output_hidden_states=wanted is TokenEmbeddings.CONTEXTUAL,
-                )
-                labels = batch.input_ids.gather(1, positions + 1)
-                label_log_probs = _log_probs_of(output.logits, labels) * label_mask
-                hidden = output.hidden_states[-1] if output.hidden_states is not None else None
+                hidden, label_log_probs, label_mask = self._score_labels(batch, embeddings=embeddings)
             else:
                 hidden = self.model.base_model(**self._inputs(batch)).last_hidden_state
-        token_embeddings = vocabulary = None
-        if wanted is TokenEmbeddings.CONTEXTUAL:
-            assert hidden is not None
-            token_embeddings = hidden.detach().float()
-        elif wanted is TokenEmbeddings.INPUT:
-            vocabulary = self.model.get_input_embeddings().weight.detach()
         return Reading(
-            batch, attention.token_scores(), token_embeddings, vocabulary, label_log_probs, label_mask
+            batch,
+            attention.token_scores(),
+            *self._embeddings(hidden, embeddings),
+            label_log_probs,
+            label_mask,
+            attention.row_scores(),
+            attention.row_mask,
         )
 
-    def _inputs(self, batch: PromptBatch) -> dict[str, Tensor | bool]:
+    def answer_likelihoods(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        shown: Shown,
+        order_seed: int = 0,
+        temperature: float = 1.0,
+    ) -> AnswerLikelihoods:
+        """See `Reader.answer_likelihoods`; `independent` readers never see two passages at a time."""
+        if self.prompts.context is Context.INDEPENDENT:
+            shown = Shown.EACH_ALONE
+        batch = self.prompts.build(questions, passages, answers, order_seed, shown).to(self.device)
+        _, log_probs, mask = self._score_labels(batch, temperature)
+        # the prompts of a question all end with the same answer
+        shape = (batch.num_questions, batch.num_passages, -1)
+        return AnswerLikelihoods(
+            log_probs.view(shape), mask.view(shape)[:, 0], leaves_out=shown is Shown.EACH_LEFT_OUT
+        )
+
+    def _embed_each_alone(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        embeddings: TokenEmbeddings | str | None,
+    ) -> tuple[Reading, Float[Tensor, "prompts tokens dim"]]:
+        batch = self.prompts.build(questions, passages, answers, shown=Shown.EACH_ALONE).to(self.device)
+        inputs = self.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
+        hidden, log_probs, mask = self._score_labels(batch, inputs=inputs, embeddings=embeddings)
+        token_scores = torch.zeros_like(batch.input_ids, dtype=torch.float32)
+        return Reading(batch, token_scores, *self._embeddings(hidden, embeddings), log_probs, mask), inputs
+
+    def _score_labels(
+        self,
+        batch: PromptBatch,
+        temperature: float = 1.0,
+        inputs: Float[Tensor, "prompts tokens dim"] | None = None,
+        embeddings: TokenEmbeddings | str | None = None,
+    ) -> tuple[
+        Float[Tensor, "prompts tokens dim"] | None,
+        Float[Tensor, "prompts labels"],
+        Bool[Tensor, "prompts labels"],
+    ]:
+        """Last hidden states where contextual embeddings are asked for; the labels' log-probabilities; which
+        of them are labels."""
+        positions, mask = padded_positions(batch.label_mask)
+        output = self.model(
+            **self._inputs(batch, inputs),
+            logits_to_keep=positions,
+            output_hidden_states=embeddings == TokenEmbeddings.CONTEXTUAL,
+        )
+        labels = batch.input_ids.gather(1, positions + 1)
+        hidden = output.hidden_states[-1] if output.hidden_states is not None else None
+        return hidden, log_probs_of(output.logits, labels, temperature) * mask, mask
+
+    def _embeddings(
+        self, hidden: Tensor | None, wanted: TokenEmbeddings | str | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Contextual embeddings, and the embedding matrix; None what is not wanted."""
+        if wanted is None:
+            return None, None
+        if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
+            return None, self.model.get_input_embeddings().weight.detach()
+        assert hidden is not None
+        return hidden.detach().float(), None
+
+    def _inputs(
+        self, batch: PromptBatch, embeddings: Float[Tensor, "prompts tokens dim"] | None = None
+    ) -> dict[str, Tensor | bool]:
         inputs: dict[str, Tensor | bool] = {
-            "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask.long(),
             "use_cache": False,
         }
+        if embeddings is None:
+            inputs["input_ids"] = batch.input_ids
+        else:
+            inputs["inputs_embeds"] = embeddings
         if "position_ids" in inspect.signature(self.model.forward).parameters:
             inputs["position_ids"] = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return inputs
@@ -188,9 +232,3 @@ class AverageOverPassages(LogitsProcessor):
         log_probs = scores.float().log_softmax(dim=-1).view(batch, passages, -1)
         average = (log_probs + self.log_p_retr[..., None]).logsumexp(dim=1)
         return average.repeat_interleave(passages, dim=0).to(scores.dtype)
-
-
-def _log_probs_of(
-    logits: Float[Tensor, "prompts labels vocabulary"], labels: Int[Tensor, "prompts labels"]
-) -> Float[Tensor, "prompts labels"]:
-    return logits.float().log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]

@@ -2,18 +2,55 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from datamodules.batches import Passage, PromptBatch, Question
+from datamodules.choices import Choice
+from datamodules.prompts import Shown
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
+
+
+class ReaderFamily(Choice):
+    """Which readers a model is made into."""
+
+    AUTO = "auto"
+    """As the model's configuration says."""
+    DECODER_ONLY = "decoder_only"
+    FUSION_IN_DECODER = "fusion_in_decoder"
+
+
+class TokenEmbeddings(Choice):
+    """Where the indicators take token embeddings from."""
+
+    INPUT = "input"
+    CONTEXTUAL = "contextual"
+
+
+@dataclass(frozen=True)
+class TargetTokens:
+    """What an indicator's similarities are with respect to: tokens, for each prompt, in it or outside.
+
+    Attributes:
+        ids: token ids.
+        mask: True = token of the target.
+        embeddings: contextual embeddings, where asked for.
+    """
+
+    ids: Int[Tensor, "prompts targets"]
+    mask: Bool[Tensor, "prompts targets"]
+    embeddings: Float[Tensor, "prompts targets dim"] | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward pass over prompts that end with their answers gives.
+    """What one forward pass over prompts and their answers gives.
 
     Attributes:
         prompts: the prompts that were read.
@@ -21,20 +58,47 @@ class Reading:
         token_embeddings: contextual embeddings, where asked for.
         vocabulary: the reader's input embedding matrix, where asked for.
         label_log_probs: log-probability of each label token (the answer and its end), right-padded with 0;
-            None unless asked for. Carries gradient where the reader is trained.
+            None unless asked for. Carries gradient where the reader is trained. One row a prompt, or a
+            question where the reader decodes one answer from all its prompts.
         label_mask: True = a label.
+        row_scores: s_t by answer row, whose mean over `row_mask` is `token_scores`; None where the token
+            scores are no attention.
+        row_mask: True = an answer row.
+        answer: the answer's tokens where they stand outside the prompts.
+        is_fused: whether one softmax runs over all prompts of a question.
     """
 
     prompts: PromptBatch
     token_scores: Float[Tensor, "prompts tokens"]
     token_embeddings: Float[Tensor, "prompts tokens dim"] | None = None
     vocabulary: Float[Tensor, "vocabulary dim"] | None = None
-    label_log_probs: Float[Tensor, "prompts labels"] | None = None
-    label_mask: Bool[Tensor, "prompts labels"] | None = None
+    label_log_probs: Float[Tensor, "answers labels"] | None = None
+    label_mask: Bool[Tensor, "answers labels"] | None = None
+    row_scores: Float[Tensor, "prompts rows tokens"] | None = None
+    row_mask: Bool[Tensor, "prompts rows"] | None = None
+    answer: TargetTokens | None = None
+    is_fused: bool = False
 
 
 class Reader(nn.Module, ABC):
-    """A language model that answers from retrieved passages."""
+    """A language model that answers from retrieved passages.
+
+    What the objectives need of it: `read` for ADist, `answer_likelihoods` for PDist, EMDR2 and LOOP.
+    """
+
+    model: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a pass in train mode differs from one in eval mode."""
+        modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
+        # many models keep their rates as plain numbers
+        rates = (getattr(self.model.config, name, None) for name in ("attention_dropout", "hidden_dropout"))
+        return modules or any(rate is not None and rate > 0 for rate in rates)
 
     @abstractmethod
     def read(
@@ -57,6 +121,66 @@ class Reader(nn.Module, ABC):
             embeddings: `input` (embedding matrix) or `contextual` (last hidden layer) token embeddings;
                 None = none.
         """
+
+    @abstractmethod
+    def answer_likelihoods(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        shown: Shown,
+        order_seed: int = 0,
+        temperature: float = 1.0,
+    ) -> AnswerLikelihoods:
+        """How likely the answer is given each passage alone, or given all passages but one.
+
+        A reader that never sees two passages at a time answers `EACH_LEFT_OUT` with each alone
+        (`AnswerLikelihoods.leaves_out`): `leave_one_out_marginals` makes the one of the other.
+
+        Args:
+            questions, passages, answers, order_seed: as in `read`.
+            shown: `EACH_ALONE` or `EACH_LEFT_OUT`.
+            temperature: what the reader's logits are divided by (Atlas's EMDR2).
+        """
+
+    @abstractmethod
+    def _embed_each_alone(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        embeddings: str | None,
+    ) -> tuple[Reading, Float[Tensor, "prompts tokens dim"]]:
+        """A pass over each passage alone from input embeddings that take gradient, with label_log_probs.
+
+        The reading's token scores are all 0.
+        """
+
+    def read_drops(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
+        answers: Sequence[str],
+        embeddings: str | None = None,
+    ) -> Reading:
+        """A reading whose token scores are what perplexity distillation looks at, in place of attention.
+
+        s_t is the drop in the answer's mean log-likelihood, given the passage alone, when the token's
+        input embedding is masked (set to 0), to first order and at least 0 (`first_order_drops`). In eval
+        mode, with any grad mode around it; no gradient reaches the weights.
+
+        Args:
+            questions, passages, answers, embeddings: as in `read`.
+        """
+        with torch.inference_mode(False), torch.enable_grad(), eval_mode(self.model):
+            reading, inputs = self._embed_each_alone(questions, passages, answers, embeddings)
+            assert reading.label_log_probs is not None
+            assert reading.label_mask is not None
+            likelihoods = answer_log_likelihood(reading.label_log_probs[:, None], reading.label_mask)
+            (gradients,) = torch.autograd.grad(likelihoods.sum(), inputs)
+        drops = first_order_drops(gradients.float(), inputs.detach().float())
+        drops = drops.masked_fill(~reading.prompts.attention_mask, 0.0)
+        return replace(reading, token_scores=drops, label_log_probs=reading.label_log_probs.detach())
 
     @abstractmethod
     def answer_loss(self, reading: Reading, log_p_retr: Float[Tensor, "batch passages"]) -> Float[Tensor, ""]:
@@ -82,7 +206,11 @@ class Reader(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
 
-    @property
-    @abstractmethod
-    def has_dropout(self) -> bool:
-        """Whether a pass in train mode differs from one in eval mode."""
+
+def log_probs_of(
+    logits: Float[Tensor, "answers labels vocabulary"],
+    labels: Int[Tensor, "answers labels"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "answers labels"]:
+    """log softmax(logits / temperature) of each label."""
+    return (logits.float() / temperature).log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run
-from experiments.config import experiment_names, load_config
+from experiments.config import ExperimentConfig, experiment_names, load_config
 from tests.tiny_models import save_tiny_models
 from tests.toy_files import as_overrides, toy_settings
 
@@ -18,25 +18,30 @@ HYPERPARAMETERS = {
     "step1_triviaqa": (1e-5, 320_000, 4_000),
     "step2_nq": (5e-7, 6_000, 300),
     "step2_triviaqa": (5e-7, 32_000, 600),
+    "atlas_large_nq": (4e-5, 10_000, 500),
+    "atlas_large_triviaqa": (4e-5, 30_000, 600),
+    "perplexity_nq": (4e-5, 20_000, 1_000),
+    "perplexity_triviaqa": (4e-5, 10_000, 500),
 }
 
 
-def is_paper_scale(name: str) -> bool:
-    return load_config(name).scale == "paper"
+def family_of(config: ExperimentConfig) -> str:
+    if config.scale == "embedded":
+        return "llama"
+    return "t5" if config.reader.family == "fusion_in_decoder" else "falcon_rw"
 
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
     """Reader folders by the family that an experiment's reader belongs to."""
     folder = tmp_path_factory.mktemp("readers")
-    return {family: save_tiny_models(folder / family, family)[0] for family in ("falcon_rw", "llama")}
+    return {family: save_tiny_models(folder / family, family)[0] for family in ("falcon_rw", "llama", "t5")}
 
 
 @pytest.mark.parametrize("name", experiment_names())
 def test_builds_and_steps(name, readers, tmp_path):
-    reader = readers["falcon_rw" if is_paper_scale(name) else "llama"]
-    settings = toy_settings(tmp_path, reader__name=reader)
     config = load_config(name)
+    settings = toy_settings(tmp_path, reader__name=readers[family_of(config)])
     if config.trainer.max_steps > 0:
         settings["trainer.max_steps"] = 2
     else:
@@ -66,7 +71,8 @@ def test_hyperparameters_are_the_papers(name):
     assert config.data.batch_size == 1
     assert config.training.num_passages == 5
     assert (config.reader.max_tokens_per_passage, config.reader.max_new_tokens) == (128, 32)
-    assert (config.reader.name, config.retriever.name) == ("tiiuae/falcon-rw-1b", "facebook/contriever")
+    reader = {"falcon_rw": "tiiuae/falcon-rw-1b", "t5": "google/t5-large-lm-adapt"}[family_of(config)]
+    assert (config.reader.name, config.retriever.name) == (reader, "facebook/contriever")
 
 
 @pytest.mark.parametrize("setting", ["offshelf", "step1", "step2"])

@@ -1,0 +1,76 @@
+"""Question + retrieved passages -> the prompts of a Fusion-in-Decoder reader, and answers -> its labels."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.batches import AnswerBatch, Question
+from datamodules.prompts import NOTHING, Context, PromptBuilder, PromptText, TokenScope
+
+
+class FusionPromptBuilder(PromptBuilder):
+    """Builds what the encoder and the decoder of a Fusion-in-Decoder reader see.
+
+    One prompt a passage, in Atlas's template and ended by the end-of-sequence token::
+
+        question: {question} title: {title} context: {text}
+
+    The text is cut so that a prompt has at most `max_tokens_per_passage` tokens.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        token_scope: `passage` counts title and text; `prompt` the whole prompt (Atlas).
+        max_tokens_per_passage, max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
+
+    Raises:
+        ValueError: the tokenizer gives no offsets or has no end-of-sequence token.
+    """
+
+    ends_prompts = True
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        token_scope: TokenScope | str = TokenScope.PASSAGE,
+        max_tokens_per_passage: int = 128,
+        max_question_tokens: int = 48,
+        max_title_tokens: int = 24,
+        max_answer_tokens: int = 32,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            context=Context.INDEPENDENT,
+            token_scope=token_scope,
+            max_tokens_per_passage=max_tokens_per_passage,
+            max_question_tokens=max_question_tokens,
+            max_title_tokens=max_title_tokens,
+            max_answer_tokens=max_answer_tokens,
+            padding_side="right",
+        )
+
+    def build_answers(self, answers: Sequence[str]) -> AnswerBatch:
+        """What the decoder is to say, on the CPU: each answer and its end."""
+        eos = self.tokenizer.eos_token_id
+        texts = self._cut(list(answers), self.max_answer_tokens)
+        rows = [[*ids, eos] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        width = max(len(row) for row in rows)
+        lengths = torch.tensor([len(row) for row in rows])[:, None]
+        positions = torch.arange(width)
+        return AnswerBatch(
+            ids=torch.tensor([row + [eos] * (width - len(row)) for row in rows]),
+            label_mask=positions < lengths,
+            answer_mask=positions < lengths - 1,
+        )
+
+    def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
+        [(k, title, text)] = blocks
+        template_owner = k if self.token_scope is TokenScope.PROMPT else NOTHING
+        prompt = PromptText(passage_of_end=template_owner)
+        prompt.add("question:", template_owner)
+        prompt.add(f" {asked}", template_owner, nouns=[(start + 1, end + 1) for start, end in question.nouns])
+        prompt.add(" title:", template_owner)
+        prompt.add(f" {title}", k, content=True)
+        prompt.add(" context:", template_owner)
+        prompt.add(f" {text}", k, content=True)
+        return prompt

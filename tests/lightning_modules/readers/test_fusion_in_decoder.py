@@ -1,0 +1,184 @@
+"""The Fusion-in-Decoder reader against eager attention, one question at a time."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from datamodules.batches import AnswerBatch, PromptBatch
+from datamodules.fusion_prompts import FusionPromptBuilder
+from datamodules.prompts import Shown
+from lightning_modules.metrics.indicators import AttentionNormalization
+from lightning_modules.metrics.reading_indicators import reading_units
+from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from tests.tiny_models import tiny_fusion_reader, tiny_llama, tiny_tokenizer, toy_passages, toy_questions
+
+QUESTIONS = toy_questions()[:3]
+PASSAGES = [[toy_passages()[j] for j in (i, i + 12, i + 3, 23 - i)] for i in range(3)]
+ANSWERS = ["Paris", "Tokyo or Kyoto", "Lima"]
+UNIFORM = torch.full((3, 4), 0.25).log()
+
+
+@pytest.fixture(params=["v1_1", "first"])
+def reader(request) -> FusionInDecoderReader:
+    return tiny_fusion_reader(v1_1=request.param == "v1_1")
+
+
+@torch.no_grad()
+def slow_token_scores(model, prompts: PromptBatch, labels: AnswerBatch, b: int) -> Tensor:
+    """[K * tokens]: mean over layers, heads and labels of alpha * |v|, from materialised eager attention."""
+    eager = T5ForConditionalGeneration._from_config(copy.deepcopy(model.config), attn_implementation="eager")
+    eager.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))  # may be one of its own
+    eager.load_state_dict(model.state_dict())
+    eager.eval()
+    own = slice(b * prompts.num_passages, (b + 1) * prompts.num_passages)
+    states = [
+        eager.encoder(input_ids=ids[mask][None]).last_hidden_state[0]
+        for ids, mask in zip(prompts.input_ids[own], prompts.attention_mask[own], strict=True)
+    ]
+    fused = torch.cat(states)[None]
+    length = int(labels.label_mask[b].sum())
+    output = eager(
+        encoder_outputs=BaseModelOutput(last_hidden_state=fused),
+        labels=labels.ids[b : b + 1, :length],
+        output_attentions=True,
+    )
+    total = torch.zeros(fused.shape[1])
+    for attentions, block in zip(output.cross_attentions, eager.decoder.block, strict=True):
+        norms = block.layer[1].EncDecAttention.v(fused)[0].unflatten(-1, (4, -1)).norm(dim=-1)
+        for row, head in itertools.product(range(length), range(4)):
+            total += attentions[0, head, row] * norms[:, head]
+    return total / (len(output.cross_attentions) * length * 4)
+
+
+@torch.no_grad()
+def assert_equals_eager(reader, prompts: PromptBatch, labels: AnswerBatch) -> None:
+    reading = reader.read_prompts(prompts, labels)
+    for b in range(prompts.num_questions):
+        own = slice(b * prompts.num_passages, (b + 1) * prompts.num_passages)
+        mask = prompts.attention_mask[own]
+        scores = reading.token_scores[own]
+        expected = slow_token_scores(reader.model, prompts, labels, b)
+        torch.testing.assert_close(scores[mask], expected, rtol=1e-4, atol=1e-7)
+        assert not scores[~mask].any()
+        assert expected.std() > 1e-3, "uniform attention would hide a mistake"
+
+
+def test_equals_eager_attention(reader):
+    prompts = reader.prompts.build(QUESTIONS, PASSAGES)
+    assert_equals_eager(reader, prompts, reader.prompts.build_answers(ANSWERS))
+
+
+def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[PromptBatch, AnswerBatch]:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.ones(num_passages, num_tokens, dtype=torch.bool)
+    prompts = PromptBatch(
+        input_ids=torch.randint(2, 300, (num_passages, num_tokens), generator=generator),
+        attention_mask=real,
+        passage_of_token=torch.arange(num_passages)[:, None].expand(-1, num_tokens),
+        content_mask=real,
+        noun_mask=~real,
+        answer_mask=~real,
+        answer_rows_mask=~real,
+        label_mask=~real,
+        question_of_prompt=torch.zeros(num_passages, dtype=torch.long),
+        num_questions=1,
+        num_passages=num_passages,
+    )
+    ids = torch.randint(2, 300, (1, num_labels), generator=generator)
+    label_mask = torch.ones(1, num_labels, dtype=torch.bool)
+    return prompts, AnswerBatch(ids, label_mask, label_mask)
+
+
+@pytest.mark.parametrize("num_passages", [1, 2])
+def test_self_attention_of_equal_shape_does_not_count(reader, num_passages):
+    """As many labels as encoded tokens: the decoder's self-attention looks like its cross-attention."""
+    assert_equals_eager(reader, *random_batch(num_passages, num_tokens=6, num_labels=6 * num_passages))
+
+
+def test_nothing_is_left_on_the_model(reader):
+    reader.read(QUESTIONS, PASSAGES, ANSWERS)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in reader.modules())
+
+
+@torch.no_grad()
+def test_passages_are_read_alone_and_left_out_one_by_one(reader):
+    prompts = reader.prompts.build(QUESTIONS, PASSAGES)
+    labels = reader.prompts.build_answers(ANSWERS)
+    alone = reader.prompt_likelihoods(prompts, labels, Shown.EACH_ALONE)
+    without = reader.prompt_likelihoods(prompts, labels, Shown.EACH_LEFT_OUT)
+    for b, k in itertools.product(range(3), range(4)):
+        others = [passage for j, passage in enumerate(PASSAGES[b]) if j != k]
+        for likelihoods, shown in ((alone, [PASSAGES[b][k]]), (without, others)):
+            reading = reader.read([QUESTIONS[b]], [shown], [ANSWERS[b]], with_labels=True)
+            found = likelihoods.log_probs[b, k][likelihoods.mask[b]]
+            torch.testing.assert_close(found, reading.label_log_probs[0], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_generates_what_a_greedy_loop_finds(reader):
+    texts = reader.generate(QUESTIONS, PASSAGES, UNIFORM, max_new_tokens=6)
+    for b in range(3):
+        prompts = reader.prompts.build([QUESTIONS[b]], [PASSAGES[b]])
+        states = reader._encode(prompts).reshape(1, -1, 32)
+        ids = torch.tensor([[0]])
+        for step in range(6):
+            output = reader.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=prompts.attention_mask.reshape(1, -1).long(),
+                decoder_input_ids=ids,
+            )
+            logits = output.logits[:, -1]
+            if step == 0:
+                logits[:, 1] = -torch.inf  # an empty answer is no answer
+            ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True)], dim=1)
+            if ids[0, -1] == 1:
+                break
+        expected = reader.prompts.tokenizer.decode(ids[0], skip_special_tokens=True)
+        assert texts[b] == " ".join(expected.split())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("embeddings", ["input", "contextual"])
+def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
+    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings=embeddings)
+    units = reading_units(reading)
+    labels = reader.prompts.build_answers(ANSWERS)
+    for unit in range(12):
+        b = int(units.question_of_unit[unit])
+        answer = labels.ids[b][labels.answer_mask[b]]
+        assert reader.prompts.tokenizer.decode(answer) == ANSWERS[b]
+        if embeddings == "input":
+            vectors, targets = reading.vocabulary[reading.prompts.input_ids[unit]], reading.vocabulary[answer]
+        else:
+            whole = labels.ids[b][labels.label_mask[b]][None]
+            vectors = reading.token_embeddings[unit]
+            targets = reader.model.encoder(input_ids=whole).last_hidden_state[0, :-1]
+        cosines = torch.cosine_similarity(vectors[:, None], targets[None], dim=-1).amax(dim=1)
+        mask = units.mask[unit]
+        torch.testing.assert_close(units.answer_similarity[unit][mask], cosines[mask], rtol=1e-4, atol=1e-5)
+    assert not units.noun_similarity.isnan().any()
+
+
+def test_attention_normalised_over_the_prompt_is_shared_out_over_all_passages(reader):
+    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
+    shares = reading_units(reading, AttentionNormalization.PROMPT).attention.sum(dim=1).view(3, 4).sum(dim=1)
+    assert (shares < 1).all(), "the template's tokens get some"
+    content = reading.token_scores.masked_fill(~reading.prompts.content_mask, 0.0)
+    expected = content.view(3, -1).sum(dim=1) / reading.token_scores.view(3, -1).sum(dim=1)
+    torch.testing.assert_close(shares, expected)
+
+
+def test_reads_in_half_precision_with_scores_in_float32(reader):
+    reader.model.to(torch.bfloat16)
+    assert reader.read(QUESTIONS, PASSAGES, ANSWERS).token_scores.dtype == torch.float32
+
+
+def test_another_architecture_is_refused():
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration, not LlamaForCausalLM"):
+        FusionInDecoderReader(tiny_llama(len(tokenizer)), FusionPromptBuilder(tokenizer))

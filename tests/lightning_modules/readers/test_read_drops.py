@@ -1,0 +1,84 @@
+"""The token scores of perplexity distillation against masking tokens for real."""
+
+import pytest
+import torch
+
+from datamodules.prompts import Shown
+from lightning_modules.objectives import answer_log_likelihood, first_order_drops
+from tests.tiny_models import tiny_reader_of, toy_passages, toy_questions
+
+QUESTIONS = toy_questions()[:2]
+PASSAGES = [[toy_passages()[j] for j in (i, i + 12)] for i in range(2)]
+ANSWERS = ["Paris", "Tokyo"]
+
+
+@pytest.fixture(params=["concatenated", "independent", "fusion_in_decoder"])
+def reader(request):
+    return tiny_reader_of(request.param)
+
+
+class Fade:
+    """Multiplies the input embedding of one token of one prompt, as a forward hook."""
+
+    def __init__(self, reader, prompts, row: int, token: int, factor: float) -> None:
+        model = reader.model
+        self.module = (model.encoder if hasattr(model, "encoder") else model).get_input_embeddings()
+        self.shape, self.row, self.token, self.factor = prompts.input_ids.shape, row, token, factor
+
+    def __call__(self, module, args, output):
+        if output.shape[:2] == self.shape:
+            output = output.clone()
+            output[self.row, self.token] *= self.factor
+        return output
+
+    def __enter__(self):
+        self.handle = self.module.register_forward_hook(self)
+
+    def __exit__(self, *exception):
+        self.handle.remove()
+
+
+@torch.no_grad()
+def likelihoods(reader):
+    found = reader.answer_likelihoods(QUESTIONS, PASSAGES, ANSWERS, Shown.EACH_ALONE)
+    return answer_log_likelihood(found.log_probs.double(), found.mask).flatten()
+
+
+def test_agree_with_masking_to_first_order(reader):
+    """Fading a token towards its mask loses its share of the drop; far from it the likelihood bends."""
+    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS)
+    reader.double()
+    whole, slopes, faded, row = likelihoods(reader), [], [], 1
+    tokens = reading.prompts.attention_mask[row].nonzero()[:, 0].tolist()
+    for token in tokens:
+        at = {}
+        for factor in (1.01, 0.99, 0.8):
+            with Fade(reader, reading.prompts, row, token, factor):
+                at[factor] = float(likelihoods(reader)[row])
+        slopes.append((at[1.01] - at[0.99]) / 0.02)
+        faded.append(float(whole[row]) - at[0.8])
+    slopes, faded = torch.tensor(slopes), torch.tensor(faded)
+    drops = reading.token_scores[row][tokens]
+    torch.testing.assert_close(drops, slopes.clamp(min=0.0), rtol=0.02, atol=1e-3)
+    large = faded.abs() > faded.abs().median()
+    assert ((drops > 0) == (faded > 0))[large].float().mean() > 0.8
+    assert 0.2 < (drops > 0).float().mean() < 0.8
+
+
+def test_leave_no_trace(reader):
+    reader.train()
+    with torch.inference_mode():
+        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, "input")
+    assert not reading.token_scores.requires_grad
+    assert not reading.token_scores[~reading.prompts.attention_mask].any()
+    assert (reading.token_scores >= 0).all()
+    assert reading.row_scores is None
+    assert all(parameter.grad is None for parameter in reader.parameters())
+    assert reader.training
+
+
+def test_drop_is_the_gradient_times_what_is_lost():
+    gradients = torch.tensor([[[1.0, 2.0], [-1.0, 0.0]]])
+    embeddings = torch.tensor([[[3.0, 1.0], [1.0, 1.0]]])
+    assert first_order_drops(gradients, embeddings).tolist() == [[5.0, 0.0]]
+    assert first_order_drops(gradients, embeddings, torch.tensor([4.0, 1.0])).tolist() == [[0.0, 3.0]]
