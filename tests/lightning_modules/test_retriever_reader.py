@@ -9,9 +9,11 @@ import torch
 from lightning import Callback
 
 from callbacks.refresh_index import RefreshIndex
+from datamodules.passage_index import PassageIndex
 from datamodules.passages import build_knowledge_base
 from datamodules.prompts import PromptBuilder
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.eval_mode import eval_mode
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.retriever import Retriever
@@ -158,6 +160,8 @@ def test_only_what_is_trained_changes(tmp_path, mode):
     fitting.fit(module, toy_datamodule())
     expected = {"retriever", "reader"} if mode == "both" else {mode}
     assert changed(before, module) == expected
+    trainable = {name.split(".")[0] for name, weight in module.named_parameters() if weight.requires_grad}
+    assert trainable == expected, "a frozen model is not to cost memory for gradients"
     logged = {name for name in fitting.callback_metrics if name.startswith("train/")}
     losses = {"retriever": {"train/kl"}, "reader": {"train/reader_loss"}}
     assert logged == {"train/loss"}.union(*(losses[name] for name in expected))
@@ -313,6 +317,17 @@ def test_what_is_trained_is_in_train_mode_and_what_is_not_is_not(tmp_path, mode)
     fitting.fit(module, toy_datamodule())
     expected = {"retriever": {mode in ("retriever", "both")}, "reader": {mode in ("reader", "both")}}
     assert seen == [expected] * 3
+
+
+def test_retrieves_in_eval_mode_while_training(tmp_path):
+    module = with_dropout(tmp_path)
+    assert module.retriever.training
+    with torch.no_grad(), eval_mode(module.retriever):
+        embeddings = module.retriever.encode_passages(toy_passages())
+        expected = [slow_retrieve(module, question, embeddings, K) for question in toy_questions()]
+    module.index = PassageIndex.build(embeddings.numpy())
+    assert module.retrieve(toy_questions(), K) == expected
+    assert module.retriever.training
 
 
 def test_a_fixed_passage_encoder_stays_without_dropout(tmp_path):
