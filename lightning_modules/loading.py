@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,6 +26,17 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
+
+
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,  # what torch raises where a file holds more than tensors
+)
 
 
 class ModelError(ValueError):
@@ -169,12 +181,13 @@ def _load_tokenizer(what: str, name: str | Path, **kwargs: Any) -> PreTrainedTok
 def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
     is_model = load not in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained)
     if is_model:
-        kwargs["use_safetensors"] = None if "gguf_file" in kwargs else True
+        # safetensors where there are some; an older pytorch_model.bin (Contriever's) as plain tensors only
+        kwargs["weights_only"] = True
         kwargs["output_loading_info"] = True
     try:
         with _quiet():
             loaded = load(str(name), trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(_explain(what, name, error)) from error
     return _without_made_up_weights(what, name, *loaded) if is_model else loaded
 

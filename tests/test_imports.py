@@ -17,13 +17,13 @@ TREES = {path: ast.parse(path.read_text(), filename=str(path)) for path in FILES
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Full names of all modules that a file imports, wherever in it."""
+    """Full names of all that a file imports, wherever in it."""
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}, line {node.lineno}: a relative import"
-            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
@@ -55,7 +55,8 @@ def test_imports_go_one_way(path):
 
 def test_nothing_is_unpickled():
     for path in FILES:
-        tops = {name.split(".")[0] for name in imported(path)}
+        # the error that torch refuses a pickle with may be caught
+        tops = {name.split(".")[0] for name in imported(path) if name != "pickle.UnpicklingError"}
         assert not tops & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
     for place, name, call in calls():
         if name == "torch.load":

@@ -1,6 +1,7 @@
 """What can be loaded, what is refused, and that the message says how to mend it."""
 
 import json
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
@@ -168,12 +169,35 @@ def test_missing_weights_are_not_made_up(saved, tmp_path, kind):
         LOAD[kind](folder)
 
 
-def test_pickled_weights_are_refused(saved, tmp_path, kind):
-    folder = copy_of(saved[kind], tmp_path / "pickled")
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+def test_older_weights_are_loaded_as_tensors(saved, tmp_path, kind):
+    """Contriever's repository holds a pytorch_model.bin."""
+    folder = copy_of(saved[kind], tmp_path / "older")
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"cannot be loaded from this folder: .*safetensors"):
+    model, _ = LOAD[kind](folder)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+class Payload:
+    """What a hostile pickle does when it is loaded."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_pickle_is_not_run(saved, tmp_path, kind):
+    folder = copy_of(saved[kind], tmp_path / "hostile")
+    ran = tmp_path / "ran"
+    torch.save({"weight": torch.zeros(1), "more": Payload(ran)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded from this folder"):
         LOAD[kind](folder)
+    assert not ran.exists()
 
 
 def test_code_in_a_model_folder_is_not_run(saved, tmp_path, kind):
