@@ -27,7 +27,6 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-
 _LOADING_ERRORS = (
     OSError,
     ValueError,
