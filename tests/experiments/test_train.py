@@ -258,6 +258,14 @@ def test_the_retriever_of_an_earlier_run(settings, built):
     assert summary(second)["started_from"] == {"retriever": str(first.retriever)}
 
 
+def test_two_encoders_do_not_become_one_unasked(settings, capsys):
+    short = {"evaluation__monitor": "null", "trainer__max_steps": 2}
+    first = start(settings, **short, retriever__tied="false")
+    tied = as_overrides({**settings, "init.retriever_from": first.path})
+    assert run.main(["--exp", "quickstart", *tied]) == run.USER_ERROR
+    assert "retriever.tied=false" in capsys.readouterr().err
+
+
 # ---- stopping ----
 
 
