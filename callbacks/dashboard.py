@@ -6,7 +6,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lightning_modules.retriever_reader import Evaluation, RetrieverReaderModule
+from lightning_modules.evaluation import Evaluation
+from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
 def _curves(*tags: str) -> list[Any]:

@@ -6,10 +6,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
 from lightning_modules.metrics.reading_indicators import reading_units
 from lightning_modules.metrics.teacher_auc import TeacherAUC
-from lightning_modules.retriever_reader import Evaluation
 
 GOOD_INDICATOR2_SPEARMAN = 0.3
 """The paper's rule: Indicator 2's Spearman above this is good."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.answers import exact_match, f1_score
-from lightning_modules.retriever_reader import Evaluation
 
 
 class SavePredictions(Callback):

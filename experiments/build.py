@@ -138,8 +138,8 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
     if source is not None and (source / PASSAGE_ENCODER).is_dir():
         if settings.tied:
             raise ConfigError(
-                f"init.retriever_from: {source} holds two encoders, one for queries and one for passages; set "
-                "retriever.tied=false"
+                f"init.retriever_from: {source} holds two encoders, one for queries and one for passages; "
+                "set retriever.tied=false"
             )
         passage_encoder, _ = load_encoder(source / PASSAGE_ENCODER, dropout=settings.dropout)
         retriever.passage_encoder.load_state_dict(passage_encoder.state_dict())

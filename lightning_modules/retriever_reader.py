@@ -2,20 +2,20 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from datamodules.prompts import Shown
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks
 from lightning_modules.metrics.answers import AnswerScores
 from lightning_modules.metrics.hit_rate import HitRate
 from lightning_modules.objectives import (
@@ -42,32 +42,6 @@ from lightning_modules.scores import (
     log_p_retr,
     passage_scores_of_rows,
 )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What validating a batch of questions gave; callbacks compute their metrics from it.
-
-    Attributes:
-        questions: B questions.
-        passages: the passages retrieved for each, best first (as many as the largest Hit Rate needs).
-        is_hit: True = the passage holds an answer.
-        reading: of the first `num_passages` of them; None where the batch was retrieved for, but not read.
-            Its token scores are what the objective looks at: attention, or drops in likelihood.
-        answers: the answer A that was scored, for each question.
-        log_p_attn: the teacher's distribution; p_ATTN, or what another objective has in its place.
-        log_p_retr: the retriever's.
-        predictions: generated answers.
-    """
-
-    questions: list[Question]
-    passages: list[list[Passage]]
-    is_hit: Bool[Tensor, "batch retrieved"]
-    answers: list[str]
-    reading: Reading | None = None
-    log_p_attn: Float[Tensor, "batch passages"] | None = None
-    log_p_retr: Float[Tensor, "batch passages"] | None = None
-    predictions: list[str] | None = None
 
 
 class RetrieverReaderModule(L.LightningModule):
@@ -344,8 +318,8 @@ class RetrieverReaderModule(L.LightningModule):
     def _evaluate(self, questions: list[Question], stage: str) -> Evaluation:
         k = max(self.num_passages, *self.hit_rate_ks)
         passages = self.retrieve(questions, k)
-        is_hit = self._find_hits(questions, passages)
-        self.hit_rate.update(_first_hit_ranks(is_hit))
+        is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
+        self.hit_rate.update(first_hit_ranks(is_hit))
         answers = [question.answers[0] for question in questions]
         evaluation = Evaluation(questions, passages, is_hit, answers)
         if self._still_to_read(len(questions)):
@@ -391,16 +365,6 @@ class RetrieverReaderModule(L.LightningModule):
             return reading, reading
         drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
         return self.teach(questions, passages, answers), drops
-
-    def _find_hits(
-        self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
-    ) -> Bool[Tensor, "batch retrieved"]:
-        """Whether a passage's text holds an answer (its title does not count: DPR, FiD)."""
-        hits = []
-        for question, found in zip(questions, passages, strict=True):
-            matcher = AnswerMatcher(question.answers, self.answer_match)
-            hits.append([matcher.matches(passage.text) for passage in found])
-        return torch.tensor(hits, device=self.device)
 
     def _still_to_read(self, num_questions: int) -> bool:
         if self.num_read is None:
@@ -455,8 +419,3 @@ class RetrieverReaderModule(L.LightningModule):
 def _choose_answer(question: Question, seed: int) -> str:
     """One of the acceptable answers, the same for the same question and seed (Atlas picks one likewise)."""
     return random.Random(f"{seed} {question.id}").choice(question.answers)
-
-
-def _first_hit_ranks(is_hit: Bool[Tensor, "batch retrieved"]) -> Int[Tensor, " batch"]:
-    """Rank of the first hit, -1 where there is none."""
-    return torch.where(is_hit.any(dim=1), is_hit.int().argmax(dim=1), -1)

@@ -248,7 +248,7 @@ def test_two_processes_build_the_index_of_one(tmp_path, num_encodings):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
