@@ -1,10 +1,13 @@
 """Measures at each validation whether the reader's attention is worth distilling."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
@@ -13,6 +16,19 @@ from lightning_modules.metrics.teacher_auc import TeacherAUC
 
 GOOD_INDICATOR2_SPEARMAN = 0.3
 """The paper's rule: Indicator 2's Spearman above this is good."""
+
+
+@dataclass(frozen=True)
+class InstanceReadings:
+    """What was read of each question, for intervals, paired comparisons and histograms.
+
+    Attributes:
+        question_ids: the questions that were read, of all processes.
+        values: reading -> one value a question, in the same order; NaN where it has none.
+    """
+
+    question_ids: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
 
 
 class LogIndicators(Callback):
@@ -27,6 +43,7 @@ class LogIndicators(Callback):
 
     Attributes:
         latest: all readings of the latest evaluation.
+        latest_instances: the same, question by question.
     """
 
     def __init__(
@@ -39,8 +56,11 @@ class LogIndicators(Callback):
         self.noun_indicator = Indicator("indicator2", percentiles)
         self.teacher_auc = TeacherAUC()
         self.latest: dict[str, float] = {}
+        self.latest_instances = InstanceReadings()
+        self._question_ids: list[str] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._question_ids, self.latest_instances = [], InstanceReadings()
         for metric in self._metrics:
             metric.reset()
             metric.to(pl_module.device)
@@ -61,6 +81,7 @@ class LogIndicators(Callback):
             return
         units = reading_units(outputs.reading, self.normalization)
         num_questions = len(outputs.questions)
+        self._question_ids += [question.id for question in outputs.questions]
         for indicator, similarity in (
             (self.answer_indicator, units.answer_similarity),
             (self.noun_indicator, units.noun_similarity),
@@ -89,14 +110,17 @@ class LogIndicators(Callback):
         for name, value in readings.items():
             module.log(f"{prefix}{name}", value)
         module.log(f"{prefix}indicator2/good_above", GOOD_INDICATOR2_SPEARMAN)
-        self._add_histograms(trainer, prefix)
+        values = {name: v for metric in self._metrics for name, v in metric.values().items()}
+        self.latest_instances = InstanceReadings(
+            _gather(trainer, self._question_ids), {name: v.tolist() for name, v in values.items()}
+        )
+        self._add_histograms(trainer, prefix, values)
 
     def _any_was_read(self, trainer: Trainer) -> bool:
         seen = torch.tensor(self.teacher_auc.update_count > 0)
         return bool(trainer.strategy.reduce_boolean_decision(bool(seen), all=False))
 
-    def _add_histograms(self, trainer: Trainer, prefix: str) -> None:
-        values = {name: v for m in self._metrics for name, v in m.values().items()}
+    def _add_histograms(self, trainer: Trainer, prefix: str, values: dict[str, Tensor]) -> None:
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger) or not trainer.is_global_zero:
                 continue
@@ -106,3 +130,12 @@ class LogIndicators(Callback):
                     logger.experiment.add_histogram(
                         f"{prefix}instances/{name}", defined, global_step=trainer.global_step
                     )
+
+
+def _gather(trainer: Trainer, ids: list[str]) -> list[str]:
+    """Those of all processes, process after process, as `InstanceValues.values` has them."""
+    if trainer.world_size == 1:
+        return ids
+    gathered: list[list[str]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, ids)
+    return [question_id for of_process in gathered for question_id in of_process]

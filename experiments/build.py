@@ -25,6 +25,7 @@ from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
 from lightning_modules.readers.reader import Reader, ReaderFamily
 from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
+from lightning_modules.teacher import Teacher
 
 EMBEDDED = "embedded"
 
@@ -185,6 +186,18 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
     return DecoderOnlyReader(model, prompts)
 
 
+def build_teacher(config: ExperimentConfig) -> Teacher:
+    """What of the reader the retriever learns from."""
+    objective = config.objective
+    return Teacher(
+        objective.name,
+        objective.passage_score,
+        objective.attention_distribution,
+        objective.attention_temperature,
+        objective.constants,
+    )
+
+
 def build_module(
     config: ExperimentConfig, retriever: Retriever, reader: Reader, knowledge_base: KnowledgeBase
 ) -> RetrieverReaderModule:
@@ -205,12 +218,8 @@ def build_module(
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
         num_passages=training.num_passages,
-        objective=objective.name,
-        passage_score=objective.passage_score,
-        attention_distribution=objective.attention_distribution,
-        attention_temperature=objective.attention_temperature,
+        teacher=build_teacher(config),
         retrieval_temperature=objective.retrieval_temperature,
-        constants=objective.constants,
         answer_match=evaluation.answer_match,
         hit_rate_ks=evaluation.hit_rate_ks,
         num_read=evaluation.num_read,

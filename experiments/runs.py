@@ -14,6 +14,8 @@ import torch
 
 from experiments.config import ConfigError, ExperimentConfig, to_yaml
 
+LATEST = "latest:"
+
 _PACKAGES = (
     "torch",
     "lightning",
@@ -133,6 +135,39 @@ def latest_finished(name: str, runs: Path) -> RunFolder | None:
     """The newest finished run of an experiment."""
     finished = [run for run in runs_of(name, runs) if run.is_finished]
     return finished[-1] if finished else None
+
+
+def weights_of(source: str | None, model: str, config: ExperimentConfig) -> Path | None:
+    """Folder of the weights of an earlier run.
+
+    Args:
+        source: a run's folder, or `latest:NAME` for the newest finished run of an experiment; None = none.
+        model: `reader` or `retriever`.
+        config: says where runs are.
+
+    Raises:
+        ConfigError: no such run, or one that does not train the model.
+    """
+    if source is None:
+        return None
+    if source.startswith(LATEST):
+        name = source.removeprefix(LATEST)
+        found = latest_finished(name, Path(config.runs))
+        if found is None:
+            raise ConfigError(
+                f"init.{model}_from={source}: there is no finished run of {name} in {config.runs}/; run "
+                f"`python -m experiments.run --exp {name}` first, or set init.{model}_from to a run's folder"
+            )
+        run = found
+    else:
+        run = RunFolder(Path(source))
+    folder: Path = getattr(run, model)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"init.{model}_from={source}: {run.path} holds no trained {model}; name a finished run that "
+            "trains it"
+        )
+    return folder
 
 
 def runs_of(name: str, runs: Path) -> list[RunFolder]:

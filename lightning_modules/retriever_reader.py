@@ -13,47 +13,28 @@ from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
-from datamodules.prompts import Shown
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks
 from lightning_modules.metrics.answers import AnswerScores
 from lightning_modules.metrics.hit_rate import HitRate
-from lightning_modules.objectives import (
-    ATLAS_PASSAGE_LENGTH,
-    AnswerLikelihoods,
-    Constants,
-    Objective,
-    answer_log_likelihood,
-    distillation_loss,
-    leave_one_out_marginals,
-    leave_one_out_scores,
-    log_p_of_scores,
-    log_p_posterior,
-    marginal_likelihood_loss,
-)
+from lightning_modules.objectives import AnswerLikelihoods, Constants, Objective
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.part_timer import PartTimer
 from lightning_modules.readers.reader import Reader, Reading
 from lightning_modules.retriever import Retriever
-from lightning_modules.scores import (
-    AttentionDistribution,
-    PassageScore,
-    log_p_attn,
-    log_p_retr,
-    passage_scores_of_rows,
-)
+from lightning_modules.scores import log_p_retr
+from lightning_modules.teacher import Teacher
 
 
 class RetrieverReaderModule(L.LightningModule):
     r"""Trains a retriever from a reader, the reader on the answers, or both.
 
     .. math::
-        p_{ATTN}(n_i | Q, A) &= \mathrm{softmax}_i \Big( \sum_{t \in n_i} s_t / \tau \Big)  \\
         p_{RETR}(n_i | Q) &= \mathrm{softmax}_i ( s(n_i, Q) / \theta )  \\
         L &= \mathrm{KL}(p_{ATTN} \,\|\, p_{RETR})
 
-    Eq. 1, Eq. 2 and the loss of "What Makes Attention Distillation Work?"; the paper leaves tau out. The
-    other objectives have their own target in place of p_ATTN (`lightning_modules.objectives`).
+    Eq. 2 and the loss of "What Makes Attention Distillation Work?"; p_ATTN (Eq. 1), or what another objective
+    has in its place, is the `teacher`'s.
 
     Args:
         retriever, reader: the two models.
@@ -62,13 +43,8 @@ class RetrieverReaderModule(L.LightningModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         num_passages: K.
-        objective: what the retriever learns from: `adist`, `pdist`, `emdr2` or `loop`.
-        passage_score: token scores -> passage score (ADist).
-        attention_distribution: passage scores -> p_ATTN (ADist).
-        attention_temperature: tau_gold, which the scores of ADist, PDist and LOOP are divided by, and the
-            reader's logits by in EMDR2.
+        teacher: what of the reader the retriever learns from, and the scale factors; None = plain ADist.
         retrieval_temperature: theta.
-        constants: scale factors, `plain` or `atlas`.
         answer_match: when a passage counts as a hit.
         hit_rate_ks: the K's of Hit Rate@K.
         num_read: questions that a validation reads (generation, indicators, KL), the first ones; all are
@@ -85,7 +61,6 @@ class RetrieverReaderModule(L.LightningModule):
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
         timer: seconds spent by part.
-        retriever_loss_name: what the retriever's loss is logged as, `kl` or `emdr2`.
     """
 
     def __init__(
@@ -99,12 +74,8 @@ class RetrieverReaderModule(L.LightningModule):
         retriever_rate: LearningRate | None = None,
         reader_rate: LearningRate | None = None,
         num_passages: int = 5,
-        objective: Objective | str = Objective.ADIST,
-        passage_score: PassageScore | str = PassageScore.SUM,
-        attention_distribution: AttentionDistribution | str = AttentionDistribution.SOFTMAX,
-        attention_temperature: float = 1.0,
+        teacher: Teacher | None = None,
         retrieval_temperature: float = 1.0,
-        constants: Constants | str = Constants.PLAIN,
         answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
         hit_rate_ks: Sequence[int] = (1, 5, 20),
         num_read: int | None = None,
@@ -115,7 +86,8 @@ class RetrieverReaderModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if objective == Objective.LOOP and num_passages < 2:
+        teacher = teacher or Teacher()
+        if teacher.objective is Objective.LOOP and num_passages < 2:
             raise ValueError("objective loop leaves one passage out, so num_passages must be at least 2")
         self.retriever = retriever
         self.reader = reader
@@ -125,12 +97,8 @@ class RetrieverReaderModule(L.LightningModule):
         self.retriever_rate = retriever_rate or LearningRate(1e-5)
         self.reader_rate = reader_rate or LearningRate(1e-5)
         self.num_passages = num_passages
-        self.objective = Objective(objective)
-        self.passage_score = PassageScore(passage_score)
-        self.attention_distribution = AttentionDistribution(attention_distribution)
-        self.attention_temperature = attention_temperature
+        self.teacher = teacher
         self.retrieval_temperature = retrieval_temperature
-        self.constants = Constants(constants)
         self.answer_match = AnswerMatch(answer_match)
         # a small knowledge base may hold fewer passages than the largest K asks for
         self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
@@ -144,7 +112,6 @@ class RetrieverReaderModule(L.LightningModule):
         self.timer = PartTimer()
         self.hit_rate = HitRate(self.hit_rate_ks)
         self.answer_scores = AnswerScores()
-        self.retriever_loss_name = "emdr2" if self.objective is Objective.EMDR2 else "kl"
         self._num_read_so_far = 0
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
@@ -164,12 +131,12 @@ class RetrieverReaderModule(L.LightningModule):
         with self.timer.part("retrieve"):
             passages = self.retrieve(batch, self.num_passages)
         with self.timer.part("read"):
-            teacher, student = self._read_for_training(batch, passages, answers, order_seed)
+            taught, student = self._read_for_training(batch, passages, answers, order_seed)
         with self.timer.part("encode"):
             p_retr = self.log_p_retr(batch, passages)
         losses = {}
-        if teacher is not None:
-            losses[self.retriever_loss_name] = self.retriever_loss(teacher, p_retr)
+        if taught is not None:
+            losses[self.teacher.loss_name] = self.teacher.retriever_loss(taught, p_retr)
         if student is not None:
             losses["reader_loss"] = self.reader.answer_loss(student, p_retr)
         loss = torch.stack(list(losses.values())).sum()
@@ -198,71 +165,6 @@ class RetrieverReaderModule(L.LightningModule):
         with torch.no_grad(), eval_mode(self.reader):
             return self.reader.read(questions, passages, answers, order_seed, with_labels, embeddings)
 
-    def teach(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        order_seed: int = 0,
-    ) -> Reading | AnswerLikelihoods:
-        """What the objective needs of the reader: the answer's attention, or its likelihoods."""
-        if self.objective is Objective.ADIST:
-            return self.read(questions, passages, answers, order_seed)
-        leaves_out = self.objective is Objective.LOOP
-        with torch.no_grad(), eval_mode(self.reader):
-            return self.reader.answer_likelihoods(
-                questions,
-                passages,
-                answers,
-                Shown.EACH_LEFT_OUT if leaves_out else Shown.EACH_ALONE,
-                order_seed,
-                # Atlas softens the other objectives' scores, and here what they would be made of
-                self.attention_temperature if self.objective is Objective.EMDR2 else 1.0,
-            )
-
-    def log_p_target(
-        self, teacher: Reading | AnswerLikelihoods, log_p_retr: Float[Tensor, "batch passages"]
-    ) -> Float[Tensor, "batch passages"]:
-        """The teacher's distribution over the passages, p_ATTN for ADist; without gradient."""
-        if isinstance(teacher, Reading):
-            return self.log_p_attn(teacher)
-        log_p_retr = log_p_retr.detach()
-        log_probs, mask = teacher.log_probs, teacher.mask
-        if self.objective is Objective.EMDR2:
-            return log_p_posterior(log_probs, mask, log_p_retr)
-        if self.objective is Objective.PDIST:
-            return log_p_of_scores(answer_log_likelihood(log_probs, mask), self.attention_temperature)
-        if not teacher.leaves_out:
-            log_probs = leave_one_out_marginals(log_probs, log_p_retr)
-        return log_p_of_scores(leave_one_out_scores(log_probs, mask), self.attention_temperature)
-
-    def retriever_loss(
-        self, teacher: Reading | AnswerLikelihoods, log_p_retr: Float[Tensor, "batch passages"]
-    ) -> Float[Tensor, ""]:
-        """KL(teacher || p_RETR); the marginal likelihood for EMDR2."""
-        if self.objective is Objective.EMDR2:
-            assert isinstance(teacher, AnswerLikelihoods)
-            return marginal_likelihood_loss(teacher.log_probs, teacher.mask, log_p_retr, self.constants)
-        return distillation_loss(self.log_p_target(teacher, log_p_retr), log_p_retr, self.constants)
-
-    def log_p_attn(self, reading: Reading) -> Float[Tensor, "batch passages"]:
-        """log p_ATTN (Eq. 1) from the token scores s_t."""
-        prompts = reading.prompts
-        assert reading.row_scores is not None
-        assert reading.row_mask is not None
-        scores = passage_scores_of_rows(
-            reading.row_scores,
-            reading.row_mask,
-            prompts.passage_of_token,
-            prompts.question_of_prompt,
-            prompts.num_questions,
-            prompts.num_passages,
-            self.passage_score,
-        )
-        if self.constants is Constants.ATLAS and self.passage_score is PassageScore.SUM:
-            scores = scores / ATLAS_PASSAGE_LENGTH
-        return log_p_attn(scores, self.attention_distribution, self.attention_temperature)
-
     def log_p_retr(
         self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
     ) -> Float[Tensor, "batch passages"]:
@@ -273,7 +175,7 @@ class RetrieverReaderModule(L.LightningModule):
             queries,
             flat.view(len(questions), -1, flat.shape[-1]),
             self.retrieval_temperature,
-            divide_by_sqrt_dim=self.constants is Constants.ATLAS,
+            divide_by_sqrt_dim=self.teacher.constants is Constants.ATLAS,
         )
 
     def _read_for_training(
@@ -289,9 +191,9 @@ class RetrieverReaderModule(L.LightningModule):
             student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
         if not self.train_retriever:
             return None, student
-        if student is not None and self.objective is Objective.ADIST and not self.reader.has_dropout:
+        if student is not None and self.teacher.objective is Objective.ADIST and not self.reader.has_dropout:
             return student, student
-        return self.teach(questions, passages, answers, order_seed), student
+        return self.teacher.teach(self.reader, questions, passages, answers, order_seed), student
 
     def _log_training(self, losses: dict[str, Tensor], batch_size: int) -> None:
         for name, value in losses.items():
@@ -330,12 +232,12 @@ class RetrieverReaderModule(L.LightningModule):
         questions = evaluation.questions
         passages = [found[: self.num_passages] for found in evaluation.passages]
         with self.timer.part("read_evaluation"):
-            teacher, reading = self._teach_and_read(questions, passages, evaluation.answers)
+            taught, reading = self._teach_and_read(questions, passages, evaluation.answers)
         with eval_mode(self.retriever):
             p_retr = self.log_p_retr(questions, passages)
-        p_target = self.log_p_target(teacher, p_retr)
-        loss = self.retriever_loss(teacher, p_retr)
-        name = f"{stage}/{self.retriever_loss_name}"
+        p_target = self.teacher.log_p_target(taught, p_retr)
+        loss = self.teacher.retriever_loss(taught, p_retr)
+        name = f"{stage}/{self.teacher.loss_name}"
         self.log(name, loss, batch_size=len(questions), on_epoch=True, sync_dist=True)
         predictions = None
         if self.generate:
@@ -359,12 +261,12 @@ class RetrieverReaderModule(L.LightningModule):
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[str],
     ) -> tuple[Reading | AnswerLikelihoods, Reading]:
-        """What the objective needs, and the reading that the indicators look at: the same for ADist."""
-        if self.objective is Objective.ADIST:
+        """What the teacher is made of, and the reading that the indicators look at: the same for ADist."""
+        if self.teacher.objective is Objective.ADIST:
             reading = self.read(questions, passages, answers, embeddings=self.token_embeddings)
             return reading, reading
         drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
-        return self.teach(questions, passages, answers), drops
+        return self.teacher.teach(self.reader, questions, passages, answers), drops
 
     def _still_to_read(self, num_questions: int) -> bool:
         if self.num_read is None:

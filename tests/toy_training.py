@@ -1,5 +1,6 @@
 """Tiny models in a real Trainer, for the tests of callbacks."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.optimization import LearningRate, LearningRateDecay
+from lightning_modules.teacher import Teacher
 from tests.tiny_models import tiny_reader, tiny_retriever, toy_knowledge_base, toy_questions
 
 LIGHTNING_ADVICE = (
@@ -28,13 +30,16 @@ def toy_datamodule(**settings: Any) -> QuestionDataModule:
 
 
 def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
+    """`settings` of the module, or of its teacher."""
     rate = LearningRate(1e-3, decay=LearningRateDecay.CONSTANT)
+    teacher = {"attention_temperature": 0.05}
+    teacher |= {field.name: settings.pop(field.name) for field in fields(Teacher) if field.name in settings}
     defaults = {
         "retriever_rate": rate,
         "reader_rate": rate,
         "hit_rate_ks": (1, 5),
         "max_new_tokens": 3,
-        "attention_temperature": 0.05,
+        "teacher": Teacher(**teacher),
         "retrieval_temperature": 0.05,
     }
     retriever = tiny_retriever(normalize=True)

@@ -84,6 +84,18 @@ def test_values_are_those_of_the_pure_functions(tmp_path, normalization):
     assert logged["indicator2/good_above"] == pytest.approx(0.3)
 
 
+def test_every_question_has_its_own_values(tmp_path):
+    logged, outputs, indicators = evaluate(tmp_path)
+    instances = indicators.latest_instances
+    assert instances.question_ids == [question.id for output in outputs for question in output.questions]
+    attention, spearman, _ = expected(outputs, "answer", 90)
+    assert instances.values["indicator1/attention_p90"] == pytest.approx(attention.tolist(), abs=1e-5)
+    assert instances.values["indicator1/spearman_p90"] == pytest.approx(spearman.tolist(), nan_ok=True)
+    aucs = [float(v) for o in outputs for v in teacher_auc(o.log_p_attn.exp(), o.is_hit[:, :20])]
+    assert instances.values["teacher/auc"] == pytest.approx(aucs, nan_ok=True)
+    assert np.nanmean(instances.values["teacher/auc"]) == pytest.approx(logged["teacher/auc"])
+
+
 def test_names_are_those_of_the_specification(tmp_path):
     logged, _, _ = evaluate(tmp_path, percentiles=(90, 95))
     assert set(logged) >= NAMES
@@ -109,6 +121,7 @@ def test_nothing_is_logged_where_nothing_was_read(tmp_path):
     logged, outputs, indicators = evaluate(tmp_path, num_read=0)
     assert all(output.reading is None for output in outputs)
     assert indicators.latest == {}
+    assert indicators.latest_instances.question_ids == []
     assert not any(name.startswith(("indicator", "teacher")) for name in logged)
     assert "validation/hr_at_5" in logged
 

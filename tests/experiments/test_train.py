@@ -18,6 +18,7 @@ from datamodules.passages import KnowledgeBase
 from experiments import run, train
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
+from experiments.trainer import RunCallbacks
 from lightning_modules.loading import load_causal_lm, load_encoder
 from tests.tiny_models import toy_questions
 from tests.toy_files import as_overrides, toy_settings
@@ -154,9 +155,9 @@ class KillAt(Callback):
 
 
 def start_and_kill(settings, monkeypatch, hook, step, **changes) -> RunFolder:
-    all_callbacks = train._Callbacks.all
+    all_callbacks = RunCallbacks.all
     with monkeypatch.context() as patched:
-        patched.setattr(train._Callbacks, "all", lambda self: [*all_callbacks(self), KillAt(hook, step)])
+        patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), KillAt(hook, step)])
         with pytest.raises(KilledError):
             start(settings, **changes)
     return newest(settings)

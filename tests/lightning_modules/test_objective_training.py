@@ -9,6 +9,7 @@ from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.objectives import AnswerLikelihoods, Objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
+from lightning_modules.teacher import Teacher
 from tests.tiny_models import (
     tiny_fusion_reader,
     tiny_reader_of,
@@ -87,11 +88,11 @@ def datamodule() -> QuestionDataModule:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("objective", list(Objective))
 def test_loss_falls_and_the_gradient_is_the_retrievers(tmp_path, kind, objective):
-    module = make_module(tmp_path, kind, objective=objective, attention_temperature=0.05)
+    module = make_module(tmp_path, kind, teacher=Teacher(objective, attention_temperature=0.05))
     before = {name: weight.clone() for name, weight in module.reader.state_dict().items()}
     passages = module.retrieve(QUESTIONS, 4)
     answers = [question.answers[0] for question in QUESTIONS]
-    teacher = module.teach(QUESTIONS, passages, answers)
+    teacher = module.teacher.teach(module.reader, QUESTIONS, passages, answers)
     floor = least_loss(module, teacher)
     watch = Watch()
     trainer = make_trainer(tmp_path, watch, max_steps=20, max_epochs=-1, limit_val_batches=0)
@@ -104,14 +105,14 @@ def test_loss_falls_and_the_gradient_is_the_retrievers(tmp_path, kind, objective
 
 def least_loss(module, teacher) -> float:
     """0 for a KL; the best that any p_RETR can do for EMDR2, found by gradient descent."""
-    if module.objective is not Objective.EMDR2:
+    if module.teacher.objective is not Objective.EMDR2:
         return 0.0
     assert isinstance(teacher, AnswerLikelihoods)
     scores = torch.zeros(teacher.log_probs.shape[:2], requires_grad=True)
     optimizer = torch.optim.Adam([scores], lr=0.1)
     for _ in range(300):
         optimizer.zero_grad()
-        loss = module.retriever_loss(teacher, scores.log_softmax(dim=-1))
+        loss = module.teacher.retriever_loss(teacher, scores.log_softmax(dim=-1))
         loss.backward()
         optimizer.step()
     return loss.item()
@@ -121,11 +122,11 @@ def least_loss(module, teacher) -> float:
 @pytest.mark.parametrize("objective", list(Objective))
 def test_validation_measures_what_the_objective_looks_at(tmp_path, kind, objective):
     """In Lightning's inference mode, from which the gradients of likelihoods must break out."""
-    module = make_module(tmp_path, kind, objective=objective)
+    module = make_module(tmp_path, kind, teacher=Teacher(objective))
     indicators = LogIndicators()
     trainer = make_trainer(tmp_path, indicators)
     (readings,) = trainer.validate(module, datamodule(), verbose=False)
-    assert readings[f"validation/{module.retriever_loss_name}"] > 0
+    assert readings[f"validation/{module.teacher.loss_name}"] > 0
     assert 0 < indicators.latest["indicator1/attention_p90"] < 1
     assert -1 < indicators.latest["indicator1/spearman_p90"] < 1
     assert 0 <= indicators.latest["teacher/auc"] <= 1
@@ -135,7 +136,7 @@ def test_one_pass_serves_both_models_where_it_can(tmp_path):
     """ADist without dropout; any other objective, or dropout, needs a pass of its own."""
     for objective, dropout, shared in (("adist", 0.0, True), ("adist", 0.5, False), ("pdist", 0.0, False)):
         reader = tiny_fusion_reader(dropout=dropout).train()
-        module = make_module(tmp_path, reader=reader, objective=objective, train_reader=True)
+        module = make_module(tmp_path, reader=reader, teacher=Teacher(objective), train_reader=True)
         answers = [question.answers[0] for question in QUESTIONS]
         teacher, student = module._read_for_training(QUESTIONS, module.retrieve(QUESTIONS, 4), answers, 0)
         assert (teacher is student) is shared
@@ -146,5 +147,9 @@ def test_leave_one_out_of_one_passage_is_refused(tmp_path):
     knowledge_base = toy_knowledge_base(tmp_path)
     with pytest.raises(ValueError, match="num_passages must be at least 2"):
         RetrieverReaderModule(
-            tiny_retriever(), tiny_fusion_reader(), knowledge_base, objective="loop", num_passages=1
+            tiny_retriever(),
+            tiny_fusion_reader(),
+            knowledge_base,
+            teacher=Teacher("loop"),
+            num_passages=1,
         )

@@ -17,6 +17,7 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.retriever import Retriever
+from lightning_modules.teacher import Teacher
 from tests.tiny_models import (
     tiny_bert,
     tiny_falcon_rw,
@@ -98,7 +99,8 @@ def slow_log_p_attn(module, question, passages, answer, atlas, how):
                 counts[k] += 1
     scores = [total / count if how == "mean" else total for total, count in zip(totals, counts, strict=True)]
     scores = [
-        score / (256 if atlas and how == "sum" else 1) / module.attention_temperature for score in scores
+        score / (256 if atlas and how == "sum" else 1) / module.teacher.attention_temperature
+        for score in scores
     ]
     normalizer = math.log(sum(math.exp(score) for score in scores))
     return [score - normalizer for score in scores]
@@ -185,7 +187,7 @@ def test_training_moves_the_retriever_towards_a_fixed_reader(tmp_path):
         build_knowledge_base(passages, tmp_path / "small.arrow"),
         retriever_rate=LearningRate(1e-3),
         hit_rate_ks=(1,),
-        attention_temperature=0.05,
+        teacher=Teacher(attention_temperature=0.05),
         retrieval_temperature=0.05,
     )
     questions = toy_questions()
@@ -476,13 +478,17 @@ def test_nothing_is_generated_unless_asked_for(tmp_path):
     assert "validation/kl" in logged
 
 
-def test_evaluation_reads_as_training_does(tmp_path):
+def test_evaluation_reads_as_training_does(tmp_path, monkeypatch):
     """The indicators measure the teacher that the retriever learns from."""
     module = toy_module(tmp_path)
     evaluations, _, datamodule = evaluate(tmp_path, module)
     trained = []
-    log_p_attn = module.log_p_attn
-    module.log_p_attn = lambda reading: trained.append(reading) or log_p_attn(reading)
+    log_p_attn = Teacher.log_p_attn
+    monkeypatch.setattr(
+        Teacher,
+        "log_p_attn",
+        lambda teacher, reading: trained.append(reading) or log_p_attn(teacher, reading),
+    )
     datamodule.train = datamodule.validation  # the same questions, in whatever order
     trainer(tmp_path, max_steps=2).fit(module, datamodule)
     in_training = {}

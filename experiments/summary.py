@@ -1,0 +1,58 @@
+"""What a run measured, as `summary.json` holds it."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.config import ExperimentConfig
+from experiments.trainer import RunCallbacks
+
+
+def make_summary(
+    config: ExperimentConfig,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    stopped: str,
+    callbacks: RunCallbacks,
+    times_s: Mapping[str, float],
+    sources: Mapping[str, Path | None],
+) -> dict[str, Any]:
+    """Readings before and after, why it ended, and where the time went.
+
+    Args:
+        config: of the run.
+        before, after: test readings of the start and of the best checkpoint, named `test/...`.
+        stopped: why it ended.
+        callbacks: of the run.
+        times_s: seconds by part.
+        sources: folders of the weights that the run started from.
+    """
+
+    def pair(name: str) -> dict[str, float | None]:
+        return {"before": _finite(before.get(f"test/{name}")), "after": _finite(after.get(f"test/{name}"))}
+
+    names = sorted(name.removeprefix("test/") for name in after if name.startswith("test/"))
+    pairs = {name: pair(name) for name in names}
+    best_step = None
+    if callbacks.best is not None and callbacks.best.best_model_path:
+        best_step = int(Path(callbacks.best.best_model_path).stem.split("step=")[1].split("-")[0])
+    return {
+        "name": config.name,
+        "status": "finished",
+        "scale": config.scale,
+        "seed": config.seed,
+        "stopped": stopped,
+        "best_step": best_step,
+        "index_refreshes": callbacks.index.refresh_steps,
+        **{name: values for name, values in pairs.items() if "/" not in name},
+        "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
+        "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},
+        "started_from": {name: str(path) for name, path in sources.items() if path is not None},
+        "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
