@@ -87,6 +87,7 @@ class Reader(nn.Module, ABC):
     """
 
     model: Any
+    prompts: Any
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,122 @@
+"""What the pre-flight check prints."""
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.probe_result import ProbeResult, TeacherRow
+from experiments.verdict import Decision
+
+_COLOURS = {Decision.GO: "bold green", Decision.NO_GO: "bold red", Decision.UNSURE: "bold yellow"}
+
+
+def print_probe(result: ProbeResult, console: Console | None = None) -> None:
+    """The verdict last, where it is seen."""
+    console = console or Console(width=100)
+    console.print(_teachers(result))
+    console.print(_indicators(result))
+    for line in facts(result):
+        console.print(f"· {line}")
+    decision = result.verdict.decision
+    console.print(f"\nverdict on {result.configured}: [{_COLOURS[decision]}]{decision.value}[/]")
+    for reason in result.verdict.reasons:
+        console.print(f"  - {reason}", highlight=False)
+    for line in advice(result):
+        console.print(line, highlight=False)
+
+
+def shown_rows(result: ProbeResult) -> list[TeacherRow]:
+    """The configured teacher, and of each way of reading the plain one and the best one."""
+    rows, seen = [result.rows[0]], {result.configured}
+    for row in result.rows[1:]:
+        way = " ".join(word for word in row.name.split() if not _is_passage_score(word))
+        is_plain = row.name.endswith((" sum", "pdist", "loop")) or " ".join(row.name.split()) == way
+        is_first = way not in seen
+        seen.add(way)
+        if (is_plain or is_first) and "with template" not in row.name:
+            rows.append(row)
+    return rows
+
+
+def _is_passage_score(word: str) -> bool:
+    return word in ("sum", "mean", "first") or word.startswith("top")
+
+
+def _teachers(result: ProbeResult) -> Table:
+    table = Table(title="teachers: do passages with an answer get more? (95% intervals)")
+    table.add_column("teacher", no_wrap=True)
+    for name in ("AUC", "MRR", "mass on answers", "entropy", "tau", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(shown_rows(result)):
+        table.add_row(*_cells(row), style="bold" if number == 0 else None)
+    table.add_section()
+    for row in result.references:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: TeacherRow) -> list[str]:
+    return [
+        row.name,
+        row.auc.text,
+        f"{row.mrr.mean:.2f}" if row.mrr.n else "-",
+        row.mass_on_answers.text,
+        f"{row.entropy.mean:.2f}" if row.entropy.n else "-",
+        f"{row.temperature:.3g}" if row.temperature is not None else "",
+        str(row.auc.n),
+    ]
+
+
+def _indicators(result: ProbeResult) -> Table:
+    table = Table(title="indicators of the configured teacher (95% intervals)")
+    table.add_column("")
+    for name in ("attention p90", "Spearman p90", "attention p95", "Spearman p95", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, what in ((1, "1: tokens like the answer"), (2, "2: tokens like nouns")):
+        found = [
+            result.indicators.get(f"indicator{number}/{part}_p{p}")
+            for p in (90, 95)
+            for part in ("attention", "spearman")
+        ]
+        cells = ["-" if value is None or value.n == 0 else _signed(value) for value in found]
+        table.add_row(what, *cells, str(found[0].n) if found[0] is not None else "0")
+    return table
+
+
+def _signed(value: object) -> str:
+    low, high, mean = (getattr(value, name) for name in ("low", "high", "mean"))
+    return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def facts(result: ProbeResult) -> list[str]:
+    """What else was found, a line each."""
+    shares = result.shares
+    lines = [
+        f"Hit Rate@K of the split {result.hit_rate:.2f}; {result.share_with_both:.0%} of its questions have "
+        "passages both with and without an answer, so that there is something to learn",
+        f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
+        f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} on the rest",
+    ]
+    for order, masses in result.mass_by_position.items():
+        shown = ", ".join(f"{mass:.0%}" for mass in masses)
+        lines.append(
+            f"concatenated, passages in {order} order, attention by place (even: "
+            f"{1 / len(masses):.0%}): {shown}"
+        )
+    for pair, tau in result.agreement.items():
+        lines.append(f"agreement of {pair}: Kendall tau {tau.text}")
+    if result.stopped_early:
+        lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
+    return lines
+
+
+def advice(result: ProbeResult) -> list[str]:
+    """The overrides to paste."""
+    best = result.recommended
+    if best is None:
+        return ["recommended: none; no way of teaching is surely better than chance on these questions"]
+    assert best.overrides is not None
+    return [
+        f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; confirm "
+        "with another --seed)",
+        "  " + " ".join(best.overrides),
+    ]
