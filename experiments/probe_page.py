@@ -8,7 +8,8 @@ from experiments.probe_result import ProbeResult, TeacherRow
 from experiments.probe_table import advice, facts
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
@@ -27,8 +28,9 @@ def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> Non
     verdict = result.verdict
     parts = [
         f"<h1>Pre-flight check: {escape(config.name)}</h1>",
-        f"<p>{escape(config.description)}. Configured teacher: <b>{escape(result.configured)}</b>.</p>",
-        f'<div class="verdict {verdict.decision.value}"><b>{verdict.decision.value}</b>{_list(verdict.reasons)}</div>',
+        f"<p>{escape(config.description)}. Teacher: <b>{escape(result.configured)}</b>.</p>",
+        f'<div class="verdict {verdict.decision.value}"><b>{verdict.decision.value}</b>',
+        f"{_list(verdict.reasons)}</div>",
         "<h2>Recommended</h2>",
         "".join(f"<p><code>{escape(line.strip())}</code></p>" for line in advice(result)),
         "<h2>Does the teacher prefer passages with an answer?</h2>",
@@ -97,7 +99,8 @@ def _intervals(result: ProbeResult) -> str:
         return left + width * value
 
     lines = [
-        f'<line x1="{x(v):.0f}" x2="{x(v):.0f}" y1="0" y2="{height - 30}" stroke="{"#666" if v == 0.5 else "#ddd"}"/>'
+        f'<line x1="{x(v):.0f}" x2="{x(v):.0f}" y1="0" y2="{height - 30}" '
+        f'stroke="{"#666" if v == 0.5 else "#ddd"}"/>'
         f'<text x="{x(v):.0f}" y="{height - 12}" text-anchor="middle">{v:g}</text>'
         for v in (0, 0.25, 0.5, 0.75, 1)
     ]

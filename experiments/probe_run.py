@@ -120,6 +120,10 @@ def save_probe(
             "question_ids": [question.id for question in probe.collected.questions],
             "values": probe.instances(),
         },
+        "retrieved": {
+            question.id: passages
+            for question, passages in zip(probe.collected.questions, probe.collected.passages, strict=True)
+        },
         "config": dataclasses.asdict(config),
         "environment": environment(),
     }

@@ -1,5 +1,7 @@
 """What the pre-flight check prints."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -42,9 +44,11 @@ def _is_passage_score(word: str) -> bool:
 
 
 def _teachers(result: ProbeResult) -> Table:
-    table = Table(title="teachers: do passages with an answer get more? (95% intervals)")
+    table = Table(
+        title="teachers: AUC and MRR of passages with an answer, their mass, entropy / log K, temperature"
+    )
     table.add_column("teacher", no_wrap=True)
-    for name in ("AUC", "MRR", "mass on answers", "entropy", "tau", "n"):
+    for name in ("AUC [95%]", "MRR", "mass", "entropy", "tau", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(shown_rows(result)):
         table.add_row(*_cells(row), style="bold" if number == 0 else None)
@@ -58,33 +62,31 @@ def _cells(row: TeacherRow) -> list[str]:
     return [
         row.name,
         row.auc.text,
-        f"{row.mrr.mean:.2f}" if row.mrr.n else "-",
-        row.mass_on_answers.text,
-        f"{row.entropy.mean:.2f}" if row.entropy.n else "-",
-        f"{row.temperature:.3g}" if row.temperature is not None else "",
+        _number(row.mrr.mean),
+        _number(row.mass_on_answers.mean),
+        _number(row.entropy.mean),
+        f"{row.temperature:.2g}" if row.temperature is not None else "",
         str(row.auc.n),
     ]
 
 
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
 def _indicators(result: ProbeResult) -> Table:
-    table = Table(title="indicators of the configured teacher (95% intervals)")
-    table.add_column("")
-    for name in ("attention p90", "Spearman p90", "attention p95", "Spearman p95", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for number, what in ((1, "1: tokens like the answer"), (2, "2: tokens like nouns")):
-        found = [
-            result.indicators.get(f"indicator{number}/{part}_p{p}")
-            for p in (90, 95)
-            for part in ("attention", "spearman")
-        ]
-        cells = ["-" if value is None or value.n == 0 else _signed(value) for value in found]
-        table.add_row(what, *cells, str(found[0].n) if found[0] is not None else "0")
+    percentiles = sorted({name.rpartition("_p")[2] for name in result.indicators})
+    table = Table(title="indicators of the configured teacher, 95% intervals")
+    table.add_column("", no_wrap=True)
+    for percentile in percentiles:
+        table.add_column(f"p{percentile}", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    for number, target in ((1, "answer"), (2, "nouns")):
+        for part in ("attention", "spearman"):
+            found = [result.indicators[f"indicator{number}/{part}_p{p}"] for p in percentiles]
+            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-" for e in found]
+            table.add_row(f"Indicator {number} ({target}), {part}", *cells, str(found[0].n))
     return table
-
-
-def _signed(value: object) -> str:
-    low, high, mean = (getattr(value, name) for name in ("low", "high", "mean"))
-    return f"{mean:.3f} [{low:.2f}, {high:.2f}]"
 
 
 def facts(result: ProbeResult) -> list[str]:
@@ -94,7 +96,7 @@ def facts(result: ProbeResult) -> list[str]:
         f"Hit Rate@K of the split {result.hit_rate:.2f}; {result.share_with_both:.0%} of its questions have "
         "passages both with and without an answer, so that there is something to learn",
         f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
-        f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} on the rest",
+        f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
     ]
     for order, masses in result.mass_by_position.items():
         shown = ", ".join(f"{mass:.0%}" for mass in masses)
@@ -116,7 +118,7 @@ def advice(result: ProbeResult) -> list[str]:
         return ["recommended: none; no way of teaching is surely better than chance on these questions"]
     assert best.overrides is not None
     return [
-        f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; confirm "
-        "with another --seed)",
+        f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "
+        "confirm it on other questions: --split train)",
         "  " + " ".join(best.overrides),
     ]

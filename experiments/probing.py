@@ -41,6 +41,7 @@ class QuestionScores:
 
     Attributes:
         questions: that were read.
+        passages: ids of the K passages retrieved for each.
         has_answer, log_p_retr, lengths: of their K retrieved passages.
         positions: where each passage stood in a concatenated prompt, by the order asked for.
         shares: attention on passages, first token and the rest, of the configured context.
@@ -48,6 +49,7 @@ class QuestionScores:
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
+        self.passages: list[list[str]] = []
         self._has_answer: list[Tensor] = []
         self._log_p_retr: list[Tensor] = []
         self._lengths: list[Tensor] = []
@@ -86,6 +88,7 @@ class QuestionScores:
     def add_questions(
         self,
         questions: Sequence[Question],
+        passages: Sequence[Sequence[Passage]],
         has_answer: Bool[Tensor, "batch passages"],
         log_p_retr: Float[Tensor, "batch passages"],
         lengths: Int[Tensor, "batch passages"],
@@ -93,6 +96,7 @@ class QuestionScores:
         """Rows of the new questions."""
         first = len(self.questions)
         self.questions += questions
+        self.passages += [[passage.id for passage in found] for found in passages]
         self._has_answer.append(has_answer.cpu())
         self._log_p_retr.append(log_p_retr.float().cpu())
         self._lengths.append(lengths.cpu())
@@ -251,7 +255,7 @@ class Probe:
                 questions, passages, answers, with_labels=alone, embeddings=module.token_embeddings
             )
         rows = self.collected.add_questions(
-            questions, has_answer, log_p_retr, passage_lengths(reading.prompts)
+            questions, passages, has_answer, log_p_retr, passage_lengths(reading.prompts)
         )
         self.collected.add_scores(rows, attention_scores(reading, context, self.order))
         objective = module.teacher.objective
