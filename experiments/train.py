@@ -31,9 +31,8 @@ from experiments.build import (
     build_retriever,
     cache_folder,
     hardware,
-    trains,
 )
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.runs import RunFolder, latest_finished, write_json
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.metrics.indicators import AttentionNormalization

@@ -37,7 +37,7 @@ def serve_files(**files: bytes) -> Iterator[FileServer]:
     served = FileServer(files)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  http.server's name
+        def do_GET(self) -> None:
             served.ranges.append(self.headers["Range"])
             content = served.files.get(self.path.removeprefix("/"))
             if served.statuses or content is None:

@@ -151,5 +151,5 @@ def test_two_processes_do_not_write_the_same_file(server, path):
 
 def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(DataError, match="cannot be written .* choose another folder"):
+    with pytest.raises(DataError, match=r"cannot be written .* choose another folder"):
         fetch(server, tmp_path / "taken" / "file.bin")
