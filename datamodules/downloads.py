@@ -168,9 +168,7 @@ def _answer(url: str, start: int, version: str, file: IO[bytes]) -> http.client.
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            file.truncate(
-                0
-            )  # nothing follows what is there, which is not the file: the next attempt asks for all
+            file.truncate(0)  # what is there is longer than the file: the next attempt asks for all of it
         kind = _BrokenOffError if error.code in _PASSING_STATUSES else _RefusedError
         raise kind(f"the server answers {error.code} ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:

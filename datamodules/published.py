@@ -17,7 +17,6 @@ SourceFile = PublishedFile | HubFile
 
 _VERIFY_OFF = "data.verify_sizes=false takes it as it is"
 
-
 # Makes, from a file's name, what shows the progress of its download while the context lasts.
 ProgressMaker = Callable[[str], AbstractContextManager[Progress]]
 

@@ -13,7 +13,7 @@ from datamodules.checksums import Progress, check_size
 from datamodules.errors import DataError
 from datamodules.published import SourceFile, fetch, how_to_get, missing_files, present_path, read_split
 from datamodules.questions import read_questions
-from datamodules.sources import HubFile, passage_set, question_split
+from datamodules.sources import HubFile, QuestionSource, passage_set, question_split
 from datamodules.vital import VITAL, vital_questions_file
 from experiments.config import ExperimentConfig, trains
 
@@ -95,7 +95,8 @@ def read_data_split(config: ExperimentConfig, split: str, limit: int | None) -> 
     published = question_split(getattr(config.data, split))
     if published is None:
         return read_questions(file.path, limit=limit)
-    return read_split(file.path, published, config.data.source, limit, config.data.verify_sizes)
+    source = QuestionSource.HUB if isinstance(file.published, HubFile) else QuestionSource.DPR
+    return read_split(file.path, published, source, limit, config.data.verify_sizes)
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def _data_file(config: ExperimentConfig, setting: str) -> DataFile:
     published = _published(config, setting)
     root = data_root(config)
     if isinstance(published, HubFile):  # whatever file of DPR's lies there
-        return DataFile(setting, published, root / published.name)
+        return DataFile(setting, published, present_path(published, root) or root / published.name)
     path = Path(name).expanduser()
     path = path if path.is_absolute() or path.exists() else root / path
     if path.exists():
@@ -137,5 +138,9 @@ def _published(config: ExperimentConfig, setting: str) -> SourceFile | None:
     if setting == PASSAGES:
         passages = passage_set(config.data.passages)
         return passages.file if passages else None
-    split = question_split(getattr(config.data, setting))
-    return split.file(config.data.source) if split else None
+    name = getattr(config.data, setting)
+    split = question_split(name)
+    if split is None:
+        return None
+    # a name with a folder means the file that is there
+    return split.file(config.data.source) if Path(name).name == name else split.dpr

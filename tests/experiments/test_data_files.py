@@ -129,7 +129,7 @@ def test_neither_experiment_nor_data_set(capsys, root, names):
 
 def test_without_network_all_files_are_named(capsys, server, root):
     server.files.clear()
-    line = message(capsys, fetch(root, "nq", "wikipedia"))
+    line = message(capsys, download.main(["nq", "wikipedia", f"data.root={root}"]))  # no empty bars either
     assert f"download these 4 files elsewhere and put them into {root}/:" in line
     for name in ("nq-train.qa.csv", "nq-dev.qa.csv", "nq-test.qa.csv", "psgs_w100.tsv.gz"):
         assert f"{name} from {server.url}/{name}" in line
@@ -268,6 +268,12 @@ def test_questions_from_the_hub(server, root):
     assert {split: len(questions) for split, questions in found.items()} == SIZES
     assert not {q.text for q in found["train"]} & {q.text for q in found["validation"]}
     assert [file.path.suffix for file in data_files(config)] == [".parquet"] * 3 + [".gz"]
+
+
+def test_a_path_means_the_file_that_is_there(server, root):
+    spoilt(server, root, "nothing")
+    config = load_config("offshelf_nq", ["data.source=hub", f"data.train={root}/nq-train.qa.csv"])
+    assert len(read_data_split(config, "train", None)) == 8
 
 
 def test_a_hub_that_is_not_reachable(capsys, server, root, monkeypatch):
