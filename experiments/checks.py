@@ -3,6 +3,7 @@
 from callbacks.refresh_schedule import RefreshSchedule
 from datamodules.answer_matching import AnswerMatch
 from datamodules.prompts import Context, PassageOrder, TokenScope
+from datamodules.sources import QuestionSource
 from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig
 from lightning_modules.metrics.indicators import AttentionNormalization
@@ -12,6 +13,7 @@ from lightning_modules.readers.reader import ReaderFamily, TokenEmbeddings
 from lightning_modules.scores import AttentionDistribution, PassageScore
 
 _CHOICES = {
+    "data.source": QuestionSource,
     "reader.family": ReaderFamily,
     "reader.context": Context,
     "reader.token_scope": TokenScope,

@@ -25,6 +25,9 @@ class DataConfig:
     validation: str = "vital"
     test: str = "vital"
     passages: str = "vital"  # passage file, or "vital" for the embedded corpus
+    source: str = "dpr"  # of the published question files: dpr | hub
+    download: bool = True  # fetch published files that are missing into root
+    verify_sizes: bool = True  # refuse a published file that holds another number than published
     max_train: int | None = None  # use the first n questions of the split
     max_validation: int | None = None
     max_test: int | None = None
@@ -168,6 +171,11 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     init: InitConfig = field(default_factory=InitConfig)
+
+
+def trains(config: ExperimentConfig) -> bool:
+    """Whether a run trains anything, or only measures."""
+    return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)
 
 
 def experiment_names() -> list[str]:

@@ -18,9 +18,8 @@ from experiments.build import (
     build_reader,
     build_retriever,
     hardware,
-    trains,
 )
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.runs import RunFolder, weights_of, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer

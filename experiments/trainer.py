@@ -16,8 +16,8 @@ from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from datamodules.passage_index import gpu_search_is_possible
-from experiments.build import cache_folder, trains
-from experiments.config import ExperimentConfig
+from experiments.build import cache_folder
+from experiments.config import ExperimentConfig, trains
 from experiments.runs import RunFolder
 from lightning_modules.metrics.indicators import AttentionNormalization
 
