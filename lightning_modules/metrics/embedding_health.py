@@ -11,7 +11,7 @@ from torch import Tensor
 SAME_DIRECTION = 0.999
 """Embeddings with a higher cosine count as duplicates."""
 
-_Z_ONE_IN_A_THOUSAND = 3.09
+_BY_CHANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class EmbeddingHealth:
     Attributes:
         effective_rank: see `effective_rank`.
         near_duplicates: see `near_duplicate_share`.
-        unusable: share of embeddings that are all zeros, or hold NaN or infinity; the other two are of the rest.
+        unusable: share of embeddings that are all zeros, or hold NaN or infinity; the other two are of the
+            rest.
     """
 
     effective_rank: float
@@ -87,9 +88,9 @@ def near_duplicate_share(
 def has_crashed(hits_before: int, hits_now: int, num_questions: int, drop: float) -> bool:
     """Whether Hit Rate fell by more than `drop` of what it was, and not by chance.
 
-    Chance is excluded by the upper bound of Newcombe's interval (1998, method 10) for the difference of two
-    proportions, at 1 in 1000. It takes the two for independent; they are of the same questions, which makes
-    chance differences smaller than it allows for.
+    Chance is excluded by Fisher's exact test at 1 in 1000, which holds for few questions too. It takes the
+    two for independent; they are of the same questions, which makes chance differences smaller than it
+    allows for.
 
     Args:
         hits_before, hits_now: questions with a hit.
@@ -99,20 +100,23 @@ def has_crashed(hits_before: int, hits_now: int, num_questions: int, drop: float
     Example:
         >>> has_crashed(70, 20, 100, drop=0.5), has_crashed(70, 40, 100, drop=0.5)
         (True, False)
-        >>> has_crashed(4, 1, 10, drop=0.5)
+        >>> has_crashed(4, 0, 4, drop=0.5)
         False
     """
-    if num_questions == 0 or hits_now >= (1 - drop) * hits_before:
+    if hits_now >= (1 - drop) * hits_before:
         return False
-    before, now = hits_before / num_questions, hits_now / num_questions
-    low_before, _ = _wilson_interval(before, num_questions)
-    _, high_now = _wilson_interval(now, num_questions)
-    return now - before + math.hypot(high_now - now, before - low_before) < 0
+    num_hits = hits_before + hits_now
+    # hypergeometric: as few hits or fewer among half of the questions, had all hits been dealt at random
+    p_value = sum(
+        math.exp(
+            _log_choose(num_questions, hits)
+            + _log_choose(num_questions, num_hits - hits)
+            - _log_choose(2 * num_questions, num_hits)
+        )
+        for hits in range(max(0, num_hits - num_questions), hits_now + 1)
+    )
+    return p_value < _BY_CHANCE
 
 
-def _wilson_interval(proportion: float, count: int) -> tuple[float, float]:
-    z = _Z_ONE_IN_A_THOUSAND
-    centre = proportion + z * z / (2 * count)
-    reach = z * math.sqrt(proportion * (1 - proportion) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return (centre - reach) / scale, (centre + reach) / scale
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

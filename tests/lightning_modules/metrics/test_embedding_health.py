@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from lightning_modules.metrics import embedding_health as module
 from lightning_modules.metrics.embedding_health import (
@@ -74,6 +75,7 @@ def test_nothing_usable():
         (70, 36, 100, False),  # less than half is lost
         (6, 0, 20, False),  # everything is lost, but there was little
         (18, 2, 20, True),
+        (4, 0, 4, False),
         (0, 0, 100, False),
         (0, 0, 0, False),
     ],
@@ -82,10 +84,19 @@ def test_a_crash_is_large_and_not_by_chance(before, now, count, crashed):
     assert has_crashed(before, now, count, drop=0.5) is crashed
 
 
+@pytest.mark.parametrize(("before", "now", "count"), [(9, 1, 10), (60, 40, 100), (300, 260, 300), (5, 0, 5)])
+def test_chance_is_that_of_fishers_exact_test(monkeypatch, before, now, count):
+    table = [[now, count - now], [before, count - before]]
+    expected = float(stats.fisher_exact(table, alternative="less").pvalue)
+    for level, crashed in ((expected * 1.001, True), (expected * 0.999, False)):
+        monkeypatch.setattr(module, "_BY_CHANCE", level)
+        assert has_crashed(before, now, count, drop=0.0) is crashed
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.35, 0.8])
 @pytest.mark.parametrize("count", [10, 50, 300])
 def test_chance_hardly_ever_looks_like_a_crash(count, rate):
     """Two independent draws at the same rate, and any drop counts: worse than the same questions again."""
     before, now = np.random.default_rng(count).binomial(count, rate, (2, 5000))
     alarms = [has_crashed(int(b), int(n), count, drop=0.0) for b, n in zip(before, now, strict=True)]
-    assert np.mean(alarms) < 0.005
+    assert np.mean(alarms) < 0.002
