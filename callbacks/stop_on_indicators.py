@@ -1,5 +1,6 @@
 """Decides while a run trains: is the teacher still as good as it was at the start, or where it should get?"""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,8 @@ from callbacks.log_indicators import InstanceReadings, LogIndicators
 from datamodules.choices import Choice
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
 from lightning_modules.retriever_reader import RetrieverReaderModule
+
+log = logging.getLogger(__name__)
 
 MONITORS = ("indicator1/spearman_p90", "teacher/auc")
 """Indicator 1's p90 Spearman is the one reading that separates good from bad in all eight decoder-only
@@ -102,6 +105,7 @@ class StopOnIndicators(Callback):
         if self.baseline is None:
             if trainer.global_step == 0:
                 self.baseline = current
+                self._warn_of_unwatched()
             return
         for name in self.monitors:
             before, after = pair_questions(self.baseline, current, name)
@@ -110,6 +114,20 @@ class StopOnIndicators(Callback):
             change = self._changes[name] = paired_change(before, after, self.rule.level)
             for part, value in (("", change.mean), ("_low", change.low), ("_high", change.high)):
                 pl_module.log(f"stopping/change_{name}{part}", float(value))
+
+    def _warn_of_unwatched(self) -> None:
+        assert self.baseline is not None
+        for name in self.monitors:
+            values = np.array(self.baseline.values.get(name, []), dtype=float)
+            count = int(np.sum(~np.isnan(values)))
+            if count < MIN_PAIRS:
+                log.warning(
+                    "%s of %d questions at the start, %d are needed: it will stop nothing; read more "
+                    "(evaluation.num_read)",
+                    name,
+                    count,
+                    MIN_PAIRS,
+                )
 
     # ---- deciding ----
 

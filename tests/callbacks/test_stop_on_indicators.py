@@ -166,9 +166,11 @@ def test_undefined_counts_as_below(tmp_path):
     assert "undefined now" in stopping.message
 
 
-def test_an_undefined_start_is_compared_with_nothing(tmp_path):
+def test_an_undefined_start_is_compared_with_nothing(tmp_path, caplog):
     stopping, steps = run(tmp_path, [math.nan, 0.1, 0.0, -0.5])
     assert (stopping.reason, steps) == (None, 3)
+    assert f"{MONITOR} of 0 questions at the start, 8 are needed" in caplog.text
+    assert AUC not in caplog.text
 
 
 def test_validations_that_read_nothing_decide_nothing(tmp_path):
