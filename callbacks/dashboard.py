@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from callbacks.stop_on_indicators import MONITORS
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
@@ -39,7 +40,15 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "KL": _curves("train/kl", "validation/kl"),
         },
         "4 Reader": reader,
-        "5 Seconds": {
+        "5 Decisions: change since the start, with its bounds": {
+            name: ["Margin", [f"stopping/change_{name}{part}" for part in ("", "_low", "_high")]]
+            for name in MONITORS
+        },
+        "6 Health of the embeddings": {
+            "effective rank, lower is more collapsed": _curves("embeddings/effective_rank"),
+            "share of near-duplicates": _curves("embeddings/near_duplicates"),
+        },
+        "7 Seconds": {
             "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s"),
             "refreshing the index": _curves("time/refresh_index_s"),
         },

@@ -7,12 +7,18 @@ from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 
-def progress_bar(total: int | None, description: str, unit: str, is_shown: bool = True) -> tqdm:
-    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most."""
+def progress_bar(
+    total: int | None, description: str, unit: str, is_shown: bool = True, prefixes: bool = False
+) -> tqdm:
+    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most.
+
+    With `prefixes`, numbers are short: 1.2G instead of 1200000000.
+    """
     return tqdm(
         total=total,
         desc=description,
-        unit=f" {unit}",
+        unit=unit if prefixes else f" {unit}",
+        unit_scale=prefixes,
         leave=False,
         disable=not is_shown,
         dynamic_ncols=True,

@@ -1,105 +1,274 @@
-"""Stops a run whose teacher has become worse than it was at the start, or that has got where it should."""
+"""Decides while a run trains: is the teacher still as good as it was at the start, or where it should get?"""
 
 import logging
-import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+
+from callbacks.decisions import Decision, announce
+from callbacks.log_indicators import InstanceReadings, LogIndicators
+from datamodules.choices import Choice
+from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
+from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
 
+MONITORS = ("indicator1/spearman_p90", "teacher/auc")
+"""Indicator 1's p90 Spearman is the one reading that separates good from bad in all eight decoder-only
+settings of the paper; the teacher's AUC sees the one that separates easy passages only, and fails once the
+retriever is good."""
 
-class StopOnIndicators(EarlyStopping):
-    """Early stopping on the teacher's quality instead of on the loss, relative to the starting checkpoint.
+_UNDEFINED_BY_RETRIEVAL = ("teacher/auc", "teacher/reciprocal_rank")
+"""Undefined where all retrieved passages hold an answer or none does, which says nothing of the teacher; an
+indicator is undefined where the reader's attention has become constant."""
 
-    "Ineffective": the monitored indicator (by default Indicator 1's p90 Spearman, the one reading that
-    separates good from bad in all eight decoder-only settings of the paper) was below the start's by more
-    than `margin` in `patience` validations in a row; undefined (NaN) counts as below. "Target": it reached
-    `target`. The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`.
+DISTIL = "distil"
+"""What is decided once a teacher has recovered."""
+
+
+class Action(Choice):
+    """What follows when the teacher has become worse."""
+
+    STOP = "stop"
+    """The run ends."""
+    FREEZE_RETRIEVER = "freeze_retriever"
+    """The retriever stays as it is; the reader trains on."""
+    READER_FIRST = "reader_first"
+    """The reader trains alone until it has recovered; then the retriever learns from it again."""
+
+
+class StopOnIndicators(Callback):
+    """Compares each validation with the start, question by question, and acts when the teacher has declined.
+
+    "Ineffective": the change of a monitored reading from the start is below 0 (or `-margin`) beyond noise, as
+    `DeclineRule` says, in `patience` validations in a row; a reading that the reader's attention no longer
+    defines counts as below. Under `reader_first` the teacher has recovered in the first validation in which
+    no monitored reading is undefined so, or lower on average than at the start by more than `margin`.
+    "Target": the first monitor's mean reached `target`, which ends the run.
+
+    The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
+    `stopping/change_<reading>`, with `_low` and `_high`, are logged at each validation.
 
     Args:
-        monitor: logged quantity, higher = better.
-        margin: tolerated drop below the start.
-        patience: validations in a row.
-        target: stop as soon as the quantity is at least this; None = never.
+        indicators: the callback that measures; it must come before this one.
+        monitors: readings that it measures question by question, higher = better.
+        margin, patience, num_validations, false_stop_rate: of the `DeclineRule`.
+        action: what follows a decline.
+        target: stop as soon as the first monitor is at least this; None = never.
         baseline: the start, where it is known already.
 
+    Raises:
+        ValueError: a setting that cannot be.
+
     Attributes:
-        baseline: the start's reading; None until it was seen.
-        reason: `ineffective` or `target`, or None while neither holds.
-        stopping_reason_message: the decision with its numbers.
+        baseline: the start; None until it was seen.
+        reason: `ineffective` or `target` once the run was ended, else None.
+        message: that decision with its numbers.
+        decisions: all of them.
     """
 
     def __init__(
         self,
-        monitor: str = "indicator1/spearman_p90",
-        margin: float = 0.05,
-        patience: int = 3,
+        indicators: LogIndicators,
+        monitors: Sequence[str] = MONITORS,
+        margin: float = 0.0,
+        patience: int = 2,
+        num_validations: int = 20,
+        false_stop_rate: float = 0.05,
+        action: Action | str = Action.STOP,
         target: float | None = None,
-        baseline: float | None = None,
+        baseline: InstanceReadings | None = None,
     ) -> None:
-        super().__init__(
-            monitor=monitor,
-            mode="max",
-            patience=patience,
-            stopping_threshold=target,
-            check_finite=False,
-            check_on_train_epoch_end=False,
-        )
-        if margin < 0 or patience < 1:
-            raise ValueError(f"margin {margin} must not be negative and patience {patience} at least 1")
-        self.margin = margin
+        self.rule = DeclineRule(margin, patience, num_validations, len(monitors), false_stop_rate)
+        self.indicators = indicators
+        self.monitors = tuple(monitors)
+        self.action = Action(action)
+        self.target = target
         self.baseline = baseline
         self.reason: str | None = None
+        self.message: str | None = None
+        self.decisions: list[Decision] = []
+        self._num_below = dict.fromkeys(self.monitors, 0)
+        self._changes: dict[str, Change] = {}
+
+    # ---- comparing ----
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        current = self.indicators.latest_instances
+        self._changes = {}
+        if trainer.sanity_checking or not current.question_ids:
+            return
+        if self.baseline is None:
+            if trainer.global_step == 0:
+                self.baseline = current
+                self._warn_of_unwatched()
+            return
+        for name in self.monitors:
+            before, after = pair_questions(self.baseline, current, name)
+            if np.sum(~np.isnan(before)) < MIN_PAIRS:
+                continue  # an undefined start is compared with nothing
+            change = self._changes[name] = paired_change(before, after, self.rule.level)
+            for part, value in (("", change.mean), ("_low", change.low), ("_high", change.high)):
+                pl_module.log(f"stopping/change_{name}{part}", float(value))
+
+    def _warn_of_unwatched(self) -> None:
+        assert self.baseline is not None
+        for name in self.monitors:
+            values = np.array(self.baseline.values.get(name, []), dtype=float)
+            count = int(np.sum(~np.isnan(values)))
+            if count < MIN_PAIRS:
+                log.warning(
+                    "%s of %d questions at the start, %d are needed: it will stop nothing; read more "
+                    "(evaluation.num_read)",
+                    name,
+                    count,
+                    MIN_PAIRS,
+                )
+
+    # ---- deciding ----
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self._reached_target(trainer):
+            return
+        if self._is_paused:
+            self._go_on_if_recovered(trainer, pl_module)
+            return
+        for name in self._changes:
+            self._num_below[name] = self._num_below[name] + 1 if self._is_below(name) else 0
+        declined = [name for name in self._changes if self._num_below[name] >= self.rule.patience]
+        if declined:
+            self._act(trainer, pl_module, declined[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # gone on from a checkpoint that was saved after the decision
         trainer.should_stop = trainer.should_stop or self.reason is not None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.baseline is None and trainer.global_step == 0 and self.monitor in trainer.callback_metrics:
-            self.baseline = float(trainer.callback_metrics[self.monitor])
-            log.info("start: %s = %.3f", self.monitor, self.baseline)
-            return
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._run_early_stopping_check(trainer)
+    def _reached_target(self, trainer: Trainer) -> bool:
+        name = self.monitors[0]
+        values = np.array(self.indicators.latest_instances.values.get(name, []), dtype=float)
+        values = values[~np.isnan(values)]
+        if self.target is None or not len(values) or values.mean() < self.target:
+            return False
+        self._end(
+            trainer, "target", name, f"{name} = {values.mean():.3f} reached the target {self.target:.3f}"
+        )
+        return True
 
-    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
-        value = float(current)
-        if self.stopping_threshold is not None and value >= self.stopping_threshold:
-            self.reason = "target"
-            message = f"{self.monitor} = {value:.3f} reached the target {self.stopping_threshold:.3f}"
-            return self._decided(message)
-        if self.baseline is None or math.isnan(self.baseline):
-            return False, None
-        is_below = not value >= self.baseline - self.margin
-        self.wait_count = self.wait_count + 1 if is_below else 0
-        if self.wait_count < self.patience:
-            return False, None
-        self.reason = "ineffective"
-        return self._decided(
-            f"{self.monitor} = {value:.3f} is more than {self.margin:.3f} below the start's "
-            f"{self.baseline:.3f}, in {self.wait_count} validations in a row: the reader's attention has "
-            "become a worse teacher than it was, and distilling it on would harm the retriever"
+    def _act(self, trainer: Trainer, module: LightningModule, name: str) -> None:
+        message = self._describe_decline(name)
+        if self.action is Action.STOP:
+            self._end(trainer, "ineffective", name, f"{message}; distilling it on would harm the retriever")
+            return
+        assert isinstance(module, RetrieverReaderModule)
+        if not module.train_reader:
+            message += f"; {self.action} leaves nothing to train, since the reader is not trained"
+            self._end(trainer, "ineffective", name, message)
+            return
+        module.distils = False
+        self._num_below = dict.fromkeys(self.monitors, 0)
+        self._note(trainer, self.action, name)
+        announce(trainer, f"{self.action}: {message}; the reader is trained alone from now on")
+
+    def _go_on_if_recovered(self, trainer: Trainer, module: LightningModule) -> None:
+        is_recovered = bool(self._changes) and not any(
+            self._is_undefined(name) or change.mean < -self.rule.margin
+            for name, change in self._changes.items()
+        )
+        if self.action is not Action.READER_FIRST or not is_recovered:
+            return
+        assert isinstance(module, RetrieverReaderModule)
+        module.distils = True
+        name = self.decisions[-1].reading
+        decision = self._note(trainer, DISTIL, name)
+        announce(
+            trainer,
+            f"{DISTIL}: {name} has recovered, it changed by {decision.change:+.3f} from the start's "
+            f"{decision.baseline:.3f}; the retriever learns from the reader again",
         )
 
-    def _decided(self, message: str) -> tuple[bool, str]:
-        self.stopping_reason_message = message
-        log.warning("stopping (%s): %s", self.reason, message)
-        return True, message
+    def _end(self, trainer: Trainer, reason: str, name: str, message: str) -> None:
+        self.reason, self.message = reason, message
+        self._note(trainer, Action.STOP, name)
+        trainer.should_stop = True
+        announce(trainer, f"stopping ({reason}): {message}")
+
+    def _note(self, trainer: Trainer, action: str, name: str) -> Decision:
+        change = self._changes.get(name, paired_change(np.empty(0), np.empty(0)))
+        numbers = (float(number) for number in (self._mean_at_start(name), *change[:3]))
+        decision = Decision(trainer.global_step, str(action), name, *numbers)
+        self.decisions.append(decision)
+        return decision
+
+    def _describe_decline(self, name: str) -> str:
+        change, times = self._changes[name], f"{self._num_below[name]} validations in a row"
+        if self._is_undefined(name):
+            return f"{name} is undefined now, in {times}: the reader's attention has become constant"
+        return (
+            f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
+            f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
+            f"below {-self.rule.margin:.3f} beyond noise in {times}: the reader has become a worse teacher"
+        )
+
+    @property
+    def _is_paused(self) -> bool:
+        """Whether the retriever does not learn, by a decision of this callback."""
+        return bool(self.decisions) and self.decisions[-1].action in (
+            Action.FREEZE_RETRIEVER,
+            Action.READER_FIRST,
+        )
+
+    def _is_below(self, name: str) -> bool:
+        return self._is_undefined(name) or bool(self.rule.is_below(self._changes[name]))
+
+    def _is_undefined(self, name: str) -> bool:
+        return bool(self._changes[name].num_pairs < MIN_PAIRS) and name not in _UNDEFINED_BY_RETRIEVAL
+
+    def _mean_at_start(self, name: str) -> float:
+        """Over the questions that are compared; NaN without any."""
+        if self.baseline is None:
+            return float("nan")
+        before, after = pair_questions(self.baseline, self.indicators.latest_instances, name)
+        compared = before[~np.isnan(before + after)]
+        return float(compared.mean()) if len(compared) else float("nan")
+
+    # ---- resuming ----
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "baseline": self.baseline, "reason": self.reason}
+        return {
+            "baseline": None if self.baseline is None else asdict(self.baseline),
+            "reason": self.reason,
+            "message": self.message,
+            "decisions": [asdict(decision) for decision in self.decisions],
+            "num_below": dict(self._num_below),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["baseline"] is not None:
+            self.baseline = InstanceReadings(**state_dict["baseline"])
+        self.reason, self.message = state_dict["reason"], state_dict["message"]
+        self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
         # the run's settings win over those of the checkpoint
-        patience = self.patience
-        super().load_state_dict(state_dict)
-        self.patience = patience
-        self.best_score = torch.as_tensor(self.best_score)
-        self.baseline = state_dict["baseline"]
-        self.reason = state_dict["reason"]
+        self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
+
+
+def pair_questions(
+    before: InstanceReadings, after: InstanceReadings, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """A reading of the questions that both have, in the order of `after`; NaN where a side has no value."""
+    nothing = [float("nan")]
+    values = before.values.get(name, nothing * len(before.question_ids))
+    values_before = dict(zip(before.question_ids, values, strict=True))
+    values = after.values.get(name, nothing * len(after.question_ids))
+    # a question that several processes were given, to make their shares equal, counts once
+    values_after = dict(zip(after.question_ids, values, strict=True))
+    shared = [question_id for question_id in values_after if question_id in values_before]
+    return (
+        np.array([values_before[question_id] for question_id in shared], dtype=float),
+        np.array([values_after[question_id] for question_id in shared], dtype=float),
+    )

@@ -20,6 +20,10 @@ _META_FILE = "meta.json"
 _MEND = "delete it and build the index again"
 
 
+class UnusableEmbeddingsError(ValueError):
+    """Embeddings that are all zeros, or hold NaN or infinity: those of a model that has diverged."""
+
+
 class StaleIndexError(ValueError):
     """A saved index was built from other embeddings than the caller's."""
 
@@ -154,7 +158,9 @@ class PassageIndex:
         if queries.shape[1] != self.dim:
             raise ValueError(f"queries have {queries.shape[1]} dimensions, the index has {self.dim}")
         if not np.isfinite(queries).all():
-            raise ValueError("the queries' embeddings hold NaN or infinity: has the retriever diverged?")
+            raise UnusableEmbeddingsError(
+                "the queries' embeddings hold NaN or infinity: has the retriever diverged?"
+            )
         queries = np.ascontiguousarray(queries)
         with _faiss_errors(f"cannot search the index {self.factory!r}"):
             scores, rows = self._index.search(queries, k)
@@ -258,7 +264,9 @@ def _read_rows(
         ("is all zeros: was this passage embedded?", ~chunk.any(axis=1)),
     ):
         if at_fault.any():
-            raise ValueError(f"the embedding of the passage in row {rows[at_fault.argmax()]} {problem}")
+            raise UnusableEmbeddingsError(
+                f"the embedding of the passage in row {rows[at_fault.argmax()]} {problem}"
+            )
     return chunk
 
 

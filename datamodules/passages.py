@@ -15,6 +15,8 @@ import pyarrow as pa
 from datamodules.batches import Passage
 from datamodules.errors import DataError
 from datamodules.passage_files import PassageFormat, read_passages
+from datamodules.published import verified_passages
+from datamodules.sources import PassageSet
 from datamodules.text_files import existing_file
 
 __all__ = [
@@ -154,6 +156,7 @@ def knowledge_base_from_file(
     cache_dir: Path | str,
     format: PassageFormat | str = PassageFormat.AUTO,
     progress: Callable[[int], None] | None = None,
+    published: PassageSet | None = None,
 ) -> KnowledgeBase:
     """The knowledge base of a passage file, built on first use.
 
@@ -165,13 +168,15 @@ def knowledge_base_from_file(
         cache_dir: folder for the built file, about as large as the passage file.
         format: format of the passage file.
         progress: as for `build_knowledge_base`.
+        published: what the file must hold, see `verified_passages`.
 
     Raises:
-        DataError: as `read_passages` and `build_knowledge_base`.
+        DataError: as `read_passages`, `build_knowledge_base` and `verified_passages`.
     """
     path = existing_file(path, "passage file").resolve()
     status = path.stat()
-    source = json.dumps([str(path), status.st_size, status.st_mtime_ns, PassageFormat(format)])
+    verified = [published.num_passages] if published else []
+    source = json.dumps([str(path), status.st_size, status.st_mtime_ns, PassageFormat(format), *verified])
     # One name for each passage file, so that a rebuilt one replaces the old instead of filling the disk.
     name = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}.arrow"
     built = Path(cache_dir).expanduser() / name
@@ -184,7 +189,10 @@ def knowledge_base_from_file(
             if knowledge_base.source == source:
                 return knowledge_base
             knowledge_base.close()
-    return build_knowledge_base(read_passages(path, format), built, progress, source)
+    passages = read_passages(path, format)
+    if published:
+        passages = verified_passages(path, passages, published)
+    return build_knowledge_base(passages, built, progress, source)
 
 
 def _read_batches(reader: pa.ipc.RecordBatchFileReader) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:

@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from datamodules.answer_matching import dpr_tokens
 from datamodules.batches import Question
 from datamodules.choices import Choice
@@ -29,12 +32,15 @@ class QuestionFormat(Choice):
         DPR: `question<TAB>['answer', "answer"]` without a header, fields quoted as in CSV where needed:
             `nq-*.qa.csv` and `trivia-*.qa.csv.gz` of the DPR release.
         TRIVIAQA: one JSON object whose `Data` lists the questions: the files of the TriviaQA release.
+        PARQUET: columns `question` and `answer`, which is a list of strings (NQ-open on the Hugging Face hub)
+            or holds `value` and `aliases` (TriviaQA there); the id is the number of the row.
     """
 
     AUTO = "auto"
     JSONL = "jsonl"
     DPR = "dpr"
     TRIVIAQA = "triviaqa"
+    PARQUET = "parquet"
 
 
 def read_questions(
@@ -56,8 +62,7 @@ def read_questions(
             that is missing or blank, an `id` given twice, no question at all.
     """
     path = existing_file(path, "question file")
-    if limit is not None and limit < 1:
-        raise DataError(f"the limit of questions is {limit}; give 1 or more, or none")
+    check_limit(limit)
     format = QuestionFormat(format)
     if format is QuestionFormat.AUTO:
         format = _format_of(path)
@@ -65,6 +70,16 @@ def read_questions(
     if not questions:
         raise DataError(f"{path}: no question in the whole file; give a file with at least one")
     return questions
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuses to read no question at all.
+
+    Raises:
+        DataError: the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"the limit of questions is {limit}; give 1 or more, or none")
 
 
 def split_questions(questions: Sequence[Question], sizes: Sequence[int], seed: int) -> list[list[Question]]:
@@ -98,6 +113,8 @@ def _format_of(path: Path) -> QuestionFormat:
             return QuestionFormat.JSONL
         case ".csv" | ".tsv":
             return QuestionFormat.DPR
+        case ".parquet":
+            return QuestionFormat.PARQUET
     first = next((line.strip() for _, line in numbered_lines(path) if line.strip()), "")
     if "\t" in first and not first.startswith("{"):
         return QuestionFormat.DPR
@@ -203,10 +220,29 @@ def _triviaqa_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _read_parquet(path: Path) -> Iterator[_Placed]:
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow
+            rows = file.read(columns=["question", "answer"]).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({error}); is the file whole?") from error
+    if missing := {"question", "answer"} - set(columns.names):
+        raise DataError(f"{path}: no column {', '.join(sorted(missing))} (found: {', '.join(columns.names)})")
+    is_structured = pa.types.is_struct(columns.field("answer").type)
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, row {number}"
+        # the aliases normalised by TriviaQA are the same answers once more, to EM, F1 and Hit Rate
+        parts = [row["answer"].get(key) for key in ("value", "aliases")] if is_structured else [row["answer"]]
+        answers = [answer for part in parts for answer in _listed(part, where) if not _is_blank(answer)]
+        yield where, Question(str(number), _question_text(row["question"], where), _distinct(answers, where))
+
+
 _READERS: dict[QuestionFormat, Callable[[Path], Iterator[_Placed]]] = {
     QuestionFormat.JSONL: _read_jsonl,
     QuestionFormat.DPR: _read_dpr,
     QuestionFormat.TRIVIAQA: _read_triviaqa,
+    QuestionFormat.PARQUET: _read_parquet,
 }
 
 

@@ -9,15 +9,15 @@ import torch
 from callbacks.progress import progress_bar
 from datamodules import embedded
 from datamodules.batches import Passage, Question
-from datamodules.errors import DataError
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.nouns import NounTagger
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.prompts import PromptBuilder
 from datamodules.qa_datamodule import QuestionDataModule
-from datamodules.questions import read_questions
-from datamodules.vital import VITAL, vital_questions_file
-from experiments.config import ConfigError, ExperimentConfig
+from datamodules.sources import passage_set
+from datamodules.vital import VITAL
+from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.data_files import data_files, passage_file, provide_files, read_data_split
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.loading import is_encoder_decoder, load_causal_lm, load_encoder, load_seq2seq
 from lightning_modules.optimization import LearningRate, LearningRateDecay
@@ -37,12 +37,13 @@ def build_datamodule(config: ExperimentConfig) -> QuestionDataModule:
         DataError: a file is missing or broken.
     """
     data = config.data
+    provide_files(config, data_files(config))
     tagger = NounTagger(data.noun_model)
-    train = _questions(config, "train", data.max_train) if trains(config) else []
+    train = read_data_split(config, "train", data.max_train) if trains(config) else []
     return QuestionDataModule(
         train=train,
-        validation=tagger.tag(_questions(config, "validation", data.max_validation)),
-        test=tagger.tag(_questions(config, "test", data.max_test)),
+        validation=tagger.tag(read_data_split(config, "validation", data.max_validation)),
+        test=tagger.tag(read_data_split(config, "test", data.max_test)),
         batch_size=data.batch_size,
         evaluation_batch_size=data.evaluation_batch_size,
         seed=config.seed,
@@ -90,26 +91,12 @@ def _read_passages(config: ExperimentConfig) -> Iterable[Passage]:
 
 
 def _knowledge_base_from_file(config: ExperimentConfig) -> KnowledgeBase:
-    path = _file(config, config.data.passages, "passages")
+    path = passage_file(config)
+    published = passage_set(path) if config.data.verify_sizes else None
     with progress_bar(None, f"Reading {path.name}", "passages", config.trainer.progress_bar) as bar:
-        return knowledge_base_from_file(path, cache_folder(config), progress=lambda n: bar.update(n - bar.n))
-
-
-def _questions(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:
-    name = getattr(config.data, split)
-    path = vital_questions_file(split) if name == VITAL else _file(config, name, split)
-    return read_questions(path, limit=limit)
-
-
-def _file(config: ExperimentConfig, name: str, what: str) -> Path:
-    path = Path(name).expanduser()
-    path = path if path.is_absolute() or path.exists() else Path(config.data.root).expanduser() / path
-    if not path.exists():
-        raise DataError(
-            f"data.{what}: there is no file {path}; put it there, or set data.root to its folder or "
-            f"data.{what} to its path"
+        return knowledge_base_from_file(
+            path, cache_folder(config), progress=lambda n: bar.update(n - bar.n), published=published
         )
-    return path
 
 
 def cache_folder(config: ExperimentConfig) -> Path:
@@ -254,8 +241,3 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
         "devices": settings.devices,
         "precision": precision,
     }
-
-
-def trains(config: ExperimentConfig) -> bool:
-    """Whether a run trains anything, or only measures."""
-    return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)

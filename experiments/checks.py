@@ -1,10 +1,15 @@
 """What can be wrong with a configuration, found before anything is loaded or written."""
 
+from pathlib import Path
+
 from callbacks.refresh_schedule import RefreshSchedule
+from callbacks.stop_on_indicators import Action
 from datamodules.answer_matching import AnswerMatch
 from datamodules.prompts import Context, PassageOrder, TokenScope
+from datamodules.sources import QuestionSource
+from experiments.baseline import read_baseline
 from experiments.build import hardware
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, trains
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.objectives import Constants, Objective
 from lightning_modules.optimization import LearningRateDecay
@@ -12,6 +17,7 @@ from lightning_modules.readers.reader import ReaderFamily, TokenEmbeddings
 from lightning_modules.scores import AttentionDistribution, PassageScore
 
 _CHOICES = {
+    "data.source": QuestionSource,
     "reader.family": ReaderFamily,
     "reader.context": Context,
     "reader.token_scope": TokenScope,
@@ -21,6 +27,7 @@ _CHOICES = {
     "objective.attention_distribution": AttentionDistribution,
     "objective.constants": Constants,
     "training.decay": LearningRateDecay,
+    "stopping.action": Action,
     "evaluation.answer_match": AnswerMatch,
     "evaluation.attention_normalization": AttentionNormalization,
     "evaluation.token_embeddings": TokenEmbeddings,
@@ -38,9 +45,12 @@ _AT_LEAST_ONE = (
     "trainer.checkpoint_every_steps",
     "trainer.log_every_steps",
     "index.batch_size",
+    "stopping.patience",
 )
 
 _POSITIVE = ("objective.attention_temperature", "objective.retrieval_temperature")
+
+_SHARES = ("collapse.hit_rate_drop", "collapse.effective_rank_ratio", "collapse.duplicate_rise")
 
 
 def check_config(config: ExperimentConfig) -> None:
@@ -70,7 +80,41 @@ def check_config(config: ExperimentConfig) -> None:
         RefreshSchedule(config.index.refresh)
     except ValueError as error:
         raise ConfigError(f"index.refresh: {error}") from error
+    for key in _SHARES:
+        if not 0 <= _value(config, key) <= 1:
+            raise ConfigError(f"{key}={_value(config, key)} must be between 0 and 1")
+    if config.stopping.enabled and trains(config):
+        _check_stopping(config)
     hardware(config)
+
+
+def _check_stopping(config: ExperimentConfig) -> None:
+    settings, training = config.stopping, config.training
+    if not settings.monitors:
+        raise ConfigError("stopping.monitors is empty: name readings, or set stopping.enabled=false")
+    if not settings.margin >= 0:
+        raise ConfigError(f"stopping.margin={settings.margin} must not be negative")
+    if settings.num_validations is not None and settings.num_validations < 1:
+        raise ConfigError(f"stopping.num_validations={settings.num_validations} must be at least 1")
+    if not 0 < settings.false_stop_rate < 0.5:
+        raise ConfigError(f"stopping.false_stop_rate={settings.false_stop_rate} must be between 0 and 0.5")
+    if settings.action == Action.READER_FIRST and not (training.train_reader and training.train_retriever):
+        raise ConfigError(
+            "stopping.action=reader_first needs a run that trains both models; set "
+            "training.train_reader=true and training.train_retriever=true, or another action"
+        )
+    if settings.action == Action.FREEZE_RETRIEVER and not training.train_retriever:
+        raise ConfigError(
+            "stopping.action=freeze_retriever needs a run that trains the retriever; set "
+            "training.train_retriever=true or stopping.action=stop"
+        )
+    if settings.action != Action.STOP and config.trainer.devices > 1:
+        # DistributedDataParallel waits for the gradients of all that it was told to train
+        raise ConfigError(
+            f"stopping.action={settings.action} needs trainer.devices=1; on several devices only stop works"
+        )
+    if settings.baseline is not None:
+        read_baseline(Path(settings.baseline), settings.monitors)
 
 
 def _value(config: ExperimentConfig, key: str) -> float:

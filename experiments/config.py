@@ -25,6 +25,9 @@ class DataConfig:
     validation: str = "vital"
     test: str = "vital"
     passages: str = "vital"  # passage file, or "vital" for the embedded corpus
+    source: str = "dpr"  # of the published question files: dpr | hub
+    download: bool = True  # fetch published files that are missing into root
+    verify_sizes: bool = True  # refuse a published file that holds another number than published
     max_train: int | None = None  # use the first n questions of the split
     max_validation: int | None = None
     max_test: int | None = None
@@ -132,13 +135,27 @@ class EvaluationConfig:
 
 @dataclass
 class StoppingConfig:
-    """When a run ends early."""
+    """What a run does when its teacher has become worse than at the start, or good enough."""
 
     enabled: bool = True
-    monitor: str = "indicator1/spearman_p90"
-    margin: float = 0.1
-    patience: int = 3
-    target: float | None = None
+    monitors: list[str] = field(default_factory=lambda: ["indicator1/spearman_p90", "teacher/auc"])
+    action: str = "stop"  # stop | freeze_retriever | reader_first
+    baseline: str | None = None  # JSON of an earlier run or probe (its "instances"); null = the run's start
+    margin: float = 0.0  # a decline that is tolerated
+    patience: int = 2  # validations in a row
+    num_validations: int | None = None  # that share the rate of false stops; null = as many as the run has
+    false_stop_rate: float = 0.05  # of a whole run in which nothing declines
+    target: float | None = None  # stop once the first monitor is at least this
+
+
+@dataclass
+class CollapseConfig:
+    """What ends a run as collapsed; NaN and infinity always do."""
+
+    enabled: bool = True
+    hit_rate_drop: float = 0.5  # relative to the start
+    effective_rank_ratio: float = 0.2  # of the embeddings, to the start's
+    duplicate_rise: float = 0.2  # share of near-duplicate embeddings above the start's
 
 
 @dataclass
@@ -167,7 +184,13 @@ class ExperimentConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     init: InitConfig = field(default_factory=InitConfig)
+
+
+def trains(config: ExperimentConfig) -> bool:
+    """Whether a run trains anything, or only measures."""
+    return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)
 
 
 def experiment_names() -> list[str]:

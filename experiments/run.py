@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,13 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     options = _parser().parse_args(arguments)
+    return exit_code_of(lambda: _run(options))
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Runs a command; its mistakes become one line, and Ctrl-C no traceback."""
     try:
-        return _run(options)
+        return command()
     except ValueError as error:
         # every mistake of the user's is a ValueError whose message names the thing and the mend
         if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):

@@ -63,6 +63,11 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def last_good_checkpoint(self) -> Path:
+        """Weights of the last validation that saw no collapse."""
+        return self.checkpoints / "last_good.ckpt"
+
+    @property
     def index(self) -> Path:
         return self.path / "index"
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def make_summary(
         "scale": config.scale,
         "seed": config.seed,
         "stopped": stopped,
+        "decisions": _decisions(callbacks),
         "best_step": best_step,
         "index_refreshes": callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
@@ -51,6 +53,14 @@ def make_summary(
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
+
+
+def _decisions(callbacks: RunCallbacks) -> list[dict[str, Any]]:
+    decisions = [] if callbacks.stopping is None else [asdict(d) for d in callbacks.stopping.decisions]
+    return [
+        {name: _finite(value) if isinstance(value, float) else value for name, value in decision.items()}
+        for decision in decisions
+    ]
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,15 +2,18 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
+from callbacks.alarm_on_collapse import CollapseError
 from callbacks.stop_on_interrupt import RunInterrupted
+from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
+from experiments.baseline import check_overlap, instances_from_json, instances_to_json, read_baseline
 from experiments.build import (
     build_datamodule,
     build_knowledge,
@@ -18,13 +21,15 @@ from experiments.build import (
     build_reader,
     build_retriever,
     hardware,
-    trains,
 )
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.runs import RunFolder, weights_of, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
+
+COLLAPSE = "collapse"
+"""What `stopped` begins with after an alarm."""
 
 
 def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
@@ -56,14 +61,12 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
-        start = _start_readings(config, run, module, datamodule, trainer)
-        if callbacks.stopping is not None:
-            callbacks.stopping.baseline = start["validation"].get(callbacks.stopping.monitor)
+        start = _start_readings(config, run, module, datamodule, trainer, callbacks)
         before = after = start["test"]
         stopped = "nothing is trained"
         if trains(config):
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
-            _load_best(config, run, module, datamodule, callbacks, sources, start["validation"])
+            _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:
@@ -93,29 +96,49 @@ def _start_readings(
     module: RetrieverReaderModule,
     datamodule: QuestionDataModule,
     trainer: L.Trainer,
-) -> dict[str, dict[str, float]]:
-    """Test and validation readings of the starting checkpoint: what the end is compared with."""
+    callbacks: RunCallbacks,
+) -> dict[str, Any]:
+    """Test and validation readings of the starting checkpoint: what the end is compared with.
+
+    The callbacks that decide while training are given the start that they compare with.
+    """
+    stopping, collapse = callbacks.stopping, callbacks.collapse
     if run.start.is_file():
-        kept: dict[str, dict[str, float]] = json.loads(run.start.read_text())
+        kept: dict[str, Any] = json.loads(run.start.read_text())
+        if stopping is not None:
+            stopping.baseline = instances_from_json(kept["instances"])
+        if collapse is not None:
+            collapse.start = kept["collapse"]
         return kept
+    baseline = None
+    if stopping is not None and config.stopping.baseline is not None:
+        baseline = stopping.baseline = read_baseline(Path(config.stopping.baseline), stopping.monitors)
     start = {"test": _test(config, module, datamodule, trainer), "validation": {}}
     if trains(config):
         module.generate = config.evaluation.generate_in_validation
         trainer.validate(module, datamodule, verbose=False)
         start["validation"] = {name: float(v) for name, v in trainer.callback_metrics.items()}
-        _check_monitors(config, start["validation"])
+        instances = callbacks.indicators.latest_instances
+        _check_monitors(config, start["validation"], instances.values)
+        if baseline is not None:
+            check_overlap(Path(str(config.stopping.baseline)), baseline, instances)
+        start["instances"] = instances_to_json(instances if baseline is None else baseline)
+        start["collapse"] = {} if collapse is None else collapse.start
     write_json(run.start, start)
     return start
 
 
-def _check_monitors(config: ExperimentConfig, readings: Mapping[str, float]) -> None:
+def _check_monitors(
+    config: ExperimentConfig, readings: Collection[str], instance_readings: Collection[str]
+) -> None:
     """Refuses to watch what is not measured."""
-    watched = {"evaluation.monitor": config.evaluation.monitor}
+    best = config.evaluation.monitor
+    watched = [("evaluation.monitor", best, readings)] if best is not None else []
     if config.stopping.enabled:
-        watched["stopping.monitor"] = config.stopping.monitor
-    for key, monitor in watched.items():
-        if monitor is not None and monitor not in readings:
-            known = ", ".join(sorted(readings))
+        watched += [("stopping.monitors", name, instance_readings) for name in config.stopping.monitors]
+    for key, monitor, measured in watched:
+        if monitor not in measured:
+            known = ", ".join(sorted(measured))
             raise ConfigError(f"{key}={monitor!r} is not measured in validation; choose one of: {known}")
 
 
@@ -146,10 +169,16 @@ def _fit(
     checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
     # a run killed before its first checkpoint does not measure the start again
     L.seed_everything(config.seed, verbose=False)
-    with module.timer.part("training"):
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with module.timer.part("training"):
+            trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    # a retriever that has diverged is also seen where its embeddings are searched for or indexed
+    except (CollapseError, UnusableEmbeddingsError) as error:
+        if callbacks.collapse is None:
+            raise
+        return f"{COLLAPSE}: {error}"
     if callbacks.stopping is not None and callbacks.stopping.reason is not None:
-        return f"{callbacks.stopping.reason}: {callbacks.stopping.stopping_reason_message}"
+        return f"{callbacks.stopping.reason}: {callbacks.stopping.message}"
     return f"all {trainer.global_step} steps done"
 
 
@@ -161,18 +190,29 @@ def _load_best(
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
     start: Mapping[str, float],
+    stopped: str,
 ) -> None:
-    """Puts the best weights into the module: those of a checkpoint, or the start's if none beat it."""
-    best = callbacks.best
-    if best is None or not best.best_model_path:
+    """Puts the best weights into the module: those of a checkpoint, or the start's if none beat it.
+
+    Without a monitor the last weights are the best ones: after a collapse those of the last validation that
+    did not see it, or the start's.
+    """
+    best, has_collapsed = callbacks.best, stopped.startswith(COLLAPSE)
+    checkpoint: str | Path | None = None
+    if best is not None and best.best_model_path:
+        score = best.best_model_score
+        if score is not None and float(score) >= start[str(best.monitor)]:
+            checkpoint = best.best_model_path
+        else:
+            best.best_model_path = ""
+    elif not has_collapsed:
         return
-    if best.best_model_score is not None and float(best.best_model_score) >= start[str(best.monitor)]:
-        weights = torch.load(best.best_model_path, map_location=module.device, weights_only=True)[
-            "state_dict"
-        ]
-    else:
+    elif best is None and run.last_good_checkpoint.is_file():
+        checkpoint = run.last_good_checkpoint
+    if checkpoint is None:
         weights = _build(config, run, datamodule, sources).state_dict()
-        best.best_model_path = ""
+    else:
+        weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
 
 

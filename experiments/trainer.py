@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
 from callbacks.log_indicators import LogIndicators
 from callbacks.progress import StepProgress
@@ -16,8 +17,8 @@ from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from datamodules.passage_index import gpu_search_is_possible
-from experiments.build import cache_folder, trains
-from experiments.config import ExperimentConfig
+from experiments.build import cache_folder
+from experiments.config import ExperimentConfig, trains
 from experiments.runs import RunFolder
 from lightning_modules.metrics.indicators import AttentionNormalization
 
@@ -29,27 +30,22 @@ class RunCallbacks:
     index: RefreshIndex
     indicators: LogIndicators
     stopping: StopOnIndicators | None
+    collapse: AlarmOnCollapse | None
     best: ModelCheckpoint | None
     last: SaveLast
     others: list[Callback]
 
     def all(self) -> list[Callback]:
-        # the index is fresh before anything is measured, and measured before anything is decided
-        chosen = [self.index, self.indicators, *self.others, self.stopping, self.best, self.last]
+        # a collapse is seen before an index is made of it; the index is fresh before anything is measured,
+        # and measured before anything is decided
+        chosen: list[Callback | None] = [self.collapse, self.index, self.indicators, *self.others]
+        chosen += [self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
 
 def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     """Everything that happens around the steps of a run."""
     evaluation, trainer = config.evaluation, config.trainer
-    stopping = None
-    if config.stopping.enabled and trains(config):
-        stopping = StopOnIndicators(
-            monitor=config.stopping.monitor,
-            margin=config.stopping.margin,
-            patience=config.stopping.patience,
-            target=config.stopping.target,
-        )
     best = None
     if evaluation.monitor is not None:
         best = ModelCheckpoint(
@@ -75,6 +71,17 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
     )
+    stopping = collapse = None
+    if config.stopping.enabled and trains(config):
+        stopping = _make_stopping(config, indicators)
+    if config.collapse.enabled and trains(config):
+        collapse = AlarmOnCollapse(
+            run.last_good_checkpoint,
+            config.collapse.hit_rate_drop,
+            config.collapse.effective_rank_ratio,
+            config.collapse.duplicate_rise,
+            check_every_steps=trainer.log_every_steps,
+        )
     others: list[Callback] = [
         Dashboard(),
         SavePredictions(run.predictions),
@@ -84,7 +91,24 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:
         others.append(StepProgress())
-    return RunCallbacks(index, indicators, stopping, best, last, others)
+    return RunCallbacks(index, indicators, stopping, collapse, best, last, others)
+
+
+def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopOnIndicators:
+    settings, trainer = config.stopping, config.trainer
+    num_validations = settings.num_validations
+    if num_validations is None:
+        num_validations = max(1, trainer.max_steps // trainer.validate_every_steps)
+    return StopOnIndicators(
+        indicators,
+        settings.monitors,
+        margin=settings.margin,
+        patience=settings.patience,
+        num_validations=num_validations,
+        false_stop_rate=settings.false_stop_rate,
+        action=settings.action,
+        target=settings.target,
+    )
 
 
 def make_trainer(

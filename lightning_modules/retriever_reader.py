@@ -112,6 +112,7 @@ class RetrieverReaderModule(L.LightningModule):
         self.timer = PartTimer()
         self.hit_rate = HitRate(self.hit_rate_ks)
         self.answer_scores = AnswerScores()
+        self._distils = True
         self._num_read_so_far = 0
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
@@ -121,6 +122,21 @@ class RetrieverReaderModule(L.LightningModule):
             self.retriever.requires_grad_(False)
         if not train_reader:
             self.reader.requires_grad_(False)
+
+    @property
+    def distils(self) -> bool:
+        """Whether the retriever learns: False = it stays as it is, while the reader trains on.
+
+        A switch for a run that trains both. It is part of the checkpoint.
+        """
+        return self._distils
+
+    @distils.setter
+    def distils(self, distils: bool) -> None:
+        self._distils = distils
+        if not distils:
+            # no gradient is left over for the optimizer, which skips parameters that have none
+            self.retriever.zero_grad(set_to_none=True)
 
     # ---- the step, in the order of the paper ----
 
@@ -133,7 +149,7 @@ class RetrieverReaderModule(L.LightningModule):
         with self.timer.part("read"):
             taught, student = self._read_for_training(batch, passages, answers, order_seed)
         with self.timer.part("encode"):
-            p_retr = self.log_p_retr(batch, passages)
+            p_retr = self._log_p_retr_for_training(batch, passages)
         losses = {}
         if taught is not None:
             losses[self.teacher.loss_name] = self.teacher.retriever_loss(taught, p_retr)
@@ -178,6 +194,14 @@ class RetrieverReaderModule(L.LightningModule):
             divide_by_sqrt_dim=self.teacher.constants is Constants.ATLAS,
         )
 
+    def _log_p_retr_for_training(
+        self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
+    ) -> Float[Tensor, "batch passages"]:
+        if self.distils:
+            return self.log_p_retr(questions, passages)
+        with torch.no_grad(), eval_mode(self.retriever):
+            return self.log_p_retr(questions, passages)
+
     def _read_for_training(
         self,
         questions: Sequence[Question],
@@ -189,7 +213,7 @@ class RetrieverReaderModule(L.LightningModule):
         student = None
         if self.train_reader:
             student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
-        if not self.train_retriever:
+        if not (self.train_retriever and self.distils):
             return None, student
         if student is not None and self.teacher.objective is Objective.ADIST and not self.reader.has_dropout:
             return student, student
@@ -306,16 +330,18 @@ class RetrieverReaderModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the frozen models out: they are where they were loaded from."""
+        """Leaves the models that are not trained out: they are where they were loaded from."""
         frozen = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(frozen)}
+        checkpoint["distils"] = self.distils
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         held = checkpoint["state_dict"].keys()
         for name in ("retriever", "reader"):
             if getattr(self, f"train_{name}") and not any(key.startswith(f"{name}.") for key in held):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
+        self.distils = checkpoint["distils"]
 
 
 def _choose_answer(question: Question, seed: int) -> str:

@@ -22,8 +22,14 @@ pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 def patterns(with_reader_loss: bool) -> set[str]:
     """The regular expressions that TensorBoard looks for tags with."""
     charts = [chart for category in layout(with_reader_loss).values() for chart in category.values()]
-    assert all(kind == "Multiline" for kind, _ in charts)
-    return {pattern for _, tags in charts for pattern in tags}
+    return {pattern for kind, tags in charts if kind == "Multiline" for pattern in tags}
+
+
+def margin_tags(with_reader_loss: bool) -> set[str]:
+    """The tags of charts with bounds, which TensorBoard takes as they are written."""
+    charts = [chart for category in layout(with_reader_loss).values() for chart in category.values()]
+    assert {kind for kind, _ in charts} == {"Multiline", "Margin"}
+    return {tag for kind, tags in charts if kind == "Margin" for tag in tags}
 
 
 def read_events(folder) -> EventAccumulator:
@@ -67,6 +73,14 @@ def test_the_layout_is_written_once(validated):
     assert [category.title for category in written.category] == list(layout(with_reader_loss=False))
     tags = {tag for c in written.category for chart in c.chart for tag in chart.multiline.tag}
     assert tags == patterns(with_reader_loss=False)
+    margins = {
+        tag
+        for category in written.category
+        for chart in category.chart
+        for series in chart.margin.series
+        for tag in (series.value, series.lower, series.upper)
+    }
+    assert margins == margin_tags(with_reader_loss=False)
 
 
 def test_passages_are_shown_as_tables(validated):
@@ -94,9 +108,11 @@ def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader,
     settings = toy_settings(
         tmp_path, trainer__max_steps=2, evaluation__generate_in_validation=str(generates).lower()
     )
+    settings["data.validation"] = settings["data.train"]  # enough questions to compare with the start
     assert run.main(["--exp", experiment, *as_overrides(settings)]) == 0
     [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard")
     logged = read_events(events).Tags()["scalars"]
     found = {pattern for pattern in patterns(trains_reader) if any(re.search(pattern, tag) for tag in logged)}
     assert patterns(trains_reader) - found == missing
+    assert {tag for tag in margin_tags(trains_reader) if "indicator1" in tag} <= set(logged)
     assert all(sum(bool(re.search(pattern, tag)) for tag in logged) == 1 for pattern in found)

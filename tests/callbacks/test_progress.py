@@ -67,3 +67,13 @@ def test_a_hidden_bar_shows_nothing(capsys):
     with progress_bar(10, "Encoding passages", "passages", is_shown=False) as bar:
         bar.update(5)
     assert capsys.readouterr().err == ""
+
+
+def test_long_numbers_are_short_where_asked_for(capsys):
+    for prefixes in (False, True):
+        with progress_bar(4_000_000_000, "Downloading", "B", prefixes=prefixes) as bar:
+            bar.update(1_000_000_000)
+            bar.refresh()
+    shown = capsys.readouterr().err
+    assert "1000000000/4000000000" in shown
+    assert "1.00G/4.00G" in shown

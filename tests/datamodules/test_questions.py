@@ -2,6 +2,8 @@ import csv
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from datamodules.batches import Question
@@ -197,3 +199,65 @@ def test_splits_depend_on_the_seed_alone():
 def test_impossible_splits_are_refused(sizes, message):
     with pytest.raises(DataError, match=message):
         split_questions(QUESTIONS, sizes, seed=0)
+
+
+# ------------------------------------------------------------------------------------------------ parquet
+def write_parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def triviaqa_answer(value, aliases):
+    return {
+        "aliases": aliases,
+        "normalized_aliases": [alias.lower() for alias in aliases],
+        "matched_wiki_entity_name": "",
+        "normalized_matched_wiki_entity_name": "",
+        "normalized_value": value.lower(),
+        "type": "WikipediaEntity",
+        "value": value,
+    }
+
+
+def test_parquet_of_nq_open(tmp_path):
+    path = write_parquet(
+        tmp_path / "nq.parquet", question=["who?", " when "], answer=[["Ann", "An"], ["1999"]]
+    )
+    assert read_questions(path) == [Question("1", "who?", ("Ann", "An")), Question("2", "when", ("1999",))]
+    assert len(read_questions(path, limit=1)) == 1
+
+
+def test_parquet_of_triviaqa(tmp_path):
+    path = write_parquet(
+        tmp_path / "triviaqa.parquet",
+        question=["who?"],
+        question_id=["tc_1"],
+        question_source=["http://www.triviacountry.com/"],
+        answer=[triviaqa_answer("Ann Lee", ["Mother Ann", "Ann Lee", " "])],
+    )
+    assert read_questions(path) == [Question("1", "who?", ("Ann Lee", "Mother Ann"))]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"question": ["who?"]}, r"no column answer \(found: question\)"),
+        ({"question": ["who?"], "answer": [["  "]]}, "row 1: the list of answers is empty"),
+        ({"question": [" "], "answer": [["Ann"]]}, "row 1: no question"),
+        ({"question": ["who?"], "answer": [None]}, "row 1: answers must be"),
+        (
+            {"question": pa.array([], pa.string()), "answer": pa.array([], pa.list_(pa.string()))},
+            "no question in",
+        ),
+    ],
+)
+def test_parquet_that_holds_something_else(tmp_path, columns, message):
+    with pytest.raises(DataError, match=message):
+        read_questions(write_parquet(tmp_path / "q.parquet", **columns))
+
+
+def test_parquet_that_is_cut_off(tmp_path):
+    path = write_parquet(tmp_path / "q.parquet", question=["who?"], answer=[["Ann"]])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"q\.parquet: cannot be read as parquet .* is the file whole"):
+        read_questions(path)

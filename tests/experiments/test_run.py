@@ -154,8 +154,35 @@ def broken_files(folder: Path) -> None:
             {"evaluation__monitor": "validation/hr_at_7"},
             ["evaluation.monitor='validation/hr_at_7' is not"],
         ),
-        ({"stopping__monitor": "nothing"}, ["stopping.monitor='nothing' is not measured", "choose one of"]),
-        ({"stopping__patience": 0}, ["patience"]),
+        (
+            {"stopping__monitors": "[indicator1/spearman_p90, nothing]"},
+            ["stopping.monitors='nothing' is not measured", "choose one of", "teacher/auc"],
+        ),
+        ({"stopping__monitors": "[]"}, ["stopping.monitors is empty"]),
+        ({"stopping__patience": 0}, ["stopping.patience=0 must be at least 1"]),
+        ({"stopping__margin": -0.1}, ["stopping.margin=-0.1 must not be negative"]),
+        ({"stopping__num_validations": 0}, ["stopping.num_validations=0 must be at least 1"]),
+        ({"stopping__false_stop_rate": 0.5}, ["stopping.false_stop_rate=0.5 must be between 0 and 0.5"]),
+        ({"stopping__action": "give_up"}, ["stopping.action='give_up'", "freeze_retriever, reader_first"]),
+        (
+            {"stopping__action": "reader_first"},
+            ["stopping.action=reader_first needs", "training.train_reader=true"],
+        ),
+        (
+            {
+                "stopping__action": "freeze_retriever",
+                "training__train_retriever": "false",
+                "training__train_reader": "true",
+            },
+            ["stopping.action=freeze_retriever needs", "training.train_retriever=true"],
+        ),
+        (
+            {"stopping__action": "freeze_retriever", "trainer__devices": 2},
+            ["stopping.action=freeze_retriever needs trainer.devices=1"],
+        ),
+        ({"stopping__baseline": "nowhere.json"}, ["stopping.baseline: cannot read nowhere.json"]),
+        ({"stopping__baseline": "@no_passage.tsv"}, ["stopping.baseline: ", "does not hold instances"]),
+        ({"collapse__hit_rate_drop": 1.5}, ["collapse.hit_rate_drop=1.5 must be between 0 and 1"]),
         (
             {"init__reader_from": "latest:step1_vital"},
             ["no finished run of step1_vital", "--exp step1"],

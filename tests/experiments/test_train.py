@@ -72,6 +72,7 @@ def scalars(made: RunFolder, tag: str) -> dict[int, float]:
 def test_a_whole_run(settings, capsys):
     made = start(settings, evaluation__generate_in_validation="true")
     found = summary(made)
+    assert found["decisions"] == []
     assert found["name"] == "quickstart"
     assert found["status"] == "finished"
     assert found["scale"] == "embedded"
@@ -284,16 +285,116 @@ def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
 
 
 def test_a_teacher_that_became_worse_stops_the_run(settings, monkeypatch):
-    """The start's reading is replaced by one that no later one comes near."""
-    changes = {"stopping__patience": 2, "trainer__max_steps": 8}
+    """The start's readings are replaced by those that no later ones come near."""
+    changes = {"stopping__patience": 2, "trainer__max_steps": 8, **twelve_validated(settings)}
     made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 0, **changes)
-    kept = json.loads(made.start.read_text())
-    kept["validation"]["indicator1/spearman_p90"] = 5.0
-    made.start.write_text(json.dumps(kept))
-    stopped = summary(resume(made))["stopped"]
-    assert stopped.startswith("ineffective: indicator1/spearman_p90 = ")
-    assert "more than 0.100 below the start's 5.000, in 2 validations in a row" in stopped
+    raise_start(made.start, to=5.0)
+    found = summary(resume(made))
+    assert found["stopped"].startswith("ineffective: indicator1/spearman_p90 changed by -")
+    assert "from the start's 5.000 (10 questions, bounds -" in found["stopped"]
+    assert "in 2 validations in a row" in found["stopped"]
+    [decision] = found["decisions"]
+    assert (decision["step"], decision["action"]) == (4, "stop")
+    assert decision["low"] < decision["change"] < decision["high"] < -3
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 4
+
+
+def twelve_validated(settings) -> dict:
+    """Enough questions to pair."""
+    return {"data__validation": settings["data.train"]}
+
+
+def raise_start(path: Path, to: float) -> None:
+    """Puts a start that no reading comes near in the place of Indicator 1's."""
+    kept = json.loads(path.read_text())
+    values = kept["instances"]["values"]
+    values["indicator1/spearman_p90"] = [to] * len(kept["instances"]["question_ids"])
+    path.write_text(json.dumps(kept))
+
+
+def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
+    """And it stays that of the run, whatever becomes of the file."""
+    first = start(settings, **twelve_validated(settings), trainer__max_steps=2)
+    assert summary(first)["decisions"] == []
+    path = tmp_path / "baseline.json"
+    path.write_text(first.start.read_text())
+    raise_start(path, to=2.0)
+    changes = {"stopping__baseline": path, "stopping__monitors": "[indicator1/spearman_p90]"}
+    changes |= {"trainer__max_steps": 8, "stopping__patience": 1}
+    made = start(settings, **twelve_validated(settings), **changes)
+    assert summary(made)["decisions"][0]["baseline"] == pytest.approx(2.0)
+    assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
+    assert json.loads(made.start.read_text())["instances"] == json.loads(path.read_text())["instances"]
+    # the default validation file of these tests has six questions
+    capsys.readouterr()
+    overrides = as_overrides({**settings, "stopping.baseline": path, "stopping.monitors": MONITOR})
+    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert "only 6 of the questions in" in capsys.readouterr().err
+
+
+MONITOR = "[indicator1/spearman_p90]"
+
+
+# ---- collapse ----
+
+
+@pytest.mark.parametrize("monitor", ["validation/hr_at_5", "null"])
+@pytest.mark.parametrize("rate", [3.0, 1e30], ids=["embeddings", "numbers"])
+def test_a_collapsed_retriever_is_not_exported(settings, monitor, rate):
+    """A learning rate that sends all embeddings to one point, and one that breaks the numbers."""
+    made = start(
+        settings,
+        trainer__max_steps=8,
+        training__retriever_lr=rate,
+        training__retriever_warmup_steps=0,
+        trainer__gradient_clip="null",
+        evaluation__monitor=monitor,
+        trainer__log_every_steps=6,
+    )
+    found = summary(made)
+    assert found["status"] == "finished"
+    assert found["stopped"].startswith("collapse: ")
+    assert found["hr_at_5"] == {"before": found["hr_at_5"]["before"], "after": found["hr_at_5"]["before"]}
+    assert are_equal(weights(made.retriever), weights(Path(settings["retriever.name"])))
+    if made.last_checkpoint.exists():
+        saved = torch.load(made.last_checkpoint, weights_only=True)["state_dict"]
+        assert all(bool(value.isfinite().all()) for value in saved.values())
+
+
+def test_without_the_alarm_a_broken_retriever_is_an_error(settings, capsys):
+    changes = {
+        "training.retriever_lr": 1e30,
+        "training.retriever_warmup_steps": 0,
+        "collapse.enabled": "false",
+    }
+    overrides = as_overrides({**settings, **changes})
+    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert "has the retriever diverged?" in capsys.readouterr().err
+
+
+def test_after_a_collapse_the_last_good_weights_are_exported(settings, monkeypatch):
+    """Good until the validation at step 4, broken at step 5."""
+    all_callbacks = RunCallbacks.all
+    monkeypatch.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), BreakAt(5)])
+    made = start(settings, trainer__max_steps=8, evaluation__monitor="null")
+    assert summary(made)["stopped"].startswith("collapse: ")
+    good = torch.load(made.last_good_checkpoint, weights_only=True)
+    assert good["global_step"] == 4
+    exported = weights(made.retriever)
+    expected = {name: good["state_dict"][f"retriever.query_encoder.{name}"] for name in exported}
+    assert are_equal(exported, expected)
+    assert not are_equal(exported, weights(Path(settings["retriever.name"])))
+
+
+class BreakAt(Callback):
+    """Puts a NaN into the retriever after an optimizer step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, *_args) -> None:
+        if trainer.global_step == self.step:
+            next(pl_module.retriever.parameters()).data[0] = torch.nan
 
 
 # ---- interruptions ----

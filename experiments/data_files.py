@@ -1,0 +1,146 @@
+"""The files behind a configuration's data settings: found, downloaded where they are published, read."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from callbacks.progress import progress_bar
+from datamodules.batches import Question
+from datamodules.checksums import Progress, check_size
+from datamodules.errors import DataError
+from datamodules.published import SourceFile, fetch, how_to_get, missing_files, present_path, read_split
+from datamodules.questions import read_questions
+from datamodules.sources import HubFile, QuestionSource, passage_set, question_split
+from datamodules.vital import VITAL, vital_questions_file
+from experiments.config import ExperimentConfig, trains
+
+SPLITS = ("train", "validation", "test")
+PASSAGES = "passages"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that a configuration names.
+
+    Attributes:
+        setting: which names it, of `data`: "train", "validation", "test" or "passages".
+        published: what it is a copy of, where it is one of the published files.
+        path: where it is; where it goes, if it is a published one that is missing.
+    """
+
+    setting: str
+    published: SourceFile | None
+    path: Path
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is not there yet."""
+        return not self.path.exists()
+
+
+def data_root(config: ExperimentConfig) -> Path:
+    """The folder of data files."""
+    return Path(config.data.root).expanduser()
+
+
+def data_files(config: ExperimentConfig, settings: Sequence[str] | None = None) -> list[DataFile]:
+    """The question and passage files of a run, without the embedded ones.
+
+    Args:
+        config: of the run.
+        settings: those of `data` to look at, such as "train"; default: all that the run reads.
+
+    Raises:
+        DataError: one is missing that is not published.
+    """
+    if settings is None:
+        settings = (*(SPLITS if trains(config) else SPLITS[1:]), PASSAGES)
+    return [_data_file(config, setting) for setting in settings if getattr(config.data, setting) != VITAL]
+
+
+def provide_files(config: ExperimentConfig, files: Iterable[DataFile]) -> None:
+    """Sees to it that files are there, downloading published ones where `data.download` says so.
+
+    Raises:
+        DataError: some are missing and not to be had; the message lists them all.
+    """
+    root = data_root(config)
+    missing = missing_files([file.published for file in files if file.is_wanted and file.published], root)
+    if missing and not config.data.download:
+        names = ", ".join(file.name for file in missing)
+        raise DataError(
+            f"{names}: not in {root.absolute()}, and data.download is off; set data.download=true, or "
+            f"{how_to_get(missing, root)}"
+        )
+    fetch(missing, root, lambda name: bytes_bar(f"Downloading {name}", config.trainer.progress_bar))
+
+
+def passage_file(config: ExperimentConfig) -> Path:
+    """The passage file."""
+    return _data_file(config, PASSAGES).path
+
+
+def read_data_split(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:
+    """The questions of a split.
+
+    Raises:
+        DataError: as `read_questions` and `read_split`.
+    """
+    if getattr(config.data, split) == VITAL:
+        return read_questions(vital_questions_file(split), limit=limit)
+    file = _data_file(config, split)
+    published = question_split(getattr(config.data, split))
+    if published is None:
+        return read_questions(file.path, limit=limit)
+    source = QuestionSource.HUB if isinstance(file.published, HubFile) else QuestionSource.DPR
+    return read_split(file.path, published, source, limit, config.data.verify_sizes)
+
+
+@contextmanager
+def bytes_bar(description: str, is_shown: bool) -> Iterator[Progress]:
+    """A bar for the bytes of one file, from the first of them on."""
+    with ExitStack() as bars:
+        bar: tqdm | None = None
+
+        def show(num_bytes: int, total: int | None) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = bars.enter_context(progress_bar(total, description, "B", is_shown, prefixes=True))
+            bar.update(num_bytes - bar.n)
+
+        yield show
+
+
+def _data_file(config: ExperimentConfig, setting: str) -> DataFile:
+    name = getattr(config.data, setting)
+    published = _published(config, setting)
+    root = data_root(config)
+    if isinstance(published, HubFile):  # whatever file of DPR's lies there
+        return DataFile(setting, published, present_path(published, root) or root / published.name)
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() or path.exists() else root / path
+    if path.exists():
+        if published is not None:
+            check_size(path)
+        return DataFile(setting, published, path)
+    if published is not None and path.parent == root:
+        return DataFile(setting, published, present_path(published, root) or root / published.name)
+    raise DataError(
+        f"data.{setting}: there is no file {path}; put it there, or set data.root to its folder or "
+        f"data.{setting} to its path"
+    )
+
+
+def _published(config: ExperimentConfig, setting: str) -> SourceFile | None:
+    if setting == PASSAGES:
+        passages = passage_set(config.data.passages)
+        return passages.file if passages else None
+    name = getattr(config.data, setting)
+    split = question_split(name)
+    if split is None:
+        return None
+    # a name with a folder means the file that is there
+    return split.file(config.data.source) if Path(name).name == name else split.dpr

@@ -1,0 +1,183 @@
+"""Tiny models that collapse, break or stay healthy, in a real Trainer."""
+
+import pytest
+import torch
+from lightning import Callback
+
+from callbacks.alarm_on_collapse import AlarmOnCollapse, CollapseError
+from callbacks.refresh_index import RefreshIndex
+from callbacks.save_last import SaveLast
+from datamodules.passage_index import UnusableEmbeddingsError
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+
+class DoAt(Callback):
+    """Does something to the module after an optimizer step."""
+
+    def __init__(self, step: int, action) -> None:
+        self.step = step
+        self.action = action
+
+    def on_train_batch_end(self, trainer, pl_module, *_args) -> None:
+        if trainer.global_step == self.step:
+            self.action(pl_module)
+
+
+class Steps(Callback):
+    def __init__(self) -> None:
+        self.done = 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_args) -> None:
+        self.done = trainer.global_step
+
+
+class Run:
+    """Six steps, a validation after every second, or as many as there are before an alarm."""
+
+    def __init__(self, folder, others=(), max_steps=6, every=2, every_save=1, start=None, **settings) -> None:
+        self.alarm = AlarmOnCollapse(folder / "last_good.ckpt", **settings)
+        if start is not None:
+            self.alarm.start = start
+        self.steps = Steps()
+        self.last = folder / "last.ckpt"
+        index = RefreshIndex("-1", folder / "index", show_progress=False, before_validation=True)
+        callbacks = [self.alarm, index, *others, self.steps, SaveLast(self.last, every_save)]
+        self.trainer = toy_trainer(
+            folder, callbacks, max_steps=max_steps, limit_val_batches=1.0, val_check_interval=every
+        )
+        self.module = toy_module(folder, generate=False)
+        self.data = toy_datamodule(batch_size=4)
+
+    def validate(self):
+        self.trainer.validate(self.module, self.data, verbose=False)
+        return self
+
+    def fit(self):
+        self.trainer.fit(self.module, self.data, weights_only=True)
+        return self
+
+    def saved_weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.last, weights_only=True)["state_dict"]
+
+
+def break_retriever(module) -> None:
+    next(module.retriever.parameters()).data[0] = torch.nan
+
+
+def test_a_healthy_run_ends_without_alarm(tmp_path):
+    run = Run(tmp_path).validate()
+    assert run.alarm.start.keys() == {"effective_rank", "near_duplicates", "hit_rate"}
+    assert run.alarm.start["effective_rank"] > 5
+    run.fit()
+    assert run.steps.done == 6
+    assert not run.alarm.last_good.exists(), "not needed any more"
+    assert float(run.trainer.callback_metrics["embeddings/effective_rank"]) > 5
+    assert float(run.trainer.callback_metrics["embeddings/near_duplicates"]) < 0.2
+
+
+def test_embeddings_that_collapse_end_the_run(tmp_path):
+    """A huge learning rate sends them all in one direction; the weights before that are kept."""
+
+    class Explode(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+            if trainer.global_step >= 2:
+                optimizer.param_groups[0]["lr"] = 3.0
+
+    run = Run(tmp_path, [Explode()]).validate()
+    with pytest.raises(CollapseError, match="of the passages' embeddings"):
+        run.fit()
+    assert run.steps.done == 4, "the first validation after it"
+    good = torch.load(run.alarm.last_good, weights_only=True)
+    assert good["global_step"] == 2
+    assert run.alarm._measure(run.module).effective_rank < 2
+    run.module.load_state_dict(good["state_dict"], strict=False)
+    assert run.alarm._measure(run.module).effective_rank > 4
+
+
+@pytest.mark.parametrize("every_save", [1, 100])
+def test_broken_weights_of_the_retriever_are_seen_at_once(tmp_path, every_save):
+    """Before they are saved, or searched with."""
+    run = Run(tmp_path, [DoAt(3, break_retriever)], every_save=every_save)
+    with pytest.raises((CollapseError, UnusableEmbeddingsError), match="NaN or inf"):
+        run.validate().fit()
+    assert run.steps.done == 3
+    if every_save == 1:
+        assert torch.load(run.last, weights_only=True)["global_step"] == 2
+        assert all(bool(value.isfinite().all()) for value in run.saved_weights().values())
+
+
+@pytest.mark.parametrize(("check_every", "seen_after"), [(1, 4), (2, 4), (5, 5)])
+def test_a_broken_loss_is_seen_within_the_step_budget(tmp_path, check_every, seen_after):
+    """The loss is NaN from step 4 on, and the gradient is kept from the weights."""
+
+    class KeepWeights(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+            for parameter in pl_module.retriever.parameters():
+                parameter.grad = None
+
+    def break_teacher(module) -> None:
+        retriever_loss = module.teacher.retriever_loss
+
+        def broken(*args):
+            return retriever_loss(*args) * torch.nan
+
+        object.__setattr__(module.teacher, "retriever_loss", broken)
+
+    run = Run(
+        tmp_path,
+        [DoAt(3, break_teacher), KeepWeights()],
+        check_every_steps=check_every,
+        every=100,
+        every_save=100,
+        max_steps=8,
+    )
+    with pytest.raises(CollapseError, match="the loss was NaN or infinite in step 4"):
+        run.validate().fit()
+    assert run.trainer.global_step == seen_after
+
+
+def test_a_broken_gradient_is_seen(tmp_path):
+    class BreakGradient(Callback):
+        def on_after_backward(self, trainer, pl_module) -> None:
+            if trainer.global_step == 2:
+                next(p for p in pl_module.retriever.parameters() if p.grad is not None).grad[0] = torch.inf
+
+    run = Run(tmp_path, [BreakGradient()]).validate()
+    with pytest.raises(CollapseError, match="the gradient norm was NaN or infinite in step 3"):
+        run.fit()
+    assert torch.load(run.last, weights_only=True)["global_step"] == 2
+
+
+def test_a_break_in_the_last_step_is_seen(tmp_path):
+    run = Run(tmp_path, [DoAt(6, break_retriever)], every_save=100, every=6)
+    with pytest.raises(CollapseError, match="weights are NaN or infinite after step 6"):
+        run.validate().fit()
+
+
+def test_a_crash_of_the_hit_rate_ends_the_run(tmp_path):
+    """The start's is replaced: of four questions not even a total loss would be beyond chance."""
+    start = {"effective_rank": 1.0, "near_duplicates": 0.5, "hit_rate": 1.0}
+    run = Run(tmp_path, start=start)
+    run.alarm._check_hit_rate(run.trainer, 4, 4, 5)
+    run.alarm._check_hit_rate(run.trainer, 0, 4, 5)
+    run.alarm._check_hit_rate(run.trainer, 60, 100, 5)
+    with pytest.raises(CollapseError, match=r"Hit Rate@5 fell from the start's 1\.000 to 0\.300"):
+        run.alarm._check_hit_rate(run.trainer, 30, 100, 5)
+
+
+def test_hits_are_counted_as_the_validation_counts_them(tmp_path):
+    run = Run(tmp_path).validate()
+    assert run.alarm.start["hit_rate"] == pytest.approx(
+        float(run.trainer.callback_metrics["validation/hr_at_5"])
+    )
+
+
+def test_the_start_is_in_the_checkpoint(tmp_path):
+    run = Run(tmp_path).validate().fit()
+    state = torch.load(run.last, weights_only=True)["callbacks"]["AlarmOnCollapse"]
+    again = AlarmOnCollapse(tmp_path / "last_good.ckpt")
+    again.load_state_dict(state)
+    assert again.start == run.alarm.start
+    assert again.start

@@ -1,0 +1,74 @@
+"""Baselines come back as they were written, and what is no baseline is refused with a mend."""
+
+import json
+import math
+
+import pytest
+
+from callbacks.log_indicators import InstanceReadings
+from experiments.baseline import check_overlap, instances_from_json, instances_to_json, read_baseline
+from experiments.config import ConfigError
+
+IDS = [f"q{i}" for i in range(9)]
+MONITOR = "indicator1/spearman_p90"
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_undefined_values_survive_as_null():
+    instances = InstanceReadings(["a", "b"], {MONITOR: [0.25, math.nan]})
+    text = json.dumps(instances_to_json(instances), allow_nan=False)
+    back = instances_from_json(json.loads(text))
+    assert back.question_ids == ["a", "b"]
+    assert back.values[MONITOR] == pytest.approx([0.25, math.nan], nan_ok=True)
+
+
+def test_the_instances_of_a_file_are_read(tmp_path):
+    values = {MONITOR: [*range(8), None], "other": [None] * 9}
+    content = {"test": {"em": 1}, "instances": {"question_ids": IDS, "values": values}}
+    found = read_baseline(write(tmp_path / "start.json", content), [MONITOR])
+    assert found.question_ids == IDS
+    assert found.values[MONITOR] == pytest.approx([*range(8), math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {},
+        {"instances": {"question_ids": IDS}},
+        {"instances": {"question_ids": IDS, "values": {MONITOR: [0.1]}}},
+        {"instances": {"question_ids": IDS, "values": {MONITOR: ["high"] * 9}}},
+        {"instances": {"question_ids": IDS, "values": [0.1] * 9}},
+    ],
+)
+def test_other_content_is_refused(tmp_path, content):
+    with pytest.raises(ConfigError, match=r"file\.json does not hold instances .* start\.json"):
+        read_baseline(write(tmp_path / "file.json", content), [MONITOR])
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(ConfigError, match=r"stopping\.baseline: cannot read"):
+            read_baseline(path, [MONITOR])
+
+
+def test_a_reading_of_too_few_questions_is_refused(tmp_path):
+    values = {MONITOR: [0.1] * 9, "teacher/auc": [0.5] * 7 + [None] * 2}
+    path = write(tmp_path / "file.json", {"instances": {"question_ids": IDS, "values": values}})
+    with pytest.raises(
+        ConfigError, match=r"has teacher/auc of 7 questions, at least 8 .* stopping\.monitors"
+    ):
+        read_baseline(path, [MONITOR, "teacher/auc"])
+    with pytest.raises(ConfigError, match="has nothing of 0 questions"):
+        read_baseline(path, ["nothing"])
+
+
+def test_other_questions_are_refused(tmp_path):
+    baseline = InstanceReadings(IDS)
+    check_overlap(tmp_path, baseline, InstanceReadings(["x", *IDS[1:]]))
+    with pytest.raises(ConfigError, match=r"only 7 of the questions .* at least 8 .*evaluation\.num_read"):
+        check_overlap(tmp_path, baseline, InstanceReadings(["x", *IDS[2:]]))

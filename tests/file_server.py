@@ -1,0 +1,79 @@
+"""A real HTTP server on the loopback, with the faults that servers have."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class FileServer:
+    """What is served, and how.
+
+    Attributes:
+        files: content by name.
+        url: address of the folder of files.
+        sends_parts: whether Range requests are answered with the part.
+        sends_versions: whether there are ETags.
+        cuts: for each of the next answers, how many bytes to send before the connection breaks.
+        statuses: of the next answers, in place of files.
+        ranges: the Range header of each request so far.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    url: str = ""
+    sends_parts: bool = True
+    sends_versions: bool = True
+    cuts: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+
+
+@contextmanager
+def serve_files(**files: bytes) -> Iterator[FileServer]:
+    """Serves files by name, until the context ends."""
+    served = FileServer(files)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.ranges.append(self.headers["Range"])
+            content = served.files.get(self.path.removeprefix("/"))
+            if served.statuses or content is None:
+                self.send_error(served.statuses.pop(0) if served.statuses else 404)
+                return
+            self._send(content)
+
+        def _send(self, content: bytes) -> None:
+            etag = f'"{hashlib.md5(content).hexdigest()}"'
+            start = 0
+            wanted = self.headers["Range"]
+            if wanted and served.sends_parts and self.headers["If-Range"] == etag:
+                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                if start >= len(content):
+                    self.send_error(416)
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            else:
+                self.send_response(200)
+            if served.sends_versions:
+                self.send_header("ETag", etag)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            body = content[start:]
+            self.wfile.write(body[: served.cuts.pop(0)] if served.cuts else body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        served.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.shutdown()
+            thread.join()
