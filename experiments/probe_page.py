@@ -56,7 +56,16 @@ def _list(lines: list[str]) -> str:
 
 
 def _teachers(result: ProbeResult) -> str:
-    heads = ("teacher", "AUC", "MRR", "mass on answers", "entropy", "temperature", "questions")
+    heads = (
+        "teacher",
+        "AUC",
+        "AUC less length's",
+        "MRR",
+        "mass on answers",
+        "entropy",
+        "temperature",
+        "questions",
+    )
     rows = [_row(row, "configured" if number == 0 else "") for number, row in enumerate(result.rows)]
     rows += [_row(row, "reference") for row in result.references]
     head = "".join(f"<th>{name}</th>" for name in heads)
@@ -68,6 +77,7 @@ def _row(row: TeacherRow, kind: str) -> str:
     cells = (
         escape(row.name),
         row.auc.text,
+        row.less_length.text,
         row.mrr.text,
         row.mass_on_answers.text,
         row.entropy.text,

@@ -32,6 +32,7 @@ class TeacherRow:
     Attributes:
         name: of the variant, or of what it is compared with.
         auc, mrr: teacher validity, over questions with both kinds of passages.
+        less_length: AUC less that of passage length alone, question by question.
         mass_on_answers: probability of the passages with an answer, at `temperature`.
         entropy: of the target at `temperature`, relative to that of equal passages.
         temperature: under which passages with an answer are likeliest; None where there is none to choose.
@@ -41,6 +42,7 @@ class TeacherRow:
     name: str
     auc: Estimate
     mrr: Estimate
+    less_length: Estimate
     mass_on_answers: Estimate
     entropy: Estimate
     temperature: float | None = None
@@ -165,9 +167,11 @@ def _measured(
     overrides: list[str] | None,
 ) -> TeacherRow:
     has_answer = collected.has_answer
+    auc = teacher_auc(scores, has_answer)
     return TeacherRow(
         name,
-        auc=estimate(teacher_auc(scores, has_answer)),
+        auc=estimate(auc),
+        less_length=estimate(auc - teacher_auc(collected.lengths.float(), has_answer)),
         mrr=estimate(teacher_reciprocal_rank(scores, has_answer)),
         mass_on_answers=estimate(mass_on_answers(log_p, has_answer)),
         entropy=estimate(relative_entropy_of(log_p)),
@@ -208,8 +212,11 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
 
 
 def _recommended(rows: Sequence[TeacherRow], configured: TeacherRow) -> TeacherRow | None:
-    """The row with the best lower end of its AUC's interval, so that few questions do not win by luck."""
-    usable = [row for row in rows if row.overrides is not None and row.auc.low > 0.5]
+    """The row with the best lower end of its AUC's interval, so that few questions do not win by luck.
+
+    Rows that cannot be told from passage length are left out.
+    """
+    usable = [row for row in rows if row.overrides is not None and row.less_length.low > 0]
     return max(usable, key=lambda row: (row.auc.low, row.name == configured.name), default=None)
 
 

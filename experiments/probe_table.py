@@ -2,6 +2,7 @@
 
 import math
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -45,10 +46,14 @@ def _is_passage_score(word: str) -> bool:
 
 def _teachers(result: ProbeResult) -> Table:
     table = Table(
-        title="teachers: AUC and MRR of passages with an answer, their mass, entropy / log K, temperature"
+        title="teachers: do passages with an answer get more?",
+        caption="-len: AUC less that of passage length; mass: on passages with an answer, at temperature tau",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("teacher", no_wrap=True)
-    for name in ("AUC [95%]", "MRR", "mass", "entropy", "tau", "n"):
+    for name in ("AUC [95%]", "-len", "MRR", "mass", "entropy", "tau", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(shown_rows(result)):
         table.add_row(*_cells(row), style="bold" if number == 0 else None)
@@ -62,6 +67,7 @@ def _cells(row: TeacherRow) -> list[str]:
     return [
         row.name,
         row.auc.text,
+        f"{row.less_length.mean:+.2f}" if row.less_length.n else "-",
         _number(row.mrr.mean),
         _number(row.mass_on_answers.mean),
         _number(row.entropy.mean),
@@ -76,7 +82,7 @@ def _number(value: float) -> str:
 
 def _indicators(result: ProbeResult) -> Table:
     percentiles = sorted({name.rpartition("_p")[2] for name in result.indicators})
-    table = Table(title="indicators of the configured teacher, 95% intervals")
+    table = Table(title="indicators of the configured teacher, 95% intervals", box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for percentile in percentiles:
         table.add_column(f"p{percentile}", justify="right", no_wrap=True)
@@ -115,7 +121,7 @@ def advice(result: ProbeResult) -> list[str]:
     """The overrides to paste."""
     best = result.recommended
     if best is None:
-        return ["recommended: none; no way of teaching is surely better than chance on these questions"]
+        return ["recommended: none; no way of teaching is surely better than passage length alone"]
     assert best.overrides is not None
     return [
         f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "

@@ -24,7 +24,9 @@ CHANCE = aucs(0.5, seed=1)
         # better than chance, but the retriever knows better
         (aucs(0.80), aucs(0.95, spread=0.1, seed=2), CHANCE, Decision.NO_GO),
         # nothing but length
-        (aucs(0.85), CHANCE, aucs(0.85), Decision.UNSURE),
+        (aucs(0.74), CHANCE, aucs(0.74), Decision.NO_GO),
+        (aucs(0.74) + aucs(0.0, spread=0.15, seed=5), CHANCE, aucs(0.74), Decision.NO_GO),
+        (aucs(0.85), CHANCE, aucs(0.80, seed=3), Decision.UNSURE),
         (aucs(0.85), CHANCE, aucs(0.97, spread=0.05, seed=2), Decision.NO_GO),
     ],
 )
