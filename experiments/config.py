@@ -212,18 +212,18 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     config = OmegaConf.structured(ExperimentConfig)
     for layer in (*_layers(path), OmegaConf.create({"name": name})):
         config = _merge(config, layer, where=f"experiment {name}")
-    for override in overrides:
-        config = _merge(config, _parse_override(override), where=f"override {override!r}")
-    return _typed(config)
+    return _typed(_override(config, overrides))
 
 
-def read_config(path: Path) -> ExperimentConfig:
-    """The resolved configuration that a run saved."""
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The resolved configuration that a run saved, with `key=value` overrides on top."""
     try:
         saved = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path.parent} is not a run: it holds no {path.name}") from error
-    return _typed(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)))
+    return _typed(
+        _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
+    )
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -247,6 +247,12 @@ def _merge(config: Any, layer: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the value"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+
+
+def _override(config: Any, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        config = _merge(config, _parse_override(override), where=f"override {override!r}")
+    return config
 
 
 def _parse_override(text: str) -> Any:

@@ -40,6 +40,11 @@ class DecoderOnlyReader(Reader):
         self.model: Any = model
         self.prompts = prompts
 
+    @property
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """See `Reader.embedding_matrix`."""
+        return self.model.get_input_embeddings().weight.detach()
+
     def read(
         self,
         questions: Sequence[Question],
@@ -131,7 +136,7 @@ class DecoderOnlyReader(Reader):
         if wanted is None:
             return None, None
         if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.model.get_input_embeddings().weight.detach()
+            return None, self.embedding_matrix
         assert hidden is not None
         return hidden.detach().float(), None
 

@@ -40,7 +40,12 @@ class FusionInDecoderReader(Reader):
             name = type(model).__name__
             raise ValueError(f"a Fusion-in-Decoder reader is built on T5ForConditionalGeneration, not {name}")
         self.model = model
-        self.prompts = prompts
+        self.prompts: FusionPromptBuilder = prompts
+
+    @property
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """See `Reader.embedding_matrix`."""
+        return self.model.encoder.get_input_embeddings().weight.detach()
 
     def read(
         self,
@@ -194,7 +199,7 @@ class FusionInDecoderReader(Reader):
         if wanted is None:
             return None, None
         if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.model.encoder.get_input_embeddings().weight.detach()
+            return None, self.embedding_matrix
         return encoded.detach().float(), None
 
     def _answer_tokens(

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules.passages import KnowledgeBase
 from experiments import run, train
+from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
@@ -264,7 +265,7 @@ def test_two_encoders_do_not_become_one_unasked(settings, capsys):
     short = {"evaluation__monitor": "null", "trainer__max_steps": 2}
     first = start(settings, **short, retriever__tied="false")
     tied = as_overrides({**settings, "init.retriever_from": first.path})
-    assert run.main(["--exp", "quickstart", *tied]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *tied]) == USER_ERROR
     assert "retriever.tied=false" in capsys.readouterr().err
 
 
