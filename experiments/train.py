@@ -56,6 +56,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
+        callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
         start = _start_readings(config, run, module, datamodule, trainer)
         if callbacks.stopping is not None:
             callbacks.stopping.baseline = start["validation"].get(callbacks.stopping.monitor)
@@ -64,6 +65,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         if trains(config):
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
             _load_best(config, run, module, datamodule, callbacks, sources, start["validation"])
+            callbacks.predictions.path = run.predictions
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:

@@ -13,6 +13,7 @@ from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
+from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from datamodules.passage_index import gpu_search_is_possible
@@ -28,6 +29,7 @@ class RunCallbacks:
 
     index: RefreshIndex
     indicators: LogIndicators
+    predictions: SavePredictions
     stopping: StopOnIndicators | None
     best: ModelCheckpoint | None
     last: SaveLast
@@ -35,7 +37,15 @@ class RunCallbacks:
 
     def all(self) -> list[Callback]:
         # the index is fresh before anything is measured, and measured before anything is decided
-        chosen = [self.index, self.indicators, *self.others, self.stopping, self.best, self.last]
+        chosen = [
+            self.index,
+            self.indicators,
+            self.predictions,
+            *self.others,
+            self.stopping,
+            self.best,
+            self.last,
+        ]
         return [callback for callback in chosen if callback is not None]
 
 
@@ -77,14 +87,15 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     )
     others: list[Callback] = [
         Dashboard(),
-        SavePredictions(run.predictions),
+        SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
     if trains(config):
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:
         others.append(StepProgress())
-    return RunCallbacks(index, indicators, stopping, best, last, others)
+    predictions = SavePredictions(run.predictions, indicators)
+    return RunCallbacks(index, indicators, predictions, stopping, best, last, others)
 
 
 def make_trainer(
