@@ -61,12 +61,14 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
+        callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
         start = _start_readings(config, run, module, datamodule, trainer, callbacks)
         before = after = start["test"]
         stopped = "nothing is trained"
         if trains(config):
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
             _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
+            callbacks.predictions.path = run.predictions
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:

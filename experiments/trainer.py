@@ -14,6 +14,7 @@ from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
+from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from datamodules.passage_index import gpu_search_is_possible
@@ -29,6 +30,7 @@ class RunCallbacks:
 
     index: RefreshIndex
     indicators: LogIndicators
+    predictions: SavePredictions
     stopping: StopOnIndicators | None
     collapse: AlarmOnCollapse | None
     best: ModelCheckpoint | None
@@ -38,8 +40,8 @@ class RunCallbacks:
     def all(self) -> list[Callback]:
         # a collapse is seen before an index is made of it; the index is fresh before anything is measured,
         # and measured before anything is decided
-        chosen: list[Callback | None] = [self.collapse, self.index, self.indicators, *self.others]
-        chosen += [self.stopping, self.best, self.last]
+        chosen: list[Callback | None] = [self.collapse, self.index, self.indicators]
+        chosen += [self.predictions, *self.others, self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
 
@@ -84,14 +86,15 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         )
     others: list[Callback] = [
         Dashboard(),
-        SavePredictions(run.predictions),
+        SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
     if trains(config):
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:
         others.append(StepProgress())
-    return RunCallbacks(index, indicators, stopping, collapse, best, last, others)
+    predictions = SavePredictions(run.predictions, indicators)
+    return RunCallbacks(index, indicators, predictions, stopping, collapse, best, last, others)
 
 
 def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopOnIndicators:

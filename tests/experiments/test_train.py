@@ -48,6 +48,10 @@ def summary(made: RunFolder) -> dict:
     return json.loads(made.summary.read_text())
 
 
+def json_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def numbers(made: RunFolder) -> dict:
     """All that must be the same whenever a run is repeated: everything but time."""
     return {name: value for name, value in summary(made).items() if name != "times_s"}
@@ -99,10 +103,17 @@ def test_a_whole_run(settings, capsys):
     assert len(environment["git_revision"]) == 40
     assert made.last_checkpoint.is_file()
     assert list((made.path / "tensorboard").glob("events.out.tfevents*"))
-    predictions = [json.loads(line) for line in made.predictions.read_text().splitlines()]
-    assert {record["id"] for record in predictions} == {f"q{i}" for i in range(1, 12, 2)}
-    mean = sum(record["f1"] for record in predictions) / len(predictions)
-    assert mean == pytest.approx(found["f1"]["after"])
+    for path, when in ((made.predictions, "after"), (made.predictions_start, "before")):
+        records = json_lines(path)
+        assert {record["id"] for record in records} == {f"q{i}" for i in range(1, 12, 2)}
+        f1 = sum(record["f1"] for record in records) / len(records)
+        assert f1 == pytest.approx(found["f1"][when])
+        hits = [record["first_hit_rank"] == 0 for record in records]
+        assert sum(hits) / len(hits) == pytest.approx(found["hr_at_1"][when])
+    validations = {line["step"]: line["readings"] for line in json_lines(made.validations)}
+    assert list(validations) == [0, 2, 4]
+    logged = scalars(made, "validation/hr_at_5")
+    assert sorted(line["validation/hr_at_5"] for line in validations.values()) == sorted(logged.values())
     encoder, tokenizer = load_encoder(made.retriever)
     assert tokenizer("Peru")["input_ids"]
     assert encoder.config.num_hidden_layers == 3
@@ -122,6 +133,9 @@ def test_the_data_decide_what_is_evaluated(settings):
     assert found["indicators"]["indicator1/num_instances"]["after"] == 6
     assert not made.retriever.exists()
     assert not made.last_checkpoint.exists()
+    assert made.predictions.is_file()
+    assert not made.predictions_start.exists(), "the start is the end"
+    assert not made.validations.exists()
 
 
 def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
@@ -404,6 +418,8 @@ class BreakAt(Callback):
 def assert_same(made: RunFolder, reference: RunFolder) -> None:
     """The results, and the state of training at its end, whichever checkpoint the results are of."""
     assert numbers(made) == numbers(reference)
+    for kept in ("predictions", "predictions_start", "validations"):
+        assert json_lines(getattr(made, kept)) == json_lines(getattr(reference, kept)), kept
     assert are_equal(weights(made.retriever), weights(reference.retriever))
     states = [torch.load(folder.last_checkpoint, weights_only=True) for folder in (made, reference)]
     assert states[0]["global_step"] == states[1]["global_step"]
