@@ -44,14 +44,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _report(places: Sequence[Path], out: Path) -> None:
     from experiments.reporting.collect import collect_runs
-    from experiments.reporting.compose import compose_report
+    from experiments.reporting.compose import compose_report, count_runs
     from experiments.reporting.entries import sort_runs
     from experiments.reporting.write import check_folder, write_report
 
     check_folder(out)
     runs = sort_runs(collect_runs(places))
     write_report(compose_report(runs), out)
-    print(f"{len(runs.fates)} runs compared: {out / 'report.html'}, {out / 'report.md'}")
+    print(f"{count_runs(len(runs.fates))}: {out / 'report.html'}, {out / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,11 @@ from experiments.reporting.tables import make_run_table, make_tables
 TITLE = "Attention distillation: runs compared"
 
 
+def count_runs(number: int) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} run" if number == 1 else f"{number} runs"
+
+
 def compose_report(runs: Runs) -> list[Block]:
     """Readings in words, then for each scale tables and figures, then the list of runs."""
     num_finished = sum(run.is_finished for run, _ in runs.fates)
@@ -20,8 +25,8 @@ def compose_report(runs: Runs) -> list[Block]:
     blocks: list[Block] = [
         Heading(1, TITLE),
         Paragraph(
-            f"{len(runs.fates)} runs, {num_finished} finished, {num_counted} of them in the tables; the list "
-            "at the end says which."
+            f"{count_runs(len(runs.fates))}, {num_finished} finished, {num_counted} of them in the tables; "
+            "the list at the end says which."
         ),
         Heading(2, "Reading"),
     ]

@@ -68,7 +68,7 @@ class Runs:
 
     Attributes:
         entries: scale by scale, data set by data set.
-        fates: of each run, in which row it counts, or why in none.
+        fates: of each run, whether it counts, or why not.
     """
 
     entries: list[Entry]

@@ -58,9 +58,12 @@ def _draw_curves(entries: Sequence[Entry]) -> Picture | None:
         color, line = color_of(entry.setting), _LINES[seen.get(entry.setting, 0) % len(_LINES)]
         seen[entry.setting] = seen.get(entry.setting, 0) + 1
         marker = "o" if len(steps) < 40 else ""
-        axes.plot(steps, values.mean(axis=1), line, color=color, marker=marker, label=_in_legend(entry))
+        axes.plot(
+            steps, values.mean(axis=1), line, color=color, marker=marker, label=setting_label(entry, "\n")
+        )
         if values.shape[1] > 1:
             axes.fill_between(steps, values.min(axis=1), values.max(axis=1), color=color, alpha=0.2, lw=0)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("training step")
     axes.set_ylabel("HR@5, validation questions")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -98,9 +101,10 @@ def _draw_means(entries: Sequence[Entry]) -> Picture | None:
                 label=f"Indicator {number}",
             )
         axes.set_xlabel("mean attention p90" if part == "attention" else "mean Spearman p90")
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="x", color="#dddddd", lw=0.6)
         axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(drawn)), [_wrap(setting_label(entry)) for entry in drawn])
+    panels[0].set_yticks(range(len(drawn)), [setting_label(entry, "\n") for entry in drawn])
     panels[0].set_ylim(len(drawn) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2)
@@ -116,7 +120,7 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
     if not drawn:
         return None
     figure = new_figure(7.0, 0.9 + 1.25 * len(drawn))
-    panels = figure.subplots(len(drawn), 2, sharex=True, squeeze=False)
+    panels = figure.subplots(len(drawn), 2, sharex=True, sharey="row", squeeze=False)
     pooled = [[_instances(entry, name) for name in names] for entry in drawn]
     everything = np.concatenate([values for row in pooled for values in row])
     low, high = float(everything.min()), float(everything.max())
@@ -124,10 +128,14 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
     for row, entry in zip(range(len(drawn)), drawn, strict=True):
         for column, name in enumerate(names):
             _draw_histogram(panels[row, column], pooled[row][column], edges, color_of(entry.setting))
-            panels[row, column].set_title(f"{_in_legend(entry, ' ')}, {name[-3:]}", loc="left")
+            panels[row, column].text(
+                0.99, 0.97, name[-3:], transform=panels[row, column].transAxes, ha="right", va="top"
+            )
+        # over both panels of the row
+        panels[row, 0].set_title(setting_label(entry), loc="left")
     for axes in panels[-1]:
         axes.set_xlabel("Spearman of a question" if part == "spearman" else "attention of a question")
-    figure.supylabel("share of questions")
+    figure.supylabel("share of questions", fontsize="medium")
     caption = "Instances of all seeds together; the dashed line is their mean." + _left_out(entries, drawn)
     title = reading_label(names[0]).removesuffix(" p90")
     return _picture(figure, entries, number, f"{title} over the test questions", caption)
@@ -148,17 +156,6 @@ def _instances(entry: Entry, name: str) -> np.ndarray:
 def _left_out(candidates: Sequence[Entry], drawn: Sequence[Entry]) -> str:
     absent = [setting_label(entry) for entry in candidates if entry not in drawn]
     return f" Left out, for want of a measured run: {', '.join(absent)}." if absent else ""
-
-
-def _in_legend(entry: Entry, separator: str = "\n") -> str:
-    return _wrap(setting_label(entry), separator)
-
-
-def _wrap(label: str, separator: str = "\n") -> str:
-    """Long notes go onto lines of their own."""
-    return separator.join(
-        part.strip() for part in label.replace(" (", "\n(").replace("; ", ";\n").split("\n")
-    )
 
 
 def _picture(figure: Any, entries: Sequence[Entry], number: int, title: str, caption: str) -> Picture:

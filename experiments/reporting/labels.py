@@ -26,10 +26,9 @@ def dataset_label(dataset: str) -> str:
     return _DATASETS.get(dataset, dataset)
 
 
-def setting_label(entry: Entry) -> str:
-    """The setting, and what sets its runs apart."""
-    notes = f" ({'; '.join(entry.notes)})" if entry.notes else ""
-    return _SETTINGS.get(entry.setting, entry.setting) + notes
+def setting_label(entry: Entry, separator: str = ", ") -> str:
+    """The setting, and after the separator what sets its runs apart."""
+    return separator.join([_SETTINGS.get(entry.setting, entry.setting), *entry.notes])
 
 
 def reading_label(name: str) -> str:

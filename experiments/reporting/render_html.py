@@ -15,14 +15,15 @@ h3 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 p, li { max-width: 52rem; }
 li { margin-bottom: .5rem; }
 .scroll { overflow-x: auto; margin: 1.6rem 0 .4rem; }
-table { border-collapse: collapse; font-size: .86rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .8rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; font-size: 1rem; padding-bottom: .5rem; }
-th, td { padding: .35rem .7rem; text-align: left; vertical-align: top; }
+th, td { padding: .35rem .5rem; text-align: left; vertical-align: top; }
 th { border-bottom: 1.5px solid #1c1c1c; font-weight: 600; vertical-align: bottom; }
 td { border-bottom: 1px solid #ddd; }
-.number { text-align: right; white-space: nowrap; }
-td small { display: block; color: #5a5a5a; font-size: .76rem; }
-.wide td { overflow-wrap: anywhere; min-width: 6rem; font-size: .78rem; }
+.number { text-align: right; }
+td.number, td:first-child { white-space: nowrap; }
+td small { display: block; color: #5a5a5a; font-size: .72rem; }
+.wide td, .wide td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6rem; }
 .notes { color: #444; font-size: .82rem; margin: 0 0 .2rem; }
 figure { margin: 2rem 0; max-width: 52rem; }
 figure svg { width: 100%; height: auto; display: block; }

@@ -49,4 +49,4 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\|*_`<>])", r"\\\1", text)
+    return re.sub(r"([\\|*`<>])", r"\\\1", text)

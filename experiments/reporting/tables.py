@@ -70,7 +70,7 @@ def make_run_table(fates: Sequence[tuple[Run, str]]) -> Table:
         "started from",
         "differs from the shipped experiment in",
     )
-    return Table("Runs", head, tuple(rows), num_labels=len(head))
+    return Table("What was given", head, tuple(rows), num_labels=len(head))
 
 
 def _indicator_columns(number: int) -> tuple[Column, ...]:
@@ -110,7 +110,7 @@ def _change_table(entries: Sequence[Entry]) -> Table:
         if entry.changes:
             cells = [_change_cell(entry.changes.get(column.reading), column) for column in columns]
             rows.append((*_labels(entry), *cells))
-    notes = (
+    notes: tuple[str, ...] = (
         "Final test - starting checkpoint, of the same questions, with 95% bootstrap intervals as above.",
         "An interval that holds 0 is no change.",
     )
@@ -123,7 +123,7 @@ def _change_table(entries: Sequence[Entry]) -> Table:
 def _labels(entry: Entry) -> list[str]:
     seeds = ", ".join(str(run.config.seed) for run in entry.runs)
     count = f"{len(entry.runs)}\nseed {seeds}" if entry.is_measured else entry.status
-    return [dataset_label(entry.dataset), setting_label(entry), count]
+    return [dataset_label(entry.dataset), setting_label(entry, "\n"), count]
 
 
 def _estimate_cell(entry: Entry, column: Column) -> str:
@@ -144,19 +144,24 @@ def _paper_cell(value: tuple[float, float | None] | None, column: Column) -> str
 def _change_cell(change: Estimate | None, column: Column) -> str:
     if change is None:
         return NOTHING
-    return f"{change.mean:+.{column.decimals}f}\n{_interval(change, column)}\nn = {change.n}"
+    return f"{_number(change.mean, column.decimals, '+')}\n{_interval(change, column)}\nn = {change.n}"
+
+
+def _number(value: float, decimals: int, sign: str = "") -> str:
+    # + 0.0: no "-0.000"
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
 def _mean(mean: float, std: float | None, column: Column) -> str:
-    text = f"{mean * column.factor:.{column.decimals}f}"
+    text = _number(mean * column.factor, column.decimals)
     if column.with_std and std is not None and not math.isnan(std):
-        text += f" ± {std * column.factor:.{column.decimals}f}"
+        text += f" ± {_number(std * column.factor, column.decimals)}"
     return text
 
 
 def _interval(found: Estimate, column: Column) -> str:
-    low, high = found.low * column.factor, found.high * column.factor
-    return f"[{low:.{column.decimals}f}, {high:.{column.decimals}f}]"
+    low, high = (_number(end * column.factor, column.decimals) for end in (found.low, found.high))
+    return f"[{low}, {high}]"
 
 
 def _notes(entries: Sequence[Entry], with_std: bool) -> tuple[str, ...]:
@@ -180,5 +185,7 @@ def _notes(entries: Sequence[Entry], with_std: bool) -> tuple[str, ...]:
     if any(SHORTENED in entry.notes for entry in measured):
         notes.append(f"{SHORTENED}: fewer steps or fewer data than the paper's.")
     if any(OTHER_SOURCES in entry.notes for entry in measured):
-        notes.append(f"{OTHER_SOURCES}: files or models of other names than the paper's; see Runs.")
+        notes.append(
+            f"{OTHER_SOURCES}: files or models of other names than the paper's; see the list of runs."
+        )
     return tuple(notes)

@@ -45,9 +45,15 @@ def write_report(blocks: Sequence[Block], folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             partial = Path(scratch) / "new"
             _write(blocks, partial)
+            old = Path(scratch) / "old"
             if folder.exists():
-                folder.rename(Path(scratch) / "old")
-            partial.rename(folder)
+                folder.rename(old)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
         raise ConfigError(
             f"cannot write the report to {folder}: {error.strerror}; name another --out"
