@@ -37,7 +37,7 @@ class SavePredictions(Callback):
         if outputs.predictions is None:
             return
         for row, (question, prediction) in enumerate(
-            zip(outputs.questions, outputs.predictions, strict=True)
+            zip(outputs.read_questions, outputs.predictions, strict=True)
         ):
             record = {
                 "id": question.id,

@@ -41,8 +41,8 @@ def test_a_line_each_in_the_latest_test(tmp_path):
 
 
 def test_only_questions_that_were_read(tmp_path):
-    records, _, datamodule = evaluate(tmp_path, num_read=2)
-    assert [record["id"] for record in records] == [question.id for question in datamodule.test[:2]]
+    records, _, datamodule = evaluate(tmp_path, num_read=3)
+    assert [record["id"] for record in records] == [question.id for question in datamodule.test[:3]]
 
 
 @pytest.mark.parametrize("settings", [{"stage": "validate"}, {"generate": False}])
