@@ -105,7 +105,7 @@ def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
     """Markdown: the question, its answers, the reader's answer, and a table of passages."""
     question = outputs.questions[row]
     lines = [f"**{question.text}**", f"answers: {' / '.join(question.answers)}"]
-    if outputs.predictions is not None:
+    if outputs.predictions is not None and row < outputs.num_read:
         lines.append(f"reader: {outputs.predictions[row]}")
     head = "| rank | holds an answer | p_ATTN | p_RETR | passage |\n|---|---|---|---|---|"
     rows = [head]
@@ -120,6 +120,6 @@ def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
 
 def _probability(log_p: Tensor | None, row: int, rank: int) -> str:
     """Empty where the passage was retrieved, but not read."""
-    if log_p is None or rank >= log_p.shape[1]:
+    if log_p is None or row >= log_p.shape[0] or rank >= log_p.shape[1]:
         return ""
     return f"{float(log_p[row, rank].exp()):.3f}"

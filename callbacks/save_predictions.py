@@ -53,7 +53,7 @@ class SavePredictions(Callback):
                 "passages": [passage.id for passage in outputs.passages[row]],
                 "holds_answer": outputs.is_hit[row].tolist(),
             }
-            if outputs.predictions is not None:
+            if outputs.predictions is not None and row < outputs.num_read:
                 prediction = outputs.predictions[row]
                 record["prediction"] = prediction
                 record["em"] = exact_match(prediction, question.answers)

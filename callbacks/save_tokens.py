@@ -52,7 +52,9 @@ class SaveTokens(Callback):
         assert isinstance(outputs, Evaluation)
         assert isinstance(pl_module, RetrieverReaderModule)
         assert self._writer is not None
-        self._writer.write(token_units(outputs, pl_module.reader))
+        if outputs.num_read:
+            assert pl_module.reader is not None
+            self._writer.write(token_units(outputs, pl_module.reader))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._writer is not None
@@ -88,7 +90,7 @@ def token_units(evaluation: Evaluation, reader: Reader) -> list[TokenUnit]:
     passages = [found[:num_passages] for found in evaluation.passages]
     hits = {match: find_hits(evaluation.questions, passages, match).tolist() for match in AnswerMatch}
     units = []
-    for row, question in enumerate(evaluation.questions):
+    for row, question in enumerate(evaluation.read_questions):
         for rank, passage in enumerate(passages[row]):
             unit = unit_at.get((row, rank))
             ids = [] if unit is None else input_ids[plain.prompt_of_unit[unit]][plain.mask[unit]].tolist()

@@ -1,26 +1,17 @@
 """Compares runs with each other and with the paper: `python -m experiments.report RUN... [--out FOLDER]`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-USER_ERROR = 2
+from experiments.command_line import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code (0, or 2 for a mistake of the user's)."""
+    """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     options = _parser().parse_args(arguments)
-    try:
-        _report(options.runs, options.out)
-    except ValueError as error:
-        # every mistake of the user's is a ValueError whose message names the thing and the mend
-        if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    return 0
+    return run_command(lambda: _report(options.runs, options.out))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(places: Sequence[Path], out: Path) -> None:
+def _report(places: Sequence[Path], out: Path) -> int:
     from experiments.reporting.collect import collect_runs
     from experiments.reporting.compose import compose_report, count_runs
     from experiments.reporting.entries import sort_runs
@@ -52,6 +43,7 @@ def _report(places: Sequence[Path], out: Path) -> None:
     runs = sort_runs(collect_runs(places))
     write_report(compose_report(runs), out)
     print(f"{count_runs(len(runs.fates))}: {out / 'report.html'}, {out / 'report.md'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -221,6 +221,7 @@ def _load_best(
 def _export(config: ExperimentConfig, run: RunFolder, module: RetrieverReaderModule) -> None:
     """The trained models, as transformers loads them."""
     if config.training.train_reader:
+        assert module.reader is not None
         module.reader.save(run.reader)
     if config.training.train_retriever:
         module.retriever.save(run.retriever)

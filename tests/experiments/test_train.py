@@ -343,7 +343,7 @@ def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
     # the default validation file of these tests has six questions
     capsys.readouterr()
     overrides = as_overrides({**settings, "stopping.baseline": path, "stopping.monitors": MONITOR})
-    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *overrides]) == USER_ERROR
     assert "only 6 of the questions in" in capsys.readouterr().err
 
 
@@ -383,7 +383,7 @@ def test_without_the_alarm_a_broken_retriever_is_an_error(settings, capsys):
         "collapse.enabled": "false",
     }
     overrides = as_overrides({**settings, **changes})
-    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *overrides]) == USER_ERROR
     assert "has the retriever diverged?" in capsys.readouterr().err
 
 
