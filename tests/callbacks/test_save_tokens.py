@@ -35,7 +35,7 @@ def evaluated(kind, drops=False) -> tuple[Evaluation, DecoderOnlyReader]:
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(2, 3, K, generator=generator).log_softmax(dim=-1)
     hits = torch.zeros(3, K, dtype=torch.bool)
-    evaluation = Evaluation(QUESTIONS, PASSAGES, hits, ANSWERS, reading, log_p[0], log_p[1])
+    evaluation = Evaluation(QUESTIONS, PASSAGES, hits, ANSWERS, 3, reading, log_p[0], log_p[1])
     return evaluation, reader
 
 
