@@ -39,9 +39,13 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "KL": _curves("train/kl", "validation/kl"),
         },
         "4 Reader": reader,
-        "5 Seconds": {
+        "5 Staleness of the index": {
+            "overlap with a fresh index": _curves("staleness/overlap_at_[0-9]+"),
+            "embedding drift": _curves("staleness/drift", "staleness/drift_max", "staleness/drift_l2"),
+        },
+        "6 Seconds": {
             "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s"),
-            "refreshing the index": _curves("time/refresh_index_s"),
+            "refreshing the index": _curves("time/refresh_index_s", "time/staleness_s"),
         },
     }
 

@@ -1,6 +1,6 @@
 """What can be wrong with a configuration, found before anything is loaded or written."""
 
-from callbacks.refresh_schedule import RefreshSchedule
+from callbacks.refresh_schedule import parse_refresh
 from datamodules.answer_matching import AnswerMatch
 from datamodules.prompts import Context, PassageOrder, TokenScope
 from experiments.build import hardware
@@ -67,9 +67,14 @@ def check_config(config: ExperimentConfig) -> None:
             "objective.name=loop leaves one passage out: training.num_passages must be at least 2"
         )
     try:
-        RefreshSchedule(config.index.refresh)
+        parse_refresh(config.index.refresh)
     except ValueError as error:
         raise ConfigError(f"index.refresh: {error}") from error
+    every_steps = config.index.staleness_every_steps
+    if every_steps is not None and every_steps < 1:
+        raise ConfigError(
+            f"index.staleness_every_steps={every_steps} must be at least 1, or null = at validations only"
+        )
     hardware(config)
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.dashboard import Dashboard
 from callbacks.log_indicators import LogIndicators
+from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
@@ -26,6 +27,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 class RunCallbacks:
     """A run's callbacks; those that are asked for results later have a name."""
 
+    staleness: MeasureStaleness
     index: RefreshIndex
     indicators: LogIndicators
     stopping: StopOnIndicators | None
@@ -34,8 +36,10 @@ class RunCallbacks:
     others: list[Callback]
 
     def all(self) -> list[Callback]:
-        # the index is fresh before anything is measured, and measured before anything is decided
-        chosen = [self.index, self.indicators, *self.others, self.stopping, self.best, self.last]
+        # the index is fresh before anything is measured but how stale it was, and all is measured before
+        # anything is decided
+        measured = [self.staleness, self.index, self.indicators, *self.others]
+        chosen = [*measured, self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
 
@@ -62,6 +66,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             enable_version_counter=False,  # a resumed run replaces what was saved before the interruption
         )
     last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
+    staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = RefreshIndex(
         config.index.refresh,
         run.index,
@@ -71,6 +76,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         before_validation=config.index.refresh_before_validation,
         show_progress=trainer.progress_bar,
         start_folder=cache_folder(config) / "index",
+        meter=staleness,
     )
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
@@ -84,7 +90,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:
         others.append(StepProgress())
-    return RunCallbacks(index, indicators, stopping, best, last, others)
+    return RunCallbacks(staleness, index, indicators, stopping, best, last, others)
 
 
 def make_trainer(
