@@ -75,6 +75,10 @@ def check_config(config: ExperimentConfig) -> None:
         raise ConfigError(
             f"index.staleness_every_steps={every_steps} must be at least 1, or null = at validations only"
         )
+    if config.evaluation.token_view_questions < 0:
+        raise ConfigError(
+            f"evaluation.token_view_questions={config.evaluation.token_view_questions} must be at least 0"
+        )
     hardware(config)
 
 

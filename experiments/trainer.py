@@ -16,6 +16,7 @@ from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
+from callbacks.token_view import TokenView
 from datamodules.passage_index import gpu_search_is_possible
 from experiments.build import cache_folder, trains
 from experiments.config import ExperimentConfig
@@ -86,6 +87,8 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         SavePredictions(run.predictions),
         StopOnInterrupt(run.last_checkpoint),
     ]
+    if evaluation.token_view_questions:
+        others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:

@@ -40,7 +40,7 @@ class FusionInDecoderReader(Reader):
             name = type(model).__name__
             raise ValueError(f"a Fusion-in-Decoder reader is built on T5ForConditionalGeneration, not {name}")
         self.model = model
-        self.prompts = prompts
+        self.prompts: FusionPromptBuilder = prompts
 
     def read(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.choices import Choice
-from datamodules.prompts import Shown
+from datamodules.prompts import PromptBuilder, Shown
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
 
@@ -87,6 +87,7 @@ class Reader(nn.Module, ABC):
     """
 
     model: Any
+    prompts: PromptBuilder
 
     @property
     def device(self) -> torch.device:
