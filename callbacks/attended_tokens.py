@@ -1,4 +1,4 @@
-"""What a token view shows of an evaluation: the pieces of each passage, how attended to, and what they are."""
+"""What a token view shows: the pieces of each passage, how much they are attended to, and what they are."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,10 @@
 """What the meter reads of frozen and of moving retrievers, and the refreshes that follow from it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -241,3 +246,40 @@ def test_an_approximate_index_that_is_never_good_enough_says_so(tmp_path, caplog
 def test_when_stale_needs_a_meter(tmp_path):
     with pytest.raises(ValueError, match="'when_stale' needs a meter"):
         RefreshIndex("when_stale", tmp_path)
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from callbacks.measure_staleness import MeasureStaleness
+from callbacks.refresh_index import RefreshIndex
+from tests.toy_training import toy_datamodule, toy_module, toy_trainer
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    meter = MeasureStaleness(1, num_passages=100)
+    index = RefreshIndex("when_stale:1", folder / "index", show_progress=False, meter=meter)
+    trainer = toy_trainer(folder, [meter, index], devices=2, strategy="ddp", max_steps=4)
+    trainer.fit(toy_module(folder / f"process{trainer.global_rank}"), toy_datamodule())
+    assert trainer.world_size == 2
+    (folder / f"decided{trainer.global_rank}").write_text(f"{index.refresh_steps} {meter.latest}")
+"""
+
+
+def test_two_processes_decide_alike(tmp_path):
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    first, second = ((tmp_path / f"decided{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert not first.startswith("[]"), "nothing was refreshed"
