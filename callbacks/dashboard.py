@@ -48,9 +48,13 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "effective rank, lower is more collapsed": _curves("embeddings/effective_rank"),
             "share of near-duplicates": _curves("embeddings/near_duplicates"),
         },
-        "7 Seconds": {
+        "7 Staleness of the index": {
+            "overlap with a fresh index": _curves("staleness/overlap_at_[0-9]+"),
+            "embedding drift": _curves("staleness/drift", "staleness/drift_max", "staleness/drift_l2"),
+        },
+        "8 Seconds": {
             "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s"),
-            "refreshing the index": _curves("time/refresh_index_s"),
+            "refreshing the index": _curves("time/refresh_index_s", "time/staleness_s"),
         },
     }
 

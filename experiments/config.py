@@ -111,11 +111,14 @@ class TrainerConfig:
 class IndexConfig:
     """The FAISS index."""
 
-    refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only
+    refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only; when_stale[:OVERLAP] = see below
     factory: str = "Flat"
     gpu: bool | None = None  # null = where there is a GPU and a FAISS that can use it
     batch_size: int = 64
     refresh_before_validation: bool = False
+    # how far the retriever has moved away from the index is measured at each validation, and every so many
+    # steps; when_stale refreshes where the top-K overlap is then below OVERLAP (0.9)
+    staleness_every_steps: int | None = None
 
 
 @dataclass
@@ -130,6 +133,7 @@ class EvaluationConfig:
     percentiles: list[int] = field(default_factory=lambda: [90, 95])
     attention_normalization: str = "passage"  # passage | prompt | none
     token_embeddings: str = "input"  # input | contextual
+    token_view_questions: int = 3  # passages shaded by attention, as HTML at each validation; 0 = none
     monitor: str | None = "validation/hr_at_5"  # the best checkpoint is kept by this; null = the last one
 
 

@@ -87,6 +87,11 @@ class RunFolder:
         return self.path / "validations.jsonl"
 
     @property
+    def token_view(self) -> Path:
+        """Pages of passages shaded by attention."""
+        return self.path / "token_view"
+
+    @property
     def reader(self) -> Path:
         """The trained reader, as transformers saves it."""
         return self.path / "reader"
