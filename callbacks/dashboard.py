@@ -48,9 +48,13 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "effective rank, lower is more collapsed": _curves("embeddings/effective_rank"),
             "share of near-duplicates": _curves("embeddings/near_duplicates"),
         },
-        "7 Seconds": {
+        "7 Staleness of the index": {
+            "overlap with a fresh index": _curves("staleness/overlap_at_[0-9]+"),
+            "embedding drift": _curves("staleness/drift", "staleness/drift_max", "staleness/drift_l2"),
+        },
+        "8 Seconds": {
             "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s"),
-            "refreshing the index": _curves("time/refresh_index_s"),
+            "refreshing the index": _curves("time/refresh_index_s", "time/staleness_s"),
         },
     }
 
@@ -105,7 +109,7 @@ def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
     """Markdown: the question, its answers, the reader's answer, and a table of passages."""
     question = outputs.questions[row]
     lines = [f"**{question.text}**", f"answers: {' / '.join(question.answers)}"]
-    if outputs.predictions is not None:
+    if outputs.predictions is not None and row < outputs.num_read:
         lines.append(f"reader: {outputs.predictions[row]}")
     head = "| rank | holds an answer | p_ATTN | p_RETR | passage |\n|---|---|---|---|---|"
     rows = [head]
@@ -120,6 +124,6 @@ def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
 
 def _probability(log_p: Tensor | None, row: int, rank: int) -> str:
     """Empty where the passage was retrieved, but not read."""
-    if log_p is None or rank >= log_p.shape[1]:
+    if log_p is None or row >= log_p.shape[0] or rank >= log_p.shape[1]:
         return ""
     return f"{float(log_p[row, rank].exp()):.3f}"

@@ -80,15 +80,15 @@ class LogIndicators(Callback):
         if outputs.reading is None or outputs.log_p_attn is None:
             return
         units = reading_units(outputs.reading, self.normalization)
-        num_questions = len(outputs.questions)
-        self._question_ids += [question.id for question in outputs.questions]
+        num_questions = outputs.num_read
+        self._question_ids += [question.id for question in outputs.read_questions]
         for indicator, similarity in (
             (self.answer_indicator, units.answer_similarity),
             (self.noun_indicator, units.noun_similarity),
         ):
             indicator.update(units.attention, similarity, units.mask, units.question_of_unit, num_questions)
         num_passages = outputs.log_p_attn.shape[1]
-        self.teacher_auc.update(outputs.log_p_attn.exp(), outputs.is_hit[:, :num_passages])
+        self.teacher_auc.update(outputs.log_p_attn.exp(), outputs.is_hit[:num_questions, :num_passages])
 
     on_test_batch_end = on_validation_batch_end
 

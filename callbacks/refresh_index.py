@@ -1,4 +1,4 @@
-"""Keeps the FAISS index up with the retriever, on a schedule."""
+"""Keeps the FAISS index up with the retriever, on a schedule or when it has become stale."""
 
 import logging
 import shutil
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import progress_bar
-from callbacks.refresh_schedule import RefreshSchedule
+from callbacks.refresh_schedule import RefreshSchedule, WhenStale, parse_refresh
 from datamodules.passage_index import PassageIndex, StaleIndexError
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
 from lightning_modules.retriever_reader import RetrieverReaderModule
@@ -25,7 +26,7 @@ _LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
 
 
 class RefreshIndex(Callback):
-    """Builds the index before anything is retrieved, and anew at the steps of a schedule.
+    """Builds the index before anything is retrieved, and anew at the steps of a schedule or when it is stale.
 
     Each index is saved with a fingerprint of the passage encoder's weights and the passages, and loaded
     instead of built where the fingerprint fits. A resumed run goes on with the index that its checkpoint was
@@ -33,7 +34,7 @@ class RefreshIndex(Callback):
     file, so all processes must see `folder`.
 
     Args:
-        schedule: Atlas's syntax, see `RefreshSchedule`.
+        schedule: Atlas's syntax, see `RefreshSchedule`, or `when_stale`, see `WhenStale`.
         folder: of the run; each index gets a folder of its own below it.
         factory: `faiss.index_factory` string.
         use_gpu: keep the index on the GPU (faiss-gpu).
@@ -43,6 +44,11 @@ class RefreshIndex(Callback):
         show_progress: a bar with rate and time left.
         start_folder: where the first index of a run, that of its starting checkpoint, is shared between
             runs; None = it lies in `folder` with the others.
+        meter: measures how stale the index is; it must come before this callback, so that it sees the index
+            before it is replaced.
+
+    Raises:
+        ValueError: a schedule that cannot be read, or `when_stale` without `meter`.
     """
 
     def __init__(
@@ -55,8 +61,12 @@ class RefreshIndex(Callback):
         before_validation: bool = False,
         show_progress: bool = True,
         start_folder: Path | str | None = None,
+        meter: MeasureStaleness | None = None,
     ) -> None:
-        self.schedule = RefreshSchedule(schedule)
+        self.schedule = parse_refresh(schedule)
+        if isinstance(self.schedule, WhenStale) and meter is None:
+            raise ValueError(f"a refresh {schedule!r} needs a meter: give one, or a schedule of steps")
+        self.meter = meter
         self.folder = Path(folder)
         self.factory = factory
         self.use_gpu = use_gpu
@@ -72,25 +82,41 @@ class RefreshIndex(Callback):
 
     # ---- when ----
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # not with the first batch: the meter looks at the index before this callback has its turn
+        module = _checked(pl_module)
+        if module.index is None and self._in_checkpoint is not None:
+            self._restore(trainer, module)
+        elif module.index is None:
+            self.refresh(trainer, module)
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        module = _checked(pl_module)
-        if module.index is None and self._in_checkpoint is not None:
-            self._restore(trainer, module)
         # several batches share an optimizer step where gradients are accumulated
-        if module.index is None or (step != self._last_due_step and self.schedule.is_due(step)):
+        if step != self._last_due_step and self._is_due(step):
             self._last_due_step = step
-            self.refresh(trainer, module)
+            self.refresh(trainer, _checked(pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _checked(pl_module)
-        if module.index is None or self.before_validation:
+        if module.index is None or self.before_validation or self._is_stale(trainer.global_step):
             self.refresh(trainer, module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refresh(trainer, _checked(pl_module))
+
+    def _is_due(self, step: int) -> bool:
+        if isinstance(self.schedule, WhenStale):
+            return self._is_stale(step)
+        return self.schedule.is_due(step)
+
+    def _is_stale(self, step: int) -> bool:
+        """Whether the index in use was measured just now, and found stale."""
+        if not isinstance(self.schedule, WhenStale) or self.meter is None or self.meter.latest is None:
+            return False
+        return self.meter.measured_step == step and self.schedule.is_stale(self.meter.latest.overlap)
 
     # ---- how ----
 
@@ -98,6 +124,12 @@ class RefreshIndex(Callback):
         """Gives the module an index of its present passage encoder; nothing to do where it has one."""
         fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
         if module.index is not None and fingerprint == self._fingerprint:
+            if self._is_stale(trainer.global_step):
+                log.warning(
+                    "index.refresh=when_stale: even a fresh index %r is stale, because it is approximate; it "
+                    "will be refreshed at each measurement: ask for less overlap, or use index.factory=Flat",
+                    self.factory,
+                )
             return
         is_first = module.index is None
         with module.timer.part("refresh_index"):
@@ -106,6 +138,8 @@ class RefreshIndex(Callback):
                 index = self._build(trainer, module, fingerprint)
         module.index = index
         self._fingerprint = fingerprint
+        if self.meter is not None:
+            self.meter.keep(trainer, module)
         if not is_first and (trainer.training or trainer.validating):
             self.num_refreshes += 1
             self.refresh_steps.append(trainer.global_step)

@@ -1,13 +1,17 @@
-"""At which training steps the index is rebuilt with the fresh retriever."""
+"""When the index is rebuilt with the fresh retriever: at which training steps, or how stale."""
 
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+NEVER_AGAIN = "-1"
+"""The schedule that makes an index at the start only."""
 _EXAMPLES = 'right are "100", "-1" and "0-500:50,500-2000:250"'
 _WHOLE_NUMBER = re.compile("[0-9]{1,18}")
 _NEVER_ENDS = 10**18
+_WHEN_STALE = "when_stale"
+_FRACTION = re.compile(r"[0-9]*\.?[0-9]+")
 
 
 class _Piece(NamedTuple):
@@ -85,6 +89,49 @@ class RefreshSchedule:
         """The first refresh at `step` or later; None where there is none."""
         later = (segment.next_due(step) for segment in self._segments if step < segment.end)
         return next((due for due in later if due is not None), None)
+
+
+@dataclass(frozen=True)
+class WhenStale:
+    """Refreshes once a measurement finds the index stale, instead of by steps.
+
+    Two ways to write it: `"when_stale"`, and with the least overlap that is good enough `"when_stale:0.8"`.
+
+    Args:
+        min_overlap: share of the index's top K that the fresh retriever must still rank so.
+
+    Example:
+        >>> parse_refresh("when_stale:0.8").is_stale(0.79)
+        True
+        >>> parse_refresh("when_stale")
+        WhenStale(min_overlap=0.9)
+    """
+
+    min_overlap: float = 0.9
+
+    def is_stale(self, overlap: float) -> bool:
+        """Whether an overlap is below the least that is good enough."""
+        return overlap < self.min_overlap
+
+
+def parse_refresh(text: str) -> RefreshSchedule | WhenStale:
+    """A schedule of steps, or `when_stale`.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not isinstance(text, str) or not text.strip().startswith(_WHEN_STALE):
+        return RefreshSchedule(text)
+    rest = text.strip().removeprefix(_WHEN_STALE)
+    if not rest:
+        return WhenStale()
+    colon, overlap = rest[:1], rest[1:].strip()
+    if colon != ":" or not _FRACTION.fullmatch(overlap) or not 0 < float(overlap) <= 1:
+        raise ValueError(
+            f"{text!r} is not of the form when_stale:OVERLAP with an overlap above 0 and at most 1, below "
+            'which the index is refreshed; right are "when_stale" and "when_stale:0.9"'
+        )
+    return WhenStale(float(overlap))
 
 
 def _parse(text: str) -> list[_Piece]:

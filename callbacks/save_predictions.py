@@ -1,28 +1,37 @@
-"""Keeps what the reader answered in the latest test."""
+"""Keeps what the latest test gave for each question."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from lightning_modules.evaluation import Evaluation
+from callbacks.log_indicators import LogIndicators
+from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.answers import exact_match, f1_score
 
 
 class SavePredictions(Callback):
-    """Writes a JSON line for each test question that was read; replaced by the next test.
+    """Writes a JSON line for each test question, also for those that were only retrieved for.
+
+    Each line holds `id`, `question`, `answers`, `first_hit_rank` (rank from 0 of the first passage that holds
+    an answer, null = none does), `passages` (ids, best first) and `holds_answer`; where an answer was
+    generated `prediction`, `em` and `f1`; where the question was read `readings`, such as
+    `{"indicator1/spearman_p90": 0.2, "teacher/auc": null}` (null = undefined).
 
     Args:
-        path: of the JSONL file.
+        path: of the JSONL file. The next test replaces it, unless `path` was changed before.
+        indicators: what measures the readings; a callback of the same trainer.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, indicators: LogIndicators) -> None:
         self.path = Path(path)
-        self._lines: list[str] = []
+        self.indicators = indicators
+        self._records: list[dict[str, Any]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._lines = []
+        self._records = []
 
     def on_test_batch_end(
         self,
@@ -34,28 +43,40 @@ class SavePredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, Evaluation)
-        if outputs.predictions is None:
-            return
-        for row, (question, prediction) in enumerate(
-            zip(outputs.questions, outputs.predictions, strict=True)
-        ):
+        for row, rank in enumerate(first_hit_ranks(outputs.is_hit).tolist()):
+            question = outputs.questions[row]
             record = {
                 "id": question.id,
                 "question": question.text,
                 "answers": list(question.answers),
-                "prediction": prediction,
-                "em": exact_match(prediction, question.answers),
-                "f1": f1_score(prediction, question.answers),
+                "first_hit_rank": rank if rank >= 0 else None,
                 "passages": [passage.id for passage in outputs.passages[row]],
                 "holds_answer": outputs.is_hit[row].tolist(),
             }
-            self._lines.append(json.dumps(record, ensure_ascii=False))
+            if outputs.predictions is not None and row < outputs.num_read:
+                prediction = outputs.predictions[row]
+                record["prediction"] = prediction
+                record["em"] = exact_match(prediction, question.answers)
+                record["f1"] = f1_score(prediction, question.answers)
+            self._records.append(record)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._lines:
-            return
+        readings = self._readings_of_questions()
+        for record in self._records:
+            if record["id"] in readings:
+                record["readings"] = readings[record["id"]]
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         path = self.path.with_name(self.path.name + rank)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text("\n".join(self._lines) + "\n")
+        partial.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records))
         partial.replace(path)
+
+    def _readings_of_questions(self) -> dict[str, dict[str, float | None]]:
+        instances = self.indicators.latest_instances
+        return {
+            question_id: {
+                name: None if math.isnan(values[row]) else values[row]
+                for name, values in instances.values.items()
+            }
+            for row, question_id in enumerate(instances.question_ids)
+        }

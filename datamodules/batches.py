@@ -63,7 +63,7 @@ class PromptBatch:
             end of the answer.
         question_of_prompt: index of the question each prompt belongs to.
         num_questions: B.
-        num_passages: K, retrieved passages a question.
+        num_passages: K, retrieved passages a question; 0 in prompts that ask without any.
     """
 
     input_ids: Int[Tensor, "prompts tokens"]

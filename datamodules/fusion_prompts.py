@@ -6,7 +6,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import AnswerBatch, Question
-from datamodules.prompts import NOTHING, Context, PromptBuilder, PromptText, TokenScope
+from datamodules.prompts import (
+    MAX_QUESTION_TOKENS,
+    MAX_TITLE_TOKENS,
+    NOTHING,
+    Context,
+    PromptBuilder,
+    PromptText,
+    TokenScope,
+)
 
 
 class FusionPromptBuilder(PromptBuilder):
@@ -34,8 +42,8 @@ class FusionPromptBuilder(PromptBuilder):
         tokenizer: PreTrainedTokenizerBase,
         token_scope: TokenScope | str = TokenScope.PASSAGE,
         max_tokens_per_passage: int = 128,
-        max_question_tokens: int = 48,
-        max_title_tokens: int = 24,
+        max_question_tokens: int = MAX_QUESTION_TOKENS,
+        max_title_tokens: int = MAX_TITLE_TOKENS,
         max_answer_tokens: int = 32,
     ) -> None:
         super().__init__(
@@ -62,6 +70,11 @@ class FusionPromptBuilder(PromptBuilder):
             label_mask=positions < lengths,
             answer_mask=positions < lengths - 1,
         )
+
+    def _write_closed_book(self, asked: str) -> PromptText:
+        prompt = PromptText()
+        prompt.add(f"question: {asked}")
+        return prompt
 
     def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
         [(k, title, text)] = blocks

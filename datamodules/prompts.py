@@ -46,6 +46,9 @@ class PassageOrder(Choice):
 NOTHING = -1
 """The passage of tokens that belong to none."""
 
+MAX_QUESTION_TOKENS = 48
+MAX_TITLE_TOKENS = 24
+
 
 @dataclass
 class PromptText:
@@ -114,8 +117,8 @@ class PromptBuilder:
         token_scope: TokenScope | str = TokenScope.PASSAGE,
         passage_order: PassageOrder | str = PassageOrder.RANK,
         max_tokens_per_passage: int = 128,
-        max_question_tokens: int = 48,
-        max_title_tokens: int = 24,
+        max_question_tokens: int = MAX_QUESTION_TOKENS,
+        max_title_tokens: int = MAX_TITLE_TOKENS,
         max_answer_tokens: int = 32,
         padding_side: str = "left",
     ) -> None:
@@ -167,6 +170,17 @@ class PromptBuilder:
                 prompts.append(self._compose(question, [(k, found[k]) for k in group], answer, left_out))
                 question_of_prompt.append(b)
         return self._tokenise(prompts, question_of_prompt, len(questions), num_passages, answers is not None)
+
+    def build_closed_book(self, questions: Sequence[Question]) -> PromptBatch:
+        """One prompt a question, without passages and answer, on the CPU: what the reader knows by itself."""
+        asked = self._cut([question.text for question in questions], self.max_question_tokens)
+        prompts = [self._write_closed_book(text) for text in asked]
+        return self._tokenise(prompts, list(range(len(questions))), len(questions), 0, with_answer=False)
+
+    def _write_closed_book(self, asked: str) -> PromptText:
+        prompt = PromptText()
+        prompt.add(f"Question: {asked}\nAnswer:")
+        return prompt
 
     def _groups(
         self, num_passages: int, seed: tuple[int, int], shown: Shown

@@ -51,6 +51,7 @@ class QuestionDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.seed = seed
+        self.evaluation_seed = evaluation_seed
 
     def train_dataloader(self) -> StatefulDataLoader:
         """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""

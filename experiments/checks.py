@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from callbacks.refresh_schedule import RefreshSchedule
+from callbacks.refresh_schedule import parse_refresh
 from callbacks.stop_on_indicators import Action
 from datamodules.answer_matching import AnswerMatch
 from datamodules.prompts import Context, PassageOrder, TokenScope
@@ -77,9 +77,18 @@ def check_config(config: ExperimentConfig) -> None:
             "objective.name=loop leaves one passage out: training.num_passages must be at least 2"
         )
     try:
-        RefreshSchedule(config.index.refresh)
+        parse_refresh(config.index.refresh)
     except ValueError as error:
         raise ConfigError(f"index.refresh: {error}") from error
+    every_steps = config.index.staleness_every_steps
+    if every_steps is not None and every_steps < 1:
+        raise ConfigError(
+            f"index.staleness_every_steps={every_steps} must be at least 1, or null = at validations only"
+        )
+    if config.evaluation.token_view_questions < 0:
+        raise ConfigError(
+            f"evaluation.token_view_questions={config.evaluation.token_view_questions} must be at least 0"
+        )
     for key in _SHARES:
         if not 0 <= _value(config, key) <= 1:
             raise ConfigError(f"{key}={_value(config, key)} must be between 0 and 1")

@@ -111,11 +111,14 @@ class TrainerConfig:
 class IndexConfig:
     """The FAISS index."""
 
-    refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only
+    refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only; when_stale[:OVERLAP] = see below
     factory: str = "Flat"
     gpu: bool | None = None  # null = where there is a GPU and a FAISS that can use it
     batch_size: int = 64
     refresh_before_validation: bool = False
+    # how far the retriever has moved away from the index is measured at each validation, and every so many
+    # steps; when_stale refreshes where the top-K overlap is then below OVERLAP (0.9)
+    staleness_every_steps: int | None = None
 
 
 @dataclass
@@ -130,6 +133,7 @@ class EvaluationConfig:
     percentiles: list[int] = field(default_factory=lambda: [90, 95])
     attention_normalization: str = "passage"  # passage | prompt | none
     token_embeddings: str = "input"  # input | contextual
+    token_view_questions: int = 3  # passages shaded by attention, as HTML at each validation; 0 = none
     monitor: str | None = "validation/hr_at_5"  # the best checkpoint is kept by this; null = the last one
 
 
@@ -212,18 +216,18 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     config = OmegaConf.structured(ExperimentConfig)
     for layer in (*_layers(path), OmegaConf.create({"name": name})):
         config = _merge(config, layer, where=f"experiment {name}")
-    for override in overrides:
-        config = _merge(config, _parse_override(override), where=f"override {override!r}")
-    return _typed(config)
+    return _typed(_override(config, overrides))
 
 
-def read_config(path: Path) -> ExperimentConfig:
-    """The resolved configuration that a run saved."""
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The resolved configuration that a run saved, with `key=value` overrides on top."""
     try:
         saved = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path.parent} is not a run: it holds no {path.name}") from error
-    return _typed(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)))
+    return _typed(
+        _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
+    )
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -247,6 +251,12 @@ def _merge(config: Any, layer: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the value"
         raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+
+
+def _override(config: Any, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        config = _merge(config, _parse_override(override), where=f"override {override!r}")
+    return config
 
 
 def _parse_override(text: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.run import exit_code_of
+from experiments.command_line import run_command
 
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
@@ -26,7 +26,7 @@ _DATASETS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's or no network)."""
     options = _parser().parse_intermixed_args(arguments)
-    return exit_code_of(lambda: _run(options))
+    return run_command(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

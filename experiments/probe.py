@@ -1,29 +1,18 @@
 """A pre-flight check: `python -m experiments.probe --exp NAME [key=value ...]` says go, no-go or unsure."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-USER_ERROR = 2
-INTERRUPTED = 130
+from experiments.command_line import quieten, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     options = _parser().parse_args(arguments)
-    try:
-        return _probe(options)
-    except ValueError as error:
-        if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(lambda: _probe(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,9 +39,8 @@ def _probe(options: argparse.Namespace) -> int:
     from experiments.probe_run import run_probe, save_probe
     from experiments.probe_table import print_probe
     from experiments.probing import ProbeSettings
-    from experiments.run import _quieten
 
-    _quieten()
+    quieten()
     started = time.perf_counter()
     settings = ProbeSettings(
         num_instances=options.instances,

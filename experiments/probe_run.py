@@ -1,7 +1,6 @@
 """Configuration -> a pre-flight check: builds the models and the index, reads, and saves what was found."""
 
 import dataclasses
-import json
 import math
 import tempfile
 import time
@@ -129,12 +128,6 @@ def save_probe(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, _without_nan(content))
-
-
-def load_instances(path: Path) -> dict[str, Any]:
-    """The `instances` of a saved probe."""
-    found: dict[str, Any] = json.loads(path.read_text())["instances"]
-    return found
 
 
 def _without_nan(value: Any) -> Any:

@@ -19,6 +19,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization, Indicat
 from lightning_modules.metrics.reading_indicators import reading_units
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.objectives import Objective
+from lightning_modules.readers.reader import Reader
 from lightning_modules.teacher_variants import (
     Order,
     Scores,
@@ -170,7 +171,9 @@ class Probe:
         percentiles: Sequence[int] = (90, 95),
         progress: Callable[[int], object] = lambda num_questions: None,
     ) -> None:
+        assert module.reader is not None, "a teacher is a reader"
         self.module = module
+        self.original: Reader = module.reader
         self.settings = settings
         self.normalization = normalization
         self.progress = progress
@@ -201,10 +204,10 @@ class Probe:
     @property
     def configured(self) -> Variant:
         """The variant that the module itself would teach by."""
-        teacher, context = self.module.teacher, context_of(self.module.reader)
+        teacher, context = self.module.teacher, context_of(self.original)
         if teacher.objective is not Objective.ADIST:
             return Variant(Objective(teacher.objective), context)
-        scope = self.module.reader.prompts.token_scope
+        scope = self.original.prompts.token_scope
         return Variant(Objective.ADIST, context, self.order, scope, teacher.passage_score)  # type: ignore[arg-type]
 
     def choose(self, questions: Sequence[Question]) -> list[Question]:
@@ -316,7 +319,7 @@ class Probe:
         answers: list[str],
         log_p_retr: Float[Tensor, "batch passages"],
     ) -> None:
-        reader = in_context(self.module.reader, Context.INDEPENDENT)
+        reader = in_context(self.original, Context.INDEPENDENT)
         with eval_mode(reader):
             reading = reader.read(questions, passages, answers, with_labels=True)
         self.collected.add_scores(rows, attention_scores(reading, Context.INDEPENDENT))
@@ -330,7 +333,7 @@ class Probe:
         by_order: list[Scores] = []
         for seed in range(self.settings.num_orders):
             order = Order.RANK if seed == 0 else Order.SHUFFLED
-            reader = in_context(self.module.reader, Context.CONCATENATED, PassageOrder(order.value))
+            reader = in_context(self.original, Context.CONCATENATED, PassageOrder(order.value))
             with eval_mode(reader):
                 reading = reader.read(questions, passages, answers, order_seed=seed)
             scores = attention_scores(reading, Context.CONCATENATED, order)
@@ -342,7 +345,7 @@ class Probe:
 
     def _compare_left_out(self, rows: list[int]) -> None:
         """LOOP where it takes prompts of several passages: K prompts of K - 1 passages a question."""
-        reader = in_context(self.module.reader, Context.CONCATENATED)
+        reader = in_context(self.original, Context.CONCATENATED)
         for row in rows:
             questions = [self.collected.questions[row]]
             likelihoods = read_left_out(reader, questions, self._retrieve(questions), _answers(questions))

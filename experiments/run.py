@@ -1,42 +1,23 @@
 """Runs an experiment by name: `python -m experiments.run --exp NAME [key=value ...]`."""
 
 import argparse
-import logging
-import os
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from experiments.command_line import INTERRUPTED, quieten, run_command
 
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
     from experiments.runs import RunFolder
 
-USER_ERROR = 2
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     options = _parser().parse_args(arguments)
-    return exit_code_of(lambda: _run(options))
-
-
-def exit_code_of(command: Callable[[], int]) -> int:
-    """Runs a command; its mistakes become one line, and Ctrl-C no traceback."""
-    try:
-        return command()
-    except ValueError as error:
-        # every mistake of the user's is a ValueError whose message names the thing and the mend
-        if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +78,7 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
-    _quieten()
+    quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
     from experiments.summary_table import print_summary
     from experiments.train import run_experiment
@@ -110,23 +91,6 @@ def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
         return INTERRUPTED
     print_summary(summary, run)
     return 0
-
-
-def _quieten() -> None:
-    """Leaves the terminal to what the user asked for."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (
-        r".*does not have many workers.*",  # questions are text in memory: workers would cost, not help
-        r".*`LightningDataModule`.*weights_only.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-        r".*GPU available but not used.*",
-        r".*module\(s\) in eval mode at the start of training.*",  # the frozen reader, on purpose
-        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.13
-        r".*'set_vital' is deprecated.*",  # torchdata 0.11 on torch 2.13
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 if __name__ == "__main__":

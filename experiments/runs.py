@@ -73,7 +73,23 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
+        """What the final test gave for each question."""
         return self.path / "predictions.jsonl"
+
+    @property
+    def predictions_start(self) -> Path:
+        """The same of the starting checkpoint; a run that trains nothing has none."""
+        return self.path / "predictions_start.jsonl"
+
+    @property
+    def validations(self) -> Path:
+        """Readings of each validation, the start's included."""
+        return self.path / "validations.jsonl"
+
+    @property
+    def token_view(self) -> Path:
+        """Pages of passages shaded by attention."""
+        return self.path / "token_view"
 
     @property
     def reader(self) -> Path:

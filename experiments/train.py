@@ -61,12 +61,14 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
+        callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
         start = _start_readings(config, run, module, datamodule, trainer, callbacks)
         before = after = start["test"]
         stopped = "nothing is trained"
         if trains(config):
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
             _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
+            callbacks.predictions.path = run.predictions
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:
@@ -219,6 +221,7 @@ def _load_best(
 def _export(config: ExperimentConfig, run: RunFolder, module: RetrieverReaderModule) -> None:
     """The trained models, as transformers loads them."""
     if config.training.train_reader:
+        assert module.reader is not None
         module.reader.save(run.reader)
     if config.training.train_retriever:
         module.retriever.save(run.retriever)

@@ -10,12 +10,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
 from callbacks.log_indicators import LogIndicators
+from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
+from callbacks.refresh_schedule import NEVER_AGAIN
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
+from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
+from callbacks.token_view import TokenView
 from datamodules.passage_index import gpu_search_is_possible
 from experiments.build import cache_folder
 from experiments.config import ExperimentConfig, trains
@@ -27,8 +31,10 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 class RunCallbacks:
     """A run's callbacks; those that are asked for results later have a name."""
 
+    staleness: MeasureStaleness | None
     index: RefreshIndex
     indicators: LogIndicators
+    predictions: SavePredictions
     stopping: StopOnIndicators | None
     collapse: AlarmOnCollapse | None
     best: ModelCheckpoint | None
@@ -36,10 +42,10 @@ class RunCallbacks:
     others: list[Callback]
 
     def all(self) -> list[Callback]:
-        # a collapse is seen before an index is made of it; the index is fresh before anything is measured,
-        # and measured before anything is decided
-        chosen: list[Callback | None] = [self.collapse, self.index, self.indicators, *self.others]
-        chosen += [self.stopping, self.best, self.last]
+        # a collapse is seen before an index is made of it; the index is fresh before anything is measured
+        # but how stale it was, and all is measured before anything is decided
+        chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.indicators]
+        chosen += [self.predictions, *self.others, self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
 
@@ -58,8 +64,12 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             enable_version_counter=False,  # a resumed run replaces what was saved before the interruption
         )
     last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
+    staleness = None
+    if trains(config) and config.training.train_retriever:
+        staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = RefreshIndex(
-        config.index.refresh,
+        # an index of a retriever that is not trained stays fresh
+        config.index.refresh if staleness is not None else NEVER_AGAIN,
         run.index,
         factory=config.index.factory,
         use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
@@ -67,6 +77,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         before_validation=config.index.refresh_before_validation,
         show_progress=trainer.progress_bar,
         start_folder=cache_folder(config) / "index",
+        meter=staleness,
     )
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
@@ -84,14 +95,17 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         )
     others: list[Callback] = [
         Dashboard(),
-        SavePredictions(run.predictions),
+        SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
+    if evaluation.token_view_questions:
+        others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):
         others.append(LearningRateMonitor("step"))
     if trainer.progress_bar:
         others.append(StepProgress())
-    return RunCallbacks(index, indicators, stopping, collapse, best, last, others)
+    predictions = SavePredictions(run.predictions, indicators)
+    return RunCallbacks(staleness, index, indicators, predictions, stopping, collapse, best, last, others)
 
 
 def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopOnIndicators:

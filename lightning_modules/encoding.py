@@ -15,7 +15,6 @@ from lightning_modules.retriever import Retriever
 _PASSAGES_SORTED_TOGETHER = 20_000
 
 
-@torch.no_grad()
 def encode_knowledge_base(
     retriever: Retriever,
     knowledge_base: KnowledgeBase,
@@ -37,14 +36,31 @@ def encode_knowledge_base(
         batch_size: passages a batch.
         progress: called after each batch with the number of passages in it.
     """
+    for start in range(rows.start, rows.stop, _PASSAGES_SORTED_TOGETHER):
+        stop = min(start + _PASSAGES_SORTED_TOGETHER, rows.stop)
+        out[start:stop] = encode_passages(retriever, knowledge_base[start:stop], batch_size, progress)
+
+
+@torch.no_grad()
+def encode_passages(
+    retriever: Retriever,
+    passages: list[Passage],
+    batch_size: int = 64,
+    progress: Callable[[int], object] | None = None,
+) -> Float32[np.ndarray, "passages dim"]:
+    """Embeddings of some passages, in eval mode; batches hold passages of similar length.
+
+    Args:
+        retriever, batch_size, progress: as in `encode_knowledge_base`.
+        passages: few enough for their embeddings to fit into memory.
+    """
+    out = np.zeros((len(passages), retriever.dim), dtype=np.float32)
     with eval_mode(retriever):
-        for start in range(rows.start, rows.stop, _PASSAGES_SORTED_TOGETHER):
-            stop = min(start + _PASSAGES_SORTED_TOGETHER, rows.stop)
-            for places, passages in _length_sorted_batches(knowledge_base[start:stop], batch_size):
-                embeddings = retriever.encode_passages(passages).float().cpu().numpy()
-                out[[start + place for place in places]] = embeddings
-                if progress is not None:
-                    progress(len(passages))
+        for places, batch in _length_sorted_batches(passages, batch_size):
+            out[places] = retriever.encode_passages(batch).float().cpu().numpy()
+            if progress is not None:
+                progress(len(batch))
+    return out
 
 
 def _length_sorted_batches(

@@ -20,22 +20,36 @@ class Evaluation:
         questions: B questions.
         passages: the passages retrieved for each, best first (as many as the largest Hit Rate needs).
         is_hit: True = the passage holds an answer.
-        reading: of the first `num_passages` of them; None where the batch was retrieved for, but not read.
+        answers: the answer A that is scored, for each question.
+        num_read: the reader read the first R of the questions; the others were retrieved for only.
+        reading: of the first `num_passages` passages of each; None where there are no questions to read.
             Its token scores are what the objective looks at: attention, or drops in likelihood.
-        answers: the answer A that was scored, for each question.
         log_p_attn: the teacher's distribution; p_ATTN, or what another objective has in its place.
         log_p_retr: the retriever's.
-        predictions: generated answers.
+        predictions: generated answers, of the questions that were read.
     """
 
     questions: list[Question]
     passages: list[list[Passage]]
     is_hit: Bool[Tensor, "batch retrieved"]
     answers: list[str]
+    num_read: int = 0
     reading: Reading | None = None
-    log_p_attn: Float[Tensor, "batch passages"] | None = None
-    log_p_retr: Float[Tensor, "batch passages"] | None = None
+    log_p_attn: Float[Tensor, "read passages"] | None = None
+    log_p_retr: Float[Tensor, "read passages"] | None = None
     predictions: list[str] | None = None
+
+    @property
+    def read_questions(self) -> list[Question]:
+        """Those that the reader read."""
+        return self.questions[: self.num_read]
+
+
+def share_of(num_questions: int | None, rank: int, world_size: int) -> int | None:
+    """How many of the first questions a process gets where they are dealt out in turn; None = all it has."""
+    if num_questions is None:
+        return None
+    return num_questions // world_size + (rank < num_questions % world_size)
 
 
 def find_hits(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks
+from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, share_of
 from lightning_modules.metrics.answers import AnswerScores
 from lightning_modules.metrics.hit_rate import HitRate
 from lightning_modules.objectives import AnswerLikelihoods, Constants, Objective
@@ -37,18 +38,21 @@ class RetrieverReaderModule(L.LightningModule):
     has in its place, is the `teacher`'s.
 
     Args:
-        retriever, reader: the two models.
+        retriever, reader: the two models; without a reader, whose evaluations retrieve only, nothing can be
+            trained.
         knowledge_base: the passages D.
         train_retriever, train_reader: off-the-shelf distillation trains both, Step 1 the reader alone,
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         num_passages: K.
+        rerank_from: retrieve so many passages from the index, stale as it may be, and keep the best of them
+            by their fresh embeddings (Atlas's `--retrieve_with_rerank`); None = as the index ranks them.
         teacher: what of the reader the retriever learns from, and the scale factors; None = plain ADist.
         retrieval_temperature: theta.
         answer_match: when a passage counts as a hit.
         hit_rate_ks: the K's of Hit Rate@K.
-        num_read: questions that a validation reads (generation, indicators, KL), the first ones; all are
-            retrieved for. None = all.
+        num_read: questions that an evaluation reads (generation, indicators, KL), the first ones, of all
+            processes together; all are retrieved for. None = all.
         generate: whether reading questions in evaluation generates answers too (EM, F1).
         max_new_tokens: of a generated answer.
         token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
@@ -56,7 +60,7 @@ class RetrieverReaderModule(L.LightningModule):
         seed: of the choice among several answers in training, and of shuffled passages.
 
     Raises:
-        ValueError: `loop` with a single passage: there is no other one.
+        ValueError: `loop` with a single passage: there is no other one; training without a reader.
 
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
@@ -66,7 +70,7 @@ class RetrieverReaderModule(L.LightningModule):
     def __init__(
         self,
         retriever: Retriever,
-        reader: Reader,
+        reader: Reader | None,
         knowledge_base: KnowledgeBase,
         *,
         train_retriever: bool = True,
@@ -74,6 +78,7 @@ class RetrieverReaderModule(L.LightningModule):
         retriever_rate: LearningRate | None = None,
         reader_rate: LearningRate | None = None,
         num_passages: int = 5,
+        rerank_from: int | None = None,
         teacher: Teacher | None = None,
         retrieval_temperature: float = 1.0,
         answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
@@ -87,6 +92,8 @@ class RetrieverReaderModule(L.LightningModule):
     ) -> None:
         super().__init__()
         teacher = teacher or Teacher()
+        if reader is None and (train_retriever or train_reader):
+            raise ValueError("nothing can be trained without a reader: it is what the retriever learns from")
         if teacher.objective is Objective.LOOP and num_passages < 2:
             raise ValueError("objective loop leaves one passage out, so num_passages must be at least 2")
         self.retriever = retriever
@@ -97,6 +104,7 @@ class RetrieverReaderModule(L.LightningModule):
         self.retriever_rate = retriever_rate or LearningRate(1e-5)
         self.reader_rate = reader_rate or LearningRate(1e-5)
         self.num_passages = num_passages
+        self.rerank_from = rerank_from
         self.teacher = teacher
         self.retrieval_temperature = retrieval_temperature
         self.answer_match = AnswerMatch(answer_match)
@@ -117,11 +125,12 @@ class RetrieverReaderModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
         self.retriever.train(train_retriever)
-        self.reader.train(train_reader)
         if not train_retriever:
             self.retriever.requires_grad_(False)
-        if not train_reader:
-            self.reader.requires_grad_(False)
+        if reader is not None:
+            reader.train(train_reader)
+            if not train_reader:
+                reader.requires_grad_(False)
 
     @property
     def distils(self) -> bool:
@@ -154,6 +163,7 @@ class RetrieverReaderModule(L.LightningModule):
         if taught is not None:
             losses[self.teacher.loss_name] = self.teacher.retriever_loss(taught, p_retr)
         if student is not None:
+            assert self.reader is not None
             losses["reader_loss"] = self.reader.answer_loss(student, p_retr)
         loss = torch.stack(list(losses.values())).sum()
         self._log_training({**losses, "loss": loss}, len(batch))
@@ -161,12 +171,26 @@ class RetrieverReaderModule(L.LightningModule):
 
     @torch.no_grad()
     def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Passage]]:
-        """D_n: the k passages that the index ranks first for the fresh embedding of each question."""
+        """D_n: the k passages that the index ranks first for the fresh embedding of each question.
+
+        With `rerank_from` the index finds so many, and the fresh passage encoder ranks them.
+        """
         assert self.index is not None, "RefreshIndex builds the index before anything is retrieved"
+        num_found = k
+        if self.rerank_from is not None:
+            num_found = min(max(k, self.rerank_from), len(self.knowledge_base))
         with eval_mode(self.retriever):
             queries = self.retriever.encode_queries([question.text for question in questions])
-        _, rows = self.index.search(queries.float().cpu().numpy(), k)
-        return [self.knowledge_base.select(found.tolist()) for found in rows]
+            _, rows = self.index.search(queries.float().cpu().numpy(), num_found)
+            found = [self.knowledge_base.select(of_question.tolist()) for of_question in rows]
+            if self.rerank_from is None:
+                return found
+            return [self._rerank(query, passages)[:k] for query, passages in zip(queries, found, strict=True)]
+
+    def _rerank(self, query: Float[Tensor, " dim"], passages: Sequence[Passage]) -> list[Passage]:
+        """The passages by their fresh score s(n, Q), best first."""
+        scores = (self.retriever.encode_passages(passages) * query).sum(dim=-1)
+        return [passages[i] for i in scores.argsort(descending=True, stable=True).tolist()]
 
     def read(
         self,
@@ -178,6 +202,7 @@ class RetrieverReaderModule(L.LightningModule):
         embeddings: str | None = None,
     ) -> Reading:
         """The teacher's pass: in eval mode (no dropout) and without gradient. Validation calls it too."""
+        assert self.reader is not None
         with torch.no_grad(), eval_mode(self.reader):
             return self.reader.read(questions, passages, answers, order_seed, with_labels, embeddings)
 
@@ -210,6 +235,7 @@ class RetrieverReaderModule(L.LightningModule):
         order_seed: int,
     ) -> tuple[Reading | AnswerLikelihoods | None, Reading | None]:
         """What the retriever learns from and what the reader does; one pass where they cannot differ."""
+        assert self.reader is not None
         student = None
         if self.train_reader:
             student = self.reader.read(questions, passages, answers, order_seed, with_labels=True)
@@ -248,15 +274,18 @@ class RetrieverReaderModule(L.LightningModule):
         self.hit_rate.update(first_hit_ranks(is_hit))
         answers = [question.answers[0] for question in questions]
         evaluation = Evaluation(questions, passages, is_hit, answers)
-        if self._still_to_read(len(questions)):
-            evaluation = self._read_for_evaluation(evaluation, stage)
+        num_read = self._take_to_read(len(questions))
+        if num_read > 0:
+            evaluation = self._read_for_evaluation(evaluation, num_read, stage)
         return evaluation
 
-    def _read_for_evaluation(self, evaluation: Evaluation, stage: str) -> Evaluation:
-        questions = evaluation.questions
-        passages = [found[: self.num_passages] for found in evaluation.passages]
+    def _read_for_evaluation(self, evaluation: Evaluation, num_read: int, stage: str) -> Evaluation:
+        """Reads the first `num_read` questions of a batch."""
+        assert self.reader is not None
+        questions, answers = evaluation.questions[:num_read], evaluation.answers[:num_read]
+        passages = [found[: self.num_passages] for found in evaluation.passages[:num_read]]
         with self.timer.part("read_evaluation"):
-            taught, reading = self._teach_and_read(questions, passages, evaluation.answers)
+            taught, reading = self._teach_and_read(questions, passages, answers)
         with eval_mode(self.retriever):
             p_retr = self.log_p_retr(questions, passages)
         p_target = self.teacher.log_p_target(taught, p_retr)
@@ -268,15 +297,13 @@ class RetrieverReaderModule(L.LightningModule):
             with self.timer.part("generate"):
                 predictions = self.reader.generate(questions, passages, p_retr, self.max_new_tokens)
             self.answer_scores.update(predictions, [question.answers for question in questions])
-        return Evaluation(
-            questions,
-            evaluation.passages,
-            evaluation.is_hit,
-            evaluation.answers,
-            reading,
-            p_target,
-            p_retr,
-            predictions,
+        return replace(
+            evaluation,
+            num_read=num_read,
+            reading=reading,
+            log_p_attn=p_target,
+            log_p_retr=p_retr,
+            predictions=predictions,
         )
 
     def _teach_and_read(
@@ -286,22 +313,25 @@ class RetrieverReaderModule(L.LightningModule):
         answers: Sequence[str],
     ) -> tuple[Reading | AnswerLikelihoods, Reading]:
         """What the teacher is made of, and the reading that the indicators look at: the same for ADist."""
+        assert self.reader is not None
         if self.teacher.objective is Objective.ADIST:
             reading = self.read(questions, passages, answers, embeddings=self.token_embeddings)
             return reading, reading
         drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
         return self.teacher.teach(self.reader, questions, passages, answers), drops
 
-    def _still_to_read(self, num_questions: int) -> bool:
-        if self.num_read is None:
-            return True
-        share = -(-self.num_read // self.trainer.world_size)
-        if self._num_read_so_far >= share:
-            return False
-        self._num_read_so_far += num_questions
-        return True
+    def _take_to_read(self, num_questions: int) -> int:
+        """How many of the next questions are read; counts them."""
+        if self.reader is None:
+            return 0
+        share = share_of(self.num_read, self.trainer.global_rank, self.trainer.world_size)
+        taken = num_questions if share is None else min(num_questions, share - self._num_read_so_far)
+        self._num_read_so_far += taken
+        return taken
 
     def on_validation_epoch_end(self) -> None:
+        # Lightning would count the steps of a validation within training from 0, those of all else from 1
+        self.log("step", float(self.global_step))
         self._log_evaluation("validation")
 
     def on_test_epoch_end(self) -> None:
@@ -324,6 +354,7 @@ class RetrieverReaderModule(L.LightningModule):
         if self.train_retriever:
             models.append((self.retriever, self.retriever_rate))
         if self.train_reader:
+            assert self.reader is not None
             models.append((self.reader, self.reader_rate))
         num_steps = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = make_optimizer(models, num_steps, self.weight_decay)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from experiments.build import build_reader
+from experiments.command_line import run_command
 from experiments.config import load_config
 
 
@@ -33,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
-    try:
-        reader = build_reader(load_config(options.exp, options.overrides))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _shuffle(options))
+
+
+def _shuffle(options: argparse.Namespace) -> int:
+    reader = build_reader(load_config(options.exp, options.overrides))
     shuffle_weights(reader.model, options.seed)
     reader.save(options.out)
     print(f"reader.name={options.out}")

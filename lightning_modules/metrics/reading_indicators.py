@@ -18,7 +18,7 @@ from lightning_modules.readers.reader import Reading, TargetTokens
 
 @dataclass(frozen=True)
 class ReadingUnits:
-    """The arguments of `Indicator.update`, for both indicators.
+    """The arguments of `Indicator.update`, for both indicators, and where the units stand.
 
     Attributes:
         attention: normalised token scores s_t; 0 outside the unit's passage.
@@ -26,6 +26,10 @@ class ReadingUnits:
         noun_similarity: to the question's nouns (Indicator 2); NaN where the question has none.
         mask: True = token of the unit's passage (title and text).
         question_of_unit: index of the question in the batch.
+        rank_of_unit: 0..K-1, rank of the passage.
+        prompt_of_unit: row of the reading that shows the passage.
+        prompt_total: sum of the token scores over the whole prompt; over all prompts of the question where
+            one softmax runs over them.
     """
 
     attention: Float[Tensor, "units tokens"]
@@ -33,6 +37,9 @@ class ReadingUnits:
     noun_similarity: Float[Tensor, "units tokens"]
     mask: Bool[Tensor, "units tokens"]
     question_of_unit: Int[Tensor, " units"]
+    rank_of_unit: Int[Tensor, " units"]
+    prompt_of_unit: Int[Tensor, " units"]
+    prompt_total: Float[Tensor, " units"]
 
 
 def reading_units(
@@ -66,6 +73,9 @@ def reading_units(
         noun_similarity[prompt_of_unit],
         mask,
         prompts.question_of_prompt[prompt_of_unit],
+        rank_of_unit,
+        prompt_of_unit,
+        totals[prompt_of_unit],
     )
 
 

@@ -2,19 +2,21 @@
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    PreTrainedModel,
+)
 
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.loading import save_pretrained
 from lightning_modules.objectives import AnswerLikelihoods
 from lightning_modules.readers.reader import Reader, Reading, TokenEmbeddings, log_probs_of
 
@@ -31,14 +33,17 @@ class DecoderOnlyReader(Reader):
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBuilder) -> None:
-        super().__init__()
         if model.config.is_encoder_decoder:
             raise ValueError(
                 f"{model.config.model_type} is an encoder-decoder model where a decoder-only reader is "
                 "expected"
             )
-        self.model: Any = model
-        self.prompts = prompts
+        super().__init__(model, prompts)
+
+    @property
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """See `Reader.embedding_matrix`."""
+        return self.model.get_input_embeddings().weight.detach()
 
     def read(
         self,
@@ -131,7 +136,7 @@ class DecoderOnlyReader(Reader):
         if wanted is None:
             return None, None
         if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.model.get_input_embeddings().weight.detach()
+            return None, self.embedding_matrix
         assert hidden is not None
         return hidden.detach().float(), None
 
@@ -182,31 +187,44 @@ class DecoderOnlyReader(Reader):
         `independent` averages the passages' next-token probabilities, weighted by p_RETR (REPLUG).
         """
         batch = self.prompts.build(questions, passages, None, order_seed).to(self.device)
-        tokenizer = self.prompts.tokenizer
-        processors = LogitsProcessorList()
-        copies = 1
         if self.prompts.context is Context.INDEPENDENT:
-            copies = batch.num_passages
-            processors.append(AverageOverPassages(log_p_retr))
+            answers = self._continue(batch, max_new_tokens, AverageOverPassages(log_p_retr))
+            return answers[:: batch.num_passages]
+        return self._continue(batch, max_new_tokens)
+
+    @torch.no_grad()
+    def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
+        """See `Reader.generate_closed_book`."""
+        batch = self.prompts.build_closed_book(questions).to(self.device)
+        return self._continue(batch, max_new_tokens)
+
+    def _continue(self, batch: PromptBatch, max_new_tokens: int, *processors: LogitsProcessor) -> list[str]:
+        """What follows each prompt: one token that does not end the answer, then up to the end of the line.
+
+        Args:
+            batch: the prompts.
+            max_new_tokens: of an answer.
+            processors: of the true probabilities. `min_new_tokens` of transformers would come before them
+                and take the end out of what they see.
+        """
+        tokenizer = self.prompts.tokenizer
+        num_tokens = batch.input_ids.shape[1]
+        first_token = MinNewTokensLengthLogitsProcessor(
+            num_tokens, 1, self._end_ids(), device=str(self.device)
+        )
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         with eval_mode(self.model):
             output = self.model.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
                 max_new_tokens=max_new_tokens,
-                min_new_tokens=1,
                 do_sample=False,
                 eos_token_id=self._end_ids(),
                 pad_token_id=padding,
-                logits_processor=processors,
+                logits_processor=LogitsProcessorList([*processors, first_token]),
             )
-        new_ids = output[::copies, batch.input_ids.shape[1] :]
-        texts = tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+        texts = tokenizer.batch_decode(output[:, num_tokens:], skip_special_tokens=True)
         return [text.strip().split("\n")[0].strip() for text in texts]
-
-    def save(self, folder: Path) -> None:
-        """See `Reader.save`."""
-        save_pretrained(self.model, self.prompts.tokenizer, folder)
 
     def _end_ids(self) -> list[int]:
         """End of sequence, and the end of the line where that is a token of its own."""

@@ -1,7 +1,6 @@
 """Fusion-in-Decoder readers: T5 encodes the passages one by one, its decoder attends to all of them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +13,6 @@ from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
 from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.loading import save_pretrained
 from lightning_modules.objectives import AnswerLikelihoods
 from lightning_modules.readers.reader import Reader, Reading, TargetTokens, TokenEmbeddings, log_probs_of
 
@@ -34,13 +32,18 @@ class FusionInDecoderReader(Reader):
         ValueError: another architecture.
     """
 
+    prompts: FusionPromptBuilder
+
     def __init__(self, model: PreTrainedModel, prompts: FusionPromptBuilder) -> None:
-        super().__init__()
         if not isinstance(model, T5ForConditionalGeneration):
             name = type(model).__name__
             raise ValueError(f"a Fusion-in-Decoder reader is built on T5ForConditionalGeneration, not {name}")
-        self.model = model
-        self.prompts = prompts
+        super().__init__(model, prompts)
+
+    @property
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """See `Reader.embedding_matrix`."""
+        return self.model.encoder.get_input_embeddings().weight.detach()
 
     def read(
         self,
@@ -194,7 +197,7 @@ class FusionInDecoderReader(Reader):
         if wanted is None:
             return None, None
         if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.model.encoder.get_input_embeddings().weight.detach()
+            return None, self.embedding_matrix
         return encoded.detach().float(), None
 
     def _answer_tokens(
@@ -230,7 +233,15 @@ class FusionInDecoderReader(Reader):
         order_seed: int = 0,
     ) -> list[str]:
         """Greedy answers from all passages at once; p_RETR plays no part."""
-        prompts = self.prompts.build(questions, passages).to(self.device)
+        return self._answer(self.prompts.build(questions, passages), max_new_tokens)
+
+    @torch.no_grad()
+    def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
+        """See `Reader.generate_closed_book`."""
+        return self._answer(self.prompts.build_closed_book(questions), max_new_tokens)
+
+    def _answer(self, prompts: PromptBatch, max_new_tokens: int) -> list[str]:
+        prompts = prompts.to(self.device)
         with eval_mode(self.model):
             states, mask = _concatenate(self._encode(prompts), prompts)
             # sized by the decoder: the model's own configuration counts the encoder's layers
@@ -245,10 +256,6 @@ class FusionInDecoderReader(Reader):
             )
         texts = self.prompts.tokenizer.batch_decode(output, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
-
-    def save(self, folder: Path) -> None:
-        """See `Reader.save`."""
-        save_pretrained(self.model, self.prompts.tokenizer, folder)
 
 
 def _concatenate(

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.choices import Choice
-from datamodules.prompts import Shown
+from datamodules.prompts import PromptBuilder, Shown
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.loading import save_pretrained
 from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
 
 
@@ -84,10 +86,24 @@ class Reader(nn.Module, ABC):
     """A language model that answers from retrieved passages.
 
     What the objectives need of it: `read` for ADist, `answer_likelihoods` for PDist, EMDR2 and LOOP.
+
+    Args:
+        model: loaded with `attn_implementation="sdpa"`.
+        prompts: how it sees the passages.
     """
 
     model: Any
-    prompts: Any
+    prompts: PromptBuilder
+
+    def __init__(self, model: PreTrainedModel, prompts: PromptBuilder) -> None:
+        super().__init__()
+        self.model = model
+        self.prompts = prompts
+
+    @property
+    @abstractmethod
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """The input embeddings of what reads the passages, without gradient."""
 
     @property
     def device(self) -> torch.device:
@@ -204,8 +220,12 @@ class Reader(nn.Module, ABC):
         """Greedy answers, one line each."""
 
     @abstractmethod
+    def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
+        """Greedy answers from the questions alone, one line each."""
+
     def save(self, folder: Path) -> None:
         """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
+        save_pretrained(self.model, self.prompts.tokenizer, folder)
 
 
 def log_probs_of(

@@ -127,9 +127,10 @@ def test_nothing_is_logged_where_nothing_was_read(tmp_path):
 
 
 def test_only_what_was_read_counts(tmp_path):
-    logged, outputs, _ = evaluate(tmp_path, num_read=2)
-    assert [output.reading is None for output in outputs] == [False, True]
-    assert logged["indicator1/num_instances"] == 3
+    logged, outputs, indicators = evaluate(tmp_path, num_read=2)
+    assert [output.num_read for output in outputs] == [2, 0], "of three questions in the first batch"
+    assert logged["indicator1/num_instances"] == 2
+    assert indicators.latest_instances.question_ids == [question.id for question in outputs[0].questions[:2]]
 
 
 def test_histograms_arrive_in_tensorboard(tmp_path):

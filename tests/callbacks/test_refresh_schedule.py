@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callbacks import refresh_schedule
-from callbacks.refresh_schedule import RefreshSchedule
+from callbacks.refresh_schedule import RefreshSchedule, WhenStale, parse_refresh
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "index_refresh_schedule.json").read_text())
 
@@ -114,6 +114,33 @@ def test_blanks_do_not_matter():
     assert hash(spaced) == hash(plain)
     assert repr(spaced) == "RefreshSchedule(text='0-100:10,100-200:50')"
     assert plain != RefreshSchedule("0-100:10")
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [("when_stale", 0.9), (" when_stale:0.75 ", 0.75), ("when_stale:1", 1.0), ("when_stale:.5", 0.5)],
+)
+def test_when_stale(text, least):
+    policy = parse_refresh(text)
+    assert policy == WhenStale(least)
+    assert policy.is_stale(least - 1e-6)
+    assert not policy.is_stale(least)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [":", ":0", ":1.1", ":-1", "0.9", ":nan", ":1e-1", ":0.9,100"],
+)
+def test_a_wrong_when_stale(rest):
+    with pytest.raises(ValueError, match=r'is not of the form when_stale:OVERLAP .*"when_stale:0.9"'):
+        parse_refresh(f"when_stale{rest}")
+
+
+def test_other_texts_are_schedules():
+    assert parse_refresh("0-100:10") == RefreshSchedule("0-100:10")
+    for wrong in ("stale", 5):
+        with pytest.raises(ValueError, match="refresh schedule"):
+            parse_refresh(wrong)
 
 
 def test_docstring_examples():

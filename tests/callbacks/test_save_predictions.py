@@ -1,9 +1,11 @@
-"""A line for each test question that was read."""
+"""A line for each test question, with what was measured on it."""
 
 import json
+import math
 
 import pytest
 
+from callbacks.log_indicators import LogIndicators
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_predictions import SavePredictions
 from lightning_modules.metrics.answers import exact_match, f1_score
@@ -15,7 +17,10 @@ pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 def evaluate(folder, stage="test", times=1, **settings):
     path = folder / "predictions.jsonl"
     index = RefreshIndex("-1", folder / "index", show_progress=False)
-    trainer = toy_trainer(folder, [index, SavePredictions(path)], limit_val_batches=1.0)
+    indicators = LogIndicators()
+    # readings are complete at the end of the epoch, so the order of the two must not matter
+    callbacks = [index, SavePredictions(path, indicators), indicators]
+    trainer = toy_trainer(folder, callbacks, limit_val_batches=1.0)
     module, datamodule = toy_module(folder, **settings), toy_datamodule()
     for _ in range(times):
         getattr(trainer, stage)(module, datamodule, verbose=False)
@@ -34,18 +39,43 @@ def test_a_line_each_in_the_latest_test(tmp_path):
         assert len(record["passages"]) == len(record["holds_answer"]) == 5
         gold = f"c{question.id.removeprefix('q')}"
         assert record["holds_answer"] == [passage == gold for passage in record["passages"]]
-    hits = [any(record["holds_answer"]) for record in records]
+        expected = record["passages"].index(gold) if gold in record["passages"] else None
+        assert record["first_hit_rank"] == expected
+    hits = [record["first_hit_rank"] is not None for record in records]
+    assert 0 < sum(hits) < len(hits)
     assert sum(hits) / len(hits) == pytest.approx(readings["test/hr_at_5"])
     assert sum(record["em"] for record in records) / len(records) == pytest.approx(readings["test/em"])
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_only_questions_that_were_read(tmp_path):
-    records, _, datamodule = evaluate(tmp_path, num_read=2)
-    assert [record["id"] for record in records] == [question.id for question in datamodule.test[:2]]
+def test_readings_of_each_question(tmp_path):
+    records, readings, _ = evaluate(tmp_path)
+    undefined = 0
+    for name in ("indicator1/spearman_p90", "indicator2/attention_p95", "teacher/auc"):
+        values = [record["readings"][name] for record in records]
+        defined = [value for value in values if value is not None]
+        undefined += len(values) - len(defined)
+        expected = readings[f"test/{name}"]
+        if defined:
+            assert sum(defined) / len(defined) == pytest.approx(expected, abs=1e-6)
+        else:
+            assert math.isnan(expected)
+    assert undefined, "no passage that holds the answer was found, so no AUC"
 
 
-@pytest.mark.parametrize("settings", [{"stage": "validate"}, {"generate": False}])
-def test_no_file_without_predictions(tmp_path, settings):
-    records, _, _ = evaluate(tmp_path, **settings)
+def test_questions_that_were_only_retrieved_for(tmp_path):
+    records, _, datamodule = evaluate(tmp_path, num_read=3)
+    assert [record["id"] for record in records] == [question.id for question in datamodule.test]
+    for name in ("prediction", "em", "f1", "readings"):
+        assert [name in record for record in records] == [True] * 3 + [False] * 3
+    assert all("first_hit_rank" in record for record in records)
+
+
+def test_readings_without_answers(tmp_path):
+    records, _, _ = evaluate(tmp_path, generate=False)
+    assert all("readings" in record and "prediction" not in record for record in records)
+
+
+def test_no_file_of_a_validation(tmp_path):
+    records, _, _ = evaluate(tmp_path, stage="validate")
     assert records is None

@@ -64,3 +64,10 @@ def test_answers_end_and_are_cut(tokenizer):
         assert labels[-1] == tokenizer.eos_token_id
         assert len(labels) == int(batch.answer_mask[row].sum()) + 1
     assert 4 <= int(batch.answer_mask[1].sum()) <= 6
+
+
+def test_closed_book_prompts_hold_the_question_alone(tokenizer):
+    builder = FusionPromptBuilder(tokenizer)
+    batch = builder.build_closed_book(QUESTIONS)
+    for row, question in enumerate(QUESTIONS):
+        assert text_of(builder, batch, row, batch.attention_mask) == f"question: {question.text}</s>"

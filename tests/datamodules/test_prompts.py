@@ -375,3 +375,17 @@ def test_moves_to_a_device_whole(tokenizer):
     moved = batch.to("meta")
     assert all(value.is_meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
     assert (moved.num_questions, moved.num_passages) == (3, 4)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_closed_book_prompts_hold_the_question_alone(tokenizer, context):
+    builder = PromptBuilder(tokenizer, context=context, token_scope="prompt")
+    questions = [*toy_questions()[:2], ABOUT_FOREIGN]
+    batch = builder.build_closed_book(questions)
+    assert (batch.num_questions, batch.num_passages) == (3, 0)
+    assert batch.question_of_prompt.tolist() == [0, 1, 2]
+    for row, question in enumerate(questions):
+        shown = text_where(builder, batch, row, batch.attention_mask[row])
+        assert shown == f"Question: {question.text}\nAnswer:"
+    assert (batch.passage_of_token == -1).all()
+    assert not (batch.content_mask | batch.answer_mask | batch.label_mask).any()

@@ -198,6 +198,21 @@ def test_the_refresh_schedule_is_read_at_once():
         check_config(load_config("quickstart", ["index.refresh=0-100"]))
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("index.refresh=when_stale:2", "index.refresh: 'when_stale:2' is not of the form when_stale:OVERLAP"),
+        ("index.staleness_every_steps=0", "index.staleness_every_steps=0 must be at least 1, or null"),
+        ("evaluation.token_view_questions=-1", "evaluation.token_view_questions=-1 must be at least 0"),
+    ],
+)
+def test_what_is_measured_beside_training(override, message):
+    for right in ("index.refresh=when_stale:0.8", "index.staleness_every_steps=5"):
+        check_config(load_config("quickstart", [right, "evaluation.token_view_questions=0"]))
+    with pytest.raises(ConfigError, match=message):
+        check_config(load_config("quickstart", [override]))
+
+
 def test_hardware(monkeypatch):
     def hardware(*overrides):
         return build.hardware(load_config("quickstart", list(overrides)))

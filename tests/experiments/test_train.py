@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules.passages import KnowledgeBase
 from experiments import run, train
+from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
@@ -45,6 +46,10 @@ def newest(settings, experiment="quickstart") -> RunFolder:
 
 def summary(made: RunFolder) -> dict:
     return json.loads(made.summary.read_text())
+
+
+def json_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def numbers(made: RunFolder) -> dict:
@@ -98,10 +103,17 @@ def test_a_whole_run(settings, capsys):
     assert len(environment["git_revision"]) == 40
     assert made.last_checkpoint.is_file()
     assert list((made.path / "tensorboard").glob("events.out.tfevents*"))
-    predictions = [json.loads(line) for line in made.predictions.read_text().splitlines()]
-    assert {record["id"] for record in predictions} == {f"q{i}" for i in range(1, 12, 2)}
-    mean = sum(record["f1"] for record in predictions) / len(predictions)
-    assert mean == pytest.approx(found["f1"]["after"])
+    for path, when in ((made.predictions, "after"), (made.predictions_start, "before")):
+        records = json_lines(path)
+        assert {record["id"] for record in records} == {f"q{i}" for i in range(1, 12, 2)}
+        f1 = sum(record["f1"] for record in records) / len(records)
+        assert f1 == pytest.approx(found["f1"][when])
+        hits = [record["first_hit_rank"] == 0 for record in records]
+        assert sum(hits) / len(hits) == pytest.approx(found["hr_at_1"][when])
+    validations = {line["step"]: line["readings"] for line in json_lines(made.validations)}
+    assert list(validations) == [0, 2, 4]
+    logged = scalars(made, "validation/hr_at_5")
+    assert sorted(line["validation/hr_at_5"] for line in validations.values()) == sorted(logged.values())
     encoder, tokenizer = load_encoder(made.retriever)
     assert tokenizer("Peru")["input_ids"]
     assert encoder.config.num_hidden_layers == 3
@@ -121,6 +133,9 @@ def test_the_data_decide_what_is_evaluated(settings):
     assert found["indicators"]["indicator1/num_instances"]["after"] == 6
     assert not made.retriever.exists()
     assert not made.last_checkpoint.exists()
+    assert made.predictions.is_file()
+    assert not made.predictions_start.exists(), "the start is the end"
+    assert not made.validations.exists()
 
 
 def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
@@ -264,7 +279,7 @@ def test_two_encoders_do_not_become_one_unasked(settings, capsys):
     short = {"evaluation__monitor": "null", "trainer__max_steps": 2}
     first = start(settings, **short, retriever__tied="false")
     tied = as_overrides({**settings, "init.retriever_from": first.path})
-    assert run.main(["--exp", "quickstart", *tied]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *tied]) == USER_ERROR
     assert "retriever.tied=false" in capsys.readouterr().err
 
 
@@ -328,7 +343,7 @@ def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
     # the default validation file of these tests has six questions
     capsys.readouterr()
     overrides = as_overrides({**settings, "stopping.baseline": path, "stopping.monitors": MONITOR})
-    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *overrides]) == USER_ERROR
     assert "only 6 of the questions in" in capsys.readouterr().err
 
 
@@ -368,7 +383,7 @@ def test_without_the_alarm_a_broken_retriever_is_an_error(settings, capsys):
         "collapse.enabled": "false",
     }
     overrides = as_overrides({**settings, **changes})
-    assert run.main(["--exp", "quickstart", *overrides]) == run.USER_ERROR
+    assert run.main(["--exp", "quickstart", *overrides]) == USER_ERROR
     assert "has the retriever diverged?" in capsys.readouterr().err
 
 
@@ -403,6 +418,8 @@ class BreakAt(Callback):
 def assert_same(made: RunFolder, reference: RunFolder) -> None:
     """The results, and the state of training at its end, whichever checkpoint the results are of."""
     assert numbers(made) == numbers(reference)
+    for kept in ("predictions", "predictions_start", "validations"):
+        assert json_lines(getattr(made, kept)) == json_lines(getattr(reference, kept)), kept
     assert are_equal(weights(made.retriever), weights(reference.retriever))
     states = [torch.load(folder.last_checkpoint, weights_only=True) for folder in (made, reference)]
     assert states[0]["global_step"] == states[1]["global_step"]

@@ -213,9 +213,9 @@ def slow_average_decoding(reader, prompts, weights, max_new_tokens):
         average = 0
         for weight, prompt in zip(weights, prompts, strict=True):
             logits = reader.model(torch.tensor([prompt.input_ids[0].tolist() + new])).logits[0, -1].double()
-            if step == 0:  # an answer has at least one token
-                logits[end_ids(reader)] = -math.inf
             average = average + weight * logits.softmax(dim=-1)
+        if step == 0:  # an answer has at least one token
+            average[end_ids(reader)] = 0
         new.append(int(average.argmax()))
         if new[-1] in end_ids(reader):
             break
@@ -234,6 +234,38 @@ def test_generated_from_independent_prompts_averages_probabilities(family):
         results[name] = reader.generate(QUESTIONS, PASSAGES, log_p_retr, max_new_tokens=6)
         assert results[name] == expected
     assert results["given"] != results["other"], "weights that change nothing would hide a mistake"
+
+
+def test_a_passage_that_has_no_answer_has_no_say_in_the_first_token():
+    """With the first passage the reader would end at once: what little else it says counts for little."""
+    reader = tiny_reader("independent")
+    tokenizer = reader.prompts.tokenizer
+    [[here], [there], [end]] = (tokenizer(text)["input_ids"] for text in "ab\n")
+
+    def dictate(module, inputs, logits):
+        dictated = torch.full_like(logits, 1e-9)
+        dictated[0::2, :, [end, here]] = torch.tensor([0.98, 0.02])
+        dictated[1::2, :, [here, there]] = torch.tensor([0.4, 0.6])
+        return dictated.log()
+
+    reader.model.lm_head.register_forward_hook(dictate)
+    weights = torch.tensor([[0.5, 0.5]]).log()
+    assert reader.generate(QUESTIONS[:1], [PASSAGES[0][:2]], weights, max_new_tokens=4) == ["b"]
+
+
+def test_generated_from_the_question_alone_is_greedy_one_by_one(reader):
+    expected = []
+    for question in QUESTIONS:
+        ids = reader.prompts.tokenizer(f"Question: {question.text}\nAnswer:")["input_ids"]
+        new = []
+        while len(new) < 6 and (not new or new[-1] not in end_ids(reader)):
+            logits = reader.model(torch.tensor([ids + new])).logits[0, -1].clone()
+            if not new:
+                logits[end_ids(reader)] = -math.inf
+            new.append(int(logits.argmax()))
+        expected.append(texts_of(reader, new))
+    assert reader.generate_closed_book(QUESTIONS, max_new_tokens=6) == expected
+    assert expected != reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=6)
 
 
 def test_batches_generate_what_single_questions_do(reader):

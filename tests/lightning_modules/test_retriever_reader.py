@@ -332,6 +332,43 @@ def test_retrieves_in_eval_mode_while_training(tmp_path):
     assert module.retriever.training
 
 
+@pytest.mark.parametrize("rerank_from", [K, 9, 24, 100])
+def test_reranks_what_a_stale_index_finds_by_fresh_embeddings(tmp_path, rerank_from):
+    """In the order of a fresh index that holds no others than the passages that the stale one finds first."""
+    module = with_dropout(tmp_path, rerank_from=rerank_from)
+    stale = torch.randn(24, module.retriever.dim, generator=torch.Generator().manual_seed(0))
+    module.index = PassageIndex.build(stale.numpy())
+    questions = toy_questions()
+    found = module.retrieve(questions, K)
+    assert module.retriever.training, "in eval mode, and back"
+    with torch.no_grad(), eval_mode(module.retriever):
+        fresh = module.retriever.encode_passages(toy_passages())
+        queries = module.retriever.encode_queries([question.text for question in questions])
+        for question, query, passages in zip(questions, queries, found, strict=True):
+            candidates = (stale @ query).topk(min(rerank_from, 24)).indices
+            order = (fresh[candidates] @ query).argsort(descending=True)[:K]
+            assert passages == [toy_passages()[i] for i in candidates[order].tolist()]
+            if rerank_from >= 24:
+                assert passages == slow_retrieve(module, question, fresh, K)
+    module.rerank_from = None
+    assert module.retrieve(questions, K) != found
+
+
+def test_reranking_takes_no_gradient(tmp_path):
+    module = toy_module(tmp_path, rerank_from=9)
+    module.index = PassageIndex.build(module.retriever.encode_passages(toy_passages()).detach().numpy())
+    encode, modes = module.retriever.encode_passages, []
+
+    def watched(passages):
+        embeddings = encode(passages)
+        modes.append((len(passages), embeddings.requires_grad))
+        return embeddings
+
+    module.retriever.encode_passages = watched
+    module.retrieve(toy_questions()[:2], K)
+    assert modes == [(9, False), (9, False)]
+
+
 def test_a_fixed_passage_encoder_stays_without_dropout(tmp_path):
     retriever = tiny_retriever(tied=False, train_passage_encoder=False)
     module = RetrieverReaderModule(retriever, tiny_reader(), toy_knowledge_base(tmp_path))
@@ -459,15 +496,42 @@ def test_hit_rates_and_answer_scores_are_logged(tmp_path, stage, monkeypatch):
     )
 
 
-def test_reading_ends_after_num_read_questions_and_starts_again(tmp_path):
-    module = toy_module(tmp_path, num_read=2)
+@pytest.mark.parametrize(("num_read", "of_batches"), [(1, [1, 0]), (2, [2, 0]), (3, [2, 1]), (9, [2, 2])])
+def test_reads_num_read_questions_and_then_no_more_each_time(tmp_path, num_read, of_batches):
+    module = toy_module(tmp_path, num_read=num_read)
+    whole, _, _ = evaluate(tmp_path, toy_module(tmp_path / "whole"))
     for _ in range(2):
         evaluations, logged, _ = evaluate(tmp_path, module)
-        assert [evaluation.reading is not None for evaluation in evaluations] == [True, False]
-        assert evaluations[1].predictions is evaluations[1].log_p_attn is evaluations[1].log_p_retr is None
+        assert [evaluation.num_read for evaluation in evaluations] == of_batches
+        for evaluation, expected, count in zip(evaluations, whole, of_batches, strict=True):
+            assert evaluation.read_questions == evaluation.questions[:count]
+            if count == 0:
+                assert evaluation.reading is evaluation.predictions is None
+                assert evaluation.log_p_attn is evaluation.log_p_retr is None
+            else:
+                torch.testing.assert_close(evaluation.log_p_attn, expected.log_p_attn[:count])
+                torch.testing.assert_close(evaluation.log_p_retr, expected.log_p_retr[:count])
+                assert evaluation.predictions == expected.predictions[:count]
+                assert evaluation.reading.prompts.num_questions == count
         ranks = [evaluation.is_hit[:, 0].float() for evaluation in evaluations]
         assert logged["validation/hr_at_1"] == pytest.approx(torch.cat(ranks).mean().item())
         assert len(torch.cat(ranks)) == 4, "all questions are retrieved for"
+
+
+def test_without_a_reader_evaluations_retrieve_only(tmp_path):
+    complete = toy_module(tmp_path)
+    frozen = {"train_retriever": False, "hit_rate_ks": (1, 5)}
+    module = RetrieverReaderModule(complete.retriever, None, complete.knowledge_base, **frozen)
+    evaluations, logged, _ = evaluate(tmp_path, module)
+    _, expected, _ = evaluate(tmp_path, complete)
+    assert all(evaluation.num_read == 0 for evaluation in evaluations)
+    rates = {"validation/hr_at_1", "validation/hr_at_5"}
+    assert {name: logged[name] for name in logged if name != "step"} == {n: expected[n] for n in rates}
+
+
+def test_nothing_is_trained_without_a_reader(tmp_path):
+    with pytest.raises(ValueError, match="nothing can be trained without a reader"):
+        RetrieverReaderModule(tiny_retriever(), None, toy_knowledge_base(tmp_path))
 
 
 def test_nothing_is_generated_unless_asked_for(tmp_path):

@@ -120,10 +120,17 @@ def test_passages_are_read_alone_and_left_out_one_by_one(reader):
 
 
 @torch.no_grad()
-def test_generates_what_a_greedy_loop_finds(reader):
-    texts = reader.generate(QUESTIONS, PASSAGES, UNIFORM, max_new_tokens=6)
+@pytest.mark.parametrize("closed_book", [False, True])
+def test_generates_what_a_greedy_loop_finds(reader, closed_book):
+    if closed_book:
+        texts = reader.generate_closed_book(QUESTIONS, max_new_tokens=6)
+    else:
+        texts = reader.generate(QUESTIONS, PASSAGES, UNIFORM, max_new_tokens=6)
     for b in range(3):
-        prompts = reader.prompts.build([QUESTIONS[b]], [PASSAGES[b]])
+        if closed_book:
+            prompts = reader.prompts.build_closed_book([QUESTIONS[b]])
+        else:
+            prompts = reader.prompts.build([QUESTIONS[b]], [PASSAGES[b]])
         states = reader._encode(prompts).reshape(1, -1, 32)
         ids = torch.tensor([[0]])
         for step in range(6):

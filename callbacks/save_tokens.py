@@ -1,0 +1,149 @@
+"""Keeps every token score and similarity of a test."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.answer_matching import AnswerMatch
+from datamodules.batches import Question
+from datamodules.token_file import TokenFileWriter
+from datamodules.token_pieces import token_pieces
+from datamodules.token_units import TokenUnit
+from lightning_modules.evaluation import Evaluation, find_hits
+from lightning_modules.metrics.indicators import AttentionNormalization
+from lightning_modules.metrics.reading_indicators import ReadingUnits, reading_units
+from lightning_modules.readers.reader import Reader
+from lightning_modules.retriever_reader import RetrieverReaderModule
+
+
+class SaveTokens(Callback):
+    """Writes a token file from the readings of a test, which must be taken with contextual embeddings.
+
+    One pass gives both similarities: the contextual ones from its last hidden layer, the others from the
+    embedding matrix. The file appears when the test is over; an error or Ctrl-C leaves none.
+
+    Args:
+        path: of the token file.
+        info: see `TokenFileWriter`.
+    """
+
+    def __init__(self, path: Path | str, info: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.info = info
+        self._writer: TokenFileWriter | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._writer = TokenFileWriter(self.path, self.info)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(outputs, Evaluation)
+        assert isinstance(pl_module, RetrieverReaderModule)
+        assert self._writer is not None
+        if outputs.num_read:
+            assert pl_module.reader is not None
+            self._writer.write(token_units(outputs, pl_module.reader))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        self._writer = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
+
+
+def token_units(evaluation: Evaluation, reader: Reader) -> list[TokenUnit]:
+    """The units of a batch, question by question, each question's by rank.
+
+    Args:
+        evaluation: of questions that were read with contextual embeddings.
+        reader: that read them.
+    """
+    reading = evaluation.reading
+    assert reading is not None
+    assert reading.token_embeddings is not None, "read with embeddings='contextual'"
+    assert evaluation.log_p_attn is not None
+    assert evaluation.log_p_retr is not None
+    by_vocabulary = replace(reading, token_embeddings=None, vocabulary=reader.embedding_matrix)
+    contextual = _on_cpu(reading_units(reading, AttentionNormalization.NONE))
+    plain = _on_cpu(reading_units(by_vocabulary, AttentionNormalization.NONE))
+    place = zip(plain.question_of_unit.tolist(), plain.rank_of_unit.tolist(), strict=True)
+    unit_at = {question_and_rank: unit for unit, question_and_rank in enumerate(place)}
+    input_ids = reading.prompts.input_ids.cpu()
+    num_passages = evaluation.log_p_attn.shape[1]
+    p_attn, p_retr = (p.float().exp().tolist() for p in (evaluation.log_p_attn, evaluation.log_p_retr))
+    passages = [found[:num_passages] for found in evaluation.passages]
+    hits = {match: find_hits(evaluation.questions, passages, match).tolist() for match in AnswerMatch}
+    units = []
+    for row, question in enumerate(evaluation.read_questions):
+        for rank, passage in enumerate(passages[row]):
+            unit = unit_at.get((row, rank))
+            ids = [] if unit is None else input_ids[plain.prompt_of_unit[unit]][plain.mask[unit]].tolist()
+            units.append(
+                TokenUnit(
+                    **_of_question(question, evaluation.answers[row]),
+                    rank=rank,
+                    passage_id=passage.id,
+                    title=passage.title,
+                    holds_answer_tokens=hits[AnswerMatch.TOKENS][row][rank],
+                    holds_answer_substring=hits[AnswerMatch.SUBSTRING][row][rank],
+                    p_attn=p_attn[row][rank],
+                    p_retr=p_retr[row][rank],
+                    token_ids=ids,
+                    token_texts=token_pieces(reader.prompts.tokenizer, ids),
+                    **_scores(plain, contextual, unit),
+                )
+            )
+    return units
+
+
+def _of_question(question: Question, answer: str) -> dict[str, Any]:
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "answers": question.answers,
+        "answer": answer,
+    }
+
+
+def _scores(plain: ReadingUnits, contextual: ReadingUnits, unit: int | None) -> dict[str, Any]:
+    """What was measured of a unit's tokens; of none where the reader saw nothing of the passage."""
+    if unit is None:
+        names = [f"{target}_similarity_{kind}" for target in ("answer", "noun") for kind in _KINDS]
+        return {"token_scores": [], "prompt_total": float("nan"), **dict.fromkeys(names)}
+    mask = plain.mask[unit]
+    return {
+        "token_scores": plain.attention[unit][mask].numpy(),
+        "prompt_total": float(plain.prompt_total[unit]),
+        **{
+            f"{target}_similarity_{kind}": _similarity(getattr(units, f"{target}_similarity")[unit][mask])
+            for target in ("answer", "noun")
+            for kind, units in zip(_KINDS, (plain, contextual), strict=True)
+        },
+    }
+
+
+_KINDS = ("input", "contextual")
+
+
+def _similarity(of_tokens: Tensor) -> np.ndarray | None:
+    return None if bool(of_tokens.isnan().any()) else of_tokens.numpy()
+
+
+def _on_cpu(units: ReadingUnits) -> ReadingUnits:
+    return ReadingUnits(**{field.name: getattr(units, field.name).cpu() for field in fields(ReadingUnits)})

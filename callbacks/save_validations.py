@@ -1,0 +1,39 @@
+"""Keeps the readings of every validation, for curves."""
+
+import json
+import math
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+
+_NOT_OF_VALIDATIONS = ("train/", "time/", "test/")
+
+
+class SaveValidations(Callback):
+    """Writes a JSON line for each validation: `{"step": N, "readings": {"validation/hr_at_5": 0.5, ...}}`.
+
+    Readings that are not finite are left out. A resumed run validates again from where it goes on, so a
+    line replaces all those of its step and later ones.
+
+    Args:
+        path: of the JSONL file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        readings = {
+            name: float(value)
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.startswith(_NOT_OF_VALIDATIONS) and math.isfinite(value)
+        }
+        step = trainer.global_step
+        earlier = self.path.read_text().splitlines() if self.path.is_file() else []
+        lines = [line for line in earlier if json.loads(line)["step"] < step]
+        lines.append(json.dumps({"step": step, "readings": readings}))
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("\n".join(lines) + "\n")
+        partial.replace(self.path)

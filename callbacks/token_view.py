@@ -1,0 +1,63 @@
+"""Shows what the reader attends to: passages shaded token by token, at each validation."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacks.attended_tokens import QuestionView, view_question
+from callbacks.token_page import html_page, markdown
+from lightning_modules.evaluation import Evaluation
+from lightning_modules.retriever_reader import RetrieverReaderModule
+
+
+class TokenView(Callback):
+    """Writes `step-N.html`, a copy as `latest.html`, and a plainer text for TensorBoard.
+
+    The questions are the first that a validation reads, the same ones each time. Under DDP they are those of
+    the first process.
+
+    Args:
+        folder: of the pages.
+        num_questions: questions shown.
+    """
+
+    def __init__(self, folder: Path | str, num_questions: int = 3) -> None:
+        self.folder = Path(folder)
+        self.num_questions = num_questions
+        self._views: list[QuestionView] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._views = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(outputs, Evaluation)
+        assert isinstance(pl_module, RetrieverReaderModule)
+        if outputs.reading is None or not trainer.is_global_zero:
+            return
+        assert pl_module.reader is not None
+        tokenizer = pl_module.reader.prompts.tokenizer
+        for row in range(min(outputs.num_read, self.num_questions - len(self._views))):
+            self._views.append(view_question(outputs, row, tokenizer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._views:
+            return
+        page = html_page(self._views, trainer.global_step)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (f"step-{trainer.global_step}.html", "latest.html"):
+            partial = self.folder / f"{name}.partial"
+            partial.write_text(page, encoding="utf-8")
+            partial.replace(self.folder / name)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("token_view", markdown(self._views), trainer.global_step)

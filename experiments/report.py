@@ -1,0 +1,50 @@
+"""Compares runs with each other and with the paper: `python -m experiments.report RUN... [--out FOLDER]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.command_line import run_command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _report(options.runs, options.out))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders that hold runs, such as runs",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="for report.md, report.html and figures/ (default: report); an earlier report is replaced",
+    )
+    return parser
+
+
+def _report(places: Sequence[Path], out: Path) -> int:
+    from experiments.reporting.collect import collect_runs
+    from experiments.reporting.compose import compose_report, count_runs
+    from experiments.reporting.entries import sort_runs
+    from experiments.reporting.write import check_folder, write_report
+
+    check_folder(out)
+    runs = sort_runs(collect_runs(places))
+    write_report(compose_report(runs), out)
+    print(f"{count_runs(len(runs.fates))}: {out / 'report.html'}, {out / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""Reports of real toy runs, their numbers against slow independent computation."""
+
+import json
+import random
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import report, run
+from experiments.reporting.collect import collect_runs
+from experiments.reporting.entries import sort_runs
+from experiments.reporting.figures import hit_rate_curve
+from experiments.reporting.paper import paper_value
+from tests.toy_files import as_overrides, toy_settings
+
+SPEARMAN = "indicator1/spearman_p90"
+
+
+@pytest.fixture(scope="module")
+def toy_runs(tmp_path_factory) -> Path:
+    """A checkpoint measured twice, off-the-shelf with two seeds, and off-the-shelf at the paper's scale."""
+    settings = toy_settings(tmp_path_factory.mktemp("toy"))
+    for experiment, changes in (
+        ("checkpoint_vital", {"trainer.max_steps": 0}),
+        ("checkpoint_vital", {"trainer.max_steps": 0}),
+        ("offshelf_vital", {}),
+        ("offshelf_vital", {"seed": 1}),
+        ("offshelf_nq", {}),
+    ):
+        assert run.main(["--exp", experiment, *as_overrides({**settings, **changes})]) == 0
+    return Path(str(settings["runs"]))
+
+
+@pytest.fixture
+def runs(toy_runs, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(toy_runs, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def made(toy_runs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "report"
+    assert report.main([str(toy_runs), "--out", str(out)]) == 0
+    return out
+
+
+def entries_of(*places: Path) -> dict[tuple[str, str, str], list]:
+    found: dict[tuple[str, str, str], list] = {}
+    for entry in sort_runs(collect_runs(places)).entries:
+        found.setdefault((entry.scale, entry.dataset, entry.setting), []).append(entry)
+    return found
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tables_of(text: str, scale: str) -> dict[str, dict[str, list[str]]]:
+    """Title -> setting -> cells, of the Markdown tables below a scale's heading."""
+    section = re.split(r"^## ", text.split(f"\n## {scale}")[1], flags=re.MULTILINE)[0]
+    tables: dict[str, dict[str, list[str]]] = {}
+    title = ""
+    for line in section.splitlines():
+        if match := re.fullmatch(r"\*\*(.*)\*\*", line):
+            title = match.group(1).split(":")[0]
+        elif line.startswith("| ") and not line.startswith(("| ---", "| data")):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            tables.setdefault(title, {})[cells[1].split("<br>")[0]] = cells
+    return tables
+
+
+# ---- numbers ----
+
+
+def test_seeds_are_pooled(toy_runs):
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    files = sorted(toy_runs.glob("offshelf_vital/*/predictions.jsonl"))
+    assert [run.config.seed for run in entry.runs] == [0, 1]
+    records = [record for file in files for record in lines(file)]
+    values = [record["readings"][SPEARMAN] for record in records]
+    defined = np.array([value for value in values if value is not None])
+    found = entry.estimates[SPEARMAN]
+    assert found.n == len(defined) < len(values), "a question whose correlation is undefined"
+    assert found.mean == pytest.approx(defined.mean())
+    assert found.std == pytest.approx(defined.std(ddof=1))
+    hits = [any(record["holds_answer"][:5]) for record in records]
+    assert entry.estimates["hr_at_5"].mean == pytest.approx(np.mean(hits))
+    assert entry.estimates["f1"].mean == pytest.approx(np.mean([record["f1"] for record in records]))
+
+
+def test_intervals_of_several_seeds_draw_seeds_first(toy_runs):
+    """Against loops over the same quantity with random numbers of another kind."""
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    name = "indicator1/attention_p90"
+    groups = [list(one.after[name].values()) for one in entry.runs]
+    chance, means = random.Random(5), []
+    for _ in range(6000):
+        drawn = []
+        for _ in groups:
+            group = chance.choice(groups)
+            drawn += chance.choices(group, k=len(group))
+        means.append(sum(drawn) / len(drawn))
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = entry.estimates[name]
+    width = high - low
+    assert found.low == pytest.approx(low, abs=0.1 * width)
+    assert found.high == pytest.approx(high, abs=0.1 * width)
+
+
+def test_changes_are_of_the_same_questions(toy_runs):
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    differences = []
+    for folder in toy_runs.glob("offshelf_vital/*"):
+        before, after = (
+            {r["id"]: r["readings"]["indicator2/attention_p90"] for r in lines(folder / name)}
+            for name in ("predictions_start.jsonl", "predictions.jsonl")
+        )
+        differences += [after[key] - before[key] for key in after]
+    assert entry.changes["indicator2/attention_p90"].mean == pytest.approx(np.mean(differences))
+    assert any(differences)
+    [checkpoint] = entries_of(toy_runs)["embedded", "vital", "checkpoint"]
+    assert not checkpoint.changes, "nothing is trained"
+
+
+def test_the_curve_is_that_of_the_validations(toy_runs):
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    curve = hit_rate_curve(entry)
+    assert list(curve) == [0, 2, 4]
+    files = sorted(toy_runs.glob("offshelf_vital/*/validations.jsonl"))
+    expected = [line["readings"]["validation/hr_at_5"] for line in (lines(file)[-1] for file in files)]
+    assert sorted(curve[4]) == sorted(expected)
+
+
+def test_an_analysis_goes_first(runs):
+    [folder] = runs.glob("offshelf_nq/*")
+    (folder / "analysis").mkdir()
+    for name, value in (("instances", 0.5), ("instances-start", 0.125)):
+        records = [{"id": f"q{i}", "readings": {SPEARMAN: value, "teacher/auc": None}} for i in range(3)]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "analysis" / f"{name}.jsonl").write_text(text)
+    [entry] = entries_of(folder)["paper", "nq", "offshelf"]
+    assert (entry.estimates[SPEARMAN].mean, entry.estimates[SPEARMAN].n) == (0.5, 3)
+    assert entry.changes[SPEARMAN].mean == 0.375
+    assert entry.changes[SPEARMAN].direction == 1
+    assert entry.estimates["hr_at_5"].n == 6, "not in the analysis"
+
+
+# ---- which runs count ----
+
+
+def test_missing_and_unfinished_runs_are_named(runs):
+    unfinished = runs / "step1_vital" / "20260101-000000-seed0"
+    shutil.copytree(next(runs.glob("offshelf_vital/*-seed0")), unfinished)
+    (unfinished / "summary.json").unlink()
+    text = (unfinished / "config.yaml").read_text()
+    (unfinished / "config.yaml").write_text(text.replace("name: offshelf_vital", "name: step1_vital"))
+    status = {key: entry.status for key, [entry] in entries_of(runs).items()}
+    vital = {setting: state for (scale, dataset, setting), state in status.items() if dataset == "vital"}
+    assert vital == {
+        "checkpoint": "measured",
+        "offshelf": "measured",
+        "step1": "unfinished",
+        "step2": "missing",
+        "perplexity": "missing",
+    }
+    assert status["paper", "nq", "atlas_large"] == "missing"
+    assert not any(dataset == "triviaqa" for _, dataset, _ in status)
+
+
+def test_the_newest_run_of_a_seed_counts(toy_runs):
+    found = sort_runs(collect_runs([toy_runs]))
+    fates = {run.path: fate for run, fate in found.fates if run.config.name == "checkpoint_vital"}
+    older, newer = sorted(fates, key=lambda path: (path.name[:15], path.name))
+    assert fates[newer] == "counts"
+    assert fates[older] == "does not count: a newer run has its settings and seed"
+
+
+def test_runs_with_other_settings_are_not_pooled(runs):
+    """Of the two seeds one gets another learning rate, and a setting that changes no number."""
+    config = next(runs.glob("offshelf_vital/*-seed1")) / "config.yaml"
+    text = config.read_text().replace("log_every_steps: 1", "log_every_steps: 7")
+    config.write_text(text)
+    assert len(entries_of(runs)["embedded", "vital", "offshelf"]) == 1
+    config.write_text(text.replace("retriever_lr: 0.001", "retriever_lr: 0.5"))
+    first, second = entries_of(runs)["embedded", "vital", "offshelf"]
+    assert {first.notes, second.notes} == {("training.retriever_lr=0.001",), ("training.retriever_lr=0.5",)}
+    assert len(first.runs) == len(second.runs) == 1
+
+
+# ---- what is written ----
+
+
+def test_paper_numbers_stand_beside(made):
+    text = (made / "report.md").read_text()
+    paper = tables_of(text, "Paper scale")
+    assert paper["Table 1"]["Off-the-shelf"][4::2] == ["27.24", "33.62", "0.030"]
+    assert paper["Table 1"]["Off-the-shelf"][1].split("<br>")[1:] == ["shortened", "other data or models"]
+    assert paper["Tables 2 and 3"]["Step 2 (fine-tuned)"][2] == "missing"
+    assert paper["Tables 2 and 3"]["Step 2 (fine-tuned)"][6] == "0.316 ± 0.280"
+    assert paper["Table 4"]["Atlas-large"][4] == "0.037 ± 0.027"
+    assert paper["Table 1"]["Initial checkpoint"][4] == "–", "the paper has none"
+    assert paper_value("table3", "perplexity", "nq", "attention_p90") is None
+
+
+def test_scales_are_never_mixed(made, toy_runs):
+    text = (made / "report.md").read_text()
+    embedded = tables_of(text, "Embedded scale: small models; not comparable with the paper")
+    assert {cells[0] for rows in embedded.values() for cells in rows.values()} == {"Vital QA"}
+    assert len(embedded["Table 1"]["Off-the-shelf"]) == 6, "no column for the paper"
+    assert {c[0] for rows in tables_of(text, "Paper scale").values() for c in rows.values()} == {"NQ"}
+    found = entries_of(toy_runs)["embedded", "vital", "offshelf"][0].estimates["hr_at_5"]
+    cell = f"{found.mean:.3f}<br>[{found.low:.3f}, {found.high:.3f}]<br>n = {found.n}"
+    assert embedded["Table 1"]["Off-the-shelf"][5] == cell
+
+
+class Page(HTMLParser):
+    """Its words, references and ids; tags must close in the order in which they were opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self._note(attrs)
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self._note(attrs)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.words.append(data)
+
+    def _note(self, attrs) -> None:
+        self.references += [value for name, value in attrs if name.split(":")[-1] in ("href", "src")]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+
+def test_the_page_needs_no_other_file(made):
+    html, markdown = (made / "report.html").read_text(), (made / "report.md").read_text()
+    page = Page()
+    page.feed(html)
+    assert not page.open
+    assert page.references
+    assert {reference[1:] for reference in page.references if reference[0] == "#"} <= set(page.ids)
+    assert all(reference[0] == "#" for reference in page.references)
+    assert all(target[0] == "#" for target in re.findall(r"url\((.)", html))
+    assert "@import" not in html
+    # the same numbers in both
+    numbers = re.compile(r"\d\.\d{2,}")
+    outside = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL)
+    assert sorted(numbers.findall(outside)) == sorted(numbers.findall(markdown))
+    assert len(numbers.findall(markdown)) > 100
+
+
+def test_figures_are_there_twice(made):
+    names = {path.name for path in (made / "figures").iterdir()}
+    assert {"figure1_vital_embedded.png", "figure3_nq_paper.svg", "figure6_vital_embedded.svg"} <= names
+    assert {Path(name).stem for name in names if name.endswith("png")} == {
+        Path(name).stem for name in names if name.endswith("svg")
+    }
+    linked = set(re.findall(r"\]\(figures/(.*?)\)", (made / "report.md").read_text()))
+    assert linked == {name for name in names if name.endswith(".png")}
+    assert (made / "figures" / "figure1_vital_embedded.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_earlier_report_is_replaced(made, toy_runs, tmp_path):
+    out = tmp_path / "report"
+    shutil.copytree(made, out)
+    (out / "report.md").write_text("old")
+    [folder] = toy_runs.glob("offshelf_nq/*")
+    assert report.main([str(folder), "--out", str(out)]) == 0
+    assert "1 run, 1 finished" in (out / "report.md").read_text()
+    assert not list((out / "figures").glob("*vital*"))
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+# ---- mistakes ----
+
+
+def refuse(capsys, *arguments: Path | str) -> str:
+    assert report.main([str(argument) for argument in arguments]) == report.USER_ERROR
+    return capsys.readouterr().err
+
+
+def test_no_run(tmp_path, capsys):
+    assert "no run in it" in refuse(capsys, tmp_path, "--out", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"name": "offshelf_nq"}'])
+def test_a_broken_summary(runs, tmp_path, capsys, content):
+    [folder] = runs.glob("offshelf_nq/*")
+    (folder / "summary.json").write_text(content)
+    assert str(folder / "summary.json") in refuse(capsys, runs, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_line(runs, tmp_path, capsys):
+    [folder] = runs.glob("offshelf_nq/*")
+    with (folder / "predictions.jsonl").open("a") as file:
+        file.write('{"question": "cut')
+    assert "predictions.jsonl, line 7 is no JSON" in refuse(capsys, folder, "--out", tmp_path / "out")
+
+
+def test_a_folder_of_other_files_is_left_alone(toy_runs, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "holds other files" in refuse(capsys, toy_runs, "--out", tmp_path)
+    assert "is a file" in refuse(capsys, toy_runs, "--out", tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_written(toy_runs, tmp_path, capsys):
+    """Below a file there is no folder to write to, whoever asks."""
+    (tmp_path / "file").write_text("")
+    error = refuse(capsys, next(toy_runs.glob("checkpoint_vital/*")), "--out", tmp_path / "file" / "out")
+    assert "cannot write the report" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
