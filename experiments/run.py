@@ -51,13 +51,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from experiments.config import ConfigError, experiment_names, load_config, to_yaml
-    from experiments.runs import create_run
+    from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
+    from experiments.runs import create_run, join_run
 
     if options.list:
         for name in experiment_names():
             print(f"{name:22} {load_config(name).description}")
         return 0
+    joined = join_run()
+    if joined is not None:
+        return _execute(read_config(joined.config), joined)
     if options.resume is not None:
         return _resume(options)
     if options.exp is None:
@@ -94,16 +97,23 @@ def _resume(options: argparse.Namespace) -> int:
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     _quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
+    from experiments.runs import RUN_VARIABLE, is_main_process
     from experiments.summary_table import print_summary
     from experiments.train import run_experiment
 
-    print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
+    if is_main_process():
+        os.environ[RUN_VARIABLE] = str(run.path.absolute())
+        print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
     try:
         summary = run_experiment(config, run)
     except (RunInterrupted, KeyboardInterrupt, SystemExit):
-        print(f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr)
+        if is_main_process():
+            print(
+                f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr
+            )
         return INTERRUPTED
-    print_summary(summary, run)
+    if is_main_process():
+        print_summary(summary, run)
     return 0
 
 

@@ -26,7 +26,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 class RunCallbacks:
     """A run's callbacks; those that are asked for results later have a name."""
 
-    index: RefreshIndex
+    index: RefreshIndex | None
     indicators: LogIndicators
     stopping: StopOnIndicators | None
     best: ModelCheckpoint | None
@@ -62,16 +62,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             enable_version_counter=False,  # a resumed run replaces what was saved before the interruption
         )
     last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
-    index = RefreshIndex(
-        config.index.refresh,
-        run.index,
-        factory=config.index.factory,
-        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
-        batch_size=config.index.batch_size,
-        before_validation=config.index.refresh_before_validation,
-        show_progress=trainer.progress_bar,
-        start_folder=cache_folder(config) / "index",
-    )
+    index = None if evaluation.closed_book else _refresh_index(config, run)
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
     )
@@ -85,6 +76,19 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if trainer.progress_bar:
         others.append(StepProgress())
     return RunCallbacks(index, indicators, stopping, best, last, others)
+
+
+def _refresh_index(config: ExperimentConfig, run: RunFolder) -> RefreshIndex:
+    return RefreshIndex(
+        config.index.refresh,
+        run.index,
+        factory=config.index.factory,
+        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
+        batch_size=config.index.batch_size,
+        before_validation=config.index.refresh_before_validation,
+        show_progress=config.trainer.progress_bar,
+        start_folder=cache_folder(config) / "index",
+    )
 
 
 def make_trainer(
