@@ -64,6 +64,8 @@ def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, fo
     if data.max_passages is None:
         path = cache_folder(config) / "vital.arrow"
         return KnowledgeBase(path) if path.is_file() else build_knowledge_base(passages, path, source=VITAL)
+    if path.is_file():  # made before an interruption, or by another process of this run
+        return KnowledgeBase(path)
     questions = [*datamodule.train, *datamodule.validation, *datamodule.test]
     return build_knowledge_base(_slice(passages, questions, data.max_passages), path, source=data.passages)
 
@@ -186,9 +188,9 @@ def build_teacher(config: ExperimentConfig) -> Teacher:
 
 
 def build_module(
-    config: ExperimentConfig, retriever: Retriever, reader: Reader, knowledge_base: KnowledgeBase
+    config: ExperimentConfig, retriever: Retriever, reader: Reader | None, knowledge_base: KnowledgeBase
 ) -> RetrieverReaderModule:
-    """Both models in the module that trains them."""
+    """Both models in the module that trains them; one without a reader only retrieves."""
     training, objective, evaluation = config.training, config.objective, config.evaluation
     decay = LearningRateDecay(training.decay)
     if training.num_passages > len(knowledge_base):
@@ -200,11 +202,12 @@ def build_module(
         retriever,
         reader,
         knowledge_base,
-        train_retriever=training.train_retriever,
-        train_reader=training.train_reader,
+        train_retriever=training.train_retriever and reader is not None,
+        train_reader=training.train_reader and reader is not None,
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
         num_passages=training.num_passages,
+        rerank_from=config.retriever.rerank_from,
         teacher=build_teacher(config),
         retrieval_temperature=objective.retrieval_temperature,
         answer_match=evaluation.answer_match,
@@ -233,6 +236,10 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
             "the driver and a CUDA build of torch"
         )
     on_gpu = has_gpu and settings.accelerator != "cpu"
+    if on_gpu and settings.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices={settings.devices}, but torch sees {torch.cuda.device_count()} here"
+        )
     precision = settings.precision
     if precision == "auto":
         precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"

@@ -1,11 +1,12 @@
 """What can be wrong with a configuration, found before anything is loaded or written."""
 
+import math
 from pathlib import Path
 
 from callbacks.refresh_schedule import parse_refresh
 from callbacks.stop_on_indicators import Action
 from datamodules.answer_matching import AnswerMatch
-from datamodules.prompts import Context, PassageOrder, TokenScope
+from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context, PassageOrder, TokenScope
 from datamodules.sources import QuestionSource
 from experiments.baseline import read_baseline
 from experiments.build import hardware
@@ -48,6 +49,9 @@ _AT_LEAST_ONE = (
     "stopping.patience",
 )
 
+_TEMPLATE_AND_TEXT_TOKENS = 32
+"""At least what the words of a prompt's template take, with some text of the passage."""
+
 _POSITIVE = ("objective.attention_temperature", "objective.retrieval_temperature")
 
 _SHARES = ("collapse.hit_rate_drop", "collapse.effective_rank_ratio", "collapse.duplicate_rise")
@@ -76,6 +80,8 @@ def check_config(config: ExperimentConfig) -> None:
         raise ConfigError(
             "objective.name=loop leaves one passage out: training.num_passages must be at least 2"
         )
+    _check_rooms(config)
+    _check_switches(config)
     try:
         parse_refresh(config.index.refresh)
     except ValueError as error:
@@ -95,6 +101,41 @@ def check_config(config: ExperimentConfig) -> None:
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
     hardware(config)
+
+
+def _check_rooms(config: ExperimentConfig) -> None:
+    """Enough room for passages in the prompts, and for the best ones among those that are re-ranked."""
+    reader, num_passages = config.reader, config.training.num_passages
+    num_questions = 1.0
+    if reader.context == Context.CONCATENATED and reader.family != ReaderFamily.FUSION_IN_DECODER:
+        num_questions = max(num_questions, 2 / num_passages)  # a prompt asks first and last
+    needed = math.ceil(num_questions * MAX_QUESTION_TOKENS) + MAX_TITLE_TOKENS + _TEMPLATE_AND_TEXT_TOKENS
+    if reader.max_tokens_per_passage < needed:
+        raise ConfigError(
+            f"reader.max_tokens_per_passage={reader.max_tokens_per_passage} leaves a passage no room beside "
+            f"a long question and title; it must be at least {needed}"
+        )
+    largest = max(num_passages, *config.evaluation.hit_rate_ks)
+    rerank_from = config.retriever.rerank_from
+    if rerank_from is not None and rerank_from < largest:
+        raise ConfigError(
+            f"retriever.rerank_from={rerank_from} must be at least {largest}, the largest of "
+            "training.num_passages and evaluation.hit_rate_ks: the passages are chosen from so many"
+        )
+
+
+def _check_switches(config: ExperimentConfig) -> None:
+    """Measuring a part by itself is for runs that train nothing."""
+    wanted = [name for name in ("closed_book", "retrieve_only") if getattr(config.evaluation, name)]
+    if len(wanted) == 2:
+        raise ConfigError(
+            "evaluation.closed_book leaves retrieval out and evaluation.retrieve_only all else; choose one"
+        )
+    if wanted and trains(config):
+        raise ConfigError(
+            f"evaluation.{wanted[0]}=true measures a part by itself, but training needs both; set "
+            "trainer.max_steps=0"
+        )
 
 
 def _check_stopping(config: ExperimentConfig) -> None:

@@ -60,6 +60,7 @@ class RetrieverConfig:
     tied: bool = True
     train_passage_encoder: bool = True
     dropout: float | None = None  # None = as the model says
+    rerank_from: int | None = None  # rank so many passages of the index by fresh embeddings; null = do not
     max_query_tokens: int = 64
     max_passage_tokens: int = 160
 
@@ -127,6 +128,8 @@ class EvaluationConfig:
 
     num_read: int | None = None  # questions a validation reads; all are retrieved for
     num_read_test: int | None = None
+    closed_book: bool = False  # EM and F1 without passages; nothing is trained or retrieved
+    retrieve_only: bool = False  # Hit Rate alone; nothing is trained, no reader loaded
     generate_in_validation: bool = True  # EM and F1 at each validation, not only in the tests
     hit_rate_ks: list[int] = field(default_factory=lambda: [1, 5, 20])
     answer_match: str = "tokens"  # tokens | substring

@@ -1,6 +1,7 @@
 """Runs an experiment by name: `python -m experiments.run --exp NAME [key=value ...]`."""
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -37,13 +38,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from experiments.config import ConfigError, experiment_names, load_config, to_yaml
-    from experiments.runs import create_run
+    from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
+    from experiments.runs import create_run, join_run
 
     if options.list:
         for name in experiment_names():
             print(f"{name:22} {load_config(name).description}")
         return 0
+    joined = join_run()
+    if joined is not None:
+        return _execute(read_config(joined.config), joined)
     if options.resume is not None:
         return _resume(options)
     if options.exp is None:
@@ -80,16 +84,23 @@ def _resume(options: argparse.Namespace) -> int:
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
+    from experiments.runs import RUN_VARIABLE, is_main_process
     from experiments.summary_table import print_summary
     from experiments.train import run_experiment
 
-    print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
+    if is_main_process():
+        os.environ[RUN_VARIABLE] = str(run.path.absolute())
+        print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
     try:
         summary = run_experiment(config, run)
     except (RunInterrupted, KeyboardInterrupt, SystemExit):
-        print(f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr)
+        if is_main_process():
+            print(
+                f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr
+            )
         return INTERRUPTED
-    print_summary(summary, run)
+    if is_main_process():
+        print_summary(summary, run)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import torch
 from experiments.config import ConfigError, ExperimentConfig, to_yaml
 
 LATEST = "latest:"
+
+RUN_VARIABLE = "ATTENTION_DISTILLATION_RUN"
+"""Tells the run's folder to the further processes of a run on several devices."""
 
 _PACKAGES = (
     "torch",
@@ -104,6 +108,29 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run came to its own end."""
         return self.summary.is_file() and json.loads(self.summary.read_text())["status"] == "finished"
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that was started by hand; Lightning starts the others of a run."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def join_run() -> RunFolder | None:
+    """The folder of the run that this process was started to join; None = it is the main one.
+
+    Lightning starts the processes for further devices with the command line that it was started with itself.
+
+    Raises:
+        ConfigError: another launcher has started several processes.
+    """
+    if is_main_process():
+        return None
+    if RUN_VARIABLE not in os.environ:
+        raise ConfigError(
+            "LOCAL_RANK is set: start one process, without a launcher such as torchrun; it starts one for "
+            "each of trainer.devices"
+        )
+    return RunFolder(Path(os.environ[RUN_VARIABLE]))
 
 
 def create_run(config: ExperimentConfig) -> RunFolder:

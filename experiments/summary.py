@@ -46,7 +46,7 @@ def make_summary(
         "stopped": stopped,
         "decisions": _decisions(callbacks),
         "best_step": best_step,
-        "index_refreshes": callbacks.index.refresh_steps,
+        "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
         "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
         "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},

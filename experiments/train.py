@@ -23,10 +23,11 @@ from experiments.build import (
     hardware,
 )
 from experiments.config import ConfigError, ExperimentConfig, trains
-from experiments.runs import RunFolder, weights_of, write_json
+from experiments.runs import RunFolder, is_main_process, weights_of, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.closed_book import ClosedBookModule
 
 COLLAPSE = "collapse"
 """What `stopped` begins with after an alarm."""
@@ -56,6 +57,8 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         name: weights_of(getattr(config.init, f"{name}_from"), name, config)
         for name in ("reader", "retriever")
     }
+    if config.evaluation.closed_book:
+        return _run_closed_book(config, run, datamodule, sources["reader"], started)
     module = _build(config, run, datamodule, sources)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
@@ -72,12 +75,46 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
     except RunInterrupted:
-        write_json(run.summary, {"name": config.name, "status": "interrupted", "seed": config.seed})
+        _write_interrupted(config, run)
         raise
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources)
-    write_json(run.summary, summary)
+    return _written(run, summary)
+
+
+def _run_closed_book(
+    config: ExperimentConfig,
+    run: RunFolder,
+    datamodule: QuestionDataModule,
+    source: Path | None,
+    started: float,
+) -> dict[str, Any]:
+    """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
+    reader = build_reader(config, source)
+    module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
+    load_s = time.perf_counter() - started
+    callbacks = make_callbacks(config, run)
+    trainer = make_trainer(config, run, callbacks, hardware(config))
+    try:
+        trainer.test(module, datamodule, verbose=False)
+    except RunInterrupted:
+        _write_interrupted(config, run)
+        raise
+    readings = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
+    sources = {"reader": source}
+    summary = make_summary(config, readings, readings, "nothing is trained", callbacks, times_s, sources)
+    return _written(run, summary)
+
+
+def _written(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    if is_main_process():
+        write_json(run.summary, summary)
     return summary
+
+
+def _write_interrupted(config: ExperimentConfig, run: RunFolder) -> None:
+    _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
 
 
 def _build(
@@ -88,7 +125,7 @@ def _build(
 ) -> RetrieverReaderModule:
     knowledge_base = build_knowledge(config, datamodule, run.path)
     retriever = build_retriever(config, sources["retriever"])
-    reader = build_reader(config, sources["reader"])
+    reader = None if config.evaluation.retrieve_only else build_reader(config, sources["reader"])
     return build_module(config, retriever, reader, knowledge_base)
 
 
@@ -119,14 +156,16 @@ def _start_readings(
     if trains(config):
         module.generate = config.evaluation.generate_in_validation
         trainer.validate(module, datamodule, verbose=False)
-        start["validation"] = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        measured = trainer.callback_metrics
+        start["validation"] = {name: float(value) for name, value in measured.items() if name != "step"}
         instances = callbacks.indicators.latest_instances
         _check_monitors(config, start["validation"], instances.values)
         if baseline is not None:
             check_overlap(Path(str(config.stopping.baseline)), baseline, instances)
         start["instances"] = instances_to_json(instances if baseline is None else baseline)
         start["collapse"] = {} if collapse is None else collapse.start
-    write_json(run.start, start)
+    if is_main_process():
+        write_json(run.start, start)
     return start
 
 
@@ -203,7 +242,7 @@ def _load_best(
     checkpoint: str | Path | None = None
     if best is not None and best.best_model_path:
         score = best.best_model_score
-        if score is not None and float(score) >= start[str(best.monitor)]:
+        if score is not None and float(score) > start[str(best.monitor)]:
             checkpoint = best.best_model_path
         else:
             best.best_model_path = ""
@@ -220,6 +259,8 @@ def _load_best(
 
 def _export(config: ExperimentConfig, run: RunFolder, module: RetrieverReaderModule) -> None:
     """The trained models, as transformers loads them."""
+    if not is_main_process():
+        return
     if config.training.train_reader:
         assert module.reader is not None
         module.reader.save(run.reader)

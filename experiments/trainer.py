@@ -32,7 +32,7 @@ class RunCallbacks:
     """A run's callbacks; those that are asked for results later have a name."""
 
     staleness: MeasureStaleness | None
-    index: RefreshIndex
+    index: RefreshIndex | None
     indicators: LogIndicators
     predictions: SavePredictions
     stopping: StopOnIndicators | None
@@ -67,18 +67,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     staleness = None
     if trains(config) and config.training.train_retriever:
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
-    index = RefreshIndex(
-        # an index of a retriever that is not trained stays fresh
-        config.index.refresh if staleness is not None else NEVER_AGAIN,
-        run.index,
-        factory=config.index.factory,
-        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
-        batch_size=config.index.batch_size,
-        before_validation=config.index.refresh_before_validation,
-        show_progress=trainer.progress_bar,
-        start_folder=cache_folder(config) / "index",
-        meter=staleness,
-    )
+    index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
     indicators = LogIndicators(
         tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
     )
@@ -122,6 +111,23 @@ def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopO
         false_stop_rate=settings.false_stop_rate,
         action=settings.action,
         target=settings.target,
+    )
+
+
+def _refresh_index(
+    config: ExperimentConfig, run: RunFolder, staleness: MeasureStaleness | None
+) -> RefreshIndex:
+    return RefreshIndex(
+        # an index of a retriever that is not trained stays fresh
+        config.index.refresh if staleness is not None else NEVER_AGAIN,
+        run.index,
+        factory=config.index.factory,
+        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
+        batch_size=config.index.batch_size,
+        before_validation=config.index.refresh_before_validation,
+        show_progress=config.trainer.progress_bar,
+        start_folder=cache_folder(config) / "index",
+        meter=staleness,
     )
 
 

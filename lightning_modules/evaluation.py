@@ -65,4 +65,6 @@ def find_hits(
 
 def first_hit_ranks(is_hit: Bool[Tensor, "batch retrieved"]) -> Int[Tensor, " batch"]:
     """Rank of the first hit, -1 where there is none."""
+    if is_hit.shape[1] == 0:
+        return torch.full((len(is_hit),), -1, device=is_hit.device)
     return torch.where(is_hit.any(dim=1), is_hit.int().argmax(dim=1), -1)

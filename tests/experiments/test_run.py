@@ -79,6 +79,14 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         (["--exp", "quickstart", "index.refresh=0-50"], "index.refresh: refresh schedule '0-50'"),
         (["--exp", "quickstart", "reader.context=both"], "choose one of: concatenated, independent"),
         (["--exp", "quickstart", "trainer.accelerator=tpu"], "use auto, cpu or gpu"),
+        (["--exp", "quickstart", "retriever.rerank_from=19"], "rerank_from=19 must be at least 20"),
+        (["--exp", "quickstart", "reader.max_tokens_per_passage=103"], "must be at least 104"),
+        (["--exp", "quickstart", "evaluation.closed_book=true"], "set trainer.max_steps=0"),
+        (["--exp", "quickstart", "evaluation.retrieve_only=true"], "set trainer.max_steps=0"),
+        (
+            ["--exp", "quickstart", "evaluation.closed_book=true", "evaluation.retrieve_only=true"],
+            "choose one",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(capsys, tmp_path, arguments, message):

@@ -21,7 +21,7 @@ from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
 from lightning_modules.loading import load_causal_lm, load_encoder
-from tests.tiny_models import toy_questions
+from tests.tiny_models import save_tiny_models, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +138,54 @@ def test_the_data_decide_what_is_evaluated(settings):
     assert not made.validations.exists()
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_closed_book_run_only_asks(tmp_path, family):
+    settings = toy_settings(tmp_path)
+    reader, _ = save_tiny_models(tmp_path / "other", family)
+    changes = {"reader__name": reader, "evaluation__num_read_test": 5, "trainer__max_steps": 0}
+    made = start(settings, evaluation__closed_book="true", **changes)
+    found = summary(made)
+    assert set(found["em"]) == {"before", "after"}
+    assert found["f1"]["before"] >= 0
+    assert not {name for name in found if name.startswith(("hr_at", "kl"))}
+    assert found["indicators"] == found["teacher"] == {}
+    records = [json.loads(line) for line in made.predictions.read_text().splitlines()]
+    assert len(records) == 5
+    assert all(record["passages"] == [] for record in records)
+    assert not list((tmp_path / "runs").rglob("*.faiss"))
+
+
+def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
+    whole = summary(start(settings, trainer__max_steps=0))
+    monkeypatch.setattr(train, "build_reader", lambda *args: pytest.fail("loaded a reader"))
+    made = start(settings, evaluation__retrieve_only="true", trainer__max_steps=0)
+    found = summary(made)
+    for k in (1, 5, 20):
+        assert found[f"hr_at_{k}"] == whole[f"hr_at_{k}"]
+    assert not {"em", "f1", "kl"} & found.keys()
+    assert found["indicators"] == {}
+    assert not made.predictions.exists()
+
+
+def test_two_processes_make_one_run(settings, tmp_path):
+    """A command line, which Lightning runs again for the second process."""
+    arguments = as_overrides({**settings, "trainer.devices": 2, "trainer.max_steps": 2})
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--exp", "quickstart", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    [folder] = (tmp_path / "runs").glob("quickstart/*")
+    assert summary(RunFolder(folder))["status"] == "finished"
+    assert ended.stdout.count("run folder: ") == 1
+    assert ended.stdout.count("ended because") == 1
+
+
 def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
     """The gold passage lies at the end of the file, after more passages than the slice has room for."""
     question = toy_questions()[11]
@@ -184,11 +232,13 @@ def resume(made: RunFolder) -> RunFolder:
     return made
 
 
-@pytest.mark.parametrize("reading", [-1.0, 2.0])
+@pytest.mark.parametrize("reading", [-1.0, 2.0, "tie"])
 def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, reading):
-    """The validation reading of the start is replaced by one that loses or wins against any checkpoint."""
+    """The validation reading of the start is replaced by one that loses, wins, or ties with the best one."""
     made = start_and_kill(settings, monkeypatch, "on_train_end", 4, training__retriever_lr=3e-3)
     kept = json.loads(made.start.read_text())
+    if reading == "tie":
+        reading = best_reading(torch.load(made.last_checkpoint, weights_only=True))[0]
     kept["validation"]["validation/hr_at_5"] = reading
     made.start.write_text(json.dumps(kept))
     found = summary(resume(made))
@@ -196,7 +246,7 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
     exported, initial = weights(made.retriever), weights(Path(settings["retriever.name"]))
     if reading < 0:
         validated = {step: rate for step, rate in hit_rates.items() if step > 0}
-        best = max(validated, key=lambda step: validated[step]) + 1  # logged under the step's number from 0
+        best = max(validated, key=lambda step: validated[step])
         assert found["best_step"] == best
         checkpoint = torch.load(made.checkpoints / f"best-step={best}.ckpt", weights_only=True)
         prefix = "retriever.query_encoder."
@@ -207,6 +257,14 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         assert found["best_step"] is None
         assert are_equal(exported, initial)
         assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
+
+
+def test_validations_are_logged_at_the_steps_that_they_follow(settings):
+    made = start(settings)
+    for tag in ("validation/hr_at_5", "validation/kl", "indicator1/spearman_p90"):
+        assert list(scalars(made, tag)) == [0, 2, 4]
+    with pytest.raises(KeyError):
+        scalars(made, "step")
 
 
 def test_without_monitor_the_last_weights_are_exported(settings):
