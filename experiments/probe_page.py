@@ -1,0 +1,130 @@
+"""The pre-flight check as a page of its own."""
+
+from html import escape
+from pathlib import Path
+
+from experiments.config import ExperimentConfig
+from experiments.probe_result import ProbeResult, TeacherRow
+from experiments.probe_table import advice, facts
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+tr.configured { font-weight: bold; background: #f3f6fb }
+tr.reference { color: #666 }
+.verdict { padding: .8rem 1rem; border-left: .5rem solid }
+.go { border-color: #0072b2; background: #eaf4fb } .no-go { border-color: #d55e00; background: #fdf0e8 }
+.unsure { border-color: #999; background: #f4f4f4 }
+code { background: #f4f4f4; padding: .1rem .3rem; white-space: pre-wrap }
+svg text { font: 12px system-ui, sans-serif }
+"""
+
+
+def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> None:
+    """Writes one HTML file that needs no other."""
+    verdict = result.verdict
+    parts = [
+        f"<h1>Pre-flight check: {escape(config.name)}</h1>",
+        f"<p>{escape(config.description)}. Teacher: <b>{escape(result.configured)}</b>.</p>",
+        f'<div class="verdict {verdict.decision.value}"><b>{verdict.decision.value}</b>',
+        f"{_list(verdict.reasons)}</div>",
+        "<h2>Recommended</h2>",
+        "".join(f"<p><code>{escape(line.strip())}</code></p>" for line in advice(result)),
+        "<h2>Does the teacher prefer passages with an answer?</h2>",
+        _intervals(result),
+        _teachers(result),
+        "<h2>Indicators of the configured teacher</h2>",
+        _indicators(result),
+        "<h2>What else was found</h2>",
+        _list(facts(result)),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>Pre-flight check: {escape(config.name)}</title><style>{_STYLE}</style></head>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(page)
+    partial.replace(path)
+
+
+def _list(lines: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _teachers(result: ProbeResult) -> str:
+    heads = (
+        "teacher",
+        "AUC",
+        "AUC less length's",
+        "MRR",
+        "mass on answers",
+        "entropy",
+        "temperature",
+        "questions",
+    )
+    rows = [_row(row, "configured" if number == 0 else "") for number, row in enumerate(result.rows)]
+    rows += [_row(row, "reference") for row in result.references]
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _row(row: TeacherRow, kind: str) -> str:
+    temperature = "" if row.temperature is None else f"{row.temperature:.3g}"
+    cells = (
+        escape(row.name),
+        row.auc.text,
+        row.less_length.text,
+        row.mrr.text,
+        row.mass_on_answers.text,
+        row.entropy.text,
+        temperature,
+        str(row.auc.n),
+    )
+    return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _indicators(result: ProbeResult) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{value.mean:.3f}</td><td>[{value.low:.3f}, {value.high:.3f}]</td>"
+        f"<td>{value.n}</td></tr>"
+        for name, value in sorted(result.indicators.items())
+        if value.n
+    )
+    return (
+        f"<table><tr><th>reading</th><th>mean</th><th>95% interval</th><th>questions</th></tr>{rows}</table>"
+    )
+
+
+def _intervals(result: ProbeResult) -> str:
+    """AUC of each teacher with its interval, as a picture."""
+    rows = [*result.rows, *result.references]
+    left, width, step = 300, 420, 20
+    height = step * len(rows) + 40
+
+    def x(value: float) -> float:
+        return left + width * value
+
+    lines = [
+        f'<line x1="{x(v):.0f}" x2="{x(v):.0f}" y1="0" y2="{height - 30}" '
+        f'stroke="{"#666" if v == 0.5 else "#ddd"}"/>'
+        f'<text x="{x(v):.0f}" y="{height - 12}" text-anchor="middle">{v:g}</text>'
+        for v in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    for number, row in enumerate(rows):
+        if row.auc.n < 2:
+            continue
+        y, colour = step * number + 12, "#0072b2" if number == 0 else "#777"
+        lines.append(
+            f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>'
+            f'<line x1="{x(row.auc.low):.1f}" x2="{x(row.auc.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
+            f'stroke-width="3"/><circle cx="{x(row.auc.mean):.1f}" cy="{y}" r="4" fill="{colour}"/>'
+        )
+    label = "AUC with 95% interval of every way of teaching; 0.5 is chance"
+    return (
+        f'<svg role="img" aria-label="{label}" width="{left + width + 20}" height="{height}" '
+        f'viewBox="0 0 {left + width + 20} {height}">{"".join(lines)}</svg><p>{label}</p>'
+    )

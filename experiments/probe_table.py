@@ -1,0 +1,130 @@
+"""What the pre-flight check prints."""
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.probe_result import ProbeResult, TeacherRow
+from experiments.verdict import Decision
+
+_COLOURS = {Decision.GO: "bold green", Decision.NO_GO: "bold red", Decision.UNSURE: "bold yellow"}
+
+
+def print_probe(result: ProbeResult, console: Console | None = None) -> None:
+    """The verdict last, where it is seen."""
+    console = console or Console(width=100)
+    console.print(_teachers(result))
+    console.print(_indicators(result))
+    for line in facts(result):
+        console.print(f"· {line}")
+    decision = result.verdict.decision
+    console.print(f"\nverdict on {result.configured}: [{_COLOURS[decision]}]{decision.value}[/]")
+    for reason in result.verdict.reasons:
+        console.print(f"  - {reason}", highlight=False)
+    for line in advice(result):
+        console.print(line, highlight=False)
+
+
+def shown_rows(result: ProbeResult) -> list[TeacherRow]:
+    """The configured teacher, and of each way of reading the plain one and the best one."""
+    rows, seen = [result.rows[0]], {result.configured}
+    for row in result.rows[1:]:
+        way = " ".join(word for word in row.name.split() if not _is_passage_score(word))
+        is_plain = row.name.endswith((" sum", "pdist", "loop")) or " ".join(row.name.split()) == way
+        is_first = way not in seen
+        seen.add(way)
+        if (is_plain or is_first) and "with template" not in row.name:
+            rows.append(row)
+    return rows
+
+
+def _is_passage_score(word: str) -> bool:
+    return word in ("sum", "mean", "first") or word.startswith("top")
+
+
+def _teachers(result: ProbeResult) -> Table:
+    table = Table(
+        title="teachers: do passages with an answer get more?",
+        caption="-len: AUC less that of passage length; mass: on passages with an answer, at temperature tau",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("teacher", no_wrap=True)
+    for name in ("AUC [95%]", "-len", "MRR", "mass", "entropy", "tau", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(shown_rows(result)):
+        table.add_row(*_cells(row), style="bold" if number == 0 else None)
+    table.add_section()
+    for row in result.references:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: TeacherRow) -> list[str]:
+    return [
+        row.name,
+        row.auc.text,
+        f"{row.less_length.mean:+.2f}" if row.less_length.n else "-",
+        _number(row.mrr.mean),
+        _number(row.mass_on_answers.mean),
+        _number(row.entropy.mean),
+        f"{row.temperature:.2g}" if row.temperature is not None else "",
+        str(row.auc.n),
+    ]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _indicators(result: ProbeResult) -> Table:
+    percentiles = sorted({name.rpartition("_p")[2] for name in result.indicators})
+    table = Table(title="indicators of the configured teacher, 95% intervals", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for percentile in percentiles:
+        table.add_column(f"p{percentile}", justify="right", no_wrap=True)
+    table.add_column("n", justify="right")
+    for number, target in ((1, "answer"), (2, "nouns")):
+        for part in ("attention", "spearman"):
+            found = [result.indicators[f"indicator{number}/{part}_p{p}"] for p in percentiles]
+            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-" for e in found]
+            table.add_row(f"Indicator {number} ({target}), {part}", *cells, str(found[0].n))
+    return table
+
+
+def facts(result: ProbeResult) -> list[str]:
+    """What else was found, a line each."""
+    shares = result.shares
+    lines = [
+        f"Hit Rate@K of the split {result.hit_rate:.2f}; {result.share_with_both:.0%} of its questions have "
+        "passages both with and without an answer, so that there is something to learn",
+        f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
+        f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
+    ]
+    for order, masses in result.mass_by_position.items():
+        shown = ", ".join(f"{mass:.0%}" for mass in masses)
+        lines.append(
+            f"concatenated, passages in {order} order, attention by place (even: "
+            f"{1 / len(masses):.0%}): {shown}"
+        )
+    for pair, tau in result.agreement.items():
+        lines.append(f"agreement of {pair}: Kendall tau {tau.text}")
+    if result.stopped_early:
+        lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
+    return lines
+
+
+def advice(result: ProbeResult) -> list[str]:
+    """The overrides to paste."""
+    best = result.recommended
+    if best is None:
+        return ["recommended: none; no way of teaching is surely better than passage length alone"]
+    assert best.overrides is not None
+    return [
+        f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "
+        "confirm it on other questions: --split train)",
+        "  " + " ".join(best.overrides),
+    ]

@@ -1,0 +1,117 @@
+"""Go, no-go or unsure: what a teacher's readings say before it teaches. Pure."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from datamodules.choices import Choice
+from lightning_modules.metrics.bootstrap import bootstrap_interval
+
+USEFUL_AUC = 0.65
+"""A teacher must do better than this; chance is 0.5."""
+SMALL_GAIN = 0.1
+"""A teacher that is at most this much better than what it is compared with, if at all, is no gain."""
+FEWEST_QUESTIONS = 10
+"""With fewer questions that have both kinds of passages nothing is decided."""
+
+
+class Decision(Choice):
+    """Whether the configured teacher should be distilled."""
+
+    GO = "go"
+    NO_GO = "no-go"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions.
+
+    Attributes:
+        mean: NaN where no question has a value.
+        low, high: bootstrap interval; NaN for fewer than two questions.
+        n: questions that have a value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def text(self) -> str:
+        """Such as `0.79 [0.71, 0.86]`."""
+        if self.n == 0:
+            return "-"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def estimate(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean with its bootstrap interval over questions, NaN left out."""
+    array = np.asarray(values, dtype=np.float64)
+    defined = array[~np.isnan(array)]
+    mean = float(defined.mean()) if len(defined) else float("nan")
+    return Estimate(mean, *bootstrap_interval(defined, level=level), len(defined))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision with its reasons, the weightiest first."""
+
+    decision: Decision
+    reasons: list[str] = field(default_factory=list)
+
+
+def judge(
+    teacher_auc: ArrayLike, retriever_auc: ArrayLike, length_auc: ArrayLike, level: float = 0.95
+) -> Verdict:
+    """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
+
+    A teacher is worth distilling if it puts passages with an answer before those without (AUC surely above
+    `USEFUL_AUC`), does so better than the retriever that it is to teach (else the retriever would forget),
+    and better than a teacher that only looks at how long the passages are. Attention summed over a passage
+    favours long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of
+    length alone, which can be well above chance.
+
+    Args:
+        teacher_auc, retriever_auc: of the teacher's target and of p_RETR.
+        length_auc: of the number of tokens in a passage.
+        level: of the intervals.
+    """
+    teacher = np.asarray(teacher_auc, dtype=np.float64)
+    auc = estimate(teacher, level)
+    if auc.n < FEWEST_QUESTIONS:
+        reason = (
+            f"only {auc.n} questions have passages both with and without an answer among those retrieved; "
+            "read more questions (--instances), or retrieve more passages (training.num_passages)"
+        )
+        return Verdict(Decision.UNSURE, [reason])
+    against_retriever = estimate(teacher - np.asarray(retriever_auc, dtype=np.float64), level)
+    against_length = estimate(teacher - np.asarray(length_auc, dtype=np.float64), level)
+    checks = [
+        _check(auc, "teacher AUC", USEFUL_AUC),
+        _check(against_retriever, "teacher AUC less the retriever's own", 0.0, SMALL_GAIN),
+        _check(against_length, "teacher AUC less that of passage length alone", 0.0, SMALL_GAIN),
+    ]
+    decisions = [decision for decision, _ in checks]
+    if Decision.NO_GO in decisions:
+        decision = Decision.NO_GO
+    elif Decision.UNSURE in decisions:
+        decision = Decision.UNSURE
+    else:
+        decision = Decision.GO
+    # what decided comes first
+    checks.sort(key=lambda check: check[0] is not decision)
+    return Verdict(decision, [text for _, text in checks])
+
+
+def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tuple[Decision, str]:
+    shown = f"{what} is {value.text} over {value.n} questions"
+    if value.low > bound:
+        return Decision.GO, f"{shown}: surely above {bound:g}"
+    if value.high < bound:
+        return Decision.NO_GO, f"{shown}: surely below {bound:g}"
+    if value.high < bound + small:
+        return Decision.NO_GO, f"{shown}: no more than {small:g} above, if at all"
+    return Decision.UNSURE, f"{shown}: cannot be told from {bound:g}"

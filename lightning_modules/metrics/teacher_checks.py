@@ -1,0 +1,96 @@
+"""What can be said of a teacher before it teaches, beside its AUC. Pure maths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import kendalltau
+from torch import Tensor
+
+
+def kendall_tau(
+    first: Float[Tensor, "questions passages"], second: Float[Tensor, "questions passages"]
+) -> Float[Tensor, " questions"]:
+    """Kendall's tau-b between the orders in which two teachers put each question's passages.
+
+    Returns:
+        One value a question; NaN where either teacher gives all passages the same score, or a NaN.
+
+    Example:
+        >>> kendall_tau(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[1.0, 3.0, 2.0]]))
+        tensor([0.3333])
+    """
+    pairs = zip(first.double().cpu().numpy(), second.double().cpu().numpy(), strict=True)
+    return torch.tensor(
+        [float(kendalltau(a, b).statistic) if np.isfinite([a, b]).all() else float("nan") for a, b in pairs],
+        dtype=torch.float32,
+    )
+
+
+def relative_entropy_of(log_p: Float[Tensor, "questions passages"]) -> Float[Tensor, " questions"]:
+    """Entropy / log K: 1 = the teacher does not tell the passages apart, 0 = it knows but one.
+
+    Example:
+        >>> relative_entropy_of(torch.tensor([[0.5, 0.5]]).log())
+        tensor([1.])
+    """
+    entropy = torch.special.entr(log_p.exp()).sum(dim=-1)
+    return entropy / np.log(log_p.shape[-1])
+
+
+def mass_on_answers(
+    log_p: Float[Tensor, "questions passages"], has_answer: Bool[Tensor, "questions passages"]
+) -> Float[Tensor, " questions"]:
+    """Probability that a distribution gives to the passages holding an answer, together.
+
+    Returns:
+        One value a question; NaN where the passages are not of both kinds.
+
+    Example:
+        >>> mass_on_answers(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[True, False, True]]))
+        tensor([0.8000])
+    """
+    mass = (log_p.exp() * has_answer).sum(dim=-1)
+    of_both_kinds = has_answer.any(dim=-1) & ~has_answer.all(dim=-1)
+    return mass.masked_fill(~of_both_kinds, torch.nan)
+
+
+def mass_by_position(
+    log_p: Float[Tensor, "questions passages"], positions: Int[Tensor, "questions passages"]
+) -> Float[Tensor, " passages"]:
+    """Mean probability by where in the prompt a passage stood; 1 / K everywhere = no bias to position.
+
+    Example:
+        >>> mass_by_position(torch.tensor([[0.7, 0.3]]).log(), torch.tensor([[1, 0]]))
+        tensor([0.3000, 0.7000])
+    """
+    by_position = torch.zeros_like(log_p).scatter(-1, positions, log_p.exp())
+    return by_position.mean(dim=0)
+
+
+def best_temperature(
+    scores: Float[Tensor, "questions passages"],
+    has_answer: Bool[Tensor, "questions passages"],
+    candidates: Sequence[float],
+) -> float:
+    """The tau under which softmax(score / tau) gives answer-holding passages the highest likelihood.
+
+    The likelihood is the geometric mean over questions of `mass_on_answers`, so that a teacher that is
+    sure and wrong pays for it. A teacher whose order is no better than chance gets the highest tau.
+
+    Args:
+        scores: before any temperature.
+        has_answer: True = the passage holds an answer; questions of one kind are left out.
+        candidates: temperatures to choose from.
+    """
+    log_masses = [
+        mass_on_answers((scores / tau).log_softmax(dim=-1), has_answer).log().nanmean() for tau in candidates
+    ]
+    return candidates[int(torch.stack(log_masses).nan_to_num(-torch.inf).argmax())]
+
+
+def temperature_grid(scores: Float[Tensor, "questions passages"]) -> list[float]:
+    """Temperatures from a hundredth of to a hundred times the usual spread of a question's scores."""
+    spread = float(scores.std(dim=-1).nanmedian())
+    return [spread * 10 ** (power / 4) for power in range(-8, 9)] if spread > 0 else [1.0]

@@ -1,0 +1,165 @@
+"""The pre-flight check from the command line, on tiny models: what it says, saves and refuses."""
+
+import html.parser
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.prompts import Context
+from experiments import probe
+from experiments.build import build_reader
+from experiments.config import load_config
+from experiments.probing import choose_rows
+from lightning_modules.teacher import Teacher
+from lightning_modules.teacher_variants import in_context
+from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
+from tests.toy_files import as_overrides, toy_settings
+
+CONTEXTS = {"concatenated": "llama", "independent": "llama", "fusion": "t5"}
+
+
+@pytest.fixture(scope="module", params=list(CONTEXTS))
+def probed(request, tmp_path_factory):
+    """Context, settings and the saved JSON of a check that read all questions."""
+    folder = tmp_path_factory.mktemp(request.param)
+    family = CONTEXTS[request.param]
+    reader, _ = save_tiny_models(folder / "family", family)
+    changes = {"reader__name": reader, "training__num_passages": 8}
+    if family == "llama":
+        changes["reader__context"] = request.param
+    settings = as_overrides(toy_settings(folder, **changes, init__reader_from="null"))
+    arguments = ["--exp", "step2_vital", "--split", "train", "--instances", "12", "--compare", "4", "--all"]
+    assert probe.main([*arguments, "--out", str(folder / "out"), *settings]) == 0
+    return request.param, settings, json.loads((folder / "out" / "probe.json").read_text()), folder / "out"
+
+
+def test_every_way_of_teaching_has_a_row(probed):
+    context, _, saved, _ = probed
+    names = {row["name"] for row in saved["result"]["rows"]}
+    if context == "fusion":
+        assert {"adist sum", "adist mean", "adist sum with template", "pdist", "emdr2", "loop"} <= names
+        return
+    assert saved["result"]["configured"] == f"adist {context} sum"
+    assert {
+        f"adist {order} sum"
+        for order in ("independent", "concatenated", "concatenated shuffled", "concatenated averaged")
+    } <= names
+    assert {"pdist independent", "emdr2 independent", "loop independent", "loop concatenated"} <= names
+    assert ("pdist concatenated" in names) == (context == "concatenated")
+
+
+def test_the_configured_teacher_is_what_training_would_use(probed):
+    """AUC and mass on answers, from the models themselves."""
+    _, settings, saved, _ = probed
+    config = load_config("step2_vital", settings)
+    reader, teacher = (
+        build_reader(config),
+        Teacher(attention_temperature=config.objective.attention_temperature),
+    )
+    row = saved["result"]["rows"][0]
+    assert row["temperature"] == config.objective.attention_temperature
+    assert saved["result"]["num_questions"] == len(saved["instances"]["question_ids"]) == 12
+    questions = {question.id: question for question in toy_questions()}
+    passages = {passage.id: passage for passage in toy_passages()}
+    retrieved = saved["retrieved"]
+    aucs, masses = [], []
+    for question_id in saved["instances"]["question_ids"]:
+        question = questions[question_id]
+        found = [passages[passage_id] for passage_id in retrieved[question_id]]
+        taught = teacher.teach(reader, [question], [found], [question.answers[0]])
+        p = teacher.log_p_target(taught, torch.zeros(1, len(found)))[0].exp().tolist()
+        hits = [question.answers[0].lower() in passage.text.lower() for passage in found]
+        yes = [a for a, hit in zip(p, hits, strict=True) if hit]
+        no = [a for a, hit in zip(p, hits, strict=True) if not hit]
+        if yes and no:
+            wins = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
+            aucs.append(sum(wins) / len(wins))
+            masses.append(sum(yes))
+    assert len(aucs) == row["auc"]["n"] > 0
+    assert row["auc"]["mean"] == pytest.approx(sum(aucs) / len(aucs), abs=1e-4)
+    assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
+
+
+def test_instances_can_be_a_baseline(probed):
+    _, _, saved, _ = probed
+    values = saved["instances"]["values"]
+    assert {"indicator1/spearman_p90", "indicator2/attention_p95", "teacher/auc"} <= values.keys()
+    assert {len(of_reading) for of_reading in values.values()} == {12}
+
+
+def test_the_page_needs_no_other_file(probed):
+    _, _, saved, out = probed
+    tags = []
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            tags.append(tag)
+            assert not {"src", "href"} & dict(attributes).keys()
+
+    text = (out / "probe.html").read_text()
+    Parser().feed(text)
+    assert tags.count("h1") == 1
+    assert all(row["name"] in text for row in saved["result"]["rows"])
+    assert f">{saved['result']['verdict']['decision']}<" in text
+    assert not list(out.glob("*.partial"))
+
+
+def test_recommended_overrides_are_settings(probed):
+    """Pasted behind the experiment's name they give the reader that was measured."""
+    _, settings, saved, _ = probed
+    rows = [row for row in saved["result"]["rows"] if row["overrides"]]
+    assert rows
+    for row in rows[:8]:
+        config = load_config("step2_vital", [*settings, *row["overrides"]])
+        assert config.objective.name == row["name"].split()[0]
+
+
+def test_a_clear_verdict_stops_early(tmp_path, capsys, monkeypatch):
+    from experiments import probe_run, verdict
+
+    monkeypatch.setattr(probe_run, "is_clear", lambda collected, configured: len(collected.questions) >= 4)
+    settings = as_overrides(toy_settings(tmp_path, init__reader_from="null"))
+    arguments = ["--exp", "step2_vital", "--instances", "6", "--compare", "0", "--out", str(tmp_path / "out")]
+    look_often = probe_run.ProbeSettings
+    assert verdict.FEWEST_QUESTIONS > 0
+    monkeypatch.setattr(
+        "experiments.probing.ProbeSettings", lambda **given: look_often(**{**given, "look_every": 4})
+    )
+    assert probe.main([*arguments, *settings]) == 0
+    saved = json.loads((tmp_path / "out" / "probe.json").read_text())
+    assert saved["result"]["stopped_early"]
+    assert saved["result"]["num_questions"] == 4
+    assert "verdict on adist" in capsys.readouterr().out
+
+
+def test_rows_with_both_kinds_are_sought():
+    kinds = [False] * 10 + [True, False, True] + [False] * 5
+    assert choose_rows(kinds, 8) == [0, 10, 1, 12, 2, 4, 3, 5]
+    assert sorted(choose_rows(kinds, 100)) == list(range(18))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--exp", "step2_vitel"], "did you mean 'step2_vital'?"),
+        (["--exp", "step2_vital", "--instances", "1"], "--instances must be at least 2"),
+        (["--exp", "step2_vital", "objective.name=x"], "objective.name='x' is unknown"),
+        (["--exp", "step2_vital", "runs={folder}"], "there is no finished run of step1_vital"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    assert probe.main(arguments) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_other_contexts_share_the_model():
+    from tests.tiny_models import tiny_reader
+
+    reader = tiny_reader()
+    assert in_context(reader, Context.INDEPENDENT).model is reader.model
