@@ -8,13 +8,14 @@ from experiments.probe_result import ProbeResult, TeacherRow
 from experiments.probe_table import advice, facts
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
   padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th, td { padding: .2rem .5rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 tr.configured { font-weight: bold; background: #f3f6fb }
 tr.reference { color: #666 }
+.wide { overflow-x: auto }
 .verdict { padding: .8rem 1rem; border-left: .5rem solid }
 .go { border-color: #0072b2; background: #eaf4fb } .no-go { border-color: #d55e00; background: #fdf0e8 }
 .unsure { border-color: #999; background: #f4f4f4 }
@@ -69,7 +70,7 @@ def _teachers(result: ProbeResult) -> str:
     rows = [_row(row, "configured" if number == 0 else "") for number, row in enumerate(result.rows)]
     rows += [_row(row, "reference") for row in result.references]
     head = "".join(f"<th>{name}</th>" for name in heads)
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _row(row: TeacherRow, kind: str) -> str:
@@ -102,7 +103,7 @@ def _indicators(result: ProbeResult) -> str:
 def _intervals(result: ProbeResult) -> str:
     """AUC of each teacher with its interval, as a picture."""
     rows = [*result.rows, *result.references]
-    left, width, step = 300, 420, 20
+    left, width, step = 350, 460, 20
     height = step * len(rows) + 40
 
     def x(value: float) -> float:

@@ -68,8 +68,8 @@ def judge(
 ) -> Verdict:
     """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
 
-    A teacher is worth distilling if it puts passages with an answer before those without (AUC surely above
-    `USEFUL_AUC`), does so better than the retriever that it is to teach (else the retriever would forget),
+    A teacher is worth distilling if it puts passages with an answer before those without (the whole interval of its AUC
+    above `USEFUL_AUC`), does so better than the retriever that it is to teach (else the retriever would forget),
     and better than a teacher that only looks at how long the passages are. Attention summed over a passage
     favours long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of
     length alone, which can be well above chance.
@@ -109,9 +109,9 @@ def judge(
 def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tuple[Decision, str]:
     shown = f"{what} is {value.text} over {value.n} questions"
     if value.low > bound:
-        return Decision.GO, f"{shown}: surely above {bound:g}"
+        return Decision.GO, f"{shown}: the whole interval is above {bound:g}"
     if value.high < bound:
-        return Decision.NO_GO, f"{shown}: surely below {bound:g}"
+        return Decision.NO_GO, f"{shown}: the whole interval is below {bound:g}"
     if value.high < bound + small:
         return Decision.NO_GO, f"{shown}: no more than {small:g} above, if at all"
     return Decision.UNSURE, f"{shown}: cannot be told from {bound:g}"
