@@ -1,7 +1,7 @@
 """Measures at each validation whether the reader's attention is worth distilling."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -13,9 +13,15 @@ from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
 from lightning_modules.metrics.reading_indicators import reading_units
 from lightning_modules.metrics.teacher_auc import TeacherAUC
+from lightning_modules.retriever_reader import RetrieverReaderModule
 
+RETRIEVAL_HIT = "retrieval/hit"
+"""1 where one of a question's K passages holds an answer, else 0; its mean is Hit Rate@K."""
 GOOD_INDICATOR2_SPEARMAN = 0.3
 """The paper's rule: Indicator 2's Spearman above this is good."""
+
+
+_ItemT = TypeVar("_ItemT")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,16 @@ class InstanceReadings:
 
     question_ids: list[str] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
+
+    def with_others(self, others: "InstanceReadings") -> "InstanceReadings":
+        """Readings of both, over the questions of both; NaN where a question has only the other ones."""
+        ids = list(dict.fromkeys([*self.question_ids, *others.question_ids]))
+        values = {}
+        for readings in (self, others):
+            for name, of_reading in readings.values.items():
+                by_id = dict(zip(readings.question_ids, of_reading, strict=True))
+                values[name] = [by_id.get(question_id, float("nan")) for question_id in ids]
+        return InstanceReadings(ids, values)
 
 
 class LogIndicators(Callback):
@@ -44,6 +60,7 @@ class LogIndicators(Callback):
     Attributes:
         latest: all readings of the latest evaluation.
         latest_instances: the same, question by question.
+        latest_hits: `retrieval/hit` of all questions that were retrieved for.
     """
 
     def __init__(
@@ -57,10 +74,13 @@ class LogIndicators(Callback):
         self.teacher_auc = TeacherAUC()
         self.latest: dict[str, float] = {}
         self.latest_instances = InstanceReadings()
+        self.latest_hits = InstanceReadings()
         self._question_ids: list[str] = []
+        self._hits: dict[str, float] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._question_ids, self.latest_instances = [], InstanceReadings()
+        self._hits, self.latest_hits = {}, InstanceReadings()
         for metric in self._metrics:
             metric.reset()
             metric.to(pl_module.device)
@@ -77,6 +97,10 @@ class LogIndicators(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, Evaluation)
+        if isinstance(pl_module, RetrieverReaderModule):
+            is_hit = outputs.is_hit[:, : pl_module.num_passages].any(dim=1).float().tolist()
+            ids = (question.id for question in outputs.questions)
+            self._hits.update(zip(ids, is_hit, strict=True))
         if outputs.reading is None or outputs.log_p_attn is None:
             return
         units = reading_units(outputs.reading, self.normalization)
@@ -103,6 +127,10 @@ class LogIndicators(Callback):
         return self.answer_indicator, self.noun_indicator, self.teacher_auc
 
     def _report(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
+        hits = _gather(trainer, list(self._hits.items()))
+        self.latest_hits = InstanceReadings(
+            [question_id for question_id, _ in hits], {RETRIEVAL_HIT: [hit for _, hit in hits]}
+        )
         if not self._any_was_read(trainer):
             return
         readings = {name: value for metric in self._metrics for name, value in metric.compute().items()}
@@ -132,10 +160,10 @@ class LogIndicators(Callback):
                     )
 
 
-def _gather(trainer: Trainer, ids: list[str]) -> list[str]:
+def _gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
     """Those of all processes, process after process, as `InstanceValues.values` has them."""
     if trainer.world_size == 1:
-        return ids
-    gathered: list[list[str]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(gathered, ids)
-    return [question_id for of_process in gathered for question_id in of_process]
+        return items
+    gathered: list[list[_ItemT]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, items)
+    return [item for of_process in gathered for item in of_process]

@@ -10,17 +10,18 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.decisions import Decision, announce
-from callbacks.log_indicators import InstanceReadings, LogIndicators
+from callbacks.log_indicators import RETRIEVAL_HIT, InstanceReadings, LogIndicators
 from datamodules.choices import Choice
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
 
-MONITORS = ("indicator1/spearman_p90", "teacher/auc")
+MONITORS = ("indicator1/spearman_p90", "teacher/auc", RETRIEVAL_HIT)
 """Indicator 1's p90 Spearman is the one reading that separates good from bad in all eight decoder-only
 settings of the paper; the teacher's AUC sees the one that separates easy passages only, and fails once the
-retriever is good."""
+retriever is good; the Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad
+teacher has begun to ruin."""
 
 _UNDEFINED_BY_RETRIEVAL = ("teacher/auc", "teacher/reciprocal_rank")
 """Undefined where all retrieved passages hold an answer or none does, which says nothing of the teacher; an
@@ -95,10 +96,15 @@ class StopOnIndicators(Callback):
         self._num_below = dict.fromkeys(self.monitors, 0)
         self._changes: dict[str, Change] = {}
 
+    @property
+    def current(self) -> InstanceReadings:
+        """The latest readings of every question, those of the reader and those of the retriever."""
+        return self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+
     # ---- comparing ----
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        current = self.indicators.latest_instances
+        current = self.current
         self._changes = {}
         if trainer.sanity_checking or not current.question_ids:
             return
@@ -151,7 +157,7 @@ class StopOnIndicators(Callback):
 
     def _reached_target(self, trainer: Trainer) -> bool:
         name = self.monitors[0]
-        values = np.array(self.indicators.latest_instances.values.get(name, []), dtype=float)
+        values = np.array(self.current.values.get(name, []), dtype=float)
         values = values[~np.isnan(values)]
         if self.target is None or not len(values) or values.mean() < self.target:
             return False
@@ -233,7 +239,7 @@ class StopOnIndicators(Callback):
         """Over the questions that are compared; NaN without any."""
         if self.baseline is None:
             return float("nan")
-        before, after = pair_questions(self.baseline, self.indicators.latest_instances, name)
+        before, after = pair_questions(self.baseline, self.current, name)
         compared = before[~np.isnan(before + after)]
         return float(compared.mean()) if len(compared) else float("nan")
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from callbacks.log_indicators import RETRIEVAL_HIT
 from datamodules.batches import Passage, Question
 from datamodules.prompts import Context, PassageOrder, Shown
 from lightning_modules import RetrieverReaderModule
@@ -199,7 +200,9 @@ class Probe:
     def instances(self) -> dict[str, list[float]]:
         """Reading -> one value for each question read, in their order: indicators and the teacher's AUC."""
         values = {name: v.tolist() for indicator in self.indicators for name, v in indicator.values().items()}
-        return {**values, "teacher/auc": self.collected.auc(self.configured).tolist()}
+        values["teacher/auc"] = self.collected.auc(self.configured).tolist()
+        values[RETRIEVAL_HIT] = self.collected.has_answer.any(dim=1).float().tolist()
+        return values
 
     @property
     def configured(self) -> Variant:

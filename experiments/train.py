@@ -158,7 +158,8 @@ def _start_readings(
         trainer.validate(module, datamodule, verbose=False)
         measured = trainer.callback_metrics
         start["validation"] = {name: float(value) for name, value in measured.items() if name != "step"}
-        instances = callbacks.indicators.latest_instances
+        indicators = callbacks.indicators
+        instances = indicators.latest_instances.with_others(indicators.latest_hits)
         _check_monitors(config, start["validation"], instances.values)
         if baseline is not None:
             check_overlap(Path(str(config.stopping.baseline)), baseline, instances)

@@ -68,11 +68,11 @@ def judge(
 ) -> Verdict:
     """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
 
-    A teacher is worth distilling if it puts passages with an answer before those without (the whole interval of its AUC
-    above `USEFUL_AUC`), does so better than the retriever that it is to teach (else the retriever would forget),
-    and better than a teacher that only looks at how long the passages are. Attention summed over a passage
-    favours long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of
-    length alone, which can be well above chance.
+    A teacher is worth distilling if it puts passages with an answer before those without (the whole interval
+    of its AUC is above `USEFUL_AUC`), does so better than the retriever that it is to teach (else the
+    retriever would forget), and better than a teacher that only looks at how long the passages are. Attention
+    summed over a passage favours long ones, and these hold answers more often: a reader whose weights were
+    shuffled has the AUC of length alone, which can be well above chance.
 
     Args:
         teacher_auc, retriever_auc: of the teacher's target and of p_RETR.

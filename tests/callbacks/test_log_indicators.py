@@ -7,7 +7,7 @@ from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.log_indicators import LogIndicators
+from callbacks.log_indicators import InstanceReadings, LogIndicators
 from callbacks.refresh_index import RefreshIndex
 from lightning_modules.metrics.indicators import AttentionNormalization, indicator_units, instance_means
 from lightning_modules.metrics.reading_indicators import reading_units
@@ -147,3 +147,21 @@ def test_histograms_arrive_in_tensorboard(tmp_path):
     value = event.histogram_value
     assert value.num == len(attention)
     assert value.sum == pytest.approx(attention.sum(), abs=1e-5)
+
+
+def test_hits_are_of_every_question(tmp_path):
+    _, outputs, indicators = evaluate(tmp_path, num_read=2)
+    assert indicators.latest_instances.question_ids == [q.id for q in outputs[0].questions[:2]]
+    hits = indicators.latest_hits
+    assert hits.question_ids == [question.id for output in outputs for question in output.questions]
+    expected_hits = [float(hit) for output in outputs for hit in output.is_hit[:, :20].any(dim=1)]
+    assert hits.values == {"retrieval/hit": expected_hits}
+
+
+def test_readings_of_different_questions_are_joined():
+    read = InstanceReadings(["b", "a"], {"teacher/auc": [0.5, 1.0]})
+    retrieved = InstanceReadings(["a", "b", "c"], {"retrieval/hit": [1.0, 0.0, 1.0]})
+    joined = read.with_others(retrieved)
+    assert joined.question_ids == ["b", "a", "c"]
+    assert joined.values["retrieval/hit"] == [0.0, 1.0, 1.0]
+    assert joined.values["teacher/auc"] == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)

@@ -20,7 +20,7 @@ from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
-MONITOR, AUC = MONITORS
+MONITOR, AUC, _ = MONITORS
 NUM_QUESTIONS = 12
 NOISE = np.random.default_rng(0).normal(scale=0.02, size=(100, NUM_QUESTIONS))
 """Less than what a change of 0.1 needs to be significant."""

@@ -85,7 +85,12 @@ def test_the_configured_teacher_is_what_training_would_use(probed):
 def test_instances_can_be_a_baseline(probed):
     _, _, saved, _ = probed
     values = saved["instances"]["values"]
-    assert {"indicator1/spearman_p90", "indicator2/attention_p95", "teacher/auc"} <= values.keys()
+    assert {
+        "indicator1/spearman_p90",
+        "indicator2/attention_p95",
+        "teacher/auc",
+        "retrieval/hit",
+    } <= values.keys()
     assert {len(of_reading) for of_reading in values.values()} == {12}
 
 
