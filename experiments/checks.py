@@ -5,6 +5,7 @@ from datamodules.answer_matching import AnswerMatch
 from datamodules.prompts import Context, PassageOrder, TokenScope
 from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.objectives import Constants, Objective
 from lightning_modules.optimization import LearningRateDecay
@@ -70,6 +71,11 @@ def check_config(config: ExperimentConfig) -> None:
         RefreshSchedule(config.index.refresh)
     except ValueError as error:
         raise ConfigError(f"index.refresh: {error}") from error
+    if config.reader.attention_heads is not None:
+        try:
+            AttentionHeads.parse(config.reader.attention_heads)
+        except ValueError as error:
+            raise ConfigError(f"reader.attention_heads: {error}") from error
     hardware(config)
 
 

@@ -66,6 +66,8 @@ class Reading:
         row_mask: True = an answer row.
         answer: the answer's tokens where they stand outside the prompts.
         is_fused: whether one softmax runs over all prompts of a question.
+        head_scores: s_t by layer and head of the reader, chosen or not, averaged over answer rows; None
+            unless asked for.
     """
 
     prompts: PromptBatch
@@ -78,6 +80,7 @@ class Reading:
     row_mask: Bool[Tensor, "prompts rows"] | None = None
     answer: TargetTokens | None = None
     is_fused: bool = False
+    head_scores: Float[Tensor, "prompts layers heads tokens"] | None = None
 
 
 class Reader(nn.Module, ABC):
@@ -109,6 +112,7 @@ class Reader(nn.Module, ABC):
         order_seed: int = 0,
         with_labels: bool = False,
         embeddings: str | None = None,
+        by_head: bool = False,
     ) -> Reading:
         """Reads the passages up to the end of the answer, collecting the answer's attention on the way.
 
@@ -120,6 +124,7 @@ class Reader(nn.Module, ABC):
             with_labels: also give the log-probabilities of the answer.
             embeddings: `input` (embedding matrix) or `contextual` (last hidden layer) token embeddings;
                 None = none.
+            by_head: also give the token scores by layer and head.
         """
 
     @abstractmethod

@@ -78,6 +78,7 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         (["--exp", "quickstart", "fast"], "override 'fast' is not of the form key=value"),
         (["--exp", "quickstart", "index.refresh=0-50"], "index.refresh: refresh schedule '0-50'"),
         (["--exp", "quickstart", "reader.context=both"], "choose one of: concatenated, independent"),
+        (["--exp", "quickstart", "reader.attention_heads=12"], "reader.attention_heads: '12' names no"),
         (["--exp", "quickstart", "trainer.accelerator=tpu"], "use auto, cpu or gpu"),
     ],
 )
@@ -145,6 +146,7 @@ def broken_files(folder: Path) -> None:
         ({"reader__name": "./nowhere"}, ["reader ./nowhere: there is no such folder"]),
         ({"reader__name": "@empty_folder"}, ["reader ", "cannot be loaded from this folder"]),
         ({"reader__name": "./nowhere.gguf"}, ["reader ./nowhere.gguf: there is no such file"]),
+        ({"reader__attention_heads": "1.*,2.0"}, ["reader.attention_heads=1.*,2.0: the reader has no 2.0;"]),
         ({"retriever__name": "./nowhere"}, ["retriever ./nowhere: there is no such folder"]),
         ({"retriever__num_layers": 9}, ["has 3 layers; retriever.num_layers=9 is not within"]),
         ({"retriever__train_passage_encoder": "false"}, ["retriever.tied=false"]),
