@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def answer_row_logits(
@@ -195,7 +195,7 @@ class AnswerAttention(TorchFunctionMode):
         assert self._by_head is not None, "by_head=True keeps them"
         return torch.stack(self._complete(self._by_head), dim=1)
 
-    def _complete(self, collected: T | None) -> T:
+    def _complete(self, collected: _T | None) -> _T:
         """What was collected, if every layer was seen."""
         if collected is None or self._num_seen != self._num_layers:
             raise ValueError(
