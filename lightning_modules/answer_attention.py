@@ -173,13 +173,21 @@ class AnswerAttention(TorchFunctionMode):
         if layer >= self._num_layers:  # `row_scores` refuses such a reader
             return
         logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
-        norms = value.float().norm(dim=-1)
-        norms = norms.repeat_interleave(logits.shape[1] // norms.shape[1], dim=1)
-        by_head = logits.softmax(dim=-1) * norms[:, :, None]
+        by_head = self._score(logits, value)
         if self._by_head is not None:
             self._by_head.append(torch.einsum("phrt,pr->pht", by_head, self._row_weights))
         scores = by_head.mean(dim=1) if self._heads is None else by_head[:, self._heads[layer]].sum(dim=1)
         self._total = scores if self._total is None else self._total + scores
+
+    def _score(
+        self,
+        logits: Float[Tensor, "prompts heads rows keys"],
+        value: Float[Tensor, "prompts kv_heads keys dim"],
+    ) -> Float[Tensor, "prompts heads rows keys"]:
+        """alpha * |v|."""
+        norms = value.float().norm(dim=-1)
+        norms = norms.repeat_interleave(logits.shape[1] // norms.shape[1], dim=1)
+        return logits.softmax(dim=-1) * norms[:, :, None]
 
     def row_scores(self) -> Float[Tensor, "prompts rows tokens"]:
         """s_t by answer row, where `row_mask` is True; padded with repeated rows elsewhere. float32."""

@@ -117,14 +117,14 @@ class Probabilities(AnswerAttention):
     """Without the value norms: Atlas's `probs`."""
 
     def _score(self, logits, value):
-        return logits.softmax(dim=-1).mean(dim=1)
+        return logits.softmax(dim=-1)
 
 
 class Logits(AnswerAttention):
     """The plain products of queries and keys: Atlas's `scores`."""
 
     def _score(self, logits, value):
-        return logits.mean(dim=1)
+        return logits
 
 
 KINDS = {"scores": Logits, "probs": Probabilities, "norms": AnswerAttention}
