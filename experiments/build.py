@@ -19,6 +19,7 @@ from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.data_files import data_files, passage_file, provide_files, read_data_split
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.loading import is_encoder_decoder, load_causal_lm, load_encoder, load_seq2seq
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
@@ -141,6 +142,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
 
     Raises:
         ModelError: not to be had, or of another family than `reader.family` says.
+        ValueError: the model lacks a head of `reader.attention_heads`.
     """
     settings = config.reader
     name: str | Path = settings.name
@@ -148,6 +150,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
         name = source
     elif settings.name == EMBEDDED:
         name = embedded.reader_gguf()
+    heads = None if settings.attention_heads is None else AttentionHeads.parse(settings.attention_heads)
     family = ReaderFamily(settings.family)
     if family is ReaderFamily.AUTO:
         fuses = is_encoder_decoder(name)
@@ -162,6 +165,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
                 max_tokens_per_passage=settings.max_tokens_per_passage,
                 max_answer_tokens=settings.max_new_tokens,
             ),
+            heads,
         )
     model, tokenizer = load_causal_lm(name)
     prompts = PromptBuilder(
@@ -172,7 +176,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
         max_tokens_per_passage=settings.max_tokens_per_passage,
         max_answer_tokens=settings.max_new_tokens,
     )
-    return DecoderOnlyReader(model, prompts)
+    return DecoderOnlyReader(model, prompts, heads)
 
 
 def build_teacher(config: ExperimentConfig) -> Teacher:

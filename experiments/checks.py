@@ -11,6 +11,7 @@ from datamodules.sources import QuestionSource
 from experiments.baseline import read_baseline
 from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig, trains
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.objectives import Constants, Objective
 from lightning_modules.optimization import LearningRateDecay
@@ -100,6 +101,11 @@ def check_config(config: ExperimentConfig) -> None:
             raise ConfigError(f"{key}={_value(config, key)} must be between 0 and 1")
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
+    if config.reader.attention_heads is not None:
+        try:
+            AttentionHeads.parse(config.reader.attention_heads)
+        except ValueError as error:
+            raise ConfigError(f"reader.attention_heads: {error}") from error
     hardware(config)
 
 

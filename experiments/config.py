@@ -1,6 +1,7 @@
 """The one typed configuration; the YAML files hold differences from its defaults."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class ReaderConfig:
     context: str = "concatenated"  # of a decoder-only reader: concatenated | independent
     token_scope: str = "passage"  # passage | prompt
     passage_order: str = "rank"  # rank | shuffled
+    attention_heads: str | None = None  # layer.head that teach, such as 12.3,14.*,0-3.*; null = all
     max_tokens_per_passage: int = 128
     max_new_tokens: int = 32
 
@@ -265,9 +267,12 @@ def _override(config: Any, overrides: Sequence[str]) -> Any:
 
 
 def _parse_override(text: str) -> Any:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {text!r} is not of the form key=value, such as trainer.max_steps=8")
+    if re.fullmatch(r"\d+\.\d+0", value.strip()):
+        # YAML would make 12.1 of 12.10, which is another attention head; the schema knows what is a number
+        text = f"{key}='{value.strip()}'"
     try:
         return OmegaConf.from_dotlist([text])
     except Exception as error:  # the YAML parser's own errors are of many kinds

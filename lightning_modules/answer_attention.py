@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+
+_T = TypeVar("_T")
 
 
 def answer_row_logits(
@@ -69,7 +71,7 @@ class AnswerAttention(TorchFunctionMode):
     each call of `torch.nn.functional.scaled_dot_product_attention` whose queries and keys fit the prompts
     runs as it is; beside it the answer rows alone are recomputed from q and k (rows x tokens instead of
     tokens x tokens), weighted by the norms of the value vectors *before* the output projection, and added
-    up. Nothing is kept per layer, and no gradient is recorded.
+    up. Nothing is kept per layer unless asked for, and no gradient is recorded.
 
     Watching the function instead of registering an attention implementation serves models that call it
     themselves (Falcon) and those that go through transformers' attention registry alike.
@@ -80,6 +82,8 @@ class AnswerAttention(TorchFunctionMode):
         num_keys: length of the attended sequence where it is not the prompt itself (cross-attention).
         within: modules whose calls alone count; None = all. A decoder's self-attention cannot be told from
             its cross-attention by shape where both sequences happen to be equally long.
+        heads: the heads that the mean is taken over, layers in the order of their calls; None = all.
+        by_head: also keep the scores of every head, chosen or not, for `head_scores()`.
 
     Raises:
         ValueError: a prompt has no answer row; on `token_scores()`, a reader whose attention did not run
@@ -103,16 +107,21 @@ class AnswerAttention(TorchFunctionMode):
         num_layers: int,
         num_keys: int | None = None,
         within: Sequence[nn.Module] | None = None,
+        heads: Bool[Tensor, "layers heads"] | None = None,
+        by_head: bool = False,
     ) -> None:
         super().__init__()
         if not bool(rows_mask.any(dim=1).all()):
             raise ValueError("a prompt has no answer token, so there is no row of attention to look at")
         self._rows, self.row_mask = padded_positions(rows_mask)
+        self._row_weights = self.row_mask / self.row_mask.sum(dim=1, keepdim=True)
         self._shape = (rows_mask.shape[0], rows_mask.shape[1], num_keys or rows_mask.shape[1])
         self._device_type = rows_mask.device.type
         self._num_layers = num_layers
         self._num_seen = 0
         self._total: Tensor | None = None
+        self._heads = heads
+        self._by_head: list[Tensor] | None = [] if by_head else None
         self._within = within
         self._hooks: list[RemovableHandle] = []
         self._is_within = within is None
@@ -159,35 +168,50 @@ class AnswerAttention(TorchFunctionMode):
     ) -> None:
         if (query.shape[0], query.shape[2], key.shape[2]) != self._shape:
             return
-        logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
-        scores = self._score(logits, value)
-        self._total = scores if self._total is None else self._total + scores
+        layer = self._num_seen
         self._num_seen += 1
+        if layer >= self._num_layers:  # `row_scores` refuses such a reader
+            return
+        logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
+        by_head = self._score(logits, value)
+        if self._by_head is not None:
+            self._by_head.append(torch.einsum("phrt,pr->pht", by_head, self._row_weights))
+        scores = by_head.mean(dim=1) if self._heads is None else by_head[:, self._heads[layer]].sum(dim=1)
+        self._total = scores if self._total is None else self._total + scores
 
     def _score(
         self,
         logits: Float[Tensor, "prompts heads rows keys"],
         value: Float[Tensor, "prompts kv_heads keys dim"],
-    ) -> Float[Tensor, "prompts rows keys"]:
-        """Mean over heads of alpha * |v|."""
+    ) -> Float[Tensor, "prompts heads rows keys"]:
+        """alpha * |v|."""
         norms = value.float().norm(dim=-1)
         norms = norms.repeat_interleave(logits.shape[1] // norms.shape[1], dim=1)
-        return (logits.softmax(dim=-1) * norms[:, :, None]).mean(dim=1)
+        return logits.softmax(dim=-1) * norms[:, :, None]
 
     def row_scores(self) -> Float[Tensor, "prompts rows tokens"]:
         """s_t by answer row, where `row_mask` is True; padded with repeated rows elsewhere. float32."""
-        if self._total is None or self._num_seen != self._num_layers:
+        total = self._complete(self._total)
+        return total / (self._num_layers if self._heads is None else self._heads.sum())
+
+    def token_scores(self) -> Float[Tensor, "prompts tokens"]:
+        """s_t of every token of every prompt, float32; 0 on padding."""
+        return (self.row_scores() * self._row_weights[..., None]).sum(dim=1)
+
+    def head_scores(self) -> Float[Tensor, "prompts layers heads tokens"]:
+        """s_t by layer and head, the mean over answer rows alone, float32; 0 on padding. Needs `by_head`."""
+        assert self._by_head is not None, "by_head=True keeps them"
+        return torch.stack(self._complete(self._by_head), dim=1)
+
+    def _complete(self, collected: _T | None) -> _T:
+        """What was collected, if every layer was seen."""
+        if collected is None or self._num_seen != self._num_layers:
             raise ValueError(
                 f"saw {self._num_seen} attention calls where the reader has {self._num_layers} layers: its "
                 "attention does not run through torch's scaled_dot_product_attention; load it with "
                 "attn_implementation='sdpa'"
             )
-        return self._total / self._num_layers
-
-    def token_scores(self) -> Float[Tensor, "prompts tokens"]:
-        """s_t of every token of every prompt, float32; 0 on padding."""
-        weights = self.row_mask / self.row_mask.sum(dim=1, keepdim=True)
-        return (self.row_scores() * weights[..., None]).sum(dim=1)
+        return collected
 
 
 def padded_positions(

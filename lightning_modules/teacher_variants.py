@@ -100,7 +100,7 @@ def in_context(reader: Reader, context: Context, order: PassageOrder = PassageOr
             max_title_tokens=old.max_title_tokens,
             max_answer_tokens=old.max_answer_tokens,
         )
-        return FusionInDecoderReader(reader.model, fusion)
+        return FusionInDecoderReader(reader.model, fusion, reader.attention_heads)
     prompts = PromptBuilder(
         old.tokenizer,
         context=context,
@@ -112,7 +112,7 @@ def in_context(reader: Reader, context: Context, order: PassageOrder = PassageOr
         max_answer_tokens=old.max_answer_tokens,
         padding_side=old.padding_side,
     )
-    return DecoderOnlyReader(reader.model, prompts)
+    return DecoderOnlyReader(reader.model, prompts, reader.attention_heads)
 
 
 def context_of(reader: Reader) -> Context | None:

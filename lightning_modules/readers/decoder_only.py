@@ -16,6 +16,7 @@ from transformers import (
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import AnswerLikelihoods
 from lightning_modules.readers.reader import Reader, Reading, TokenEmbeddings, log_probs_of
@@ -27,18 +28,26 @@ class DecoderOnlyReader(Reader):
     Args:
         model: loaded with `attn_implementation="sdpa"`.
         prompts: how it sees the passages.
+        attention_heads: the heads whose attention makes the token scores; None = all.
 
     Raises:
-        ValueError: an encoder-decoder model.
+        ValueError: an encoder-decoder model, or one that lacks a chosen head.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: PromptBuilder) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: AttentionHeads | None = None
+    ) -> None:
         if model.config.is_encoder_decoder:
             raise ValueError(
                 f"{model.config.model_type} is an encoder-decoder model where a decoder-only reader is "
                 "expected"
             )
         super().__init__(model, prompts)
+        self.attention_heads = attention_heads
+        self._heads = None
+        if attention_heads is not None:
+            config = model.config
+            self._heads = attention_heads.mask(config.num_hidden_layers, config.num_attention_heads)
 
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
@@ -53,10 +62,12 @@ class DecoderOnlyReader(Reader):
         order_seed: int = 0,
         with_labels: bool = False,
         embeddings: TokenEmbeddings | str | None = None,
+        by_head: bool = False,
     ) -> Reading:
         """See `Reader.read`. Without labels the vocabulary's projection is not computed at all."""
         batch = self.prompts.build(questions, passages, answers, order_seed).to(self.device)
-        attention = AnswerAttention(batch.answer_rows_mask, self.model.config.num_hidden_layers)
+        num_layers = self.model.config.num_hidden_layers
+        attention = AnswerAttention(batch.answer_rows_mask, num_layers, heads=self._heads, by_head=by_head)
         label_log_probs = label_mask = None
         with attention:
             if with_labels:
@@ -71,6 +82,7 @@ class DecoderOnlyReader(Reader):
             label_mask,
             attention.row_scores(),
             attention.row_mask,
+            head_scores=attention.head_scores() if by_head else None,
         )
 
     def answer_likelihoods(

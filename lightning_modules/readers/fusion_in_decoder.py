@@ -12,6 +12,7 @@ from datamodules.batches import AnswerBatch, Passage, PromptBatch, Question
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
 from lightning_modules.answer_attention import AnswerAttention
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import AnswerLikelihoods
 from lightning_modules.readers.reader import Reader, Reading, TargetTokens, TokenEmbeddings, log_probs_of
@@ -27,18 +28,28 @@ class FusionInDecoderReader(Reader):
     Args:
         model: loaded with `attn_implementation="sdpa"`.
         prompts: how it sees the passages.
+        attention_heads: the decoder's cross-attention heads that make the token scores; None = all.
 
     Raises:
-        ValueError: another architecture.
+        ValueError: another architecture, or a model that lacks a chosen head.
     """
 
     prompts: FusionPromptBuilder
 
-    def __init__(self, model: PreTrainedModel, prompts: FusionPromptBuilder) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: FusionPromptBuilder,
+        attention_heads: AttentionHeads | None = None,
+    ) -> None:
         if not isinstance(model, T5ForConditionalGeneration):
             name = type(model).__name__
             raise ValueError(f"a Fusion-in-Decoder reader is built on T5ForConditionalGeneration, not {name}")
         super().__init__(model, prompts)
+        self.attention_heads = attention_heads
+        self._heads = None
+        if attention_heads is not None:
+            self._heads = attention_heads.mask(len(model.decoder.block), model.config.num_heads)
 
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
@@ -53,11 +64,12 @@ class FusionInDecoderReader(Reader):
         order_seed: int = 0,
         with_labels: bool = False,
         embeddings: TokenEmbeddings | str | None = None,
+        by_head: bool = False,
     ) -> Reading:
         """See `Reader.read`; there is no order in which passages are shown."""
         prompts = self.prompts.build(questions, passages).to(self.device)
         labels = self.prompts.build_answers(answers).to(self.device)
-        return self.read_prompts(prompts, labels, with_labels, embeddings)
+        return self.read_prompts(prompts, labels, with_labels, embeddings, by_head)
 
     def read_prompts(
         self,
@@ -65,12 +77,20 @@ class FusionInDecoderReader(Reader):
         labels: AnswerBatch,
         with_labels: bool = False,
         embeddings: TokenEmbeddings | str | None = None,
+        by_head: bool = False,
     ) -> Reading:
         """`read` of tokenised prompts and answers."""
         encoded = self._encode(prompts)
         states, mask = _concatenate(encoded, prompts)
         layers = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
-        attention = AnswerAttention(labels.label_mask, len(layers), num_keys=mask.shape[1], within=layers)
+        attention = AnswerAttention(
+            labels.label_mask,
+            len(layers),
+            num_keys=mask.shape[1],
+            within=layers,
+            heads=self._heads,
+            by_head=by_head,
+        )
         label_log_probs = label_mask = None
         with attention:
             if with_labels:
@@ -94,6 +114,7 @@ class FusionInDecoderReader(Reader):
             attention.row_mask.repeat_interleave(prompts.num_passages, dim=0),
             self._answer_tokens(labels, prompts.num_passages, embeddings),
             is_fused=True,
+            head_scores=_by_prompt(attention.head_scores(), prompts) if by_head else None,
         )
 
     def answer_likelihoods(
@@ -266,8 +287,8 @@ def _concatenate(
     return states, prompts.attention_mask.reshape(prompts.num_questions, -1)
 
 
-def _by_prompt(scores: Float[Tensor, "batch *rows keys"], prompts: PromptBatch) -> Tensor:
-    """[prompts, *rows, tokens]: what the decoder gave to the concatenated tokens, prompt by prompt."""
+def _by_prompt(scores: Float[Tensor, "batch *parts keys"], prompts: PromptBatch) -> Tensor:
+    """[prompts, *parts, tokens]: what the decoder gave to the concatenated tokens, prompt by prompt."""
     split = scores.unflatten(-1, (prompts.num_passages, -1))
     return split.movedim(-2, 1).flatten(0, 1)
 

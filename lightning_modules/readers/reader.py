@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.choices import Choice
 from datamodules.prompts import PromptBuilder, Shown
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import save_pretrained
 from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
@@ -68,6 +69,8 @@ class Reading:
         row_mask: True = an answer row.
         answer: the answer's tokens where they stand outside the prompts.
         is_fused: whether one softmax runs over all prompts of a question.
+        head_scores: s_t by layer and head of the reader, chosen or not, averaged over answer rows; None
+            unless asked for.
     """
 
     prompts: PromptBatch
@@ -80,6 +83,7 @@ class Reading:
     row_mask: Bool[Tensor, "prompts rows"] | None = None
     answer: TargetTokens | None = None
     is_fused: bool = False
+    head_scores: Float[Tensor, "prompts layers heads tokens"] | None = None
 
 
 class Reader(nn.Module, ABC):
@@ -94,6 +98,7 @@ class Reader(nn.Module, ABC):
 
     model: Any
     prompts: PromptBuilder
+    attention_heads: AttentionHeads | None = None
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBuilder) -> None:
         super().__init__()
@@ -126,6 +131,7 @@ class Reader(nn.Module, ABC):
         order_seed: int = 0,
         with_labels: bool = False,
         embeddings: str | None = None,
+        by_head: bool = False,
     ) -> Reading:
         """Reads the passages up to the end of the answer, collecting the answer's attention on the way.
 
@@ -137,6 +143,7 @@ class Reader(nn.Module, ABC):
             with_labels: also give the log-probabilities of the answer.
             embeddings: `input` (embedding matrix) or `contextual` (last hidden layer) token embeddings;
                 None = none.
+            by_head: also give the token scores by layer and head.
         """
 
     @abstractmethod

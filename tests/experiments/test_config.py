@@ -120,6 +120,16 @@ def test_wrong_overrides_are_named(override, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["12.10", "1.1", "14.*", "0-3.*,12.10"])
+def test_attention_heads_are_text_and_never_a_number(text, tmp_path):
+    config = load_config("quickstart", [f"reader.attention_heads={text}", "training.retriever_lr=0.50"])
+    assert config.reader.attention_heads == text
+    assert config.training.retriever_lr == 0.5
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read_config(tmp_path / "config.yaml") == config
+    assert load_config("quickstart", ["reader.attention_heads=null"]).reader.attention_heads is None
+
+
 @pytest.mark.parametrize("name", ["quickstrt", "base/vital", "../configs/quickstart"])
 def test_an_unknown_experiment_names_the_nearest(name):
     with pytest.raises(ConfigError, match=r"unknown experiment .*; did you mean '\w+'\?; --list shows all"):

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.falcon import modeling_falcon
 
 from lightning_modules.answer_attention import AnswerAttention
+from lightning_modules.attention_heads import AttentionHeads
 
 NUM_LAYERS, VOCABULARY = 3, 50
 
@@ -113,7 +114,7 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 def alibi_added_once(model: PreTrainedModel, ids: Tensor):
     """transformers 5.23's eager Falcon adds ALiBi twice (in the mask and to the logits); SDPA once.
 
-    Halving it makes the eager pass the reference again; `slow_token_scores` checks that its logits agree.
+    Halving it makes the eager pass the reference again; `slow_head_scores` checks that its logits agree.
     """
     original = modeling_falcon.build_alibi_tensor
     adds_twice = getattr(model.config, "alibi", False) and not torch.allclose(
@@ -128,28 +129,35 @@ def alibi_added_once(model: PreTrainedModel, ids: Tensor):
 
 
 @torch.no_grad()
-def slow_token_scores(model: PreTrainedModel, ids: list[int], rows: list[int]) -> Tensor:
-    """Mean over layers, heads and rows of alpha * |v|, from materialised eager attention. [tokens]"""
+def slow_head_scores(model: PreTrainedModel, ids: list[int], rows: list[int]) -> Tensor:
+    """Mean over rows of alpha * |v|, from materialised eager attention. [layers, heads, tokens]"""
     eager = eager_twin(model)
     with alibi_added_once(model, torch.tensor([ids])):
         output = eager(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
     torch.testing.assert_close(output.logits, model(torch.tensor([ids])).logits, rtol=1e-4, atol=1e-4)
-    total = torch.zeros(len(ids))
+    scores = torch.zeros(NUM_LAYERS, model.config.num_attention_heads, len(ids))
     for layer in range(NUM_LAYERS):
         norms = value_vectors(eager, layer, output.hidden_states[layer][0]).norm(dim=-1)
         for head in range(norms.shape[0]):
             for row in rows:
-                total += output.attentions[layer][0, head, row] * norms[head]
-    return total / (NUM_LAYERS * norms.shape[0] * len(rows))
+                scores[layer, head] += output.attentions[layer][0, head, row] * norms[head] / len(rows)
+    return scores
+
+
+def slow_token_scores(model: PreTrainedModel, ids: list[int], rows: list[int]) -> Tensor:
+    """Their mean over layers and heads. [tokens]"""
+    return slow_head_scores(model, ids, rows).mean(dim=(0, 1))
 
 
 @torch.no_grad()
-def captured(model, ids: Tensor, mask: Tensor, rows: Tensor, **kwargs) -> Tensor:
-    with AnswerAttention(rows, NUM_LAYERS) as attention:
-        model(
-            ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0), **kwargs
-        )
-    return attention.token_scores()
+def watched(model, ids: Tensor, mask: Tensor, rows: Tensor, **settings) -> AnswerAttention:
+    with AnswerAttention(rows, NUM_LAYERS, **settings) as attention:
+        model(ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0))
+    return attention
+
+
+def captured(model, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    return watched(model, ids, mask, rows).token_scores()
 
 
 def test_equals_eager_attention(model):
@@ -181,15 +189,59 @@ def test_padded_batches_equal_one_by_one(model, side):
         assert batched[i, ~mask[i]].abs().max() == 0 if n < width else True
 
 
+def test_scores_by_head_equal_eager_attention(model):
+    """Two left-padded prompts with different numbers of rows."""
+    ids = torch.randint(VOCABULARY, (2, 15), generator=torch.Generator().manual_seed(4))
+    mask, rows = torch.ones(2, 15, dtype=torch.bool), torch.zeros(2, 15, dtype=torch.bool)
+    mask[1, :4] = False
+    rows[0, [9, 10, 13]], rows[1, 12] = True, True
+    attention = watched(model, ids, mask, rows, by_head=True)
+    scores = attention.head_scores()
+    torch.testing.assert_close(scores.mean(dim=(1, 2)), attention.token_scores())
+    torch.testing.assert_close(
+        scores[0], slow_head_scores(model, ids[0].tolist(), [9, 10, 13]), rtol=1e-4, atol=1e-6
+    )
+    alone = slow_head_scores(model, ids[1, 4:].tolist(), [8])
+    torch.testing.assert_close(scores[1, ..., 4:], alone, rtol=1e-4, atol=1e-6)
+    assert not scores[1, ..., :4].any()
+    assert not scores.requires_grad
+    spread = scores[0].flatten(0, 1).std(dim=0).max()
+    assert spread > 1e-2, "heads that agree would hide a mistake"
+
+
+@pytest.mark.parametrize("text", ["1.2", "0.*,2.1-3", "0-2.*"])
+def test_chosen_heads_alone_count(model, text):
+    ids = torch.randint(VOCABULARY, (1, 15), generator=torch.Generator().manual_seed(5))
+    rows = torch.zeros(1, 15, dtype=torch.bool)
+    rows[0, [9, 13]] = True
+    chosen = AttentionHeads.parse(text).mask(NUM_LAYERS, model.config.num_attention_heads)
+    attention = watched(model, ids, torch.ones_like(rows), rows, heads=chosen)
+    expected = slow_head_scores(model, ids[0].tolist(), [9, 13])[chosen].mean(dim=0)
+    torch.testing.assert_close(attention.token_scores()[0], expected, rtol=1e-4, atol=1e-6)
+    by_row = [slow_head_scores(model, ids[0].tolist(), [row])[chosen].mean(dim=0) for row in (9, 13)]
+    torch.testing.assert_close(attention.row_scores()[0], torch.stack(by_row), rtol=1e-4, atol=1e-6)
+    both = watched(model, ids, torch.ones_like(rows), rows, heads=chosen, by_head=True)
+    assert both.head_scores().shape[1:3] == chosen.shape, "those not chosen too"
+
+
+def test_scores_by_head_are_not_kept_unasked():
+    model = FAMILIES["llama_grouped"]()
+    rows = torch.zeros(1, 6, dtype=torch.bool)
+    rows[0, 4] = True
+    attention = watched(model, torch.arange(6)[None], torch.ones_like(rows), rows)
+    with pytest.raises(AssertionError, match="by_head=True"):
+        attention.head_scores()
+
+
 def test_leaves_the_forward_pass_and_its_gradient_alone(model):
     ids = torch.randint(VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(3))
     rows = torch.zeros(2, 8, dtype=torch.bool)
     rows[:, 5] = True
     plain = model(ids).logits
     with AnswerAttention(rows, NUM_LAYERS) as attention:
-        watched = model(ids).logits
-    assert torch.equal(plain, watched)
-    assert watched.requires_grad
+        observed = model(ids).logits
+    assert torch.equal(plain, observed)
+    assert observed.requires_grad
     assert not attention.token_scores().requires_grad
 
 

@@ -9,7 +9,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import FalconConfig, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from datamodules.prompts import Context, PromptBuilder
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.metrics.head_search import head_passage_scores
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.teacher import Teacher
 from tests.tiny_models import (
     tiny_falcon_rw,
     tiny_llama,
@@ -174,6 +177,41 @@ def test_a_frozen_reader_records_no_gradient(reader):
     reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True, embeddings="contextual")
     assert not reading.label_log_probs.requires_grad
     assert not reader.answer_loss(reading, LOG_P_RETR).requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_chosen_heads_alone_count(reader, with_labels):
+    heads = AttentionHeads.parse("0.1-2,1.3")
+    choosy = DecoderOnlyReader(reader.model, reader.prompts, heads)
+    reading = choosy.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=with_labels, by_head=True)
+    expected = reading.head_scores[:, heads.mask(2, 4)].mean(dim=1)
+    torch.testing.assert_close(reading.token_scores, expected)
+    all_heads = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=with_labels)
+    assert all_heads.head_scores is None
+    torch.testing.assert_close(reading.head_scores.mean(dim=(1, 2)), all_heads.token_scores)
+    assert not torch.allclose(all_heads.token_scores, reading.token_scores, rtol=0.1)
+
+
+def test_a_head_that_the_model_lacks_is_refused(reader):
+    for text in ("2.*", "0.4"):
+        with pytest.raises(ValueError, match=r"the reader has no .*; its layers are 0 to 1, .* each 0 to 3"):
+            DecoderOnlyReader(reader.model, reader.prompts, AttentionHeads.parse(text))
+
+
+@torch.no_grad()
+def test_the_teacher_of_chosen_heads_is_what_a_search_scores(reader):
+    """Their mean passage score, head by head, is what the reader then teaches from."""
+    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, by_head=True)
+    prompts = reading.prompts
+    by_head = head_passage_scores(
+        reading.head_scores, prompts.passage_of_token, prompts.question_of_prompt, len(QUESTIONS), K
+    )
+    heads = AttentionHeads.parse("0.1-2,1.3")
+    choosy = DecoderOnlyReader(reader.model, reader.prompts, heads)
+    taught = Teacher(attention_distribution="sum").log_p_attn(choosy.read(QUESTIONS, PASSAGES, ANSWERS))
+    scores = by_head[:, heads.mask(2, 4)].mean(dim=1)
+    torch.testing.assert_close(taught.exp(), scores / scores.sum(dim=1, keepdim=True))
 
 
 # --------------------------------------------------------------------------------------------- generate

@@ -21,6 +21,7 @@ from lightning_modules.objectives import (
     marginal_likelihood_loss,
 )
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.readers.reader import log_probs_of
 from lightning_modules.scores import log_p_retr, passage_scores_of_rows
 from tests.tiny_models import tiny_tokenizer
 
@@ -117,14 +118,14 @@ class Probabilities(AnswerAttention):
     """Without the value norms: Atlas's `probs`."""
 
     def _score(self, logits, value):
-        return logits.softmax(dim=-1).mean(dim=1)
+        return logits.softmax(dim=-1)
 
 
 class Logits(AnswerAttention):
     """The plain products of queries and keys: Atlas's `scores`."""
 
     def _score(self, logits, value):
-        return logits.mean(dim=1)
+        return logits
 
 
 KINDS = {"scores": Logits, "probs": Probabilities, "norms": AnswerAttention}
@@ -231,11 +232,25 @@ def test_distillation(reader, prompts, labels, goldens, objective, name, of_gold
 
 
 @pytest.mark.parametrize(("name", "of_gold", "of_score"), EMDR_TEMPERATURES)
-def test_emdr2(reader, prompts, labels, goldens, name, of_gold, of_score):
+def test_emdr2(labels, goldens, name, of_gold, of_score):
+    """From Atlas's own logits, so that it is the objective that is compared."""
+    repeated = repeat(labels, 5)
+    log_probs = log_probs_of(goldens["emdr.logits"], repeated.ids.clamp(min=0), of_gold).view(2, 5, -1)
+    log_p, scores = retriever_distribution(goldens, of_score)
+    loss = marginal_likelihood_loss(log_probs, labels.label_mask, log_p, "atlas")
+    loss.backward()
+    torch.testing.assert_close(loss, goldens[f"emdr.{name}.loss"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(scores.grad, goldens[f"emdr.{name}.grad_retriever_score"], **TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "of_gold", "of_score"), EMDR_TEMPERATURES)
+def test_emdr2_from_the_reader(reader, prompts, labels, goldens, name, of_gold, of_score):
+    """Logits differ from Atlas's in the last bits of float32, which a temperature of 0.1 makes ten of."""
     with torch.no_grad():
         alone = reader.prompt_likelihoods(prompts, labels, Shown.EACH_ALONE, temperature=of_gold)
     log_p, scores = retriever_distribution(goldens, of_score)
     loss = marginal_likelihood_loss(alone.log_probs, alone.mask, log_p, "atlas")
     loss.backward()
     torch.testing.assert_close(loss, goldens[f"emdr.{name}.loss"], rtol=1e-5, atol=0)
-    torch.testing.assert_close(scores.grad, goldens[f"emdr.{name}.grad_retriever_score"], **TOLERANCE)
+    golden = goldens[f"emdr.{name}.grad_retriever_score"]
+    torch.testing.assert_close(scores.grad, golden, rtol=1e-4, atol=1e-7)

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from datamodules.batches import AnswerBatch, PromptBatch
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.reading_indicators import reading_units
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
@@ -29,8 +30,8 @@ def reader(request) -> FusionInDecoderReader:
 
 
 @torch.no_grad()
-def slow_token_scores(model, prompts: PromptBatch, labels: AnswerBatch, b: int) -> Tensor:
-    """[K * tokens]: mean over layers, heads and labels of alpha * |v|, from materialised eager attention."""
+def slow_head_scores(model, prompts: PromptBatch, labels: AnswerBatch, b: int) -> Tensor:
+    """[layers, heads, K * tokens]: mean over labels of alpha * |v|, from materialised eager attention."""
     eager = T5ForConditionalGeneration._from_config(copy.deepcopy(model.config), attn_implementation="eager")
     eager.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))  # may be one of its own
     eager.load_state_dict(model.state_dict())
@@ -47,22 +48,28 @@ def slow_token_scores(model, prompts: PromptBatch, labels: AnswerBatch, b: int) 
         labels=labels.ids[b : b + 1, :length],
         output_attentions=True,
     )
-    total = torch.zeros(fused.shape[1])
-    for attentions, block in zip(output.cross_attentions, eager.decoder.block, strict=True):
+    scores = torch.zeros(len(eager.decoder.block), 4, fused.shape[1])
+    for layer, (attentions, block) in enumerate(
+        zip(output.cross_attentions, eager.decoder.block, strict=True)
+    ):
         norms = block.layer[1].EncDecAttention.v(fused)[0].unflatten(-1, (4, -1)).norm(dim=-1)
         for row, head in itertools.product(range(length), range(4)):
-            total += attentions[0, head, row] * norms[:, head]
-    return total / (len(output.cross_attentions) * length * 4)
+            scores[layer, head] += attentions[0, head, row] * norms[:, head] / length
+    return scores
 
 
 @torch.no_grad()
 def assert_equals_eager(reader, prompts: PromptBatch, labels: AnswerBatch) -> None:
-    reading = reader.read_prompts(prompts, labels)
+    reading = reader.read_prompts(prompts, labels, by_head=True)
+    torch.testing.assert_close(reading.head_scores.mean(dim=(1, 2)), reading.token_scores)
     for b in range(prompts.num_questions):
         own = slice(b * prompts.num_passages, (b + 1) * prompts.num_passages)
         mask = prompts.attention_mask[own]
         scores = reading.token_scores[own]
-        expected = slow_token_scores(reader.model, prompts, labels, b)
+        by_head = slow_head_scores(reader.model, prompts, labels, b)
+        found = reading.head_scores[own].movedim(0, 2)[:, :, mask]
+        torch.testing.assert_close(found, by_head, rtol=1e-4, atol=1e-6)
+        expected = by_head.mean(dim=(0, 1))
         torch.testing.assert_close(scores[mask], expected, rtol=1e-4, atol=1e-7)
         assert not scores[~mask].any()
         assert expected.std() > 1e-3, "uniform attention would hide a mistake"
@@ -71,6 +78,28 @@ def assert_equals_eager(reader, prompts: PromptBatch, labels: AnswerBatch) -> No
 def test_equals_eager_attention(reader):
     prompts = reader.prompts.build(QUESTIONS, PASSAGES)
     assert_equals_eager(reader, prompts, reader.prompts.build_answers(ANSWERS))
+
+
+@torch.no_grad()
+def test_chosen_heads_alone_count(reader):
+    heads = AttentionHeads.parse("0.1,2.*")
+    choosy = FusionInDecoderReader(reader.model, reader.prompts, heads)
+    reading = choosy.read(QUESTIONS, PASSAGES, ANSWERS, by_head=True)
+    assert reading.head_scores.shape[1:3] == (3, 4)
+    expected = reading.head_scores[:, heads.mask(3, 4)].mean(dim=1)
+    torch.testing.assert_close(reading.token_scores, expected)
+    all_heads = reader.read(QUESTIONS, PASSAGES, ANSWERS)
+    assert all_heads.head_scores is None
+    assert not torch.allclose(all_heads.token_scores, reading.token_scores, rtol=0.1)
+
+
+def test_a_head_that_the_decoder_lacks_is_refused(reader):
+    FusionInDecoderReader(reader.model, reader.prompts, AttentionHeads.parse("2.3"))
+    for text in ("3.0", "0.4"):
+        with pytest.raises(
+            ValueError, match=f"reader.attention_heads={text}: the reader has no {text}; .* 0 to 2"
+        ):
+            FusionInDecoderReader(reader.model, reader.prompts, AttentionHeads.parse(text))
 
 
 def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[PromptBatch, AnswerBatch]:
