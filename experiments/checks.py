@@ -38,7 +38,6 @@ _CHOICES = {
 _AT_LEAST_ONE = (
     "data.batch_size",
     "data.evaluation_batch_size",
-    "reader.max_tokens_per_passage",
     "reader.max_new_tokens",
     "training.num_passages",
     "trainer.accumulate",

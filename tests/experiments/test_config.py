@@ -166,8 +166,9 @@ def test_a_damaged_saved_configuration_is_refused(tmp_path):
 
 @pytest.mark.parametrize("key", checks._CHOICES)
 def test_choices(key):
+    trains_both = ["training.train_reader=true", "training.train_retriever=true"]
     for member in checks._CHOICES[key]:
-        check_config(load_config("quickstart", [f"{key}={member.value}"]))
+        check_config(load_config("quickstart", [f"{key}={member.value}", *trains_both]))
     with pytest.raises(ConfigError, match=f"{key}='nonsense' is unknown; choose one of: ") as error:
         check_config(load_config("quickstart", [f"{key}=nonsense"]))
     assert all(member.value in str(error.value) for member in checks._CHOICES[key])
@@ -234,6 +235,7 @@ def test_hardware(monkeypatch):
     with pytest.raises(ConfigError, match=r"trainer.accelerator='tpu' is unknown; use auto, cpu or gpu"):
         hardware("trainer.accelerator=tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert hardware() == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
     assert hardware("trainer.accelerator=cpu")["precision"] == "32-true"

@@ -150,8 +150,8 @@ def test_a_closed_book_run_only_asks(tmp_path, family):
     assert not {name for name in found if name.startswith(("hr_at", "kl"))}
     assert found["indicators"] == found["teacher"] == {}
     records = [json.loads(line) for line in made.predictions.read_text().splitlines()]
-    assert len(records) == 5
-    assert all(record["passages"] == [] for record in records)
+    assert ["prediction" in record for record in records] == [True] * 5 + [False]
+    assert all(record["passages"] == [] and record["first_hit_rank"] is None for record in records)
     assert not list((tmp_path / "runs").rglob("*.faiss"))
 
 
@@ -164,7 +164,9 @@ def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
         assert found[f"hr_at_{k}"] == whole[f"hr_at_{k}"]
     assert not {"em", "f1", "kl"} & found.keys()
     assert found["indicators"] == {}
-    assert not made.predictions.exists()
+    records = [json.loads(line) for line in made.predictions.read_text().splitlines()]
+    assert sum(record["first_hit_rank"] == 0 for record in records) / 6 == found["hr_at_1"]["before"]
+    assert not any("prediction" in record or "readings" in record for record in records)
 
 
 def test_two_processes_make_one_run(settings, tmp_path):
