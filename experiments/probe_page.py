@@ -1,11 +1,16 @@
 """The pre-flight check as a page of its own."""
 
+import re
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
 from experiments.config import ExperimentConfig
+from experiments.head_map import draw_head_map
 from experiments.probe_result import ProbeResult, TeacherRow
 from experiments.probe_table import advice, facts
+from lightning_modules.attention_heads import AttentionHeads
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
@@ -25,7 +30,7 @@ svg text { font: 12px system-ui, sans-serif }
 
 
 def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> None:
-    """Writes one HTML file that needs no other."""
+    """Writes one HTML file that needs no other, and beside it the map of the attention heads."""
     verdict = result.verdict
     parts = [
         f"<h1>Pre-flight check: {escape(config.name)}</h1>",
@@ -41,6 +46,7 @@ def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> Non
         _indicators(result),
         "<h2>What else was found</h2>",
         _list(facts(result)),
+        _heads(result, path.with_name("heads")),
     ]
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -50,6 +56,22 @@ def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> Non
     partial = path.with_suffix(".partial")
     partial.write_text(page)
     partial.replace(path)
+
+
+def _heads(result: ProbeResult, path: Path) -> str:
+    """The map of all heads, drawn into the page."""
+    if result.heads is None:
+        return ""
+    auc = np.array(result.heads.head_auc)
+    chosen = AttentionHeads.parse(result.heads.heads).mask(*auc.shape)
+    _, svg = draw_head_map(auc, chosen.numpy(), path)
+    # what the picture was made with and when: links that the page does not need
+    picture = re.sub("<metadata>.*?</metadata>", "", svg.read_text(), flags=re.DOTALL)
+    return (
+        "<h2>Attention heads, one by one</h2><p>Teacher AUC of every head by itself, on the questions that "
+        "the outlined ones were chosen on: it flatters them. What choosing gains on others is said above."
+        f"</p>{picture[picture.index('<svg') :]}"
+    )
 
 
 def _list(lines: list[str]) -> str:

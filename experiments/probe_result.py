@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.prompts import Context, TokenScope
 from experiments.probing import Probe, QuestionScores
 from experiments.verdict import Decision, Estimate, Verdict, estimate, judge
+from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
 from lightning_modules.metrics.teacher_checks import (
     best_temperature,
@@ -50,6 +51,32 @@ class TeacherRow:
 
 
 @dataclass(frozen=True)
+class HeadChoice:
+    """Whether choosing attention heads pays, on questions that had no part in the choice.
+
+    Attributes:
+        heads: the choice, as `reader.attention_heads` takes it.
+        auc, auc_of_all: held-out teacher AUC of choices made on the other folds, and of all heads.
+        gain, low, high: their difference with its bootstrap 95% interval.
+        pays: whether the whole interval is above 0.
+        num_questions: with both kinds of passages.
+        layer_auc: of each layer's mean over its heads.
+        head_auc: of each head, layer by layer; on the same questions that `heads` was chosen on.
+    """
+
+    heads: str
+    auc: float
+    auc_of_all: float
+    gain: float
+    low: float
+    high: float
+    pays: bool
+    num_questions: int
+    layer_auc: list[float]
+    head_auc: list[list[float]]
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """All that the check found, ready to be shown or saved.
 
@@ -67,6 +94,7 @@ class ProbeResult:
         recommended: the row to use, with its overrides; None where nothing is surely better than chance.
         stopped_early: whether the verdict was clear before all questions were read.
         num_questions: read in the configured context.
+        heads: the search for the heads that teach best; None where there are too few questions for it.
     """
 
     verdict: Verdict
@@ -82,6 +110,7 @@ class ProbeResult:
     recommended: TeacherRow | None
     stopped_early: bool
     num_questions: int
+    heads: HeadChoice | None = None
 
 
 def judge_configured(collected: QuestionScores, configured: Variant, level: float = 0.95) -> Verdict:
@@ -123,6 +152,26 @@ def make_result(probe: Probe, stopped_early: bool) -> ProbeResult:
         recommended=_recommended(rows, own),
         stopped_early=stopped_early,
         num_questions=len(collected.questions),
+        heads=_search_heads(collected),
+    )
+
+
+def _search_heads(collected: QuestionScores) -> HeadChoice | None:
+    scores, has_answer = collected.head_scores, collected.has_answer
+    try:
+        found = search_heads(scores, has_answer)
+    except ValueError:  # too few questions with both kinds of passages
+        return None
+    return HeadChoice(
+        str(found.heads),
+        found.auc,
+        found.auc_of_all,
+        found.difference,
+        *found.interval,
+        found.pays,
+        found.num_questions,
+        layer_auc(scores, has_answer).tolist(),
+        head_auc(scores, has_answer).tolist(),
     )
 
 

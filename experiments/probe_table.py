@@ -112,6 +112,13 @@ def facts(result: ProbeResult) -> list[str]:
         )
     for pair, tau in result.agreement.items():
         lines.append(f"agreement of {pair}: Kendall tau {tau.text}")
+    if result.heads is not None:
+        heads = result.heads
+        lines.append(
+            f"attention heads {heads.heads}, chosen by their AUC: held out {heads.auc:.2f}, all heads "
+            f"{heads.auc_of_all:.2f}, gain {heads.gain:+.2f} [{heads.low:+.2f}, {heads.high:+.2f}] on "
+            f"{heads.num_questions} questions: choosing {'pays' if heads.pays else 'does not surely pay'}"
+        )
     if result.stopped_early:
         lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
     return lines
@@ -123,8 +130,14 @@ def advice(result: ProbeResult) -> list[str]:
     if best is None:
         return ["recommended: none; no way of teaching is surely better than passage length alone"]
     assert best.overrides is not None
-    return [
+    lines = [
         f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "
         "confirm it on other questions: --split train)",
         "  " + " ".join(best.overrides),
     ]
+    if result.heads is not None and result.heads.pays:
+        lines += [
+            "for the configured context, attention of the chosen heads alone (objective.name=adist):",
+            f"  'reader.attention_heads=\"{result.heads.heads}\"'",
+        ]
+    return lines

@@ -29,6 +29,7 @@ from lightning_modules.teacher_variants import (
     attention_shares,
     averaged_over_orders,
     context_of,
+    head_scores_of_passages,
     in_context,
     likelihood_scores,
     passage_lengths,
@@ -57,6 +58,7 @@ class QuestionScores:
         self._lengths: list[Tensor] = []
         self._scores: dict[Variant, dict[int, Tensor]] = {}
         self._positions: dict[Order, dict[int, Tensor]] = {}
+        self._head_scores: list[Tensor] = []
         self.shares: dict[str, list[float]] = {"passages": [], "first_token": [], "rest": []}
 
     @property
@@ -70,6 +72,11 @@ class QuestionScores:
     @property
     def lengths(self) -> Int[Tensor, "questions passages"]:
         return torch.cat(self._lengths)
+
+    @property
+    def head_scores(self) -> Float[Tensor, "questions layers heads passages"]:
+        """Passage scores (`sum`) of every head alone, in the configured context."""
+        return torch.cat(self._head_scores)
 
     @property
     def variants(self) -> list[Variant]:
@@ -108,6 +115,9 @@ class QuestionScores:
         for variant, values in scores.items():
             by_row = self._scores.setdefault(variant, {})
             by_row.update(zip(rows, values.float().cpu(), strict=True))
+
+    def add_head_scores(self, scores: Float[Tensor, "batch layers heads passages"]) -> None:
+        self._head_scores.append(scores.float().cpu())
 
     def add_positions(
         self, rows: Sequence[int], order: Order, positions: Int[Tensor, "batch passages"]
@@ -258,12 +268,18 @@ class Probe:
         alone = context is Context.INDEPENDENT
         with eval_mode(reader):
             reading = reader.read(
-                questions, passages, answers, with_labels=alone, embeddings=module.token_embeddings
+                questions,
+                passages,
+                answers,
+                with_labels=alone,
+                embeddings=module.token_embeddings,
+                by_head=True,
             )
         rows = self.collected.add_questions(
             questions, passages, has_answer, log_p_retr, passage_lengths(reading.prompts)
         )
         self.collected.add_scores(rows, attention_scores(reading, context, self.order))
+        self.collected.add_head_scores(head_scores_of_passages(reading))
         objective = module.teacher.objective
         if alone or objective in (Objective.PDIST, Objective.EMDR2):
             likelihoods = read_alone(reader, reading, questions, passages, answers)

@@ -17,6 +17,7 @@ from datamodules.choices import Choice
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import NOTHING, Context, PassageOrder, PromptBuilder, Shown, TokenScope
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.metrics.head_search import head_passage_scores
 from lightning_modules.objectives import (
     AnswerLikelihoods,
     Objective,
@@ -145,6 +146,23 @@ def attention_scores(reading: Reading, context: Context | None, order: Order = O
         for scope, passage_of_token in scopes.items()
         for how in PassageScore
     }
+
+
+def head_scores_of_passages(reading: Reading) -> Float[Tensor, "batch layers heads passages"]:
+    """What each head by itself would teach under the passage score `sum`, from the passages' own tokens.
+
+    Args:
+        reading: read `by_head`.
+    """
+    prompts = reading.prompts
+    assert reading.head_scores is not None
+    return head_passage_scores(
+        reading.head_scores,
+        prompts.passage_of_token.masked_fill(~prompts.content_mask, NOTHING),
+        prompts.question_of_prompt,
+        prompts.num_questions,
+        prompts.num_passages,
+    )
 
 
 def likelihood_scores(

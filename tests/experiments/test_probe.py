@@ -26,7 +26,7 @@ def probed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     family = CONTEXTS[request.param]
     reader, _ = save_tiny_models(folder / "family", family)
-    changes = {"reader__name": reader, "training__num_passages": 8}
+    changes = {"reader__name": reader, "training__num_passages": 20}
     if family == "llama":
         changes["reader__context"] = request.param
     settings = as_overrides(toy_settings(folder, **changes, init__reader_from="null"))
@@ -82,6 +82,19 @@ def test_the_configured_teacher_is_what_training_would_use(probed):
     assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
 
 
+def test_heads_are_searched_where_there_are_questions_enough(probed):
+    """A fold each way of five needs ten questions with both kinds of passages."""
+    context, _, saved, out = probed
+    num_questions = saved["result"]["rows"][0]["auc"]["n"]
+    heads = saved["result"]["heads"]
+    assert (heads is not None) == (num_questions >= 10)
+    if heads is not None:
+        assert len(heads["head_auc"]) == (3 if context == "fusion" else 2)
+        assert {len(of_layer) for of_layer in heads["head_auc"]} == {4}
+        assert heads["gain"] == pytest.approx(heads["auc"] - heads["auc_of_all"])
+        assert (out / "heads.svg").is_file()
+
+
 def test_instances_can_be_a_baseline(probed):
     _, _, saved, _ = probed
     values = saved["instances"]["values"]
@@ -101,7 +114,9 @@ def test_the_page_needs_no_other_file(probed):
     class Parser(html.parser.HTMLParser):
         def handle_starttag(self, tag, attributes):
             tags.append(tag)
-            assert not {"src", "href"} & dict(attributes).keys()
+            given = dict(attributes)
+            assert not given.get("src")
+            assert all(value.startswith(("#", "data:")) for name, value in given.items() if "href" in name)
 
     text = (out / "probe.html").read_text()
     Parser().feed(text)
