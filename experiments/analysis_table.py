@@ -13,7 +13,7 @@ from datamodules.token_file import TokenFile
 from datamodules.token_units import TokenUnit
 from experiments.analysis import Analysis, Reading
 
-_SHADES = ((0.5, "bold white on dark_red"), (0.2, "black on dark_orange"), (0.08, "black on khaki1"))
+_SHADES = ((0.6, "bold white on dark_red"), (0.3, "black on dark_orange"), (0.15, "black on khaki1"))
 """From which share of a passage's highest attention on, a token is printed how."""
 _NUM_TOP = 6
 _INDENT = "      "

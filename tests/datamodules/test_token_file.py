@@ -113,18 +113,18 @@ def test_info_travels_with_the_file(written):
     assert TokenFile(path).info == {**INFO, "version": token_file.VERSION}
 
 
+def interrupted(path):
+    with TokenFileWriter(path, INFO) as writer:
+        writer.write([unit(0, rank) for rank in range(K)])
+        raise KeyboardInterrupt
+
+
 def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path):
     path = tmp_path / "tokens.parquet"
     write(path)
     before = path.read_bytes()
-
-    def interrupted():
-        with TokenFileWriter(path, INFO) as writer:
-            writer.write([unit(0, rank) for rank in range(K)])
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        interrupted(path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before, "the one that was there before"
 

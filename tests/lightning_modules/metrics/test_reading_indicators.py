@@ -142,3 +142,17 @@ def test_template_words_are_no_part_of_a_unit_even_where_they_are_scored():
         narrow = tiny_reader("independent").read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
     for name, value in vars(reading_units(narrow)).items():
         torch.testing.assert_close(getattr(reading_units(wide), name), value)
+
+
+@pytest.mark.parametrize("context", ["concatenated", "independent"])
+def test_units_know_where_they_stand(context):
+    with torch.no_grad():
+        reading = tiny_reader(context).read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
+    units = reading_units(reading, AttentionNormalization.NONE)
+    prompts, tokenizer = reading.prompts, tiny_reader(context).prompts.tokenizer
+    for row, prompt in enumerate(units.prompt_of_unit.tolist()):
+        passage = PASSAGES[int(units.question_of_unit[row])][int(units.rank_of_unit[row])]
+        assert tokenizer.decode(prompts.input_ids[prompt][units.mask[row]]) == (
+            f" {passage.title} {passage.text}"
+        )
+        assert float(units.prompt_total[row]) == pytest.approx(float(reading.token_scores[prompt].sum()))
