@@ -242,7 +242,8 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
     on_gpu = has_gpu and settings.accelerator != "cpu"
     if on_gpu and settings.devices > torch.cuda.device_count():
         raise ConfigError(
-            f"trainer.devices={settings.devices}, but torch sees {torch.cuda.device_count()} here"
+            f"trainer.devices={settings.devices}, but torch sees {torch.cuda.device_count()} GPU(s) here; "
+            "ask for no more"
         )
     precision = settings.precision
     if precision == "auto":

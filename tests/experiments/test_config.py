@@ -190,6 +190,49 @@ def test_counts_are_at_least_one(key):
             check_config(load_config("quickstart", [f"{key}={value}"]))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "smallest"),
+    [
+        (["reader.context=independent", "training.num_passages=1"], 104),
+        (["reader.context=concatenated", "training.num_passages=5"], 104),
+        (["reader.context=concatenated", "training.num_passages=1"], 152),
+        (["reader.family=fusion_in_decoder", "training.num_passages=1"], 104),
+    ],
+)
+def test_prompts_have_room_for_the_text_of_a_passage(overrides, smallest):
+    def check(size):
+        check_config(load_config("quickstart", [*overrides, f"reader.max_tokens_per_passage={size}"]))
+
+    check(smallest)
+    with pytest.raises(ConfigError, match=f"it must be at least {smallest}"):
+        check(smallest - 1)
+
+
+@pytest.mark.parametrize("name", ["num_read", "num_read_test"])
+def test_each_process_has_something_to_read(name):
+    for value in (0, 2, "null"):
+        check_config(
+            load_config(
+                "quickstart", ["trainer.accelerator=cpu", "trainer.devices=2", f"evaluation.{name}={value}"]
+            )
+        )
+    with pytest.raises(ConfigError, match=f"evaluation.{name}=1 must be 0 or at least trainer.devices"):
+        check_config(
+            load_config(
+                "quickstart", ["trainer.accelerator=cpu", "trainer.devices=2", f"evaluation.{name}=1"]
+            )
+        )
+
+
+@pytest.mark.parametrize("name", ["closed_book", "retrieve_only"])
+@pytest.mark.parametrize(
+    "untrained",
+    [["trainer.max_steps=0"], ["training.train_retriever=false", "training.train_reader=false"]],
+)
+def test_a_part_is_measured_by_itself_where_nothing_is_trained(name, untrained):
+    check_config(load_config("quickstart", [f"evaluation.{name}=true", *untrained]))
+
+
 @pytest.mark.parametrize("key", checks._POSITIVE)
 def test_temperatures_are_positive(key):
     check_config(load_config("quickstart", [f"{key}=1e-3"]))
@@ -242,3 +285,6 @@ def test_hardware(monkeypatch):
     assert hardware("trainer.precision=32-true")["precision"] == "32-true"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert hardware()["precision"] == "32-true"
+    assert hardware("trainer.accelerator=cpu", "trainer.devices=2")["devices"] == 2
+    with pytest.raises(ConfigError, match=r"trainer.devices=2, but torch sees 1 GPU"):
+        hardware("trainer.devices=2")
