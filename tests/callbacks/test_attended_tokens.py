@@ -56,7 +56,7 @@ def test_a_view_of_each_reader(kind):
     reading = reader.read(questions, passages, answers)
     log_p = reading.token_scores.new_tensor([[0.25, 0.75], [0.5, 0.5]]).log()
     is_hit = find_hits(questions, passages, AnswerMatch.TOKENS)
-    evaluation = Evaluation(questions, passages, is_hit, answers, reading, log_p, log_p, ["x", "y"])
+    evaluation = Evaluation(questions, passages, is_hit, answers, 2, reading, log_p, log_p, ["x", "y"])
     for row in range(2):
         view = view_question(evaluation, row, tokenizer)
         assert view.question is questions[row]
