@@ -28,8 +28,9 @@ $(TEST_TOOLS): $(INSTALLED)
 quickstart: $(INSTALLED)
 	$(BIN)/python -m experiments.run --exp quickstart
 
+# a process a core, each on one thread; a file's tests stay together, since they share what they set up
 test: $(TEST_TOOLS)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(TEST_TOOLS)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from datamodules.prompts import PromptBuilder
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.config import ConfigError, ExperimentConfig, reads_train_questions
 from experiments.data_files import data_files, passage_file, provide_files, read_data_split
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
@@ -40,7 +40,7 @@ def build_datamodule(config: ExperimentConfig) -> QuestionDataModule:
     data = config.data
     provide_files(config, data_files(config))
     tagger = NounTagger(data.noun_model)
-    train = read_data_split(config, "train", data.max_train) if trains(config) else []
+    train = read_data_split(config, "train", data.max_train) if reads_train_questions(config) else []
     return QuestionDataModule(
         train=train,
         validation=tagger.tag(read_data_split(config, "validation", data.max_validation)),

@@ -199,6 +199,11 @@ class ExperimentConfig:
     init: InitConfig = field(default_factory=InitConfig)
 
 
+def reads_train_questions(config: ExperimentConfig) -> bool:
+    """Whether a run needs the training questions: to train, or to cut the same slice as runs that do."""
+    return trains(config) or config.data.max_passages is not None
+
+
 def trains(config: ExperimentConfig) -> bool:
     """Whether a run trains anything, or only measures."""
     return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)

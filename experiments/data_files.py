@@ -15,7 +15,7 @@ from datamodules.published import SourceFile, fetch, how_to_get, missing_files, 
 from datamodules.questions import read_questions
 from datamodules.sources import HubFile, QuestionSource, passage_set, question_split
 from datamodules.vital import VITAL, vital_questions_file
-from experiments.config import ExperimentConfig, trains
+from experiments.config import ExperimentConfig, reads_train_questions
 
 SPLITS = ("train", "validation", "test")
 PASSAGES = "passages"
@@ -57,7 +57,7 @@ def data_files(config: ExperimentConfig, settings: Sequence[str] | None = None) 
         DataError: one is missing that is not published.
     """
     if settings is None:
-        settings = (*(SPLITS if trains(config) else SPLITS[1:]), PASSAGES)
+        settings = (*(SPLITS if reads_train_questions(config) else SPLITS[1:]), PASSAGES)
     return [_data_file(config, setting) for setting in settings if getattr(config.data, setting) != VITAL]
 
 

@@ -21,7 +21,7 @@ from experiments.build import (
     cache_folder,
     hardware,
 )
-from experiments.config import ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig
 from experiments.probe_result import ProbeResult, is_clear, make_result
 from experiments.probing import Probe, ProbeSettings
 from experiments.runs import environment, weights_of, write_json
@@ -87,6 +87,11 @@ def _index(config: ExperimentConfig, module: RetrieverReaderModule, trainer: L.T
 
 
 def _read(probe: Probe, questions: list[Any], stops_early: bool, is_shown: bool) -> ProbeResult:
+    if not questions:
+        raise ConfigError(
+            "--split train: this experiment trains nothing, so it reads no training questions; choose "
+            "another split"
+        )
     chosen = probe.choose(questions)
     with progress_bar(len(chosen), "Reading", "questions", is_shown) as bar:
         probe.progress = bar.update

@@ -201,6 +201,21 @@ def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
     assert [passage.id for passage in knowledge_base] == ["c0", "c1", "c2", "c3", "c4", "r11"]
 
 
+def test_a_slice_is_the_same_whether_a_run_trains_or_not(settings, tmp_path):
+    """Else the start of a run could not be compared with the checkpoint that was only measured."""
+    question = toy_questions()[11]
+    record = {"question": question.text, "answers": question.answers, "title": f"Rivers of {question.title}"}
+    path = tmp_path / "titled.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    ids = []
+    for steps in (0, 2):
+        changes = {"data__train": path, "data__max_passages": 6, "training__num_passages": 5}
+        made = start(settings, **changes, trainer__max_steps=steps)
+        ids.append([passage.id for passage in KnowledgeBase(made.path / "knowledge_base.arrow")])
+    assert ids[0] == ids[1]
+    assert "r11" in ids[0]
+
+
 # ---- which checkpoint is exported ----
 
 
