@@ -28,7 +28,8 @@ class SaveValidations(Callback):
         readings = {
             name: float(value)
             for name, value in sorted(trainer.callback_metrics.items())
-            if not name.startswith(_NOT_OF_VALIDATIONS) and math.isfinite(value)
+            # the step that Lightning is told for the loggers stands beside the readings
+            if name != "step" and not name.startswith(_NOT_OF_VALIDATIONS) and math.isfinite(value)
         }
         step = trainer.global_step
         earlier = self.path.read_text().splitlines() if self.path.is_file() else []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import report, run
+from experiments.command_line import USER_ERROR
 from experiments.reporting.collect import collect_runs
 from experiments.reporting.entries import sort_runs
 from experiments.reporting.figures import hit_rate_curve
@@ -289,7 +290,7 @@ def test_an_earlier_report_is_replaced(made, toy_runs, tmp_path):
 
 
 def refuse(capsys, *arguments: Path | str) -> str:
-    assert report.main([str(argument) for argument in arguments]) == report.USER_ERROR
+    assert report.main([str(argument) for argument in arguments]) == USER_ERROR
     return capsys.readouterr().err
 
 
