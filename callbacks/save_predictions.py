@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.log_indicators import LogIndicators
+from datamodules.text_files import write_whole
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.answers import exact_match, f1_score
 
@@ -67,9 +68,8 @@ class SavePredictions(Callback):
                 record["readings"] = readings[record["id"]]
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         path = self.path.with_name(self.path.name + rank)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records))
-        partial.replace(path)
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
+        write_whole(path, "".join(lines))
 
     def _readings_of_questions(self) -> dict[str, dict[str, float | None]]:
         instances = self.indicators.latest_instances

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
+from datamodules.text_files import write_whole
+
 _NOT_OF_VALIDATIONS = ("train/", "time/", "test/")
 
 
@@ -35,6 +37,4 @@ class SaveValidations(Callback):
         earlier = self.path.read_text().splitlines() if self.path.is_file() else []
         lines = [line for line in earlier if json.loads(line)["step"] < step]
         lines.append(json.dumps({"step": step, "readings": readings}))
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(self.path)
+        write_whole(self.path, "\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.attended_tokens import QuestionView, view_question
 from callbacks.token_page import html_page, markdown
+from datamodules.text_files import write_whole
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
@@ -55,9 +56,7 @@ class TokenView(Callback):
         page = html_page(self._views, trainer.global_step)
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (f"step-{trainer.global_step}.html", "latest.html"):
-            partial = self.folder / f"{name}.partial"
-            partial.write_text(page, encoding="utf-8")
-            partial.replace(self.folder / name)
+            write_whole(self.folder / name, page)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("token_view", markdown(self._views), trainer.global_step)

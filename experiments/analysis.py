@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
+from datamodules.text_files import write_whole
 from datamodules.token_file import TokenBatch, TokenFile
 from experiments.config import ConfigError
 from experiments.runs import write_json
@@ -172,9 +173,7 @@ def save_analysis(analysis: Analysis, file: TokenFile) -> tuple[Path, Path]:
         for name, reading in analysis.readings.items()
     }
     write_json(readings, {**file.info, "settings": asdict(analysis.settings), "readings": table})
-    partial = instances.with_name(instances.name + ".partial")
-    partial.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in _lines(analysis)))
-    partial.replace(instances)
+    write_whole(instances, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in _lines(analysis)))
     return readings, instances
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from callbacks.progress import progress_bar
+from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
 from datamodules.batches import Passage, Question
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.nouns import NounTagger
+from datamodules.passage_index import gpu_search_is_possible
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.prompts import PromptBuilder
 from datamodules.qa_datamodule import QuestionDataModule
@@ -221,6 +223,28 @@ def build_module(
         token_embeddings=evaluation.token_embeddings,
         weight_decay=training.weight_decay,
         seed=config.seed,
+    )
+
+
+def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:
+    """The callback that keeps the index, as the configuration says.
+
+    Args:
+        config: of the run.
+        folder: of its indices.
+        schedule: when it is made anew.
+        others: further arguments of `RefreshIndex`; the start's index is shared between runs unless they
+            name another `start_folder`.
+    """
+    settings = config.index
+    return RefreshIndex(
+        schedule,
+        folder,
+        factory=settings.factory,
+        use_gpu=gpu_search_is_possible() if settings.gpu is None else settings.gpu,
+        batch_size=settings.batch_size,
+        show_progress=config.trainer.progress_bar,
+        **{"start_folder": cache_folder(config) / "index", **others},
     )
 
 

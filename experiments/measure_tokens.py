@@ -12,14 +12,15 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
+from callbacks.refresh_schedule import NEVER_AGAIN
 from callbacks.save_tokens import SaveTokens
-from datamodules.passage_index import gpu_search_is_possible
 from datamodules.qa_datamodule import QuestionDataModule
 from experiments.build import (
     build_datamodule,
     build_knowledge,
     build_module,
     build_reader,
+    build_refresh,
     build_retriever,
     cache_folder,
     hardware,
@@ -180,15 +181,8 @@ def _index(measured: Measured, module: RetrieverReaderModule, scratch: Path) -> 
         folders.append(measured.run.index)
     fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
     there = [folder for folder in folders if (folder / fingerprint[:16]).is_dir()]
-    return RefreshIndex(
-        "-1",
-        scratch / "index",
-        factory=config.index.factory,
-        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
-        batch_size=config.index.batch_size,
-        show_progress=config.trainer.progress_bar,
-        start_folder=there[0] if there else folders[0],
-    )
+    start_folder = there[0] if there else folders[0]
+    return build_refresh(config, scratch / "index", NEVER_AGAIN, start_folder=start_folder)
 
 
 def _info(measured: Measured, datamodule: QuestionDataModule, split: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.text_files import write_whole
 from experiments.config import ExperimentConfig
 from experiments.head_map import draw_head_map
 from experiments.probe_result import ProbeResult, TeacherRow
@@ -53,9 +54,7 @@ def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> Non
         f"<title>Pre-flight check: {escape(config.name)}</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(page)
-    partial.replace(path)
+    write_whole(path, page)
 
 
 def _heads(result: ProbeResult, path: Path) -> str:

@@ -10,15 +10,14 @@ from typing import Any
 import lightning as L
 
 from callbacks.progress import progress_bar
-from callbacks.refresh_index import RefreshIndex
-from datamodules.passage_index import gpu_search_is_possible
+from callbacks.refresh_schedule import NEVER_AGAIN
 from experiments.build import (
     build_datamodule,
     build_knowledge,
     build_module,
     build_reader,
+    build_refresh,
     build_retriever,
-    cache_folder,
     hardware,
 )
 from experiments.config import ConfigError, ExperimentConfig
@@ -74,16 +73,7 @@ def run_probe(
 
 def _index(config: ExperimentConfig, module: RetrieverReaderModule, trainer: L.Trainer, folder: Path) -> None:
     """The index of the starting retriever, shared with the runs that start from it."""
-    callback = RefreshIndex(
-        "-1",
-        folder / "index",
-        factory=config.index.factory,
-        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
-        batch_size=config.index.batch_size,
-        show_progress=config.trainer.progress_bar,
-        start_folder=cache_folder(config) / "index",
-    )
-    callback.refresh(trainer, module)
+    build_refresh(config, folder / "index", NEVER_AGAIN).refresh(trainer, module)
 
 
 def _read(probe: Probe, questions: list[Any], stops_early: bool, is_shown: bool) -> ProbeResult:

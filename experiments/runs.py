@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from datamodules.text_files import write_whole
 from experiments.config import ConfigError, ExperimentConfig, to_yaml
 
 LATEST = "latest:"
@@ -226,9 +227,7 @@ def runs_of(name: str, runs: Path) -> list[RunFolder]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -20,8 +20,7 @@ from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.token_view import TokenView
-from datamodules.passage_index import gpu_search_is_possible
-from experiments.build import cache_folder
+from experiments.build import build_refresh
 from experiments.config import ExperimentConfig, trains
 from experiments.runs import RunFolder
 from lightning_modules.metrics.indicators import AttentionNormalization
@@ -117,18 +116,10 @@ def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopO
 def _refresh_index(
     config: ExperimentConfig, run: RunFolder, staleness: MeasureStaleness | None
 ) -> RefreshIndex:
-    return RefreshIndex(
-        # an index of a retriever that is not trained stays fresh
-        config.index.refresh if staleness is not None else NEVER_AGAIN,
-        run.index,
-        factory=config.index.factory,
-        use_gpu=gpu_search_is_possible() if config.index.gpu is None else config.index.gpu,
-        batch_size=config.index.batch_size,
-        before_validation=config.index.refresh_before_validation,
-        show_progress=config.trainer.progress_bar,
-        start_folder=cache_folder(config) / "index",
-        meter=staleness,
-    )
+    # an index of a retriever that is not trained stays fresh
+    schedule = config.index.refresh if staleness is not None else NEVER_AGAIN
+    before_validation = config.index.refresh_before_validation
+    return build_refresh(config, run.index, schedule, before_validation=before_validation, meter=staleness)
 
 
 def make_trainer(

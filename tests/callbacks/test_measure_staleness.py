@@ -1,10 +1,5 @@
 """What the meter reads of frozen and of moving retrievers, and the refreshes that follow from it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +12,7 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from lightning_modules.encoding import encode_passages
 from lightning_modules.optimization import LearningRate, LearningRateDecay
-from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -267,19 +262,7 @@ if __name__ == "__main__":
 
 
 def test_two_processes_decide_alike(tmp_path):
-    script = tmp_path / "two_processes.py"
-    script.write_text(TWO_PROCESSES)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run_script(tmp_path, TWO_PROCESSES)
     first, second = ((tmp_path / f"decided{rank}").read_text() for rank in range(2))
     assert first == second
     assert not first.startswith("[]"), "nothing was refreshed"

@@ -1,10 +1,7 @@
 """When the index is rebuilt, when a saved one is loaded, and what a resumed run goes on with."""
 
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from callbacks.save_last import SaveLast
 from datamodules.passage_index import PassageIndex
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
 from lightning_modules.retriever_reader import RetrieverReaderModule
-from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -239,19 +236,7 @@ if __name__ == "__main__":
 
 def test_two_processes_build_the_index_of_one(tmp_path, num_encodings):
     """Ends with an index of the initial weights, which this process loads and compares."""
-    script = tmp_path / "two_processes.py"
-    script.write_text(TWO_PROCESSES)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    run_script(tmp_path, TWO_PROCESSES)
     module = toy_module(tmp_path / "one")
     toy_trainer(tmp_path, [make_callback(tmp_path)]).test(module, toy_datamodule(), verbose=False)
     assert num_encodings() == 0, "the fingerprint differs between processes"
