@@ -18,6 +18,7 @@ from experiments.config import (
     load_config,
     read_config,
     to_yaml,
+    trains,
 )
 from experiments.runs import create_run
 
@@ -67,7 +68,7 @@ def test_what_each_setting_trains(data):
     for setting in SETTINGS:
         config = load_config(f"{setting}_{data}")
         trained[setting] = (config.training.train_retriever, config.training.train_reader)
-        assert build.trains(config) == (setting != "checkpoint")
+        assert trains(config) == (setting != "checkpoint")
     assert trained == {
         "checkpoint": (False, False),
         "offshelf": (True, True),
