@@ -101,11 +101,20 @@ def check_config(config: ExperimentConfig) -> None:
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
     if config.reader.attention_heads is not None:
-        try:
-            AttentionHeads.parse(config.reader.attention_heads)
-        except ValueError as error:
-            raise ConfigError(f"reader.attention_heads: {error}") from error
+        _check_attention_heads(config)
     hardware(config)
+
+
+def _check_attention_heads(config: ExperimentConfig) -> None:
+    try:
+        AttentionHeads.parse(str(config.reader.attention_heads))
+    except ValueError as error:
+        raise ConfigError(f"reader.attention_heads: {error}") from error
+    if config.objective.name != Objective.ADIST:
+        raise ConfigError(
+            f"reader.attention_heads says whose attention teaches, but objective.name={config.objective.name} "
+            "looks at no attention; set objective.name=adist or reader.attention_heads=null"
+        )
 
 
 def _check_rooms(config: ExperimentConfig) -> None:

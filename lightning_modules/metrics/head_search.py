@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.scores import PassageScore, passage_scores
 
 HEAD_COUNTS = (1, 2, 4, 8, 16, 32)
-_NUM_RESAMPLES = 2000
 
 
 def head_passage_scores(
@@ -153,7 +153,7 @@ def search_heads(
         auc=float(found.mean()),
         auc_of_all=float(of_all.mean()),
         difference=float((found - of_all).mean()),
-        interval=_bootstrap_interval((found - of_all).cpu(), generator),
+        interval=bootstrap_interval((found - of_all).cpu(), seed=seed),
         num_questions=num_questions,
     )
 
@@ -207,12 +207,3 @@ def _auc_by_head(
 ) -> Float[Tensor, "questions all_heads"]:
     """`teacher_auc` of every question by every head, one head at a time: pairs of passages take memory."""
     return torch.stack([teacher_auc(head, has_answer) for head in scores.unbind(dim=1)], dim=1)
-
-
-def _bootstrap_interval(
-    values: Float[Tensor, " questions"], generator: torch.Generator
-) -> tuple[float, float]:
-    """Percentile interval (95%) of the mean over resampled values."""
-    picks = torch.randint(len(values), (_NUM_RESAMPLES, len(values)), generator=generator)
-    low, high = values[picks].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high

@@ -79,6 +79,10 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         (["--exp", "quickstart", "index.refresh=0-50"], "index.refresh: refresh schedule '0-50'"),
         (["--exp", "quickstart", "reader.context=both"], "choose one of: concatenated, independent"),
         (["--exp", "quickstart", "reader.attention_heads=12"], "reader.attention_heads: '12' names no"),
+        (
+            ["--exp", "quickstart", "reader.attention_heads=1.2", "objective.name=pdist"],
+            "objective.name=pdist looks at no attention",
+        ),
         (["--exp", "quickstart", "trainer.accelerator=tpu"], "use auto, cpu or gpu"),
         (["--exp", "quickstart", "retriever.rerank_from=19"], "rerank_from=19 must be at least 20"),
         (["--exp", "quickstart", "reader.max_tokens_per_passage=103"], "must be at least 104"),
