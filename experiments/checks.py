@@ -112,8 +112,9 @@ def _check_attention_heads(config: ExperimentConfig) -> None:
         raise ConfigError(f"reader.attention_heads: {error}") from error
     if config.objective.name != Objective.ADIST:
         raise ConfigError(
-            f"reader.attention_heads says whose attention teaches, but objective.name={config.objective.name} "
-            "looks at no attention; set objective.name=adist or reader.attention_heads=null"
+            "reader.attention_heads says whose attention teaches, but "
+            f"objective.name={config.objective.name} looks at no attention; set objective.name=adist or "
+            "reader.attention_heads=null"
         )
 
 
