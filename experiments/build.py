@@ -18,8 +18,14 @@ from datamodules.prompts import PromptBuilder
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import ConfigError, ExperimentConfig, reads_train_questions
-from experiments.data_files import data_files, passage_file, provide_files, read_data_split
+from experiments.config import ConfigError, ExperimentConfig
+from experiments.data_files import (
+    data_files,
+    data_settings,
+    passage_file,
+    provide_files,
+    read_data_split,
+)
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.loading import is_encoder_decoder, load_causal_lm, load_encoder, load_seq2seq
@@ -33,16 +39,21 @@ from lightning_modules.teacher import Teacher
 EMBEDDED = "embedded"
 
 
-def build_datamodule(config: ExperimentConfig) -> QuestionDataModule:
+def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> QuestionDataModule:
     """The three splits, with the nouns of the questions that indicators may look at.
+
+    Args:
+        config: of the experiment.
+        reads_train: whether to read the training questions even where nothing is trained.
 
     Raises:
         DataError: a file is missing or broken.
     """
     data = config.data
-    provide_files(config, data_files(config))
+    settings = data_settings(config, reads_train)
+    provide_files(config, data_files(config, settings))
     tagger = NounTagger(data.noun_model)
-    train = read_data_split(config, "train", data.max_train) if reads_train_questions(config) else []
+    train = read_data_split(config, "train", data.max_train) if "train" in settings else []
     return QuestionDataModule(
         train=train,
         validation=tagger.tag(read_data_split(config, "validation", data.max_validation)),

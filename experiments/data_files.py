@@ -46,18 +46,26 @@ def data_root(config: ExperimentConfig) -> Path:
     return Path(config.data.root).expanduser()
 
 
-def data_files(config: ExperimentConfig, settings: Sequence[str] | None = None) -> list[DataFile]:
+def data_settings(config: ExperimentConfig, reads_train: bool = False) -> tuple[str, ...]:
+    """The settings of `data` whose files a run reads.
+
+    Args:
+        config: of the run.
+        reads_train: whether it looks at the training questions even where nothing is trained.
+    """
+    return (*(SPLITS if reads_train or reads_train_questions(config) else SPLITS[1:]), PASSAGES)
+
+
+def data_files(config: ExperimentConfig, settings: Sequence[str]) -> list[DataFile]:
     """The question and passage files of a run, without the embedded ones.
 
     Args:
         config: of the run.
-        settings: those of `data` to look at, such as "train"; default: all that the run reads.
+        settings: those of `data` to look at, such as "train".
 
     Raises:
         DataError: one is missing that is not published.
     """
-    if settings is None:
-        settings = (*(SPLITS if reads_train_questions(config) else SPLITS[1:]), PASSAGES)
     return [_data_file(config, setting) for setting in settings if getattr(config.data, setting) != VITAL]
 
 

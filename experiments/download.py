@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError
-    from experiments.data_files import data_files, provide_files
+    from experiments.data_files import data_files, data_settings, provide_files
 
     names = [name for name in options.names if "=" not in name]
     overrides = [name for name in options.names if "=" in name]
@@ -56,9 +56,9 @@ def _run(options: argparse.Namespace) -> int:
             f"name an experiment (--exp NAME), or one or more of: {', '.join(_DATASETS)}"
             + (f"; not {' '.join(names)}" if names else "")
         )
-    parts: list[tuple[ExperimentConfig, tuple[str, ...] | None]]
     if options.exp:
-        parts = [(_config(options.exp, overrides), None)]
+        config = _config(options.exp, overrides)
+        parts = [(config, data_settings(config))]
     else:
         parts = [(_config(_DATASETS[name][0], overrides), _DATASETS[name][1]) for name in names]
     provide_files(parts[0][0], [file for config, settings in parts for file in data_files(config, settings)])

@@ -81,7 +81,7 @@ def _teachers(result: ProbeResult) -> str:
     heads = (
         "teacher",
         "AUC",
-        "AUC less length's",
+        "AUC at equal length",
         "MRR",
         "mass on answers",
         "entropy",
@@ -99,7 +99,7 @@ def _row(row: TeacherRow, kind: str) -> str:
     cells = (
         escape(row.name),
         row.auc.text,
-        row.less_length.text,
+        row.at_equal_length.text,
         row.mrr.text,
         row.mass_on_answers.text,
         row.entropy.text,

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from datamodules.prompts import Context, TokenScope
 from experiments.probing import Probe, QuestionScores
-from experiments.verdict import Decision, Estimate, Verdict, estimate, judge
+from experiments.verdict import Decision, Estimate, Verdict, estimate, judge, of_matched
 from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
+from lightning_modules.metrics.matched_auc import matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
 from lightning_modules.metrics.teacher_checks import (
     best_temperature,
@@ -33,7 +34,7 @@ class TeacherRow:
     Attributes:
         name: of the variant, or of what it is compared with.
         auc, mrr: teacher validity, over questions with both kinds of passages.
-        less_length: AUC less that of passage length alone, question by question.
+        at_equal_length: AUC between passages of the same length (`matched_auc`).
         mass_on_answers: probability of the passages with an answer, at `temperature`.
         entropy: of the target at `temperature`, relative to that of equal passages.
         temperature: under which passages with an answer are likeliest; None where there is none to choose.
@@ -43,7 +44,7 @@ class TeacherRow:
     name: str
     auc: Estimate
     mrr: Estimate
-    less_length: Estimate
+    at_equal_length: Estimate
     mass_on_answers: Estimate
     entropy: Estimate
     temperature: float | None = None
@@ -89,8 +90,8 @@ class ProbeResult:
         agreement: pairs of objectives with Kendall's tau between the orders they put passages in.
         mass_by_position: attention by place in a concatenated prompt, by order; None = not read.
         shares: attention on passages, first token, and the rest.
-        share_with_both: of all questions of the split, those with both kinds of passages.
-        hit_rate: Hit Rate@K over all questions of the split.
+        share_with_both: of all questions retrieved for, those with both kinds of passages.
+        hit_rate: Hit Rate@K over all questions retrieved for.
         recommended: the row to use, with its overrides; None where nothing is surely better than chance.
         stopped_early: whether the verdict was clear before all questions were read.
         num_questions: read in the configured context.
@@ -119,7 +120,7 @@ def judge_configured(collected: QuestionScores, configured: Variant, level: floa
     return judge(
         collected.auc(configured).numpy(),
         teacher_auc(collected.log_p_retr, has_answer).numpy(),
-        teacher_auc(collected.lengths.float(), has_answer).numpy(),
+        matched_auc(collected.scores(configured), has_answer, collected.lengths.float(), level),
         level,
     )
 
@@ -216,11 +217,10 @@ def _measured(
     overrides: list[str] | None,
 ) -> TeacherRow:
     has_answer = collected.has_answer
-    auc = teacher_auc(scores, has_answer)
     return TeacherRow(
         name,
-        auc=estimate(auc),
-        less_length=estimate(auc - teacher_auc(collected.lengths.float(), has_answer)),
+        auc=estimate(teacher_auc(scores, has_answer)),
+        at_equal_length=of_matched(matched_auc(scores, has_answer, collected.lengths.float())),
         mrr=estimate(teacher_reciprocal_rank(scores, has_answer)),
         mass_on_answers=estimate(mass_on_answers(log_p, has_answer)),
         entropy=estimate(relative_entropy_of(log_p)),
@@ -263,9 +263,9 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
 def _recommended(rows: Sequence[TeacherRow], configured: TeacherRow) -> TeacherRow | None:
     """The row with the best lower end of its AUC's interval, so that few questions do not win by luck.
 
-    Rows that cannot be told from passage length are left out.
+    Rows that are not surely better than chance between passages of the same length are left out.
     """
-    usable = [row for row in rows if row.overrides is not None and row.less_length.low > 0]
+    usable = [row for row in rows if row.overrides is not None and row.at_equal_length.low > 0.5]
     return max(usable, key=lambda row: (row.auc.low, row.name == configured.name), default=None)
 
 

@@ -11,6 +11,8 @@ import lightning as L
 
 from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import NEVER_AGAIN
+from datamodules.batches import Question
+from datamodules.nouns import NounTagger
 from experiments.build import (
     build_datamodule,
     build_knowledge,
@@ -20,7 +22,7 @@ from experiments.build import (
     build_retriever,
     hardware,
 )
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ExperimentConfig
 from experiments.probe_result import ProbeResult, is_clear, make_result
 from experiments.probing import Probe, ProbeSettings
 from experiments.runs import environment, weights_of, write_json
@@ -43,7 +45,7 @@ def run_probe(
         ValueError: a setting, a file or a model that cannot be used.
     """
     L.seed_everything(config.seed, verbose=False)
-    datamodule = build_datamodule(config)
+    datamodule = build_datamodule(config, reads_train=split == "train")
     sources = {n: weights_of(getattr(config.init, f"{n}_from"), n, config) for n in ("reader", "retriever")}
     with tempfile.TemporaryDirectory() as folder:
         knowledge_base = build_knowledge(config, datamodule, Path(folder))
@@ -67,8 +69,9 @@ def run_probe(
                 AttentionNormalization(evaluation.attention_normalization),
                 tuple(evaluation.percentiles),
             )
+            tagger = NounTagger(config.data.noun_model) if split == "train" else None
             questions = getattr(datamodule, split)
-            return _read(probe, questions, stops_early, config.trainer.progress_bar), probe
+            return _read(probe, questions, tagger, stops_early, config.trainer.progress_bar), probe
 
 
 def _index(config: ExperimentConfig, module: RetrieverReaderModule, trainer: L.Trainer, folder: Path) -> None:
@@ -76,13 +79,11 @@ def _index(config: ExperimentConfig, module: RetrieverReaderModule, trainer: L.T
     build_refresh(config, folder / "index", NEVER_AGAIN).refresh(trainer, module)
 
 
-def _read(probe: Probe, questions: list[Any], stops_early: bool, is_shown: bool) -> ProbeResult:
-    if not questions:
-        raise ConfigError(
-            "--split train: this experiment trains nothing, so it reads no training questions; choose "
-            "another split"
-        )
-    chosen = probe.choose(questions)
+def _read(
+    probe: Probe, questions: list[Question], tagger: NounTagger | None, stops_early: bool, is_shown: bool
+) -> ProbeResult:
+    # training never looks at the nouns of its questions, so they are not found yet
+    chosen = tagger.tag(probe.choose(questions)) if tagger else probe.choose(questions)
     with progress_bar(len(chosen), "Reading", "questions", is_shown) as bar:
         probe.progress = bar.update
         stopped_early = probe.read_configured(

@@ -47,13 +47,13 @@ def _is_passage_score(word: str) -> bool:
 def _teachers(result: ProbeResult) -> Table:
     table = Table(
         title="teachers: do passages with an answer get more?",
-        caption="-len: AUC less that of passage length; mass: on passages with an answer, at temperature tau",
+        caption="=len: AUC at equal passage length; mass: on passages with an answer, at temperature tau",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("teacher", no_wrap=True)
-    for name in ("AUC [95%]", "-len", "MRR", "mass", "entropy", "tau", "n"):
+    for name in ("AUC [95%]", "=len [95%]", "MRR", "mass", "entropy", "tau", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(shown_rows(result)):
         table.add_row(*_cells(row), style="bold" if number == 0 else None)
@@ -67,7 +67,7 @@ def _cells(row: TeacherRow) -> list[str]:
     return [
         row.name,
         row.auc.text,
-        f"{row.less_length.mean:+.2f}" if row.less_length.n else "-",
+        row.at_equal_length.text,
         _number(row.mrr.mean),
         _number(row.mass_on_answers.mean),
         _number(row.entropy.mean),
@@ -99,7 +99,7 @@ def facts(result: ProbeResult) -> list[str]:
     """What else was found, a line each."""
     shares = result.shares
     lines = [
-        f"Hit Rate@K of the split {result.hit_rate:.2f}; {result.share_with_both:.0%} of its questions have "
+        f"Hit Rate@K {result.hit_rate:.2f}; {result.share_with_both:.0%} of all questions retrieved for have "
         "passages both with and without an answer, so that there is something to learn",
         f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
         f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
@@ -128,7 +128,9 @@ def advice(result: ProbeResult) -> list[str]:
     """The overrides to paste."""
     best = result.recommended
     if best is None:
-        return ["recommended: none; no way of teaching is surely better than passage length alone"]
+        return [
+            "recommended: none; no way of teaching is surely better than chance between equally long passages"
+        ]
     assert best.overrides is not None
     lines = [
         f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "

@@ -140,6 +140,7 @@ class ProbeSettings:
         num_instances: questions read in the configured context, at most. Half of them are the split's first
             ones (in its seeded order), the others are chosen because their passages are of both kinds: only
             these tell good teachers from bad ones, and to find them costs retrieval alone.
+        num_searched: for each of them, how many questions of the split are retrieved for, at most.
         num_compared: of those with both kinds of passages, how many are also read in the other ways.
         num_orders: orders of the passages that scores are averaged over.
         num_left_out: questions for which passages are left out one by one where that takes K prompts of K - 1
@@ -149,6 +150,7 @@ class ProbeSettings:
     """
 
     num_instances: int = 200
+    num_searched: int = 10
     num_compared: int = 24
     num_orders: int = 3
     num_left_out: int = 8
@@ -169,8 +171,8 @@ class Probe:
     Attributes:
         collected: the scores of what was read.
         indicators: both, over all questions read.
-        share_with_both: of all questions, those whose K passages are of both kinds.
-        hit_rate: Hit Rate@K over all questions.
+        share_with_both: of all questions retrieved for, those whose K passages are of both kinds.
+        hit_rate: Hit Rate@K over all questions retrieved for.
         typical: ids of the questions that were not chosen for their passages.
     """
 
@@ -224,7 +226,8 @@ class Probe:
         return Variant(Objective.ADIST, context, self.order, scope, teacher.passage_score)  # type: ignore[arg-type]
 
     def choose(self, questions: Sequence[Question]) -> list[Question]:
-        """The questions to read, after retrieving for all of them; see `ProbeSettings.num_instances`."""
+        """The questions to read, after retrieving for many; see `ProbeSettings.num_instances`."""
+        questions = questions[: self.settings.num_searched * self.settings.num_instances]
         hits = torch.cat(
             [
                 find_hits(batch, self._retrieve(batch), self.module.answer_match)

@@ -7,13 +7,18 @@ from numpy.typing import ArrayLike
 
 from datamodules.choices import Choice
 from lightning_modules.metrics.bootstrap import bootstrap_interval
+from lightning_modules.metrics.matched_auc import MatchedAUC
 
 USEFUL_AUC = 0.65
 """A teacher must do better than this; chance is 0.5."""
+USEFUL_AT_EQUAL_LENGTH = 0.55
+"""The same between passages of the same length."""
 SMALL_GAIN = 0.1
-"""A teacher that is at most this much better than what it is compared with, if at all, is no gain."""
+"""A teacher that is at most this much better than the retriever, or than chance, if at all, is no gain."""
 FEWEST_QUESTIONS = 10
 """With fewer questions that have both kinds of passages nothing is decided."""
+FEWEST_PAIRS = 10
+"""With fewer pairs to match, length is not told from content."""
 
 
 class Decision(Choice):
@@ -64,19 +69,19 @@ class Verdict:
 
 
 def judge(
-    teacher_auc: ArrayLike, retriever_auc: ArrayLike, length_auc: ArrayLike, level: float = 0.95
+    teacher_auc: ArrayLike, retriever_auc: ArrayLike, at_equal_length: MatchedAUC, level: float = 0.95
 ) -> Verdict:
     """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
 
     A teacher is worth distilling if it puts passages with an answer before those without (the whole interval
     of its AUC is above `USEFUL_AUC`), does so better than the retriever that it is to teach (else the
-    retriever would forget), and better than a teacher that only looks at how long the passages are. Attention
-    summed over a passage favours long ones, and these hold answers more often: a reader whose weights were
-    shuffled has the AUC of length alone, which can be well above chance.
+    retriever would forget), and also among passages of the same length. Attention summed over a passage
+    favours long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of
+    length alone, which can be well above chance, and ruins the retriever.
 
     Args:
         teacher_auc, retriever_auc: of the teacher's target and of p_RETR.
-        length_auc: of the number of tokens in a passage.
+        at_equal_length: of the teacher's target, at `level`.
         level: of the intervals.
     """
     teacher = np.asarray(teacher_auc, dtype=np.float64)
@@ -84,15 +89,15 @@ def judge(
     if auc.n < FEWEST_QUESTIONS:
         reason = (
             f"only {auc.n} questions have passages both with and without an answer among those retrieved; "
-            "read more questions (--instances), or retrieve more passages (training.num_passages)"
+            "read more questions (--instances, --split train), or retrieve more passages "
+            "(training.num_passages)"
         )
         return Verdict(Decision.UNSURE, [reason])
     against_retriever = estimate(teacher - np.asarray(retriever_auc, dtype=np.float64), level)
-    against_length = estimate(teacher - np.asarray(length_auc, dtype=np.float64), level)
     checks = [
         _check(auc, "teacher AUC", USEFUL_AUC),
         _check(against_retriever, "teacher AUC less the retriever's own", 0.0, SMALL_GAIN),
-        _check(against_length, "teacher AUC less that of passage length alone", 0.0, SMALL_GAIN),
+        _check_at_equal_length(at_equal_length),
     ]
     decisions = [decision for decision, _ in checks]
     if Decision.NO_GO in decisions:
@@ -106,6 +111,21 @@ def judge(
     return Verdict(decision, [text for _, text in checks])
 
 
+def _check_at_equal_length(found: MatchedAUC) -> tuple[Decision, str]:
+    if found.num_pairs < FEWEST_PAIRS:
+        return Decision.UNSURE, (
+            f"length cannot be told from content: only {found.num_pairs} pairs of passages can be matched by "
+            "length; read more questions (--instances, --split train)"
+        )
+    small = 0.5 + SMALL_GAIN - USEFUL_AT_EQUAL_LENGTH
+    return _check(of_matched(found), "teacher AUC at equal passage length", USEFUL_AT_EQUAL_LENGTH, small)
+
+
+def of_matched(found: MatchedAUC) -> Estimate:
+    """An AUC at equal length as an estimate over questions."""
+    return Estimate(found.mean, found.low, found.high, found.num_questions)
+
+
 def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tuple[Decision, str]:
     shown = f"{what} is {value.text} over {value.n} questions"
     if value.low > bound:
@@ -113,5 +133,5 @@ def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tupl
     if value.high < bound:
         return Decision.NO_GO, f"{shown}: the whole interval is below {bound:g}"
     if value.high < bound + small:
-        return Decision.NO_GO, f"{shown}: no more than {small:g} above, if at all"
+        return Decision.NO_GO, f"{shown}: no more than {small:.2g} above {bound:g}, if at all"
     return Decision.UNSURE, f"{shown}: cannot be told from {bound:g}"

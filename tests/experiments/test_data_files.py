@@ -13,7 +13,7 @@ from datamodules import sources
 from datamodules.checksums import write_record
 from experiments import download, run
 from experiments.config import load_config
-from experiments.data_files import data_files, read_data_split
+from experiments.data_files import data_files, data_settings, read_data_split
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
 from tests.tiny_models import toy_passages, toy_questions
@@ -267,7 +267,9 @@ def test_questions_from_the_hub(server, root):
     found = {split: read_data_split(config, split, None) for split in SIZES}
     assert {split: len(questions) for split, questions in found.items()} == SIZES
     assert not {q.text for q in found["train"]} & {q.text for q in found["validation"]}
-    assert [file.path.suffix for file in data_files(config)] == [".parquet"] * 3 + [".gz"]
+    assert [file.path.suffix for file in data_files(config, data_settings(config))] == [".parquet"] * 3 + [
+        ".gz"
+    ]
 
 
 def test_a_path_means_the_file_that_is_there(server, root):

@@ -1,9 +1,14 @@
 """Good teachers get go, bad ones no-go, and too little evidence neither."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from experiments.verdict import FEWEST_QUESTIONS, Decision, estimate, judge
+from experiments.verdict import FEWEST_PAIRS, FEWEST_QUESTIONS, Decision, estimate, judge
+from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
+from lightning_modules.metrics.teacher_auc import teacher_auc
 
 
 def aucs(mean, n=60, spread=0.25, seed=0):
@@ -12,32 +17,37 @@ def aucs(mean, n=60, spread=0.25, seed=0):
 
 
 CHANCE = aucs(0.5, seed=1)
+KNOWS = MatchedAUC(0.80, 0.70, 0.90, 60, 50)
+SEES_LENGTH = MatchedAUC(0.50, 0.42, 0.58, 60, 50)
 
 
 @pytest.mark.parametrize(
-    ("teacher", "retriever", "length", "decision"),
+    ("teacher", "retriever", "at_equal_length", "decision"),
     [
-        (aucs(0.85), CHANCE, CHANCE, Decision.GO),
-        (aucs(0.50), CHANCE, CHANCE, Decision.NO_GO),
-        (aucs(0.20), CHANCE, CHANCE, Decision.NO_GO),
-        (aucs(0.68), CHANCE, CHANCE, Decision.UNSURE),
+        (aucs(0.85), CHANCE, KNOWS, Decision.GO),
+        (aucs(0.50), CHANCE, KNOWS, Decision.NO_GO),
+        (aucs(0.20), CHANCE, KNOWS, Decision.NO_GO),
+        (aucs(0.68), CHANCE, KNOWS, Decision.UNSURE),
         # better than chance, but the retriever knows better
-        (aucs(0.80), aucs(0.95, spread=0.1, seed=2), CHANCE, Decision.NO_GO),
+        (aucs(0.80), aucs(0.95, spread=0.1, seed=2), KNOWS, Decision.NO_GO),
         # nothing but length
-        (aucs(0.74), CHANCE, aucs(0.74), Decision.NO_GO),
-        (aucs(0.74) + aucs(0.0, spread=0.15, seed=5), CHANCE, aucs(0.74), Decision.NO_GO),
-        (aucs(0.85), CHANCE, aucs(0.80, seed=3), Decision.UNSURE),
-        (aucs(0.85), CHANCE, aucs(0.97, spread=0.05, seed=2), Decision.NO_GO),
+        (aucs(0.85), CHANCE, SEES_LENGTH, Decision.NO_GO),
+        (aucs(0.85), CHANCE, replace(SEES_LENGTH, high=0.65), Decision.UNSURE),
+        (aucs(0.85), CHANCE, MatchedAUC(0.3, 0.2, 0.4, 60, 50), Decision.NO_GO),
+        # the same numbers from next to no pairs
+        (aucs(0.85), CHANCE, replace(KNOWS, num_pairs=FEWEST_PAIRS - 1), Decision.UNSURE),
+        (aucs(0.85), CHANCE, replace(SEES_LENGTH, num_pairs=FEWEST_PAIRS - 1), Decision.UNSURE),
+        (aucs(0.50), CHANCE, replace(KNOWS, num_pairs=FEWEST_PAIRS - 1), Decision.NO_GO),
     ],
 )
-def test_decisions(teacher, retriever, length, decision):
-    verdict = judge(teacher, retriever, length)
+def test_decisions(teacher, retriever, at_equal_length, decision):
+    verdict = judge(teacher, retriever, at_equal_length)
     assert verdict.decision is decision
     assert len(verdict.reasons) == 3
 
 
 def test_what_decided_is_said_first():
-    reasons = judge(aucs(0.80), aucs(0.95, spread=0.1, seed=2), CHANCE).reasons
+    reasons = judge(aucs(0.80), aucs(0.95, spread=0.1, seed=2), KNOWS).reasons
     assert reasons[0].startswith("teacher AUC less the retriever's own")
     assert "the whole interval is below 0" in reasons[0]
 
@@ -45,23 +55,33 @@ def test_what_decided_is_said_first():
 def test_too_few_questions_decide_nothing():
     few = np.full(200, np.nan)
     few[: FEWEST_QUESTIONS - 1] = 1.0
-    verdict = judge(few, np.zeros(200), np.zeros(200))
+    verdict = judge(few, np.zeros(200), KNOWS)
     assert verdict.decision is Decision.UNSURE
     assert f"only {FEWEST_QUESTIONS - 1} questions" in verdict.reasons[0]
     few[FEWEST_QUESTIONS] = 1.0
-    assert judge(few, np.zeros(200), np.zeros(200)).decision is Decision.GO
+    assert judge(few, np.zeros(200), KNOWS).decision is Decision.GO
 
 
+@pytest.mark.parametrize("sees_length", [False, True])
 @pytest.mark.parametrize("n", [20, 60])
-def test_chance_rarely_gets_go(n):
-    """A teacher that knows nothing, judged on AUCs as they come with one answer among five passages."""
-    rng = np.random.default_rng(0)
+def test_a_bad_teacher_rarely_gets_go(n, sees_length):
+    """One that knows nothing, or nothing but length, which tells something of the answers."""
     decisions = []
-    for _ in range(200):
-        teacher, retriever, length = rng.integers(0, 5, size=(3, n)) / 4
-        decisions.append(judge(teacher, retriever, length).decision)
-    assert decisions.count(Decision.GO) == 0
-    assert decisions.count(Decision.NO_GO) > (100 if n == 60 else 40)
+    for seed in range(150):
+        generator = torch.Generator().manual_seed(seed)
+        has_answer = torch.arange(5).expand(n, 5) == torch.randint(5, (n, 1), generator=generator)
+        lengths = (0.7 * torch.randn(n, 5, generator=generator) + 0.8 * has_answer).exp()
+        blurred = lengths.log() + 0.3 * torch.randn(n, 5, generator=generator)
+        scores = blurred if sees_length else torch.randn(n, 5, generator=generator)
+        retriever = torch.randn(n, 5, generator=generator)
+        verdict = judge(
+            teacher_auc(scores, has_answer),
+            teacher_auc(retriever, has_answer),
+            matched_auc(scores, has_answer, lengths, num_samples=400),
+        )
+        decisions.append(verdict.decision)
+    assert decisions.count(Decision.GO) <= 2
+    assert decisions.count(Decision.NO_GO) > (90 if n == 60 else 25)
 
 
 def test_estimates_leave_out_what_is_undefined():
