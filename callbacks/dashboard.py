@@ -36,6 +36,7 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
         },
         "3 Retrieval and teacher": {
             "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
+            "words a retrieved passage": _curves("validation/passage_words"),
             "teacher AUC": _curves("teacher/auc", "teacher/mrr"),
             "KL": _curves("train/kl", "validation/kl"),
         },

@@ -11,6 +11,7 @@ _ROWS = (
     ("Hit Rate@1", "hr_at_1"),
     ("Hit Rate@5", "hr_at_5"),
     ("Hit Rate@20", "hr_at_20"),
+    ("words a passage (first K)", "passage_words"),
     ("exact match", "em"),
     ("F1", "f1"),
     ("KL(p_ATTN || p_RETR)", "kl"),

@@ -63,6 +63,12 @@ def find_hits(
     return torch.tensor(hits)
 
 
+def mean_words(passages: Sequence[Sequence[Passage]], num_passages: int) -> float:
+    """Words in the text of a passage, over the first `num_passages` of each question."""
+    counts = [len(passage.text.split()) for found in passages for passage in found[:num_passages]]
+    return sum(counts) / len(counts)
+
+
 def first_hit_ranks(is_hit: Bool[Tensor, "batch retrieved"]) -> Int[Tensor, " batch"]:
     """Rank of the first hit, -1 where there is none."""
     if is_hit.shape[1] == 0:

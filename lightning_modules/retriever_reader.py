@@ -15,7 +15,7 @@ from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, share_of
+from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words, share_of
 from lightning_modules.metrics.answers import AnswerScores
 from lightning_modules.metrics.hit_rate import HitRate
 from lightning_modules.objectives import AnswerLikelihoods, Constants, Objective
@@ -272,6 +272,11 @@ class RetrieverReaderModule(L.LightningModule):
         passages = self.retrieve(questions, k)
         is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
         self.hit_rate.update(first_hit_ranks(is_hit))
+        # a retriever that has come to prefer long passages raises its Hit Rate at first, and learns nothing
+        num_words = mean_words(passages, self.num_passages)
+        self.log(
+            f"{stage}/passage_words", num_words, batch_size=len(questions), on_epoch=True, sync_dist=True
+        )
         answers = [question.answers[0] for question in questions]
         evaluation = Evaluation(questions, passages, is_hit, answers)
         num_read = self._take_to_read(len(questions))

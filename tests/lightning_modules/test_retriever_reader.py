@@ -469,6 +469,10 @@ def test_an_evaluation_holds_what_the_equations_give(tmp_path):
         assert evaluation.reading.vocabulary is not None
         assert evaluation.reading.prompts.num_passages == K
     assert logged["validation/kl"] == pytest.approx(np.mean(kls), rel=1e-3)
+    num_words = [
+        len(passage.text.split()) for e in evaluations for found in e.passages for passage in found[:K]
+    ]
+    assert logged["validation/passage_words"] == pytest.approx(np.mean(num_words))
 
 
 @pytest.mark.parametrize("stage", ["validation", "test"])
@@ -525,8 +529,8 @@ def test_without_a_reader_evaluations_retrieve_only(tmp_path):
     evaluations, logged, _ = evaluate(tmp_path, module)
     _, expected, _ = evaluate(tmp_path, complete)
     assert all(evaluation.num_read == 0 for evaluation in evaluations)
-    rates = {"validation/hr_at_1", "validation/hr_at_5"}
-    assert {name: logged[name] for name in logged if name != "step"} == {n: expected[n] for n in rates}
+    names = {"validation/hr_at_1", "validation/hr_at_5", "validation/passage_words"}
+    assert {name: logged[name] for name in logged if name != "step"} == {n: expected[n] for n in names}
 
 
 def test_nothing_is_trained_without_a_reader(tmp_path):
