@@ -59,7 +59,8 @@ class HeadChoice:
         heads: the choice, as `reader.attention_heads` takes it.
         auc, auc_of_all: held-out teacher AUC of choices made on the other folds, and of all heads.
         gain, low, high: their difference with its bootstrap 95% interval.
-        pays: whether the whole interval is above 0.
+        at_equal_length, at_equal_length_of_all: the same AUCs between passages of the same length.
+        pays: whether the whole interval is above 0, and nothing is lost at equal length.
         num_questions: with both kinds of passages.
         layer_auc: of each layer's mean over its heads.
         head_auc: of each head, layer by layer; on the same questions that `heads` was chosen on.
@@ -71,6 +72,8 @@ class HeadChoice:
     gain: float
     low: float
     high: float
+    at_equal_length: Estimate
+    at_equal_length_of_all: Estimate
     pays: bool
     num_questions: int
     layer_auc: list[float]
@@ -160,7 +163,7 @@ def make_result(probe: Probe, stopped_early: bool) -> ProbeResult:
 def _search_heads(collected: QuestionScores) -> HeadChoice | None:
     scores, has_answer = collected.head_scores, collected.has_answer
     try:
-        found = search_heads(scores, has_answer)
+        found = search_heads(scores, has_answer, collected.lengths.float())
     except ValueError:  # too few questions with both kinds of passages
         return None
     return HeadChoice(
@@ -169,6 +172,8 @@ def _search_heads(collected: QuestionScores) -> HeadChoice | None:
         found.auc_of_all,
         found.difference,
         *found.interval,
+        of_matched(found.at_equal_length),
+        of_matched(found.at_equal_length_of_all),
         found.pays,
         found.num_questions,
         layer_auc(scores, has_answer).tolist(),
@@ -261,12 +266,17 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
 
 
 def _recommended(rows: Sequence[TeacherRow], configured: TeacherRow) -> TeacherRow | None:
-    """The row with the best lower end of its AUC's interval, so that few questions do not win by luck.
+    """The row with the best lower end of its AUC, over all passages or equally long ones, the worse of both.
 
-    Rows that are not surely better than chance between passages of the same length are left out.
+    Lower ends, so that few questions do not win by luck. Rows that are not surely better than chance are left
+    out.
     """
-    usable = [row for row in rows if row.overrides is not None and row.at_equal_length.low > 0.5]
-    return max(usable, key=lambda row: (row.auc.low, row.name == configured.name), default=None)
+
+    def worst(row: TeacherRow) -> float:
+        return min(row.auc.low, row.at_equal_length.low)
+
+    usable = [row for row in rows if row.overrides is not None and worst(row) > 0.5]
+    return max(usable, key=lambda row: (worst(row), row.name == configured.name), default=None)
 
 
 def is_clear(collected: QuestionScores, configured: Variant) -> bool:

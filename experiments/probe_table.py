@@ -117,7 +117,9 @@ def facts(result: ProbeResult) -> list[str]:
         lines.append(
             f"attention heads {heads.heads}, chosen by their AUC: held out {heads.auc:.2f}, all heads "
             f"{heads.auc_of_all:.2f}, gain {heads.gain:+.2f} [{heads.low:+.2f}, {heads.high:+.2f}] on "
-            f"{heads.num_questions} questions: choosing {'pays' if heads.pays else 'does not surely pay'}"
+            f"{heads.num_questions} questions; at equal length {heads.at_equal_length.mean:.2f} and "
+            f"{heads.at_equal_length_of_all.mean:.2f}: choosing "
+            f"{'pays' if heads.pays else 'does not surely pay'}"
         )
     if result.stopped_early:
         lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
@@ -133,8 +135,8 @@ def advice(result: ProbeResult) -> list[str]:
         ]
     assert best.overrides is not None
     lines = [
-        f"recommended: {best.name} (AUC {best.auc.text}, the best lower end of {len(result.rows)} ways; "
-        "confirm it on other questions: --split train)",
+        f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}: the "
+        f"best lower ends of {len(result.rows)} ways; confirm it on other questions: --split train)",
         "  " + " ".join(best.overrides),
     ]
     if result.heads is not None and result.heads.pays:

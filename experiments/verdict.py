@@ -10,11 +10,9 @@ from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.matched_auc import MatchedAUC
 
 USEFUL_AUC = 0.65
-"""A teacher must do better than this; chance is 0.5."""
-USEFUL_AT_EQUAL_LENGTH = 0.55
-"""The same between passages of the same length."""
+"""A teacher must do better than this, between all passages and between equally long ones; chance is 0.5."""
 SMALL_GAIN = 0.1
-"""A teacher that is at most this much better than the retriever, or than chance, if at all, is no gain."""
+"""A teacher that is at most this much better than the retriever, if at all, is no gain."""
 FEWEST_QUESTIONS = 10
 """With fewer questions that have both kinds of passages nothing is decided."""
 FEWEST_PAIRS = 10
@@ -74,10 +72,10 @@ def judge(
     """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
 
     A teacher is worth distilling if it puts passages with an answer before those without (the whole interval
-    of its AUC is above `USEFUL_AUC`), does so better than the retriever that it is to teach (else the
-    retriever would forget), and also among passages of the same length. Attention summed over a passage
-    favours long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of
-    length alone, which can be well above chance, and ruins the retriever.
+    of its AUC is above `USEFUL_AUC`), also where they are of the same length, and does so better than the
+    retriever that it is to teach (else the retriever would forget). Attention summed over a passage favours
+    long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of length
+    alone, which can be well above chance, and ruins the retriever.
 
     Args:
         teacher_auc, retriever_auc: of the teacher's target and of p_RETR.
@@ -117,8 +115,7 @@ def _check_at_equal_length(found: MatchedAUC) -> tuple[Decision, str]:
             f"length cannot be told from content: only {found.num_pairs} pairs of passages can be matched by "
             "length; read more questions (--instances, --split train)"
         )
-    small = 0.5 + SMALL_GAIN - USEFUL_AT_EQUAL_LENGTH
-    return _check(of_matched(found), "teacher AUC at equal passage length", USEFUL_AT_EQUAL_LENGTH, small)
+    return _check(of_matched(found), "teacher AUC at equal passage length", USEFUL_AUC)
 
 
 def of_matched(found: MatchedAUC) -> Estimate:
@@ -133,5 +130,5 @@ def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tupl
     if value.high < bound:
         return Decision.NO_GO, f"{shown}: the whole interval is below {bound:g}"
     if value.high < bound + small:
-        return Decision.NO_GO, f"{shown}: no more than {small:.2g} above {bound:g}, if at all"
+        return Decision.NO_GO, f"{shown}: no more than {small:g} above, if at all"
     return Decision.UNSURE, f"{shown}: cannot be told from {bound:g}"

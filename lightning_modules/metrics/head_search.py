@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.bootstrap import bootstrap_interval
+from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.scores import PassageScore, passage_scores
 
@@ -83,6 +84,8 @@ class HeadSearch:
         auc_of_all: mean AUC of the mean over all heads, on the same questions.
         difference: auc - auc_of_all.
         interval: bootstrap 95% interval of the difference, over questions paired.
+        at_equal_length, at_equal_length_of_all: held-out AUC of the choice and of all heads between passages
+            of the same length (`matched_auc`): heads may be chosen because they look at length.
         num_questions: how many questions have both kinds of passages; the others have no AUC.
     """
 
@@ -91,6 +94,8 @@ class HeadSearch:
     auc_of_all: float
     difference: float
     interval: tuple[float, float]
+    at_equal_length: MatchedAUC
+    at_equal_length_of_all: MatchedAUC
     num_questions: int
 
     @property
@@ -100,13 +105,17 @@ class HeadSearch:
 
     @property
     def pays(self) -> bool:
-        """Whether the choice is better than all heads beyond chance: the whole interval is above 0."""
-        return self.interval[0] > 0
+        """Whether the choice is better than all heads beyond chance, and no worse at equal length.
+
+        A gain that is lost at equal length comes from heads that follow the passages' length.
+        """
+        return self.interval[0] > 0 and not self.at_equal_length.mean < self.at_equal_length_of_all.mean
 
 
 def search_heads(
     scores: Float[Tensor, "questions layers heads passages"],
     has_answer: Bool[Tensor, "questions passages"],
+    lengths: Float[Tensor, "questions passages"],
     num_folds: int = 5,
     seed: int = 0,
 ) -> HeadSearch:
@@ -124,6 +133,7 @@ def search_heads(
     Args:
         scores: passage scores by head (`head_passage_scores`).
         has_answer: True = the passage holds an answer.
+        lengths: of the passages, in tokens.
         num_folds: folds, outside and within.
         seed: of the folds and the bootstrap.
 
@@ -143,8 +153,8 @@ def search_heads(
     # sums of float32 would break ties by the order of summation
     search = _Search(flat[usable].double(), has_answer[usable], auc[usable].double(), num_folds)
     generator = torch.Generator().manual_seed(seed)
-    found = search.auc_held_out(generator)
-    of_all = teacher_auc(search.scores.mean(dim=1), search.has_answer)
+    found_scores, all_scores = search.scores_held_out(generator), search.scores.mean(dim=1)
+    found, of_all = (teacher_auc(s, search.has_answer).double() for s in (found_scores, all_scores))
     everything = torch.arange(num_questions, device=scores.device)
     chosen = torch.zeros(num_layers * num_heads, dtype=torch.bool)
     chosen[search.choose(everything, generator).cpu()] = True
@@ -154,6 +164,8 @@ def search_heads(
         auc_of_all=float(of_all.mean()),
         difference=float((found - of_all).mean()),
         interval=bootstrap_interval((found - of_all).cpu(), seed=seed),
+        at_equal_length=matched_auc(found_scores, search.has_answer, lengths[usable]),
+        at_equal_length_of_all=matched_auc(all_scores, search.has_answer, lengths[usable]),
         num_questions=num_questions,
     )
 
@@ -167,13 +179,14 @@ class _Search:
     auc: Float[Tensor, "questions all_heads"]
     num_folds: int
 
-    def auc_held_out(self, generator: torch.Generator) -> Float[Tensor, " questions"]:
-        """AUC of each question by the heads chosen without its fold."""
-        auc = self.auc.new_zeros(len(self.auc))
-        for training, held_out in self._folds(torch.arange(len(auc), device=auc.device), generator):
-            mean = self.scores[held_out][:, self.choose(training, generator)].mean(dim=1)
-            auc[held_out] = teacher_auc(mean, self.has_answer[held_out]).double()
-        return auc
+    def scores_held_out(self, generator: torch.Generator) -> Float[Tensor, "questions passages"]:
+        """Passage scores of each question by the heads chosen without its fold."""
+        held_out_scores = torch.zeros_like(self.scores[:, 0])
+        everything = torch.arange(len(self.scores), device=self.scores.device)
+        for training, held_out in self._folds(everything, generator):
+            chosen = self.choose(training, generator)
+            held_out_scores[held_out] = self.scores[held_out][:, chosen].mean(dim=1)
+        return held_out_scores
 
     def choose(
         self, questions: Int[Tensor, " training"], generator: torch.Generator

@@ -18,8 +18,8 @@ class MatchedAUC:
         mean: 0.5 for a teacher that sees nothing but length; NaN where nothing can be matched.
         low, high: bootstrap interval over questions; NaN for fewer than two questions.
         num_questions: that have a pair.
-        num_pairs: in which the passage with the answer is the shorter one, or the longer one, whichever are
-            fewer: how much there is to match.
+        num_pairs: how much there is to match: pairs of equal length, and those in which the passage with the
+            answer is the shorter one, or the longer one, whichever are fewer.
     """
 
     mean: float
@@ -59,10 +59,11 @@ def matched_auc(
 
     .. math::
         \frac{\sum_b w_b (r_b^+ + r_b^-) / 2}{\sum_b w_b}, \qquad
-        w_b = \frac{n_b^+ n_b^-}{n_b^+ + n_b^-}
+        w_b = \frac{4 n_b^+ n_b^-}{n_b^+ + n_b^-}
 
-    with r the share of pairs won. A teacher whose order depends on length alone, noisily or not, wins as
-    many of the one as it loses of the other: 0.5. A teacher that does not look at length has its plain AUC.
+    with r the share of pairs won; equally long pairs are a stratum of their own, of rate r and weight n. A
+    teacher whose order depends on length alone, noisily or not, wins as many of the one kind as it loses of
+    the other: 0.5. A teacher that does not look at length has its plain AUC.
 
     Args:
         scores: the teacher's; questions with a NaN are left out.
@@ -89,7 +90,8 @@ def matched_auc(
         drawn = np.random.default_rng(seed).integers(0, num_questions, (num_samples, num_questions))
         means = _matched(sums[drawn].sum(axis=1))
         low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    num_pairs = int(sums[..., 1].sum(axis=(0, 1)).min())
+    shorter, longer, equal = sums[..., 1].sum(axis=(0, 1))
+    num_pairs = int(min(shorter, longer) + equal)
     return MatchedAUC(mean, low, high, num_questions, num_pairs)
 
 
@@ -108,26 +110,27 @@ def _pairs(
 
 
 def _sums_by_question(pairs: _Pairs, num_questions: int) -> Float[np.ndarray, "questions strata signs 2"]:
-    """(wins, pairs) by stratum and by which passage is longer; equally long ones are half of each."""
+    """(wins, pairs) by stratum, and by whether the passage with the answer is shorter, longer or as long."""
     if not num_questions:
-        return np.zeros((0, NUM_STRATA, 2, 2))
+        return np.zeros((0, NUM_STRATA, 3, 2))
     size = np.abs(pairs.gap)
-    edges = np.quantile(size, np.arange(1, NUM_STRATA) / NUM_STRATA)
-    cell = pairs.question * NUM_STRATA + np.searchsorted(edges, size)
-    shares = [np.where(pairs.gap == 0, 0.5, is_longer) for is_longer in (pairs.gap > 0, pairs.gap < 0)]
-    sums = [
-        np.bincount(cell, weights, minlength=num_questions * NUM_STRATA)
-        for share in shares
-        for weights in (share * pairs.win, share)
-    ]
-    return np.stack(sums, axis=-1).reshape(num_questions, NUM_STRATA, 2, 2)
+    unequal = size[size > 0]
+    edges = np.quantile(unequal, np.arange(1, NUM_STRATA) / NUM_STRATA) if len(unequal) else []
+    stratum = np.searchsorted(edges, size)
+    sign = np.where(pairs.gap < 0, 0, np.where(pairs.gap > 0, 1, 2))
+    cell = (pairs.question * NUM_STRATA + stratum) * 3 + sign
+    num_cells = num_questions * NUM_STRATA * 3
+    sums = [np.bincount(cell, weights, num_cells) for weights in (pairs.win, np.ones_like(pairs.win))]
+    return np.stack(sums, axis=-1).reshape(num_questions, NUM_STRATA, 3, 2)
 
 
 def _matched(sums: Float[np.ndarray, "samples strata signs 2"]) -> Float[np.ndarray, " samples"]:
-    """The formula of `matched_auc`; NaN where no stratum has pairs of both signs."""
+    """The formula of `matched_auc`, each rate weighed by the inverse of its variance; NaN without pairs."""
     wins, counts = sums[..., 0], sums[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.nan_to_num(counts.prod(axis=-1) / counts.sum(axis=-1))
+        rates = np.nan_to_num(wins / counts)
+        unequal = counts[..., :2]
         # a stratum with pairs of one sign has no weight
-        rates = np.nan_to_num(wins / counts).mean(axis=-1)
-        return (weights * rates).sum(axis=-1) / weights.sum(axis=-1)
+        weights = np.nan_to_num(4 * unequal.prod(axis=-1) / unequal.sum(axis=-1))
+        total = (weights * rates[..., :2].mean(axis=-1)).sum(axis=-1) + wins[..., 2].sum(axis=-1)
+        return total / (weights.sum(axis=-1) + counts[..., 2].sum(axis=-1))

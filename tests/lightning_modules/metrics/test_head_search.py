@@ -8,6 +8,7 @@ import torch
 
 from lightning_modules.metrics.head_search import (
     HEAD_COUNTS,
+    HeadSearch,
     head_auc,
     head_passage_scores,
     layer_auc,
@@ -25,6 +26,11 @@ def noise(seed: int, questions: int = QUESTIONS) -> tuple[torch.Tensor, torch.Te
     sizes = torch.rand(LAYERS, HEADS, 1, generator=generator) * 3 + 0.1
     has_answer = torch.rand(questions, PASSAGES, generator=generator) < 0.3
     return scores * sizes, has_answer
+
+
+def search(scores: torch.Tensor, has_answer: torch.Tensor, seed: int = 0) -> HeadSearch:
+    """Of passages that are all equally long."""
+    return search_heads(scores, has_answer, torch.ones(has_answer.shape), seed=seed)
 
 
 def slow_auc(scores: list[float], has_answer: list[bool]) -> float:
@@ -90,7 +96,7 @@ def test_a_planted_head_is_found_and_pays():
     scores, has_answer = noise(seed=1)
     scores[:, 2, 3] += 2 * has_answer
     scores[:, 0, 0] *= 100  # loud, and knows nothing: it drowns the mean over all heads
-    found = search_heads(scores, has_answer)
+    found = search(scores, has_answer)
     assert found.heads.mask(LAYERS, HEADS)[2, 3]
     assert not found.heads.mask(LAYERS, HEADS)[0, 0]
     of_all = slow_mean_auc(scores.double().mean(dim=(1, 2)), has_answer)
@@ -109,7 +115,7 @@ def test_many_weak_heads_are_better_together():
     scores[:, 1] += 0.5 * has_answer[:, None]
     scores[:, 3] += 0.5 * has_answer[:, None]
     scores[:, ::2] *= 5
-    found = search_heads(scores, has_answer)
+    found = search(scores, has_answer)
     mask = found.heads.mask(LAYERS, HEADS)
     assert mask.sum() == 8 in HEAD_COUNTS
     assert mask[[1, 3]].sum() == 8
@@ -122,7 +128,7 @@ def test_noise_gains_nothing_on_average():
     found, flattering = [], []
     for seed in range(40):
         scores, has_answer = noise(seed)
-        result = search_heads(scores, has_answer, seed=seed)
+        result = search(scores, has_answer, seed=seed)
         found.append(result)
         chosen = scores.double()[:, result.heads.mask(LAYERS, HEADS)].mean(dim=1)[:, None, None]
         flattering.append(head_auc(chosen, has_answer).item() - result.auc_of_all)
@@ -134,6 +140,21 @@ def test_noise_gains_nothing_on_average():
     assert sum(result.excludes_zero for result in found) <= 8
 
 
+def test_heads_that_follow_the_length_of_passages_do_not_pay():
+    """Length is the best guess there is here; all other heads know a little of the content."""
+    generator = torch.Generator().manual_seed(9)
+    has_answer = torch.rand(200, PASSAGES, generator=generator) < 0.3
+    lengths = (torch.randn(200, PASSAGES, generator=generator) + 2 * has_answer).exp()
+    scores = torch.randn(200, LAYERS, HEADS, PASSAGES, generator=generator) + 0.1 * has_answer[:, None, None]
+    scores[:, 1, 2] = lengths.log()
+    found = search_heads(scores, has_answer, lengths)
+    assert str(found.heads) == "1.2"
+    assert found.interval[0] > 0
+    assert found.at_equal_length.mean == pytest.approx(0.5)
+    assert found.at_equal_length_of_all.mean > 0.55
+    assert not found.pays
+
+
 def test_no_held_out_question_has_part_in_its_choice():
     """Each question has a head that is right, loudly, there and wrong elsewhere; only a leak finds it."""
     _, has_answer = noise(seed=3, questions=10)
@@ -141,7 +162,7 @@ def test_no_held_out_question_has_part_in_its_choice():
     scores = torch.where(has_answer, 0.0, 1.0)[:, None, None].repeat(1, 2, 5, 1)
     for question in range(10):
         scores[question, question // 5, question % 5] = 100 * has_answer[question]
-    found = search_heads(scores, has_answer)
+    found = search(scores, has_answer)
     assert (found.auc, found.auc_of_all, found.interval) == (0.0, 1.0, (-1.0, -1.0))
     assert found.excludes_zero
     assert not found.pays
@@ -149,7 +170,7 @@ def test_no_held_out_question_has_part_in_its_choice():
 
 def test_ties_are_half_and_the_first_heads_are_taken():
     _, has_answer = noise(seed=4)
-    found = search_heads(torch.ones(QUESTIONS, LAYERS, HEADS, PASSAGES), has_answer)
+    found = search(torch.ones(QUESTIONS, LAYERS, HEADS, PASSAGES), has_answer)
     assert (found.auc, found.auc_of_all, found.difference, found.interval) == (0.5, 0.5, 0.0, (0.0, 0.0))
     assert not found.excludes_zero
     assert str(found.heads) == "0.*,1.*,2.*,3.0", "16 of 20, the most heads among equals"
@@ -161,16 +182,16 @@ def test_questions_of_one_kind_and_broken_ones_do_not_count():
     added, _ = noise(seed=6)
     kinds = torch.cat([torch.ones(30, PASSAGES), torch.zeros(29, PASSAGES), has_answer[:1]]).bool()
     added[-1, 0, 0, 0] = torch.nan
-    plain = search_heads(scores, has_answer)
-    mixed = search_heads(torch.cat([scores, added]), torch.cat([has_answer, kinds]))
+    plain = search(scores, has_answer)
+    mixed = search(torch.cat([scores, added]), torch.cat([has_answer, kinds]))
     assert mixed == plain
     assert mixed.num_questions == QUESTIONS
 
 
 def test_the_seed_decides():
     scores, has_answer = noise(seed=7)
-    assert search_heads(scores, has_answer, seed=1) == search_heads(scores, has_answer, seed=1)
-    assert search_heads(scores, has_answer, seed=1) != search_heads(scores, has_answer, seed=2)
+    assert search(scores, has_answer, seed=1) == search(scores, has_answer, seed=1)
+    assert search(scores, has_answer, seed=1) != search(scores, has_answer, seed=2)
 
 
 def test_too_few_questions_are_refused():
@@ -178,4 +199,4 @@ def test_too_few_questions_are_refused():
     has_answer[9:] = False
     has_answer[:9, 0], has_answer[:9, 1] = True, False
     with pytest.raises(ValueError, match=r"only 9 questions have passages with and without .* at least 10"):
-        search_heads(scores, has_answer)
+        search(scores, has_answer)

@@ -33,16 +33,16 @@ def slowly(scores, has_answer, lengths):
         for i, j in ((i, j) for i in range(len(hits)) for j in range(len(hits)) if hits[i] and not hits[j]):
             win = 1.0 if of_question[i] > of_question[j] else 0.5 if of_question[i] == of_question[j] else 0.0
             pairs.append((math.log(of_passage[i] / of_passage[j]), win))
-    edges = np.quantile([abs(gap) for gap, _ in pairs], [k / NUM_STRATA for k in range(1, NUM_STRATA)])
-    above, below = 0.0, 0.0
+    sizes = [abs(gap) for gap, _ in pairs if gap != 0]
+    edges = np.quantile(sizes, [k / NUM_STRATA for k in range(1, NUM_STRATA)])
+    equal = [win for gap, win in pairs if gap == 0]
+    above, below = sum(equal), len(equal)
     for stratum in range(NUM_STRATA):
         inside = [(gap, win) for gap, win in pairs if sum(abs(gap) > edge for edge in edges) == stratum]
-        longer = [(1.0, win) for gap, win in inside if gap > 0] + [(0.5, w) for gap, w in inside if gap == 0]
-        shorter = [(1.0, win) for gap, win in inside if gap < 0] + [(0.5, w) for gap, w in inside if gap == 0]
-        n, m = sum(weight for weight, _ in longer), sum(weight for weight, _ in shorter)
-        if n and m:
-            weight = n * m / (n + m)
-            rates = sum(a * w for a, w in longer) / n, sum(a * w for a, w in shorter) / m
+        longer, shorter = [win for gap, win in inside if gap > 0], [win for gap, win in inside if gap < 0]
+        if longer and shorter:
+            weight = 4 / (1 / len(longer) + 1 / len(shorter))
+            rates = sum(longer) / len(longer), sum(shorter) / len(shorter)
             above, below = above + weight * sum(rates) / 2, below + weight
     return above / below
 
@@ -70,6 +70,14 @@ def test_a_teacher_that_sees_length_is_at_chance(blur):
     found = matched_auc(scores, has_answer, lengths)
     assert found.mean == pytest.approx(0.5, abs=0.02)
     assert found.low < 0.5 < found.high or abs(found.mean - 0.5) < 0.01
+
+
+def test_length_itself_is_exactly_at_chance():
+    """Also where many passages are equally long, and few answers are in the shorter one."""
+    has_answer, lengths = corpus(seed=8, questions=60, longer_with_answer=1.5)
+    lengths = (lengths / 40).round()
+    found = matched_auc(lengths, has_answer, lengths)
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
 def test_a_teacher_that_does_not_look_at_length_keeps_its_auc():
