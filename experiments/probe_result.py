@@ -275,7 +275,11 @@ def _recommended(rows: Sequence[TeacherRow], configured: TeacherRow) -> TeacherR
     def worst(row: TeacherRow) -> float:
         return min(row.auc.low, row.at_equal_length.low)
 
-    usable = [row for row in rows if row.overrides is not None and worst(row) > 0.5]
+    usable = [
+        row
+        for row in rows
+        if row.overrides is not None and row.auc.low > 0.5 and row.at_equal_length.low > 0.5
+    ]
     return max(usable, key=lambda row: (worst(row), row.name == configured.name), default=None)
 
 

@@ -109,6 +109,13 @@ def judge(
     return Verdict(decision, [text for _, text in checks])
 
 
+def of_matched(found: MatchedAUC) -> Estimate:
+    """An AUC at equal length as an estimate over questions; NaN where there are too few pairs to match."""
+    if found.num_pairs < FEWEST_PAIRS:
+        return estimate([])
+    return Estimate(found.mean, found.low, found.high, found.num_questions)
+
+
 def _check_at_equal_length(found: MatchedAUC) -> tuple[Decision, str]:
     if found.num_pairs < FEWEST_PAIRS:
         return Decision.UNSURE, (
@@ -116,11 +123,6 @@ def _check_at_equal_length(found: MatchedAUC) -> tuple[Decision, str]:
             "length; read more questions (--instances, --split train)"
         )
     return _check(of_matched(found), "teacher AUC at equal passage length", USEFUL_AUC)
-
-
-def of_matched(found: MatchedAUC) -> Estimate:
-    """An AUC at equal length as an estimate over questions."""
-    return Estimate(found.mean, found.low, found.high, found.num_questions)
 
 
 def _check(value: Estimate, what: str, bound: float, small: float = 0.0) -> tuple[Decision, str]:

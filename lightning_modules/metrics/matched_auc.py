@@ -87,8 +87,10 @@ def matched_auc(
     mean = float(_matched(sums.sum(axis=0, keepdims=True))[0])
     low = high = float("nan")
     if num_questions > 1 and not math.isnan(mean):
-        drawn = np.random.default_rng(seed).integers(0, num_questions, (num_samples, num_questions))
-        means = _matched(sums[drawn].sum(axis=1))
+        times = np.random.default_rng(seed).multinomial(
+            num_questions, np.full(num_questions, 1 / num_questions), num_samples
+        )
+        means = _matched(np.tensordot(times.astype(float), sums, axes=1))
         low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
     shorter, longer, equal = sums[..., 1].sum(axis=(0, 1))
     num_pairs = int(min(shorter, longer) + equal)
