@@ -1,0 +1,171 @@
+"""How much of a retriever's gain is a preference for long passages.
+
+Long passages hold answers more often, and attention summed over a passage favours them, so a retriever can
+gain Hit Rate by length alone. The control adds a bonus for length to the scores of the starting retriever,
+and of the trained one: s(n, Q) + bonus * log(words of n). Each gets the bonus that serves it best on the
+validation questions; what is left between them on the test questions is not length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.batches import Passage, Question
+from experiments.build import build_datamodule, build_knowledge, build_retriever
+from experiments.config import ConfigError
+from experiments.measure_tokens import Measured
+from experiments.verdict import Estimate, estimate
+from lightning_modules.encoding import encode_passages
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.retriever import Retriever
+
+STEPS = tuple(step / 10 for step in range(-5, 16))
+"""Bonuses tried: their standard deviation over passages, as a share of the scores' own."""
+_LARGEST = 200_000
+
+
+@dataclass(frozen=True)
+class Bonus:
+    """What a bonus for length does to a retriever on some questions.
+
+    Attributes:
+        size: times log(words) is added to the scores.
+        hits: whether an answer is among the first K passages, question by question.
+        words: mean words of these passages.
+    """
+
+    size: float
+    hits: np.ndarray
+    words: float
+
+    @property
+    def hit_rate(self) -> float:
+        return float(self.hits.mean())
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """A retriever on the test questions: as it is, and with the bonus chosen on the validation questions."""
+
+    plain: Bonus
+    chosen: Bonus
+
+
+@dataclass(frozen=True)
+class LengthControl:
+    """What a run gained, and what is left of it beside a bonus for length.
+
+    Attributes:
+        start, trained: both retrievers.
+        gain: of Hit Rate@K, trained less start.
+        by_length: start with its bonus less start.
+        beyond_length: trained with its bonus less start with its bonus.
+    """
+
+    start: Controlled
+    trained: Controlled
+    gain: Estimate
+    by_length: Estimate
+    beyond_length: Estimate
+
+
+def compare(start: Measured, end: Measured) -> LengthControl:
+    """Controls the retriever that a run ended with, and the one that it started with.
+
+    Raises:
+        ConfigError: too many passages to score them all at once.
+    """
+    config = end.config
+    datamodule = build_datamodule(config)
+    with TemporaryDirectory() as scratch:
+        knowledge_base = build_knowledge(config, datamodule, Path(scratch))
+        if len(knowledge_base) > _LARGEST:
+            raise ConfigError(
+                f"{len(knowledge_base):,} passages cannot all be scored at once; the control is for at most "
+                f"{_LARGEST:,}: cut a slice with data.max_passages"
+            )
+        passages = knowledge_base[0 : len(knowledge_base)]
+    found = []
+    for measured in (start, end):
+        retriever = build_retriever(config, measured.weights["retriever"])
+        validation, test = (
+            ScoredQuestions.of(retriever, questions, passages, config.evaluation.answer_match)
+            for questions in (datamodule.validation, datamodule.test)
+        )
+        k = config.training.num_passages
+        sizes = validation.sizes()
+        best = max(sizes, key=lambda size: (validation.with_bonus(size, k).hit_rate, -abs(size)))
+        found.append(Controlled(test.with_bonus(0.0, k), test.with_bonus(best, k)))
+    before, after = found
+    return LengthControl(
+        before,
+        after,
+        gain=estimate(after.plain.hits - before.plain.hits),
+        by_length=estimate(before.chosen.hits - before.plain.hits),
+        beyond_length=estimate(after.chosen.hits - before.chosen.hits),
+    )
+
+
+class ScoredQuestions:
+    """Questions with the scores s(n, Q) of all passages.
+
+    Args:
+        scores: [questions, passages].
+        questions, passages: in that order.
+        match: when a passage holds an answer.
+    """
+
+    def __init__(
+        self,
+        scores: np.ndarray,
+        questions: Sequence[Question],
+        passages: Sequence[Passage],
+        match: AnswerMatch | str,
+    ) -> None:
+        self.scores = scores
+        self.passages = passages
+        self.words = np.array([len(passage.text.split()) for passage in passages], dtype=float)
+        self.log_words = np.log(np.maximum(self.words, 1.0))
+        self._matchers = [AnswerMatcher(question.answers, AnswerMatch(match)) for question in questions]
+        self._known: dict[tuple[int, int], bool] = {}
+
+    @classmethod
+    def of(
+        cls,
+        retriever: Retriever,
+        questions: Sequence[Question],
+        passages: list[Passage],
+        match: AnswerMatch | str,
+    ) -> "ScoredQuestions":
+        """Scores by a retriever, in eval mode."""
+        with torch.no_grad(), eval_mode(retriever):
+            texts = [question.text for question in questions]
+            queries = torch.cat(
+                [retriever.encode_queries(texts[i : i + 64]) for i in range(0, len(texts), 64)]
+            )
+        return cls(queries.numpy() @ encode_passages(retriever, passages).T, questions, passages, match)
+
+    def sizes(self) -> list[float]:
+        """Bonuses to try: `STEPS` in units of these scores."""
+        spread = self.log_words.std()
+        if spread == 0:  # all passages are equally long
+            return [0.0]
+        unit = self.scores.std(axis=1).mean() / spread
+        return [float(step * unit) for step in STEPS]
+
+    def with_bonus(self, size: float, k: int) -> Bonus:
+        """The first k passages under a bonus for length."""
+        top = np.argsort(-(self.scores + size * self.log_words), axis=1, kind="stable")[:, :k]
+        hits = [any(self._matches(row, column) for column in found) for row, found in enumerate(top.tolist())]
+        return Bonus(size, np.array(hits, dtype=float), float(self.words[top].mean()))
+
+    def _matches(self, row: int, column: int) -> bool:
+        key = row, column
+        if key not in self._known:
+            self._known[key] = self._matchers[row].matches(self.passages[column].text)
+        return self._known[key]
