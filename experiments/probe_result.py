@@ -90,7 +90,8 @@ class ProbeResult:
         rows: ways of teaching, best AUC first after the configured one.
         references: the retriever itself, and passage length alone.
         indicators: reading -> value, over the questions that were not chosen for their passages.
-        agreement: pairs of objectives with Kendall's tau between the orders they put passages in.
+        agreement: pairs of objectives, and each with passage length: Kendall's tau between the orders that
+            they put passages in.
         mass_by_position: attention by place in a concatenated prompt, by order; None = not read.
         shares: attention on passages, first token, and the rest.
         share_with_both: of all questions retrieved for, those with both kinds of passages.
@@ -235,18 +236,18 @@ def _measured(
 
 
 def _agreement(collected: QuestionScores, configured: Variant) -> dict[str, Estimate]:
-    """Between the objectives, each in the context that is configured where it was read in it."""
+    """Between the objectives, each in the context that is configured where it was read in it, and length."""
     chosen: dict[Objective, Variant] = {}
     for variant in sorted(
         collected.variants, key=lambda v: v != configured and v.context != configured.context
     ):
         if variant.passage_score in (None, PassageScore.SUM) and variant.token_scope is not TokenScope.PROMPT:
             chosen.setdefault(variant.objective, variant)
+    scores = {variant.name: collected.scores(variant) for variant in chosen.values()}
+    scores["passage length"] = collected.lengths.float()
     return {
-        f"{first.name} / {second.name}": estimate(
-            kendall_tau(collected.scores(first), collected.scores(second))
-        )
-        for first, second in combinations(chosen.values(), 2)
+        f"{first} / {second}": estimate(kendall_tau(scores[first], scores[second]))
+        for first, second in combinations(scores, 2)
     }
 
 
