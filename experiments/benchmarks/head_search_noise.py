@@ -1,7 +1,7 @@
 """How often choosing attention heads seems to pay where it cannot.
 
-`python -m experiments.benchmarks.head_search_noise` searches heads that know nothing: the held-out gain must be
-0 on average, and its 95% interval should exclude 0 in one trial out of twenty.
+`python -m experiments.benchmarks.head_search_noise` searches heads that know nothing: the held-out gain must
+be 0 on average, and its 95% interval should exclude 0 in one trial out of twenty.
 """
 
 import argparse
