@@ -45,13 +45,6 @@ class Evaluation:
         return self.questions[: self.num_read]
 
 
-def share_of(num_questions: int | None, rank: int, world_size: int) -> int | None:
-    """How many of the first questions a process gets where they are dealt out in turn; None = all it has."""
-    if num_questions is None:
-        return None
-    return num_questions // world_size + (rank < num_questions % world_size)
-
-
 def find_hits(
     questions: Sequence[Question], passages: Sequence[Sequence[Passage]], match: AnswerMatch
 ) -> Bool[Tensor, "batch retrieved"]:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,20 +13,19 @@ from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
+from lightning_modules.answering import AnsweringModule
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words, share_of
-from lightning_modules.metrics.answers import AnswerScores
+from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words
 from lightning_modules.metrics.hit_rate import HitRate
 from lightning_modules.objectives import AnswerLikelihoods, Constants, Objective
 from lightning_modules.optimization import LearningRate, make_optimizer
-from lightning_modules.part_timer import PartTimer
 from lightning_modules.readers.reader import Reader, Reading
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 from lightning_modules.teacher import Teacher
 
 
-class RetrieverReaderModule(L.LightningModule):
+class RetrieverReaderModule(AnsweringModule):
     r"""Trains a retriever from a reader, the reader on the answers, or both.
 
     .. math::
@@ -64,7 +62,6 @@ class RetrieverReaderModule(L.LightningModule):
 
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
-        timer: seconds spent by part.
     """
 
     def __init__(
@@ -90,7 +87,7 @@ class RetrieverReaderModule(L.LightningModule):
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_read)
         teacher = teacher or Teacher()
         if reader is None and (train_retriever or train_reader):
             raise ValueError("nothing can be trained without a reader: it is what the retriever learns from")
@@ -110,18 +107,14 @@ class RetrieverReaderModule(L.LightningModule):
         self.answer_match = AnswerMatch(answer_match)
         # a small knowledge base may hold fewer passages than the largest K asks for
         self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
-        self.num_read = num_read
         self.generate = generate
         self.max_new_tokens = max_new_tokens
         self.token_embeddings = token_embeddings
         self.weight_decay = weight_decay
         self.seed = seed
         self.index: PassageIndex | None = None
-        self.timer = PartTimer()
         self.hit_rate = HitRate(self.hit_rate_ks)
-        self.answer_scores = AnswerScores()
         self._distils = True
-        self._num_read_so_far = 0
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
         self.retriever.train(train_retriever)
@@ -253,12 +246,6 @@ class RetrieverReaderModule(L.LightningModule):
 
     # ---- evaluation ----
 
-    def on_validation_epoch_start(self) -> None:
-        self._num_read_so_far = 0
-
-    def on_test_epoch_start(self) -> None:
-        self._num_read_so_far = 0
-
     # callbacks get an `Evaluation`, which Lightning hands on without looking at it
     def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
         return self._evaluate(batch, "validation")
@@ -279,7 +266,7 @@ class RetrieverReaderModule(L.LightningModule):
         )
         answers = [question.answers[0] for question in questions]
         evaluation = Evaluation(questions, passages, is_hit, answers)
-        num_read = self._take_to_read(len(questions))
+        num_read = 0 if self.reader is None else self.take_to_read(len(questions))
         if num_read > 0:
             evaluation = self._read_for_evaluation(evaluation, num_read, stage)
         return evaluation
@@ -301,7 +288,7 @@ class RetrieverReaderModule(L.LightningModule):
         if self.generate:
             with self.timer.part("generate"):
                 predictions = self.reader.generate(questions, passages, p_retr, self.max_new_tokens)
-            self.answer_scores.update(predictions, [question.answers for question in questions])
+            self.score_answers(predictions, questions)
         return replace(
             evaluation,
             num_read=num_read,
@@ -325,15 +312,6 @@ class RetrieverReaderModule(L.LightningModule):
         drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
         return self.teacher.teach(self.reader, questions, passages, answers), drops
 
-    def _take_to_read(self, num_questions: int) -> int:
-        """How many of the next questions are read; counts them."""
-        if self.reader is None:
-            return 0
-        share = share_of(self.num_read, self.trainer.global_rank, self.trainer.world_size)
-        taken = num_questions if share is None else min(num_questions, share - self._num_read_so_far)
-        self._num_read_so_far += taken
-        return taken
-
     def on_validation_epoch_end(self) -> None:
         # Lightning would count the steps of a validation within training from 0, those of all else from 1
         self.log("step", float(self.global_step))
@@ -346,11 +324,7 @@ class RetrieverReaderModule(L.LightningModule):
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
         self.hit_rate.reset()
-        # every process must join in, also one whose share of the questions was not read
-        if self.trainer.strategy.reduce_boolean_decision(self.answer_scores.update_called, all=False):
-            for name, value in self.answer_scores.compute().items():
-                self.log(f"{stage}/{name}", value)
-            self.answer_scores.reset()
+        self.log_answer_scores(stage)
 
     # ---- what Lightning asks for ----
 

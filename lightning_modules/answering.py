@@ -1,0 +1,59 @@
+"""What evaluations of every module share: which questions are read, and EM and F1 of their answers."""
+
+from collections.abc import Sequence
+
+import lightning as L
+
+from datamodules.batches import Question
+from lightning_modules.metrics.answers import AnswerScores
+from lightning_modules.part_timer import PartTimer
+
+
+class AnsweringModule(L.LightningModule):
+    """A module whose evaluations read the first questions, and score the answers to them.
+
+    Args:
+        num_read: questions that an evaluation reads, the first ones, of all processes together. None = all.
+
+    Attributes:
+        timer: seconds spent by part.
+    """
+
+    def __init__(self, num_read: int | None = None) -> None:
+        super().__init__()
+        self.num_read = num_read
+        self.timer = PartTimer()
+        self.answer_scores = AnswerScores()
+        self._num_read_so_far = 0
+
+    def on_validation_epoch_start(self) -> None:
+        self._num_read_so_far = 0
+
+    def on_test_epoch_start(self) -> None:
+        self._num_read_so_far = 0
+
+    def take_to_read(self, num_questions: int) -> int:
+        """How many of the next questions this process reads; counts them."""
+        share = share_of(self.num_read, self.trainer.global_rank, self.trainer.world_size)
+        taken = num_questions if share is None else min(num_questions, share - self._num_read_so_far)
+        self._num_read_so_far += taken
+        return taken
+
+    def score_answers(self, predictions: Sequence[str], questions: Sequence[Question]) -> None:
+        """Adds answers to EM and F1."""
+        self.answer_scores.update(predictions, [question.answers for question in questions])
+
+    def log_answer_scores(self, stage: str) -> None:
+        """Logs EM and F1 at the end of an evaluation, if any process has answered anything."""
+        # every process must join in, also one whose share of the questions was not read
+        if self.trainer.strategy.reduce_boolean_decision(self.answer_scores.update_called, all=False):
+            for name, value in self.answer_scores.compute().items():
+                self.log(f"{stage}/{name}", value)
+            self.answer_scores.reset()
+
+
+def share_of(num_questions: int | None, rank: int, world_size: int) -> int | None:
+    """How many of the first questions a process gets where they are dealt out in turn; None = all it has."""
+    if num_questions is None:
+        return None
+    return num_questions // world_size + (rank < num_questions % world_size)
