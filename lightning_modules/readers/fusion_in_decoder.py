@@ -273,7 +273,7 @@ class FusionInDecoderReader(Reader):
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=1,
                 do_sample=False,
-                past_key_values=EncoderDecoderCache(*caches),
+                cache=EncoderDecoderCache(*caches),
             )
         texts = self.prompts.tokenizer.batch_decode(output, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
