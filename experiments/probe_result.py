@@ -1,5 +1,6 @@
 """From passage scores to what the pre-flight check says: a row for each way of teaching, and advice."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,6 +27,9 @@ from lightning_modules.scores import AttentionDistribution, PassageScore, log_p_
 from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_variants import Order, Variant
 
+ABOUT_AS_GOOD = 0.05
+"""Lower ends of an AUC's interval that differ by less say nothing of which teacher is better."""
+
 
 @dataclass(frozen=True)
 class TeacherRow:
@@ -35,6 +39,9 @@ class TeacherRow:
         name: of the variant, or of what it is compared with.
         auc, mrr: teacher validity, over questions with both kinds of passages.
         at_equal_length: AUC between passages of the same length (`matched_auc`).
+        favourites: Kendall's tau between the order that it puts a question's passages in and its order for an
+            unrelated question: 1 = the same passages are preferred whatever is asked; about 0 = what is asked
+            decides. NaN where that was not read.
         mass_on_answers: probability of the passages with an answer, at `temperature`.
         entropy: of the target at `temperature`, relative to that of equal passages.
         temperature: under which passages with an answer are likeliest; None where there is none to choose.
@@ -45,6 +52,7 @@ class TeacherRow:
     auc: Estimate
     mrr: Estimate
     at_equal_length: Estimate
+    favourites: Estimate
     mass_on_answers: Estimate
     entropy: Estimate
     temperature: float | None = None
@@ -154,7 +162,7 @@ def make_result(probe: Probe, stopped_early: bool) -> ProbeResult:
         shares={name: estimate(values) for name, values in collected.shares.items()},
         share_with_both=probe.share_with_both,
         hit_rate=probe.hit_rate,
-        recommended=_recommended(rows, own),
+        recommended=recommended_row(rows),
         stopped_early=stopped_early,
         num_questions=len(collected.questions),
         heads=_search_heads(collected),
@@ -192,26 +200,28 @@ def _row(collected: QuestionScores, variant: Variant) -> TeacherRow:
     overrides = variant.overrides
     if overrides is not None and temperature is not None:
         overrides = [*overrides, f"objective.attention_temperature={temperature:.3g}"]
-    return _measured(variant.name, scores, log_p, collected, temperature, overrides)
+    return _measured(
+        variant.name, scores, log_p, collected, collected.unrelated_scores(variant), temperature, overrides
+    )
 
 
 def _configured_row(collected: QuestionScores, configured: Variant, teacher: Teacher) -> TeacherRow:
     """At the temperature that is configured."""
-    scores = collected.scores(configured)
+    scores, unrelated = collected.scores(configured), collected.unrelated_scores(configured)
     if configured.objective is Objective.EMDR2:
-        return _measured(configured.name, scores, scores, collected, None, configured.overrides)
+        return _measured(configured.name, scores, scores, collected, unrelated, None, configured.overrides)
     is_atlas_sum = teacher.constants is Constants.ATLAS and teacher.passage_score is PassageScore.SUM
     divided = scores / ATLAS_PASSAGE_LENGTH if is_atlas_sum and configured.passage_score else scores
     how = teacher.attention_distribution if configured.passage_score else AttentionDistribution.SOFTMAX
     log_p = log_p_attn(divided, how, teacher.attention_temperature)
     temperature = teacher.attention_temperature
-    return _measured(configured.name, scores, log_p, collected, temperature, configured.overrides)
+    return _measured(configured.name, scores, log_p, collected, unrelated, temperature, configured.overrides)
 
 
 def _reference(
     name: str, log_p: Float[Tensor, "questions passages"], collected: QuestionScores
 ) -> TeacherRow:
-    return _measured(name, log_p, log_p, collected, None, None)
+    return _measured(name, log_p, log_p, collected, None, None, None)
 
 
 def _measured(
@@ -219,6 +229,7 @@ def _measured(
     scores: Float[Tensor, "questions passages"],
     log_p: Float[Tensor, "questions passages"],
     collected: QuestionScores,
+    unrelated: Float[Tensor, "questions passages"] | None,
     temperature: float | None,
     overrides: list[str] | None,
 ) -> TeacherRow:
@@ -227,6 +238,7 @@ def _measured(
         name,
         auc=estimate(teacher_auc(scores, has_answer)),
         at_equal_length=of_matched(matched_auc(scores, has_answer, collected.lengths.float())),
+        favourites=estimate([] if unrelated is None else kendall_tau(scores, unrelated)),
         mrr=estimate(teacher_reciprocal_rank(scores, has_answer)),
         mass_on_answers=estimate(mass_on_answers(log_p, has_answer)),
         entropy=estimate(relative_entropy_of(log_p)),
@@ -266,22 +278,24 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
     return masses
 
 
-def _recommended(rows: Sequence[TeacherRow], configured: TeacherRow) -> TeacherRow | None:
-    """The row with the best lower end of its AUC, over all passages or equally long ones, the worse of both.
+def recommended_row(rows: Sequence[TeacherRow]) -> TeacherRow | None:
+    """Of the rows that are about as good as the best, the one that least prefers the same passages always.
 
-    Lower ends, so that few questions do not win by luck. Rows that are not surely better than chance are left
-    out.
+    How good a row is: the lower end of its AUC's interval, over all passages or equally long ones, the worse
+    of both, so that few questions do not win by luck. Rows not surely better than chance are left out.
     """
-
-    def worst(row: TeacherRow) -> float:
-        return min(row.auc.low, row.at_equal_length.low)
-
     usable = [
         row
         for row in rows
         if row.overrides is not None and row.auc.low > 0.5 and row.at_equal_length.low > 0.5
     ]
-    return max(usable, key=lambda row: (worst(row), row.name == configured.name), default=None)
+    lowest = [min(row.auc.low, row.at_equal_length.low) for row in usable]
+    about_best = [
+        (1.0 if math.isnan(row.favourites.mean) else row.favourites.mean, -low, row)
+        for row, low in zip(usable, lowest, strict=True)
+        if low > max(lowest) - ABOUT_AS_GOOD
+    ]
+    return min(about_best, key=lambda found: found[:2])[2] if about_best else None
 
 
 def is_clear(collected: QuestionScores, configured: Variant) -> bool:

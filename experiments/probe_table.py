@@ -47,13 +47,14 @@ def _is_passage_score(word: str) -> bool:
 def _teachers(result: ProbeResult) -> Table:
     table = Table(
         title="teachers: do passages with an answer get more?",
-        caption="=len: AUC at equal passage length; mass: on passages with an answer, at temperature tau",
+        caption="=len: AUC at equal passage length; fav: same order whatever is asked (0 to 1)\n"
+        "mass: on passages with an answer, at temperature tau",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("teacher", no_wrap=True)
-    for name in ("AUC [95%]", "=len [95%]", "MRR", "mass", "entropy", "tau", "n"):
+    for name in ("AUC [95%]", "=len", "fav", "MRR", "mass", "entropy", "tau", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(shown_rows(result)):
         table.add_row(*_cells(row), style="bold" if number == 0 else None)
@@ -67,7 +68,8 @@ def _cells(row: TeacherRow) -> list[str]:
     return [
         row.name,
         row.auc.text,
-        row.at_equal_length.text,
+        _number(row.at_equal_length.mean),
+        _number(row.favourites.mean),
         _number(row.mrr.mean),
         _number(row.mass_on_answers.mean),
         _number(row.entropy.mean),
@@ -104,6 +106,12 @@ def facts(result: ProbeResult) -> list[str]:
         f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
         f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
     ]
+    own = result.rows[0].favourites
+    if own.n:
+        lines.append(
+            f"{result.configured} asked an unrelated question: Kendall tau {own.text} with the order for the "
+            "passages' own; the nearer to 1, the more it teaches to prefer the same ones whatever is asked"
+        )
     for order, masses in result.mass_by_position.items():
         shown = ", ".join(f"{mass:.0%}" for mass in masses)
         lines.append(
@@ -135,8 +143,9 @@ def advice(result: ProbeResult) -> list[str]:
         ]
     assert best.overrides is not None
     lines = [
-        f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}: the "
-        f"best lower ends of {len(result.rows)} ways; confirm it on other questions: --split train)",
+        f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}, fav "
+        f"{best.favourites.text}; chosen from {len(result.rows)} ways: confirm it on other questions, "
+        "--split train)",
         "  " + " ".join(best.overrides),
     ]
     if result.heads is not None and result.heads.pays:

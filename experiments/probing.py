@@ -2,7 +2,7 @@
 would make of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -57,6 +57,7 @@ class QuestionScores:
         self._log_p_retr: list[Tensor] = []
         self._lengths: list[Tensor] = []
         self._scores: dict[Variant, dict[int, Tensor]] = {}
+        self._unrelated: dict[Variant, dict[int, Tensor]] = {}
         self._positions: dict[Order, dict[int, Tensor]] = {}
         self._head_scores: list[Tensor] = []
         self.shares: dict[str, list[float]] = {"passages": [], "first_token": [], "rest": []}
@@ -86,6 +87,13 @@ class QuestionScores:
         """What the variant's target is a softmax of, NaN where it was not read."""
         return self._rows(self._scores[variant])
 
+    def unrelated_scores(self, variant: Variant) -> Float[Tensor, "questions passages"]:
+        """The same passages' scores when another question is asked of them, NaN where that was not read.
+
+        They were shown in another order than to the question itself, whichever that was.
+        """
+        return self._rows(self._unrelated.get(replace(variant, order=Order.RANK), {}))
+
     def positions(self, order: Order) -> Float[Tensor, "questions passages"] | None:
         """As floats, NaN where it was not read; None where it never was."""
         return self._rows(self._positions[order]) if order in self._positions else None
@@ -114,6 +122,11 @@ class QuestionScores:
     def add_scores(self, rows: Sequence[int], scores: Scores) -> None:
         for variant, values in scores.items():
             by_row = self._scores.setdefault(variant, {})
+            by_row.update(zip(rows, values.float().cpu(), strict=True))
+
+    def add_unrelated_scores(self, rows: Sequence[int], scores: Scores) -> None:
+        for variant, values in scores.items():
+            by_row = self._unrelated.setdefault(variant, {})
             by_row.update(zip(rows, values.float().cpu(), strict=True))
 
     def add_head_scores(self, scores: Float[Tensor, "batch layers heads passages"]) -> None:
@@ -317,7 +330,43 @@ class Probe:
             if context is not None:
                 self._compare_orders(batch, *shown)
             self.progress(len(batch))
+        self._compare_unrelated(rows)
         self._compare_left_out(rows[: self.settings.num_left_out])
+
+    @torch.no_grad()
+    def _compare_unrelated(self, rows: list[int]) -> None:
+        """Asks of each question's passages what the next question asks: which of them does a teacher prefer
+        whatever is asked?"""
+        if len(rows) < 2:
+            return
+        contexts = [None] if context_of(self.reader) is None else list(Context)
+        following = dict(zip(rows, [*rows[1:], rows[0]], strict=True))
+        for batch in _batches(rows, self.settings.batch_size):
+            passages = self._retrieve([self.collected.questions[row] for row in batch])
+            questions = [self.collected.questions[following[row]] for row in batch]
+            for context in contexts:
+                # in another order, so that a preference for a place in the prompt is none for a passage
+                order = PassageOrder.SHUFFLED
+                reader = self.reader if context is None else in_context(self.original, context, order)
+                scores = self._read_unrelated(reader, questions, passages)
+                self.collected.add_unrelated_scores(batch, scores)
+            self.progress(len(batch))
+
+    def _read_unrelated(
+        self, reader: Reader, questions: list[Question], passages: list[list[Passage]]
+    ) -> Scores:
+        """Attention, and where a pass shows each passage alone the likelihoods too."""
+        answers, context = _answers(questions), context_of(reader)
+        alone = context is Context.INDEPENDENT
+        with eval_mode(reader):
+            reading = reader.read(questions, passages, answers, order_seed=1, with_labels=alone)
+        scores = attention_scores(reading, context)
+        if alone:
+            with eval_mode(self.module.retriever):
+                log_p_retr = self.module.log_p_retr(questions, passages)
+            likelihoods = read_alone(reader, reading, questions, passages, answers)
+            scores |= likelihood_scores(likelihoods, log_p_retr, context)
+        return scores
 
     def _compare_alone(
         self,

@@ -2,6 +2,8 @@
 
 import html.parser
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,14 @@ from datamodules.prompts import Context
 from experiments import probe
 from experiments.build import build_reader
 from experiments.config import load_config
-from experiments.probing import choose_rows
+from experiments.probe_result import TeacherRow, recommended_row
+from experiments.probing import QuestionScores, choose_rows
+from experiments.verdict import Estimate
+from lightning_modules.metrics.teacher_checks import kendall_tau
+from lightning_modules.objectives import Objective
+from lightning_modules.scores import PassageScore
 from lightning_modules.teacher import Teacher
-from lightning_modules.teacher_variants import in_context
+from lightning_modules.teacher_variants import Order, Variant, in_context
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
@@ -93,6 +100,65 @@ def test_heads_are_searched_where_there_are_questions_enough(probed):
         assert {len(of_layer) for of_layer in heads["head_auc"]} == {4}
         assert heads["gain"] == pytest.approx(heads["auc"] - heads["auc_of_all"])
         assert (out / "heads.svg").is_file()
+
+
+def test_passages_are_also_asked_an_unrelated_question(probed):
+    """By every reader of which one pass gives the scores, and then about questions of both kinds alone."""
+    context, _, saved, _ = probed
+    rows = {row["name"]: row for row in [*saved["result"]["rows"], *saved["result"]["references"]]}
+    read = {"adist sum"} if context == "fusion" else {"adist concatenated sum", "emdr2 independent"}
+    for name in read:
+        assert rows[name]["favourites"]["n"] >= 2
+        assert -1 <= rows[name]["favourites"]["mean"] <= 1
+    assert rows["passage length alone"]["favourites"]["n"] == 0
+
+
+def test_the_order_for_an_unrelated_question_is_compared_passage_by_passage():
+    collected = QuestionScores()
+    questions, passages = toy_questions()[:2], [toy_passages()[:3]] * 2
+    shape = torch.zeros(2, 3)
+    collected.add_questions(questions, passages, shape.bool(), shape, shape.long())
+    always, never = (
+        Variant(Objective.ADIST, passage_score=how) for how in (PassageScore.SUM, PassageScore.MEAN)
+    )
+    scores = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+    collected.add_scores([0, 1], {always: scores, never: scores})
+    collected.add_unrelated_scores([1], {always: 10 * scores[1:], never: -scores[1:]})
+    assert kendall_tau(collected.scores(always), collected.unrelated_scores(always)).tolist()[1] == 1.0
+    assert kendall_tau(collected.scores(never), collected.unrelated_scores(never)).tolist()[1] == -1.0
+    assert collected.unrelated_scores(always)[0].isnan().all()
+    shuffled = replace(always, order=Order.SHUFFLED)
+    assert torch.equal(collected.unrelated_scores(shuffled)[1], 10 * scores[1])
+
+
+def row_of(name, low, favourites, at_equal_length=None, overrides=()):
+    def around(low):
+        return Estimate(low + 0.1, low, low + 0.2, 50)
+
+    nothing = Estimate(math.nan, math.nan, math.nan, 0)
+    equal = around(low if at_equal_length is None else at_equal_length)
+    always = nothing if favourites is None else Estimate(favourites, favourites, favourites, 50)
+    found = None if overrides is None else list(overrides)
+    return TeacherRow(name, around(low), around(low), equal, always, nothing, nothing, overrides=found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "recommended"),
+    [
+        ([row_of("a", 0.7, None), row_of("b", 0.8, None)], "b"),
+        # about as good: the one that depends on what is asked
+        ([row_of("a", 0.78, 0.1), row_of("b", 0.8, 0.6)], "a"),
+        ([row_of("a", 0.78, 0.1), row_of("b", 0.8, None)], "a"),
+        ([row_of("a", 0.7, 0.1), row_of("b", 0.8, 0.6)], "b"),
+        ([row_of("a", 0.9, 0.1, at_equal_length=0.55), row_of("b", 0.7, 0.6)], "b"),
+        ([row_of("a", 0.9, 0.1, at_equal_length=0.45)], None),
+        ([row_of("a", 0.9, 0.1, at_equal_length=math.nan)], None),
+        ([row_of("a", 0.9, 0.1, overrides=None), row_of("b", 0.6, 0.6)], "b"),
+    ],
+)
+def test_what_is_recommended(rows, recommended):
+    found = recommended_row(rows)
+    assert (found and found.name) == recommended
 
 
 def test_instances_can_be_a_baseline(probed):
