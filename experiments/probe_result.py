@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.prompts import Context, TokenScope
 from experiments.probing import Probe, QuestionScores
-from experiments.verdict import Decision, Estimate, Verdict, estimate, judge, of_matched
+from experiments.verdict import USEFUL_AUC, Decision, Estimate, Verdict, estimate, judge, of_matched
 from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
 from lightning_modules.metrics.matched_auc import matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
@@ -104,7 +104,7 @@ class ProbeResult:
         shares: attention on passages, first token, and the rest.
         share_with_both: of all questions retrieved for, those with both kinds of passages.
         hit_rate: Hit Rate@K over all questions retrieved for.
-        recommended: the row to use, with its overrides; None where nothing is surely better than chance.
+        recommended: the row to use, with its overrides; None where nothing is surely useful.
         stopped_early: whether the verdict was clear before all questions were read.
         num_questions: read in the configured context.
         heads: the search for the heads that teach best; None where there are too few questions for it.
@@ -282,16 +282,16 @@ def recommended_row(rows: Sequence[TeacherRow]) -> TeacherRow | None:
     """Of the rows that are about as good as the best, the one that least prefers the same passages always.
 
     How good a row is: the lower end of its AUC's interval, over all passages or equally long ones, the worse
-    of both, so that few questions do not win by luck. Rows not surely better than chance are left out.
+    of both, so that few questions do not win by luck. Rows that are not surely useful are left out.
     """
     usable = [
         row
         for row in rows
-        if row.overrides is not None and row.auc.low > 0.5 and row.at_equal_length.low > 0.5
+        if row.overrides is not None and row.auc.low > USEFUL_AUC and row.at_equal_length.low > USEFUL_AUC
     ]
     lowest = [min(row.auc.low, row.at_equal_length.low) for row in usable]
     about_best = [
-        (1.0 if math.isnan(row.favourites.mean) else row.favourites.mean, -low, row)
+        (1.0 if math.isnan(row.favourites.mean) else max(0.0, row.favourites.mean), -low, row)
         for row, low in zip(usable, lowest, strict=True)
         if low > max(lowest) - ABOUT_AS_GOOD
     ]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.probe_result import ProbeResult, TeacherRow
-from experiments.verdict import Decision
+from experiments.verdict import USEFUL_AUC, Decision
 
 _COLOURS = {Decision.GO: "bold green", Decision.NO_GO: "bold red", Decision.UNSURE: "bold yellow"}
 
@@ -139,7 +139,7 @@ def advice(result: ProbeResult) -> list[str]:
     best = result.recommended
     if best is None:
         return [
-            "recommended: none; no way of teaching is surely better than chance between equally long passages"
+            f"recommended: none; no way of teaching has an AUC surely above {USEFUL_AUC}, also at equal length"
         ]
     assert best.overrides is not None
     lines = [

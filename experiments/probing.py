@@ -38,6 +38,9 @@ from lightning_modules.teacher_variants import (
     read_left_out,
 )
 
+_UNRELATED_ORDER = 1000
+"""Seed of the order in which passages are shown to an unrelated question: none that they are shown in else."""
+
 
 class QuestionScores:
     """Passage scores of every variant, question by question; NaN where a question was not read that way.
@@ -359,7 +362,9 @@ class Probe:
         answers, context = _answers(questions), context_of(reader)
         alone = context is Context.INDEPENDENT
         with eval_mode(reader):
-            reading = reader.read(questions, passages, answers, order_seed=1, with_labels=alone)
+            reading = reader.read(
+                questions, passages, answers, order_seed=_UNRELATED_ORDER, with_labels=alone
+            )
         scores = attention_scores(reading, context)
         if alone:
             with eval_mode(self.module.retriever):

@@ -153,7 +153,10 @@ def row_of(name, low, favourites, at_equal_length=None, overrides=()):
         ([row_of("a", 0.9, 0.1, at_equal_length=0.55), row_of("b", 0.7, 0.6)], "b"),
         ([row_of("a", 0.9, 0.1, at_equal_length=0.45)], None),
         ([row_of("a", 0.9, 0.1, at_equal_length=math.nan)], None),
-        ([row_of("a", 0.9, 0.1, overrides=None), row_of("b", 0.6, 0.6)], "b"),
+        ([row_of("a", 0.9, 0.1, overrides=None), row_of("b", 0.7, 0.6)], "b"),
+        ([row_of("a", 0.6, 0.1)], None),
+        # below 0 is noise
+        ([row_of("a", 0.78, -0.2), row_of("b", 0.8, -0.1)], "b"),
     ],
 )
 def test_what_is_recommended(rows, recommended):
