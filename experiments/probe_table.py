@@ -139,7 +139,8 @@ def advice(result: ProbeResult) -> list[str]:
     best = result.recommended
     if best is None:
         return [
-            f"recommended: none; no way of teaching has an AUC surely above {USEFUL_AUC}, also at equal length"
+            f"recommended: none; no way of teaching has an AUC surely above {USEFUL_AUC}, "
+            "also at equal length"
         ]
     assert best.overrides is not None
     lines = [

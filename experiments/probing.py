@@ -39,7 +39,7 @@ from lightning_modules.teacher_variants import (
 )
 
 _UNRELATED_ORDER = 1000
-"""Seed of the order in which passages are shown to an unrelated question: none that they are shown in else."""
+"""Seed of the order in which an unrelated question sees the passages: one that no other pass uses."""
 
 
 class QuestionScores:
