@@ -200,6 +200,7 @@ def build_teacher(config: ExperimentConfig) -> Teacher:
         objective.passage_score,
         objective.attention_distribution,
         objective.attention_temperature,
+        objective.reader_temperature,
         objective.constants,
     )
 

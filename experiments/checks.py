@@ -52,7 +52,11 @@ _AT_LEAST_ONE = (
 _TEMPLATE_AND_TEXT_TOKENS = 32
 """At least what the words of a prompt's template take, with some text of the passage."""
 
-_POSITIVE = ("objective.attention_temperature", "objective.retrieval_temperature")
+_POSITIVE = (
+    "objective.attention_temperature",
+    "objective.reader_temperature",
+    "objective.retrieval_temperature",
+)
 
 _SHARES = ("collapse.hit_rate_drop", "collapse.effective_rank_ratio", "collapse.duplicate_rise")
 

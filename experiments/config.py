@@ -74,7 +74,8 @@ class ObjectiveConfig:
     name: str = "adist"  # adist | pdist | emdr2 | loop
     passage_score: str = "sum"  # sum | mean | top5 | top10 | top20 | first
     attention_distribution: str = "softmax"  # softmax | sum
-    attention_temperature: float = 1.0  # tau_gold; divides the reader's logits in emdr2, where 1 is usual
+    attention_temperature: float = 1.0  # tau_gold: divides the scores of adist, pdist and loop
+    reader_temperature: float = 1.0  # divides the reader's logits in emdr2
     retrieval_temperature: float = 1.0  # theta
     constants: str = "plain"  # plain | atlas
 

@@ -18,8 +18,8 @@ from datamodules.answer_matching import AnswerMatch, AnswerMatcher
 from datamodules.batches import Passage, Question
 from experiments.build import build_datamodule, build_knowledge, build_retriever
 from experiments.config import ConfigError
+from experiments.estimates import Estimate, estimate
 from experiments.measure_tokens import Measured
-from experiments.verdict import Estimate, estimate
 from lightning_modules.encoding import encode_passages
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.retriever import Retriever

@@ -35,10 +35,10 @@ def _probe(options: argparse.Namespace) -> int:
     check_config(config)
     if options.instances < 2 or options.compare < 0:
         raise ConfigError("--instances must be at least 2 and --compare at least 0")
-    from experiments.probe_page import write_page
-    from experiments.probe_run import run_probe, save_probe
-    from experiments.probe_table import print_probe
-    from experiments.probing import ProbeSettings
+    from experiments.probing.page import write_page
+    from experiments.probing.reading import ProbeSettings
+    from experiments.probing.run import run_probe, save_probe
+    from experiments.probing.table import print_probe
 
     quieten()
     started = time.perf_counter()

@@ -46,8 +46,8 @@ class Teacher:
         objective: `adist`, `pdist`, `emdr2` or `loop`.
         passage_score: token scores -> passage score (ADist).
         attention_distribution: passage scores -> p_ATTN (ADist).
-        attention_temperature: tau_gold, which the scores of ADist, PDist and LOOP are divided by, and the
-            reader's logits by in EMDR2.
+        attention_temperature: tau_gold, which the scores of ADist, PDist and LOOP are divided by.
+        reader_temperature: what EMDR2 divides the reader's logits by (Atlas uses tau_gold for it, too).
         constants: scale factors, `plain` or `atlas`.
     """
 
@@ -55,6 +55,7 @@ class Teacher:
     passage_score: PassageScore | str = PassageScore.SUM
     attention_distribution: AttentionDistribution | str = AttentionDistribution.SOFTMAX
     attention_temperature: float = 1.0
+    reader_temperature: float = 1.0
     constants: Constants | str = Constants.PLAIN
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class Teacher:
                 Shown.EACH_LEFT_OUT if leaves_out else Shown.EACH_ALONE,
                 order_seed,
                 # Atlas softens the other objectives' scores, and here what they would be made of
-                self.attention_temperature if self.objective is Objective.EMDR2 else 1.0,
+                self.reader_temperature if self.objective is Objective.EMDR2 else 1.0,
             )
 
     def log_p_target(

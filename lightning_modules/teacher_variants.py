@@ -50,6 +50,7 @@ class Variant:
         context: of a decoder-only reader; None for Fusion-in-Decoder, which has but one.
         order: of the passages, where a prompt holds several.
         token_scope, passage_score: which tokens count, and how (ADist only).
+        reader_temperature: of EMDR2.
     """
 
     objective: Objective
@@ -57,13 +58,16 @@ class Variant:
     order: Order = Order.RANK
     token_scope: TokenScope | None = None
     passage_score: PassageScore | None = None
+    reader_temperature: float = 1.0
 
     @property
     def name(self) -> str:
         """Such as `adist concatenated shuffled sum`; a passage's own tokens alone count unless it says so."""
         order = self.order.value if self.order is not Order.RANK else None
         scope = "with template" if self.token_scope is TokenScope.PROMPT else None
-        parts = (self.objective.value, self.context and self.context.value, order, self.passage_score, scope)
+        divided = f"logits/{self.reader_temperature:g}" if self.reader_temperature != 1.0 else None
+        context = self.context and self.context.value
+        parts = (self.objective.value, context, order, self.passage_score, scope, divided)
         return " ".join(str(part) for part in parts if part)
 
     @property
@@ -79,6 +83,8 @@ class Variant:
         if self.passage_score is not None and self.token_scope is not None:
             settings.append(f"objective.passage_score={self.passage_score.value}")
             settings.append(f"reader.token_scope={self.token_scope.value}")
+        if self.objective is Objective.EMDR2:
+            settings.append(f"objective.reader_temperature={self.reader_temperature:g}")
         return settings
 
 

@@ -2,8 +2,6 @@
 
 import html.parser
 import json
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,11 @@ import torch
 
 from datamodules.prompts import Context
 from experiments import probe
-from experiments.build import build_reader
+from experiments.build import build_reader, build_retriever, build_teacher
+from experiments.checks import check_config
 from experiments.config import load_config
-from experiments.probe_result import TeacherRow, recommended_row
-from experiments.probing import QuestionScores, choose_rows
-from experiments.verdict import Estimate
-from lightning_modules.metrics.teacher_checks import kendall_tau
-from lightning_modules.objectives import Objective
-from lightning_modules.scores import PassageScore
 from lightning_modules.teacher import Teacher
-from lightning_modules.teacher_variants import Order, Variant, in_context
+from lightning_modules.teacher_variants import in_context
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
@@ -89,6 +82,77 @@ def test_the_configured_teacher_is_what_training_would_use(probed):
     assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
 
 
+def run_probe(tmp_path, **changes):
+    """Settings, and the JSON of a check of all questions."""
+    changes |= {"training__num_passages": 20, "init__reader_from": "null"}
+    settings = as_overrides(toy_settings(tmp_path, **changes))
+    arguments = ["--exp", "step2_vital", "--split", "train", "--instances", "12", "--compare", "4", "--all"]
+    assert probe.main([*arguments, "--out", str(tmp_path / "out"), *settings]) == 0
+    return settings, json.loads((tmp_path / "out" / "probe.json").read_text())
+
+
+def taught_mass_on_answers(settings, retrieved) -> list[float]:
+    """What an experiment's teacher gives to passages with an answer, from the models themselves."""
+    config = load_config("step2_vital", settings)
+    check_config(config)
+    reader, retriever, teacher = build_reader(config), build_retriever(config), build_teacher(config)
+    questions = {question.id: question for question in toy_questions()}
+    passages = {passage.id: passage for passage in toy_passages()}
+    masses = []
+    for question_id, found_ids in retrieved.items():
+        question, found = questions[question_id], [passages[passage_id] for passage_id in found_ids]
+        with torch.no_grad():
+            similarities = retriever.encode_queries([question.text]) @ retriever.encode_passages(found).T
+        if teacher.constants == "atlas":
+            similarities = similarities / retriever.encode_queries(["a"]).shape[-1] ** 0.5
+        log_p_retr = (similarities / config.objective.retrieval_temperature).log_softmax(dim=-1)
+        taught = teacher.teach(reader, [question], [found], [question.answers[0]])
+        p = teacher.log_p_target(taught, log_p_retr)[0].exp()
+        hits = torch.tensor([question.answers[0].lower() in passage.text.lower() for passage in found])
+        if hits.any() and not hits.all():
+            masses.append(float(p[hits].sum()))
+    return masses
+
+
+@pytest.mark.parametrize(
+    ("objective", "temperature"), [("pdist", 0.3), ("loop", 0.3), ("emdr2", 1.0), ("emdr2", 0.3)]
+)
+def test_other_objectives_are_judged_as_they_would_teach(tmp_path, objective, temperature):
+    key = "objective__reader_temperature" if objective == "emdr2" else "objective__attention_temperature"
+    settings, saved = run_probe(tmp_path, objective__name=objective, **{key: temperature})
+    masses = taught_mass_on_answers(settings, saved["retrieved"])
+    own = saved["result"]["rows"][0]
+    assert own["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
+    assert own["mass_on_answers"]["n"] == len(masses) > 0
+    assert own["favourites"]["n"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective__constants": "atlas", "objective__attention_distribution": "sum"},
+        {"reader__attention_heads": "'0.*'"},
+        {"objective__name": "emdr2", "objective__reader_temperature": 0.3},
+    ],
+)
+def test_a_row_pasted_teaches_what_the_row_says(tmp_path, changes):
+    """Whatever else is configured."""
+    settings, saved = run_probe(tmp_path, **changes)
+    checked = set()
+    for row in saved["result"]["rows"]:
+        objective, *rest = row["name"].split()
+        if rest not in (["independent", "sum"], ["independent", "top5"], ["independent"]):
+            continue
+        masses = taught_mass_on_answers([*settings, *row["overrides"]], saved["retrieved"])
+        assert row["mass_on_answers"]["n"] == len(masses), row["name"]
+        # temperatures are written with three digits
+        assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=2e-3), row[
+            "name"
+        ]
+        checked.add(objective)
+    assert checked == {"adist", "pdist", "emdr2", "loop"}
+
+
 def test_heads_are_searched_where_there_are_questions_enough(probed):
     """A fold each way of five needs ten questions with both kinds of passages."""
     context, _, saved, out = probed
@@ -111,57 +175,6 @@ def test_passages_are_also_asked_an_unrelated_question(probed):
         assert rows[name]["favourites"]["n"] >= 2
         assert -1 <= rows[name]["favourites"]["mean"] <= 1
     assert rows["passage length alone"]["favourites"]["n"] == 0
-
-
-def test_the_order_for_an_unrelated_question_is_compared_passage_by_passage():
-    collected = QuestionScores()
-    questions, passages = toy_questions()[:2], [toy_passages()[:3]] * 2
-    shape = torch.zeros(2, 3)
-    collected.add_questions(questions, passages, shape.bool(), shape, shape.long())
-    always, never = (
-        Variant(Objective.ADIST, passage_score=how) for how in (PassageScore.SUM, PassageScore.MEAN)
-    )
-    scores = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
-    collected.add_scores([0, 1], {always: scores, never: scores})
-    collected.add_unrelated_scores([1], {always: 10 * scores[1:], never: -scores[1:]})
-    assert kendall_tau(collected.scores(always), collected.unrelated_scores(always)).tolist()[1] == 1.0
-    assert kendall_tau(collected.scores(never), collected.unrelated_scores(never)).tolist()[1] == -1.0
-    assert collected.unrelated_scores(always)[0].isnan().all()
-    shuffled = replace(always, order=Order.SHUFFLED)
-    assert torch.equal(collected.unrelated_scores(shuffled)[1], 10 * scores[1])
-
-
-def row_of(name, low, favourites, at_equal_length=None, overrides=()):
-    def around(low):
-        return Estimate(low + 0.1, low, low + 0.2, 50)
-
-    nothing = Estimate(math.nan, math.nan, math.nan, 0)
-    equal = around(low if at_equal_length is None else at_equal_length)
-    always = nothing if favourites is None else Estimate(favourites, favourites, favourites, 50)
-    found = None if overrides is None else list(overrides)
-    return TeacherRow(name, around(low), around(low), equal, always, nothing, nothing, overrides=found)
-
-
-@pytest.mark.parametrize(
-    ("rows", "recommended"),
-    [
-        ([row_of("a", 0.7, None), row_of("b", 0.8, None)], "b"),
-        # about as good: the one that depends on what is asked
-        ([row_of("a", 0.78, 0.1), row_of("b", 0.8, 0.6)], "a"),
-        ([row_of("a", 0.78, 0.1), row_of("b", 0.8, None)], "a"),
-        ([row_of("a", 0.7, 0.1), row_of("b", 0.8, 0.6)], "b"),
-        ([row_of("a", 0.9, 0.1, at_equal_length=0.55), row_of("b", 0.7, 0.6)], "b"),
-        ([row_of("a", 0.9, 0.1, at_equal_length=0.45)], None),
-        ([row_of("a", 0.9, 0.1, at_equal_length=math.nan)], None),
-        ([row_of("a", 0.9, 0.1, overrides=None), row_of("b", 0.7, 0.6)], "b"),
-        ([row_of("a", 0.6, 0.1)], None),
-        # below 0 is noise
-        ([row_of("a", 0.78, -0.2), row_of("b", 0.8, -0.1)], "b"),
-    ],
-)
-def test_what_is_recommended(rows, recommended):
-    found = recommended_row(rows)
-    assert (found and found.name) == recommended
 
 
 def test_instances_can_be_a_baseline(probed):
@@ -196,37 +209,29 @@ def test_the_page_needs_no_other_file(probed):
 
 
 def test_recommended_overrides_are_settings(probed):
-    """Pasted behind the experiment's name they give the reader that was measured."""
+    """Pasted behind the experiment's name they are accepted, of every row."""
     _, settings, saved, _ = probed
     rows = [row for row in saved["result"]["rows"] if row["overrides"]]
     assert rows
-    for row in rows[:8]:
+    for row in rows:
         config = load_config("step2_vital", [*settings, *row["overrides"]])
+        check_config(config)
         assert config.objective.name == row["name"].split()[0]
 
 
 def test_a_clear_verdict_stops_early(tmp_path, capsys, monkeypatch):
-    from experiments import probe_run, verdict
+    from experiments.probing import reading, run
 
-    monkeypatch.setattr(probe_run, "is_clear", lambda collected, configured: len(collected.questions) >= 4)
+    monkeypatch.setattr(run, "is_clear", lambda collected, configured: len(collected.questions) >= 4)
     settings = as_overrides(toy_settings(tmp_path, init__reader_from="null"))
     arguments = ["--exp", "step2_vital", "--instances", "6", "--compare", "0", "--out", str(tmp_path / "out")]
-    look_often = probe_run.ProbeSettings
-    assert verdict.FEWEST_QUESTIONS > 0
-    monkeypatch.setattr(
-        "experiments.probing.ProbeSettings", lambda **given: look_often(**{**given, "look_every": 4})
-    )
+    settings_of = reading.ProbeSettings
+    monkeypatch.setattr(reading, "ProbeSettings", lambda **given: settings_of(**given, look_every=4))
     assert probe.main([*arguments, *settings]) == 0
     saved = json.loads((tmp_path / "out" / "probe.json").read_text())
     assert saved["result"]["stopped_early"]
     assert saved["result"]["num_questions"] == 4
     assert "verdict on adist" in capsys.readouterr().out
-
-
-def test_rows_with_both_kinds_are_sought():
-    kinds = [False] * 10 + [True, False, True] + [False] * 5
-    assert choose_rows(kinds, 8) == [0, 10, 1, 12, 2, 4, 3, 5]
-    assert sorted(choose_rows(kinds, 100)) == list(range(18))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from callbacks.log_indicators import LogIndicators
+from datamodules.prompts import Shown
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.objectives import AnswerLikelihoods, Objective
@@ -101,6 +102,25 @@ def test_loss_falls_and_the_gradient_is_the_retrievers(tmp_path, kind, objective
     assert watch.losses[-1] - floor < 0.5 * (watch.losses[0] - floor)
     assert watch.reached == {"retriever"}
     assert all(torch.equal(before[name], weight) for name, weight in module.reader.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_emdr2_has_a_temperature_of_its_own(tmp_path, kind):
+    """The one that divides the scores of the other objectives would make the reader's choice a hard one."""
+    module = make_module(tmp_path, kind)
+    passages = module.retrieve(QUESTIONS, 4)
+    answers = [question.answers[0] for question in QUESTIONS]
+    shown = (module.reader, QUESTIONS, passages, answers)
+    plain = Teacher("emdr2", attention_temperature=0.05).teach(*shown)
+    divided = Teacher("emdr2", reader_temperature=0.5).teach(*shown)
+    with torch.no_grad():
+        expected = module.reader.answer_likelihoods(QUESTIONS, passages, answers, Shown.EACH_ALONE)
+        halved = module.reader.answer_likelihoods(
+            QUESTIONS, passages, answers, Shown.EACH_ALONE, temperature=0.5
+        )
+    torch.testing.assert_close(plain.log_probs, expected.log_probs)
+    torch.testing.assert_close(divided.log_probs, halved.log_probs)
+    assert not torch.allclose(plain.log_probs, divided.log_probs)
 
 
 def least_loss(module, teacher) -> float:

@@ -1,62 +1,27 @@
 """From passage scores to what the pre-flight check says: a row for each way of teaching, and advice."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from jaxtyping import Float
-from torch import Tensor
-
 from datamodules.prompts import Context, TokenScope
-from experiments.probing import Probe, QuestionScores
-from experiments.verdict import USEFUL_AUC, Decision, Estimate, Verdict, estimate, judge, of_matched
+from experiments.estimates import Estimate, estimate
+from experiments.probing.reading import Probe
+from experiments.probing.rows import (
+    TeacherRow,
+    configured_row,
+    recommended_row,
+    reference_row,
+    teacher_row,
+)
+from experiments.probing.scores import QuestionScores
+from experiments.probing.verdict import Decision, Verdict, judge, of_matched
 from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
 from lightning_modules.metrics.matched_auc import matched_auc
-from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
-from lightning_modules.metrics.teacher_checks import (
-    best_temperature,
-    kendall_tau,
-    mass_by_position,
-    mass_on_answers,
-    relative_entropy_of,
-    temperature_grid,
-)
-from lightning_modules.objectives import ATLAS_PASSAGE_LENGTH, Constants, Objective
+from lightning_modules.metrics.teacher_auc import teacher_auc
+from lightning_modules.metrics.teacher_checks import kendall_tau, mass_by_position
+from lightning_modules.objectives import Objective
 from lightning_modules.scores import AttentionDistribution, PassageScore, log_p_attn
-from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_variants import Order, Variant
-
-ABOUT_AS_GOOD = 0.05
-"""Lower ends of an AUC's interval that differ by less say nothing of which teacher is better."""
-
-
-@dataclass(frozen=True)
-class TeacherRow:
-    """What is known of one way of teaching.
-
-    Attributes:
-        name: of the variant, or of what it is compared with.
-        auc, mrr: teacher validity, over questions with both kinds of passages.
-        at_equal_length: AUC between passages of the same length (`matched_auc`).
-        favourites: Kendall's tau between the order that it puts a question's passages in and its order for an
-            unrelated question: 1 = the same passages are preferred whatever is asked; about 0 = what is asked
-            decides. NaN where that was not read.
-        mass_on_answers: probability of the passages with an answer, at `temperature`.
-        entropy: of the target at `temperature`, relative to that of equal passages.
-        temperature: under which passages with an answer are likeliest; None where there is none to choose.
-        overrides: settings that teach like this; None where no setting does.
-    """
-
-    name: str
-    auc: Estimate
-    mrr: Estimate
-    at_equal_length: Estimate
-    favourites: Estimate
-    mass_on_answers: Estimate
-    entropy: Estimate
-    temperature: float | None = None
-    overrides: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +105,9 @@ def judge_configured(collected: QuestionScores, configured: Variant, level: floa
 def make_result(probe: Probe, stopped_early: bool) -> ProbeResult:
     """Everything that is said of what a probe has read."""
     collected, configured = probe.collected, probe.configured
-    rows = [_row(collected, variant) for variant in collected.variants]
-    own = _configured_row(collected, configured, probe.module.teacher)
+    teacher, chooses_heads = probe.module.teacher, probe.original.attention_heads is not None
+    rows = [teacher_row(collected, variant, teacher, chooses_heads) for variant in collected.variants]
+    own = configured_row(collected, configured, teacher)
     others = sorted((row for row in rows if row.name != own.name), key=lambda row: -row.auc.mean)
     log_p_retr, lengths = collected.log_p_retr, collected.lengths.float()
     return ProbeResult(
@@ -149,8 +115,8 @@ def make_result(probe: Probe, stopped_early: bool) -> ProbeResult:
         configured=own.name,
         rows=[own, *others],
         references=[
-            _reference("retriever (p_RETR)", log_p_retr, collected),
-            _reference("passage length alone", lengths.log_softmax(dim=-1), collected),
+            reference_row("retriever (p_RETR)", log_p_retr, collected),
+            reference_row("passage length alone", lengths.log_softmax(dim=-1), collected),
         ],
         indicators={
             name: estimate(values)
@@ -190,63 +156,6 @@ def _search_heads(collected: QuestionScores) -> HeadChoice | None:
     )
 
 
-def _row(collected: QuestionScores, variant: Variant) -> TeacherRow:
-    scores, has_answer = collected.scores(variant), collected.has_answer
-    if variant.objective is Objective.EMDR2:  # a posterior already, with no temperature to choose
-        log_p, temperature = scores, None
-    else:
-        temperature = best_temperature(scores, has_answer, temperature_grid(scores))
-        log_p = (scores / temperature).log_softmax(dim=-1)
-    overrides = variant.overrides
-    if overrides is not None and temperature is not None:
-        overrides = [*overrides, f"objective.attention_temperature={temperature:.3g}"]
-    return _measured(
-        variant.name, scores, log_p, collected, collected.unrelated_scores(variant), temperature, overrides
-    )
-
-
-def _configured_row(collected: QuestionScores, configured: Variant, teacher: Teacher) -> TeacherRow:
-    """At the temperature that is configured."""
-    scores, unrelated = collected.scores(configured), collected.unrelated_scores(configured)
-    if configured.objective is Objective.EMDR2:
-        return _measured(configured.name, scores, scores, collected, unrelated, None, configured.overrides)
-    is_atlas_sum = teacher.constants is Constants.ATLAS and teacher.passage_score is PassageScore.SUM
-    divided = scores / ATLAS_PASSAGE_LENGTH if is_atlas_sum and configured.passage_score else scores
-    how = teacher.attention_distribution if configured.passage_score else AttentionDistribution.SOFTMAX
-    log_p = log_p_attn(divided, how, teacher.attention_temperature)
-    temperature = teacher.attention_temperature
-    return _measured(configured.name, scores, log_p, collected, unrelated, temperature, configured.overrides)
-
-
-def _reference(
-    name: str, log_p: Float[Tensor, "questions passages"], collected: QuestionScores
-) -> TeacherRow:
-    return _measured(name, log_p, log_p, collected, None, None, None)
-
-
-def _measured(
-    name: str,
-    scores: Float[Tensor, "questions passages"],
-    log_p: Float[Tensor, "questions passages"],
-    collected: QuestionScores,
-    unrelated: Float[Tensor, "questions passages"] | None,
-    temperature: float | None,
-    overrides: list[str] | None,
-) -> TeacherRow:
-    has_answer = collected.has_answer
-    return TeacherRow(
-        name,
-        auc=estimate(teacher_auc(scores, has_answer)),
-        at_equal_length=of_matched(matched_auc(scores, has_answer, collected.lengths.float())),
-        favourites=estimate([] if unrelated is None else kendall_tau(scores, unrelated)),
-        mrr=estimate(teacher_reciprocal_rank(scores, has_answer)),
-        mass_on_answers=estimate(mass_on_answers(log_p, has_answer)),
-        entropy=estimate(relative_entropy_of(log_p)),
-        temperature=temperature,
-        overrides=overrides,
-    )
-
-
 def _agreement(collected: QuestionScores, configured: Variant) -> dict[str, Estimate]:
     """Between the objectives, each in the context that is configured where it was read in it, and length."""
     chosen: dict[Objective, Variant] = {}
@@ -276,26 +185,6 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
         log_p = log_p_attn(scores[read], AttentionDistribution.SUM)
         masses[order.value] = mass_by_position(log_p, positions[read].long()).tolist()
     return masses
-
-
-def recommended_row(rows: Sequence[TeacherRow]) -> TeacherRow | None:
-    """Of the rows that are about as good as the best, the one that least prefers the same passages always.
-
-    How good a row is: the lower end of its AUC's interval, over all passages or equally long ones, the worse
-    of both, so that few questions do not win by luck. Rows that are not surely useful are left out.
-    """
-    usable = [
-        row
-        for row in rows
-        if row.overrides is not None and row.auc.low > USEFUL_AUC and row.at_equal_length.low > USEFUL_AUC
-    ]
-    lowest = [min(row.auc.low, row.at_equal_length.low) for row in usable]
-    about_best = [
-        (1.0 if math.isnan(row.favourites.mean) else max(0.0, row.favourites.mean), -low, row)
-        for row, low in zip(usable, lowest, strict=True)
-        if low > max(lowest) - ABOUT_AS_GOOD
-    ]
-    return min(about_best, key=lambda found: found[:2])[2] if about_best else None
 
 
 def is_clear(collected: QuestionScores, configured: Variant) -> bool:

@@ -8,9 +8,10 @@ import numpy as np
 
 from datamodules.text_files import write_whole
 from experiments.config import ExperimentConfig
-from experiments.head_map import draw_head_map
-from experiments.probe_result import ProbeResult, TeacherRow
-from experiments.probe_table import advice, facts
+from experiments.probing.head_map import draw_head_map
+from experiments.probing.result import ProbeResult
+from experiments.probing.rows import TeacherRow
+from experiments.probing.table import advice, facts
 from lightning_modules.attention_heads import AttentionHeads
 
 _STYLE = """

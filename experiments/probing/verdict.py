@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from datamodules.choices import Choice
-from lightning_modules.metrics.bootstrap import bootstrap_interval
+from experiments.estimates import Estimate, estimate
 from lightning_modules.metrics.matched_auc import MatchedAUC
 
 USEFUL_AUC = 0.65
@@ -25,37 +25,6 @@ class Decision(Choice):
     GO = "go"
     NO_GO = "no-go"
     UNSURE = "unsure"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over questions.
-
-    Attributes:
-        mean: NaN where no question has a value.
-        low, high: bootstrap interval; NaN for fewer than two questions.
-        n: questions that have a value.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def text(self) -> str:
-        """Such as `0.79 [0.71, 0.86]`."""
-        if self.n == 0:
-            return "-"
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-def estimate(values: ArrayLike, level: float = 0.95) -> Estimate:
-    """Mean with its bootstrap interval over questions, NaN left out."""
-    array = np.asarray(values, dtype=np.float64)
-    defined = array[~np.isnan(array)]
-    mean = float(defined.mean()) if len(defined) else float("nan")
-    return Estimate(mean, *bootstrap_interval(defined, level=level), len(defined))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.probe_result import ProbeResult, TeacherRow
-from experiments.verdict import USEFUL_AUC, Decision
+from experiments.probing.result import ProbeResult
+from experiments.probing.rows import TeacherRow
+from experiments.probing.verdict import USEFUL_AUC, Decision
 
 _COLOURS = {Decision.GO: "bold green", Decision.NO_GO: "bold red", Decision.UNSURE: "bold yellow"}
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from experiments.head_map import draw_head_map
+from experiments.probing.head_map import draw_head_map
 
 
 def head_auc(layers: int, heads: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.verdict import FEWEST_PAIRS, FEWEST_QUESTIONS, Decision, estimate, judge
+from experiments.probing.verdict import FEWEST_PAIRS, FEWEST_QUESTIONS, Decision, judge
 from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc
 
@@ -82,10 +82,3 @@ def test_a_bad_teacher_rarely_gets_go(n, sees_length):
         decisions.append(verdict.decision)
     assert decisions.count(Decision.GO) <= 2
     assert decisions.count(Decision.NO_GO) > (90 if n == 60 else 25)
-
-
-def test_estimates_leave_out_what_is_undefined():
-    found = estimate([0.2, np.nan, 0.4])
-    assert (found.mean, found.n) == (pytest.approx(0.3), 2)
-    assert found.text == "0.30 [0.20, 0.40]"
-    assert estimate([np.nan]).text == "-"

@@ -23,8 +23,9 @@ from experiments.build import (
     hardware,
 )
 from experiments.config import ExperimentConfig
-from experiments.probe_result import ProbeResult, is_clear, make_result
-from experiments.probing import Probe, ProbeSettings
+from experiments.probing.other_ways import read_other_ways
+from experiments.probing.reading import Probe, ProbeSettings
+from experiments.probing.result import ProbeResult, is_clear, make_result
 from experiments.runs import environment, weights_of, write_json
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.metrics.indicators import AttentionNormalization
@@ -91,7 +92,7 @@ def _read(
         )
     with progress_bar(None, "Reading in other ways", "questions", is_shown) as bar:
         probe.progress = bar.update
-        probe.compare()
+        read_other_ways(probe)
     return make_result(probe, stopped_early)
 
 

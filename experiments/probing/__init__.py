@@ -1,0 +1,1 @@
+"""The pre-flight check: reads, measures, judges and shows."""
