@@ -82,6 +82,11 @@ class PromptBatch:
         """The same batch with its tensors on `device`."""
         return _moved(self, device)
 
+    def select(self, rows: Int[Tensor, " rows"]) -> "PromptBatch":
+        """Some of the prompts, a prompt more than once if its row comes so; of the same questions."""
+        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class AnswerBatch:

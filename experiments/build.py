@@ -233,6 +233,7 @@ def build_module(
         num_read=evaluation.num_read,
         max_new_tokens=config.reader.max_new_tokens,
         token_embeddings=evaluation.token_embeddings,
+        token_drops=evaluation.token_drops,
         weight_decay=training.weight_decay,
         seed=config.seed,
     )

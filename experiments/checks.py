@@ -17,6 +17,7 @@ from lightning_modules.objectives import Constants, Objective
 from lightning_modules.optimization import LearningRateDecay
 from lightning_modules.readers.reader import ReaderFamily, TokenEmbeddings
 from lightning_modules.scores import AttentionDistribution, PassageScore
+from lightning_modules.token_drops import TokenDrops
 
 _CHOICES = {
     "data.source": QuestionSource,
@@ -33,6 +34,7 @@ _CHOICES = {
     "evaluation.answer_match": AnswerMatch,
     "evaluation.attention_normalization": AttentionNormalization,
     "evaluation.token_embeddings": TokenEmbeddings,
+    "evaluation.token_drops": TokenDrops,
 }
 
 _AT_LEAST_ONE = (

@@ -163,22 +163,3 @@ def marginal_likelihood_loss(
     if Constants(constants) is Constants.ATLAS:
         return -marginal.sum() / mask.sum()
     return -(marginal.sum(dim=-1) / mask.sum(dim=-1)).mean()
-
-
-def first_order_drops(
-    gradients: Float[Tensor, "prompts tokens dim"],
-    embeddings: Float[Tensor, "prompts tokens dim"],
-    masked_embedding: Float[Tensor, " dim"] | None = None,
-) -> Float[Tensor, "prompts tokens"]:
-    """How much of the answer's log-likelihood is lost when a token is masked, to first order, at least 0.
-
-    Replacing a token's embedding e by the masked one m changes the log-likelihood by gradient . (m - e) to
-    first order. For perplexity distillation the indicators take this for the token score s_t.
-
-    Args:
-        gradients: of the answer's log-likelihood with respect to the input embeddings.
-        embeddings: the input embeddings e.
-        masked_embedding: m; None = the zero vector.
-    """
-    lost = embeddings if masked_embedding is None else embeddings - masked_embedding
-    return (gradients * lost).sum(dim=-1).clamp(min=0.0)

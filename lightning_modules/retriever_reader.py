@@ -23,6 +23,7 @@ from lightning_modules.readers.reader import Reader, Reading
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 from lightning_modules.teacher import Teacher
+from lightning_modules.token_drops import TokenDrops
 
 
 class RetrieverReaderModule(AnsweringModule):
@@ -54,6 +55,8 @@ class RetrieverReaderModule(AnsweringModule):
         generate: whether reading questions in evaluation generates answers too (EM, F1).
         max_new_tokens: of a generated answer.
         token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
+        token_drops: where likelihoods teach, how the indicators' token scores are found, `gradient` or
+            `masked`.
         weight_decay: of the optimizer.
         seed: of the choice among several answers in training, and of shuffled passages.
 
@@ -84,6 +87,7 @@ class RetrieverReaderModule(AnsweringModule):
         generate: bool = True,
         max_new_tokens: int = 32,
         token_embeddings: str = "input",
+        token_drops: TokenDrops | str = TokenDrops.GRADIENT,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -110,6 +114,7 @@ class RetrieverReaderModule(AnsweringModule):
         self.generate = generate
         self.max_new_tokens = max_new_tokens
         self.token_embeddings = token_embeddings
+        self.token_drops = TokenDrops(token_drops)
         self.weight_decay = weight_decay
         self.seed = seed
         self.index: PassageIndex | None = None
@@ -309,7 +314,7 @@ class RetrieverReaderModule(AnsweringModule):
         if self.teacher.objective is Objective.ADIST:
             reading = self.read(questions, passages, answers, embeddings=self.token_embeddings)
             return reading, reading
-        drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings)
+        drops = self.reader.read_drops(questions, passages, answers, self.token_embeddings, self.token_drops)
         return self.teacher.teach(self.reader, questions, passages, answers), drops
 
     def on_validation_epoch_end(self) -> None:

@@ -25,7 +25,9 @@ def print_probe(result: ProbeResult, console: Console | None = None) -> None:
     for reason in result.verdict.reasons:
         console.print(f"  - {reason}", highlight=False)
     for line in advice(result):
-        console.print(line, highlight=False)
+        # settings are there to be copied, and a wrapped one is another one
+        is_settings = line.startswith("  ")
+        console.print(line, highlight=False, soft_wrap=is_settings)
 
 
 def shown_rows(result: ProbeResult) -> list[TeacherRow]:

@@ -18,7 +18,7 @@ from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.objectives import AnswerLikelihoods
+from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
 from lightning_modules.readers.reader import Reader, Reading, TokenEmbeddings, log_probs_of
 
 
@@ -117,6 +117,12 @@ class DecoderOnlyReader(Reader):
         hidden, log_probs, mask = self._score_labels(batch, inputs=inputs, embeddings=embeddings)
         token_scores = torch.zeros_like(batch.input_ids, dtype=torch.float32)
         return Reading(batch, token_scores, *self._embeddings(hidden, embeddings), log_probs, mask), inputs
+
+    def _log_likelihoods(
+        self, reading: Reading, rows: Int[Tensor, " rows"], inputs: Float[Tensor, "rows tokens dim"]
+    ) -> Float[Tensor, " rows"]:
+        _, log_probs, mask = self._score_labels(reading.prompts.select(rows), inputs=inputs)
+        return answer_log_likelihood(log_probs[:, None], mask)[:, 0]
 
     def _score_labels(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -14,7 +14,7 @@ from datamodules.prompts import Shown
 from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.objectives import AnswerLikelihoods
+from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
 from lightning_modules.readers.reader import Reader, Reading, TargetTokens, TokenEmbeddings, log_probs_of
 
 
@@ -185,6 +185,17 @@ class FusionInDecoderReader(Reader):
             answer=self._answer_tokens(labels, prompts.num_passages, embeddings),
         )
         return reading, inputs
+
+    def _log_likelihoods(
+        self, reading: Reading, rows: Int[Tensor, " rows"], inputs: Float[Tensor, "rows tokens dim"]
+    ) -> Float[Tensor, " rows"]:
+        prompts = reading.prompts.select(rows)
+        assert reading.answer is not None
+        assert reading.label_mask is not None
+        labels = AnswerBatch(reading.answer.ids[rows], reading.label_mask[rows], reading.answer.mask[rows])
+        logits = self._decode(self._encode(prompts, inputs), prompts.attention_mask, labels)
+        log_probs = log_probs_of(logits, labels.ids) * labels.label_mask
+        return answer_log_likelihood(log_probs[:, None], labels.label_mask)[:, 0]
 
     def _encode(
         self, prompts: PromptBatch, inputs: Float[Tensor, "prompts tokens dim"] | None = None

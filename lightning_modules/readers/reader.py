@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from datamodules.prompts import PromptBuilder, Shown
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import save_pretrained
-from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood, first_order_drops
+from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
+from lightning_modules.token_drops import TokenDrops, drops_by_masking, first_order_drops
 
 
 class ReaderFamily(Choice):
@@ -180,30 +182,43 @@ class Reader(nn.Module, ABC):
         The reading's token scores are all 0.
         """
 
+    @abstractmethod
+    def _log_likelihoods(
+        self, reading: Reading, rows: Int[Tensor, " rows"], inputs: Float[Tensor, "rows tokens dim"]
+    ) -> Float[Tensor, " rows"]:
+        """Mean log-likelihood of the answers of some of its prompts, from other embeddings than their own."""
+
     def read_drops(
         self,
         questions: Sequence[Question],
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[str],
         embeddings: str | None = None,
+        how: TokenDrops | str = TokenDrops.GRADIENT,
     ) -> Reading:
         """A reading whose token scores are what perplexity distillation looks at, in place of attention.
 
         s_t is the drop in the answer's mean log-likelihood, given the passage alone, when the token's
-        input embedding is masked (set to 0), to first order and at least 0 (`first_order_drops`). In eval
-        mode, with any grad mode around it; no gradient reaches the weights.
+        input embedding is masked (set to 0), at least 0. In eval mode, with any grad mode around it; no
+        gradient reaches the weights.
 
         Args:
             questions, passages, answers, embeddings: as in `read`.
+            how: to first order, or by masking each token for real.
         """
-        with torch.inference_mode(False), torch.enable_grad(), eval_mode(self.model):
+        is_masked = TokenDrops(how) is TokenDrops.MASKED
+        with torch.inference_mode(False), torch.set_grad_enabled(not is_masked), eval_mode(self.model):
             reading, inputs = self._embed_each_alone(questions, passages, answers, embeddings)
             assert reading.label_log_probs is not None
             assert reading.label_mask is not None
-            likelihoods = answer_log_likelihood(reading.label_log_probs[:, None], reading.label_mask)
-            (gradients,) = torch.autograd.grad(likelihoods.sum(), inputs)
-        drops = first_order_drops(gradients.float(), inputs.detach().float())
-        drops = drops.masked_fill(~reading.prompts.attention_mask, 0.0)
+            tokens = reading.prompts.attention_mask
+            whole = answer_log_likelihood(reading.label_log_probs[:, None], reading.label_mask)[:, 0]
+            if is_masked:
+                drops = drops_by_masking(inputs, tokens, whole, partial(self._log_likelihoods, reading))
+            else:
+                (gradients,) = torch.autograd.grad(whole.sum(), inputs)
+                drops = first_order_drops(gradients.float(), inputs.detach().float())
+                drops = drops.masked_fill(~tokens, 0.0)
         return replace(reading, token_scores=drops, label_log_probs=reading.label_log_probs.detach())
 
     @abstractmethod

@@ -112,7 +112,7 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def alibi_added_once(model: PreTrainedModel, ids: Tensor):
-    """transformers 5.23's eager Falcon adds ALiBi twice (in the mask and to the logits); SDPA once.
+    """The eager Falcon of transformers 5.23 and 5.24 adds ALiBi twice (in mask and logits); SDPA once.
 
     Halving it makes the eager pass the reference again; `slow_head_scores` checks that its logits agree.
     """

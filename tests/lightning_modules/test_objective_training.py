@@ -152,6 +152,16 @@ def test_validation_measures_what_the_objective_looks_at(tmp_path, kind, objecti
     assert 0 <= indicators.latest["teacher/auc"] <= 1
 
 
+def test_validation_masks_tokens_for_real_where_it_is_asked_to(tmp_path):
+    readings = {}
+    for how in ("gradient", "masked"):
+        indicators = LogIndicators()
+        module = make_module(tmp_path / how, "independent", teacher=Teacher("pdist"), token_drops=how)
+        make_trainer(tmp_path, indicators).validate(module, datamodule(), verbose=False)
+        readings[how] = indicators.latest["indicator1/spearman_p90"]
+    assert readings["gradient"] != readings["masked"]
+
+
 def test_one_pass_serves_both_models_where_it_can(tmp_path):
     """ADist without dropout; any other objective, or dropout, needs a pass of its own."""
     for objective, dropout, shared in (("adist", 0.0, True), ("adist", 0.5, False), ("pdist", 0.0, False)):

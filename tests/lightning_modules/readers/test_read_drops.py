@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from datamodules.prompts import Shown
-from lightning_modules.objectives import answer_log_likelihood, first_order_drops
+from lightning_modules.metrics.reading_indicators import reading_units
+from lightning_modules.objectives import answer_log_likelihood
+from lightning_modules.readers.reader import TokenEmbeddings
+from lightning_modules.token_drops import TokenDrops, first_order_drops
 from tests.tiny_models import tiny_reader_of, toy_passages, toy_questions
 
 QUESTIONS = toy_questions()[:2]
@@ -65,10 +68,33 @@ def test_agree_with_masking_to_first_order(reader):
     assert 0.2 < (drops > 0).float().mean() < 0.8
 
 
-def test_leave_no_trace(reader):
+def test_masking_equals_masking_one_token_in_a_plain_pass(reader):
+    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, how="masked")
+    reader.double()
+    whole = likelihoods(reader)
+    for row, real in enumerate(reading.prompts.attention_mask):
+        for token in real.nonzero()[:, 0].tolist():
+            with Fade(reader, reading.prompts, row, token, 0.0):
+                lost = float(whole[row] - likelihoods(reader)[row])
+            assert reading.token_scores[row, token].item() == pytest.approx(max(lost, 0.0), abs=2e-5)
+    assert 0.2 < (reading.token_scores > 0).float().mean() < 0.8
+
+
+@pytest.mark.parametrize("how", list(TokenDrops))
+def test_both_ways_are_readings_of_the_same_prompts(reader, how):
+    """All that the indicators need, whatever the similarities are computed from."""
+    for embeddings in TokenEmbeddings:
+        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, embeddings, how)
+        units = reading_units(reading)
+        torch.testing.assert_close(units.attention.sum(dim=1), torch.ones(4))
+        assert units.answer_similarity[units.mask].isfinite().all()
+
+
+@pytest.mark.parametrize("how", list(TokenDrops))
+def test_leave_no_trace(reader, how):
     reader.train()
     with torch.inference_mode():
-        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, "input")
+        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, "input", how)
     assert not reading.token_scores.requires_grad
     assert not reading.token_scores[~reading.prompts.attention_mask].any()
     assert (reading.token_scores >= 0).all()

@@ -1,0 +1,63 @@
+"""How much of an answer's likelihood hangs on each token: the token scores of perplexity distillation."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from datamodules.choices import Choice
+
+
+class TokenDrops(Choice):
+    """How the drop in the answer's log-likelihood is found when a token's embedding is masked (set to 0)."""
+
+    GRADIENT = "gradient"
+    """To first order, all tokens from one backward pass; exact for small changes, which masking is not."""
+    MASKED = "masked"
+    """By masking the tokens one by one: a forward pass for each token of each prompt."""
+
+
+def first_order_drops(
+    gradients: Float[Tensor, "prompts tokens dim"],
+    embeddings: Float[Tensor, "prompts tokens dim"],
+    masked_embedding: Float[Tensor, " dim"] | None = None,
+) -> Float[Tensor, "prompts tokens"]:
+    """How much of the answer's log-likelihood is lost when a token is masked, to first order, at least 0.
+
+    Replacing a token's embedding e by the masked one m changes the log-likelihood by gradient . (m - e) to
+    first order. For perplexity distillation the indicators take this for the token score s_t.
+
+    Args:
+        gradients: of the answer's log-likelihood with respect to the input embeddings.
+        embeddings: the input embeddings e.
+        masked_embedding: m; None = the zero vector.
+    """
+    lost = embeddings if masked_embedding is None else embeddings - masked_embedding
+    return (gradients * lost).sum(dim=-1).clamp(min=0.0)
+
+
+def drops_by_masking(
+    inputs: Float[Tensor, "prompts tokens dim"],
+    mask: Bool[Tensor, "prompts tokens"],
+    whole: Float[Tensor, " prompts"],
+    log_likelihoods_of: Callable[
+        [Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"]], Float[Tensor, " rows"]
+    ],
+) -> Float[Tensor, "prompts tokens"]:
+    """How much of the answer's log-likelihood is lost when a token is masked for real, at least 0.
+
+    Args:
+        inputs: input embeddings.
+        mask: True = token to be masked; the others' drop is 0.
+        whole: log-likelihoods of the answers, nothing masked.
+        log_likelihoods_of: of the answers of some prompts, by row, given their input embeddings. It is called
+            with as many prompts at a time as there are.
+    """
+    drops = torch.zeros(mask.shape, device=inputs.device)
+    for of_batch in mask.nonzero().split(len(inputs)):
+        rows, tokens = of_batch.unbind(dim=1)
+        masked = inputs[rows]
+        masked[torch.arange(len(rows), device=inputs.device), tokens] = 0.0
+        drops[rows, tokens] = (whole[rows] - log_likelihoods_of(rows, masked)).float()
+    return drops.clamp(min=0.0)
