@@ -139,7 +139,7 @@ class EvaluationConfig:
     percentiles: list[int] = field(default_factory=lambda: [90, 95])
     attention_normalization: str = "passage"  # passage | prompt | none
     token_embeddings: str = "input"  # input | contextual
-    token_drops: str = "gradient"  # gradient | masked: token scores of pdist, emdr2 and loop
+    token_drops: str = "masked"  # masked | gradient: token scores of pdist, emdr2 and loop
     token_view_questions: int = 3  # passages shaded by attention, as HTML at each validation; 0 = none
     monitor: str | None = "validation/hr_at_5"  # the best checkpoint is kept by this; null = the last one
 

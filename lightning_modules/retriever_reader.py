@@ -55,8 +55,8 @@ class RetrieverReaderModule(AnsweringModule):
         generate: whether reading questions in evaluation generates answers too (EM, F1).
         max_new_tokens: of a generated answer.
         token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
-        token_drops: where likelihoods teach, how the indicators' token scores are found, `gradient` or
-            `masked`.
+        token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
+            `gradient`.
         weight_decay: of the optimizer.
         seed: of the choice among several answers in training, and of shuffled passages.
 
@@ -87,7 +87,7 @@ class RetrieverReaderModule(AnsweringModule):
         generate: bool = True,
         max_new_tokens: int = 32,
         token_embeddings: str = "input",
-        token_drops: TokenDrops | str = TokenDrops.GRADIENT,
+        token_drops: TokenDrops | str = TokenDrops.MASKED,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:

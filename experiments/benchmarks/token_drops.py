@@ -1,5 +1,5 @@
-"""Are gradients good enough for the token scores of likelihoods? `evaluation.token_drops` is a choice between
-one backward pass and a forward pass for each token.
+"""Are gradients good enough for the token scores of likelihoods? `evaluation.token_drops` chooses between a
+forward pass for each token and one backward pass.
 
 `python -m experiments.benchmarks.token_drops [--questions 4] [key=value ...]` reads validation questions with
 the passages that the starting retriever finds, both ways, and compares.

@@ -11,7 +11,7 @@ from experiments.config import ExperimentConfig
 from experiments.probing.head_map import draw_head_map
 from experiments.probing.result import ProbeResult
 from experiments.probing.rows import TeacherRow
-from experiments.probing.table import advice, facts
+from experiments.probing.table import advice, facts, is_settings
 from lightning_modules.attention_heads import AttentionHeads
 
 _STYLE = """
@@ -40,7 +40,7 @@ def write_page(result: ProbeResult, config: ExperimentConfig, path: Path) -> Non
         f'<div class="verdict {verdict.decision.value}"><b>{verdict.decision.value}</b>',
         f"{_list(verdict.reasons)}</div>",
         "<h2>Recommended</h2>",
-        "".join(f"<p><code>{escape(line.strip())}</code></p>" for line in advice(result)),
+        "".join(f"<p>{_advice(line)}</p>" for line in advice(result)),
         "<h2>Does the teacher prefer passages with an answer?</h2>",
         _intervals(result),
         _teachers(result),
@@ -72,6 +72,11 @@ def _heads(result: ProbeResult, path: Path) -> str:
         "the outlined ones were chosen on: it flatters them. What choosing gains on others is said above."
         f"</p>{picture[picture.index('<svg') :]}"
     )
+
+
+def _advice(line: str) -> str:
+    shown = escape(line.strip())
+    return f"<code>{shown}</code>" if is_settings(line) else shown[0].upper() + shown[1:]
 
 
 def _list(lines: list[str]) -> str:

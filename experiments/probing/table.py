@@ -26,8 +26,7 @@ def print_probe(result: ProbeResult, console: Console | None = None) -> None:
         console.print(f"  - {reason}", highlight=False)
     for line in advice(result):
         # settings are there to be copied, and a wrapped one is another one
-        is_settings = line.startswith("  ")
-        console.print(line, highlight=False, soft_wrap=is_settings)
+        console.print(line, highlight=False, soft_wrap=is_settings(line))
 
 
 def shown_rows(result: ProbeResult) -> list[TeacherRow]:
@@ -138,7 +137,7 @@ def facts(result: ProbeResult) -> list[str]:
 
 
 def advice(result: ProbeResult) -> list[str]:
-    """The overrides to paste."""
+    """What to use, and indented the overrides to paste."""
     best = result.recommended
     if best is None:
         return [
@@ -158,3 +157,8 @@ def advice(result: ProbeResult) -> list[str]:
             f"  'reader.attention_heads=\"{result.heads.heads}\"'",
         ]
     return lines
+
+
+def is_settings(line: str) -> bool:
+    """Whether a line of the advice is one to paste."""
+    return line.startswith("  ")

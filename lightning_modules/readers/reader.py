@@ -194,7 +194,7 @@ class Reader(nn.Module, ABC):
         passages: Sequence[Sequence[Passage]],
         answers: Sequence[str],
         embeddings: str | None = None,
-        how: TokenDrops | str = TokenDrops.GRADIENT,
+        how: TokenDrops | str = TokenDrops.MASKED,
     ) -> Reading:
         """A reading whose token scores are what perplexity distillation looks at, in place of attention.
 
@@ -204,7 +204,7 @@ class Reader(nn.Module, ABC):
 
         Args:
             questions, passages, answers, embeddings: as in `read`.
-            how: to first order, or by masking each token for real.
+            how: by masking each token for real, or to first order.
         """
         is_masked = TokenDrops(how) is TokenDrops.MASKED
         with torch.inference_mode(False), torch.set_grad_enabled(not is_masked), eval_mode(self.model):

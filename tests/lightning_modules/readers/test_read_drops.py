@@ -49,7 +49,7 @@ def likelihoods(reader):
 
 def test_agree_with_masking_to_first_order(reader):
     """Fading a token towards its mask loses its share of the drop; far from it the likelihood bends."""
-    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS)
+    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, how="gradient")
     reader.double()
     whole, slopes, faded, row = likelihoods(reader), [], [], 1
     tokens = reading.prompts.attention_mask[row].nonzero()[:, 0].tolist()
