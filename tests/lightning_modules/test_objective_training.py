@@ -11,6 +11,7 @@ from lightning_modules import RetrieverReaderModule
 from lightning_modules.objectives import AnswerLikelihoods, Objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.teacher import Teacher
+from lightning_modules.token_drops import TokenDrops
 from tests.tiny_models import (
     tiny_fusion_reader,
     tiny_reader_of,
@@ -140,15 +141,16 @@ def least_loss(module, teacher) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("objective", list(Objective))
-def test_validation_measures_what_the_objective_looks_at(tmp_path, kind, objective):
+@pytest.mark.parametrize("how", list(TokenDrops))
+def test_validation_measures_what_the_objective_looks_at(tmp_path, kind, objective, how):
     """In Lightning's inference mode, from which the gradients of likelihoods must break out."""
-    module = make_module(tmp_path, kind, teacher=Teacher(objective))
+    module = make_module(tmp_path, kind, teacher=Teacher(objective), token_drops=how)
     indicators = LogIndicators()
     trainer = make_trainer(tmp_path, indicators)
     (readings,) = trainer.validate(module, datamodule(), verbose=False)
     assert readings[f"validation/{module.teacher.loss_name}"] > 0
     assert 0 < indicators.latest["indicator1/attention_p90"] < 1
-    assert -1 < indicators.latest["indicator1/spearman_p90"] < 1
+    assert -1 <= indicators.latest["indicator1/spearman_p90"] <= 1  # of tiny passages
     assert 0 <= indicators.latest["teacher/auc"] <= 1
 
 
