@@ -114,6 +114,11 @@ class Teacher:
             log_probs = leave_one_out_marginals(log_probs, log_p_retr)
         return log_p_of_scores(leave_one_out_scores(log_probs, mask), self.attention_temperature)
 
+    def length_divisor(self, passage_score: PassageScore | str | None) -> int:
+        """What passage scores are divided by before the temperature: Atlas's length of one, for sums."""
+        is_atlas_sum = self.constants is Constants.ATLAS and passage_score == PassageScore.SUM
+        return ATLAS_PASSAGE_LENGTH if is_atlas_sum else 1
+
     def log_p_attn(self, reading: Reading) -> Float[Tensor, "batch passages"]:
         """log p_ATTN (Eq. 1) from the token scores s_t."""
         prompts = reading.prompts
@@ -128,8 +133,7 @@ class Teacher:
             prompts.num_passages,
             self.passage_score,
         )
-        if self.constants is Constants.ATLAS and self.passage_score is PassageScore.SUM:
-            scores = scores / ATLAS_PASSAGE_LENGTH
+        scores = scores / self.length_divisor(self.passage_score)
         return log_p_attn(scores, self.attention_distribution, self.attention_temperature)
 
     def retriever_loss(

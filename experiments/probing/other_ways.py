@@ -2,7 +2,8 @@
 question."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,8 @@ def read_other_ways(probe: Probe) -> None:
     kinds = probe.collected.has_answer
     rows = (kinds.any(dim=1) & ~kinds.all(dim=1)).nonzero()[:, 0].tolist()[: probe.settings.num_compared]
     context = context_of(probe.reader)
-    for batch in _batches(probe, rows):
+    batches = _batches(probe, rows)
+    for batch in batches:
         if context is not Context.INDEPENDENT:
             _read_each_alone(probe, batch)
         if context is Context.CONCATENATED:
@@ -47,7 +49,7 @@ def read_other_ways(probe: Probe) -> None:
         if context is not None:
             _read_in_orders(probe, batch)
         probe.progress(len(batch.rows))
-    _ask_unrelated(probe, rows)
+    _ask_unrelated(probe, batches)
     _read_left_out(probe, rows[: probe.settings.num_left_out])
 
 
@@ -125,38 +127,36 @@ def _read_left_out(probe: Probe, rows: Sequence[int]) -> None:
         probe.progress(1)
 
 
-def _ask_unrelated(probe: Probe, rows: list[int]) -> None:
+def _ask_unrelated(probe: Probe, batches: Sequence[_Batch]) -> None:
     """Asks of each question's passages what the next question asks: which does a teacher prefer always?"""
-    if len(rows) < 2:
+    questions = [question for batch in batches for question in batch.questions]
+    if len(questions) < 2:
         return
-    following = dict(zip(rows, [*rows[1:], rows[0]], strict=True))
+    following = iter([*questions[1:], questions[0]])
     contexts = [None] if context_of(probe.reader) is None else list(Context)
-    for batch in _batches(probe, rows):
-        questions = [probe.collected.questions[following[row]] for row in batch.rows]
+    for batch in batches:
+        asked = list(islice(following, len(batch.rows)))
+        with torch.no_grad(), eval_mode(probe.module.retriever):
+            log_p_retr = probe.module.log_p_retr(asked, batch.passages)
+        unrelated = replace(batch, questions=asked, log_p_retr=log_p_retr)
         for context in contexts:
             # in another order, so that a preference for a place in the prompt is none for a passage
             order = PassageOrder.SHUFFLED
             reader = probe.reader if context is None else in_context(probe.original, context, order)
-            scores = _unrelated_scores(probe, reader, questions, batch.passages)
-            probe.collected.add_unrelated_scores(batch.rows, scores)
+            probe.collected.add_unrelated_scores(batch.rows, _unrelated_scores(probe, reader, unrelated))
         probe.progress(len(batch.rows))
 
 
 @torch.no_grad()
-def _unrelated_scores(
-    probe: Probe, reader: Reader, questions: list[Question], passages: list[list[Passage]]
-) -> Scores:
+def _unrelated_scores(probe: Probe, reader: Reader, batch: _Batch) -> Scores:
     """Attention, and where a pass shows each passage alone the likelihoods too."""
-    answers, context = first_answers(questions), context_of(reader)
+    shown, context = (batch.questions, batch.passages, batch.answers), context_of(reader)
     alone = context is Context.INDEPENDENT
     with eval_mode(reader):
-        reading = reader.read(questions, passages, answers, order_seed=_UNRELATED_ORDER, with_labels=alone)
+        reading = reader.read(*shown, order_seed=_UNRELATED_ORDER, with_labels=alone)
     scores = attention_scores(reading, context)
-    with eval_mode(probe.module.retriever):
-        log_p_retr = probe.module.log_p_retr(questions, passages)
     if alone:
-        likelihoods = read_alone(reader, reading, questions, passages, answers)
-        scores |= likelihood_scores(likelihoods, log_p_retr, context)
+        scores |= likelihood_scores(read_alone(reader, reading, *shown), batch.log_p_retr, context)
     if context is context_of(probe.reader):
-        scores |= probe.scores_of_divided_logits(questions, passages, log_p_retr)
+        scores |= probe.scores_of_divided_logits(batch.questions, batch.passages, batch.log_p_retr)
     return scores

@@ -19,8 +19,8 @@ from lightning_modules.metrics.teacher_checks import (
     relative_entropy_of,
     temperature_grid,
 )
-from lightning_modules.objectives import ATLAS_PASSAGE_LENGTH, Constants, Objective
-from lightning_modules.scores import AttentionDistribution, PassageScore, log_p_attn
+from lightning_modules.objectives import Objective
+from lightning_modules.scores import AttentionDistribution, log_p_attn
 from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_variants import Variant
 
@@ -67,7 +67,8 @@ def teacher_row(
         teacher: as it is configured; the overrides are for that configuration.
         chooses_heads: whether attention heads are chosen in it.
     """
-    scores, has_answer = _divisible_scores(collected, variant, teacher), collected.has_answer
+    scores = collected.scores(variant) / teacher.length_divisor(variant.passage_score)
+    has_answer = collected.has_answer
     if variant.objective is Objective.EMDR2:  # a posterior already, with no temperature to choose
         log_p, temperature = scores, None
     else:
@@ -81,7 +82,7 @@ def teacher_row(
 
 def configured_row(collected: QuestionScores, configured: Variant, teacher: Teacher) -> TeacherRow:
     """At the temperature that is configured."""
-    scores = _divisible_scores(collected, configured, teacher)
+    scores = collected.scores(configured) / teacher.length_divisor(configured.passage_score)
     unrelated = collected.unrelated_scores(configured)
     if configured.objective is Objective.EMDR2:
         return _measured(configured.name, scores, scores, collected, unrelated, None, configured.overrides)
@@ -89,15 +90,6 @@ def configured_row(collected: QuestionScores, configured: Variant, teacher: Teac
     temperature = teacher.attention_temperature
     log_p = log_p_attn(scores, how, temperature)
     return _measured(configured.name, scores, log_p, collected, unrelated, temperature, configured.overrides)
-
-
-def _divisible_scores(
-    collected: QuestionScores, variant: Variant, teacher: Teacher
-) -> Float[Tensor, "questions passages"]:
-    """Scores as the teacher divides them by its temperature."""
-    scores = collected.scores(variant)
-    is_atlas_sum = teacher.constants is Constants.ATLAS and variant.passage_score is PassageScore.SUM
-    return scores / ATLAS_PASSAGE_LENGTH if is_atlas_sum else scores
 
 
 def _overrides(

@@ -94,13 +94,11 @@ class QuestionScores:
 
     def add_scores(self, rows: Sequence[int], scores: Scores) -> None:
         for variant, values in scores.items():
-            by_row = self._scores.setdefault(variant, {})
-            by_row.update(zip(rows, values.float().cpu(), strict=True))
+            _put(values, rows, self._scores.setdefault(variant, {}))
 
     def add_unrelated_scores(self, rows: Sequence[int], scores: Scores) -> None:
         for variant, values in scores.items():
-            by_row = self._unrelated.setdefault(variant, {})
-            by_row.update(zip(rows, values.float().cpu(), strict=True))
+            _put(values, rows, self._unrelated.setdefault(variant, {}))
 
     def add_head_scores(self, scores: Float[Tensor, "batch layers heads passages"]) -> None:
         self._head_scores.append(scores.float().cpu())
@@ -108,11 +106,14 @@ class QuestionScores:
     def add_positions(
         self, rows: Sequence[int], order: Order, positions: Int[Tensor, "batch passages"]
     ) -> None:
-        by_row = self._positions.setdefault(order, {})
-        by_row.update(zip(rows, positions.float().cpu(), strict=True))
+        _put(positions, rows, self._positions.setdefault(order, {}))
 
     def _rows(self, by_row: dict[int, Tensor]) -> Float[Tensor, "questions passages"]:
         all_rows = torch.full(self.has_answer.shape, torch.nan)
         for row, values in by_row.items():
             all_rows[row] = values
         return all_rows
+
+
+def _put(values: Tensor, rows: Sequence[int], by_row: dict[int, Tensor]) -> None:
+    by_row.update(zip(rows, values.float().cpu(), strict=True))

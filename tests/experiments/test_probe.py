@@ -12,7 +12,6 @@ from experiments import probe
 from experiments.build import build_reader, build_retriever, build_teacher
 from experiments.checks import check_config
 from experiments.config import load_config
-from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_variants import in_context
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
@@ -53,30 +52,16 @@ def test_every_way_of_teaching_has_a_row(probed):
 def test_the_configured_teacher_is_what_training_would_use(probed):
     """AUC and mass on answers, from the models themselves."""
     _, settings, saved, _ = probed
-    config = load_config("step2_vital", settings)
-    reader, teacher = (
-        build_reader(config),
-        Teacher(attention_temperature=config.objective.attention_temperature),
-    )
     row = saved["result"]["rows"][0]
-    assert row["temperature"] == config.objective.attention_temperature
+    assert row["temperature"] == load_config("step2_vital", settings).objective.attention_temperature
     assert saved["result"]["num_questions"] == len(saved["instances"]["question_ids"]) == 12
-    questions = {question.id: question for question in toy_questions()}
-    passages = {passage.id: passage for passage in toy_passages()}
-    retrieved = saved["retrieved"]
+    assert set(saved["retrieved"]) == set(saved["instances"]["question_ids"])
     aucs, masses = [], []
-    for question_id in saved["instances"]["question_ids"]:
-        question = questions[question_id]
-        found = [passages[passage_id] for passage_id in retrieved[question_id]]
-        taught = teacher.teach(reader, [question], [found], [question.answers[0]])
-        p = teacher.log_p_target(taught, torch.zeros(1, len(found)))[0].exp().tolist()
-        hits = [question.answers[0].lower() in passage.text.lower() for passage in found]
-        yes = [a for a, hit in zip(p, hits, strict=True) if hit]
-        no = [a for a, hit in zip(p, hits, strict=True) if not hit]
-        if yes and no:
-            wins = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
-            aucs.append(sum(wins) / len(wins))
-            masses.append(sum(yes))
+    for p, hits in taught_distributions(settings, saved["retrieved"]):
+        yes, no = p[hits].tolist(), p[~hits].tolist()
+        wins = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
+        aucs.append(sum(wins) / len(wins))
+        masses.append(sum(yes))
     assert len(aucs) == row["auc"]["n"] > 0
     assert row["auc"]["mean"] == pytest.approx(sum(aucs) / len(aucs), abs=1e-4)
     assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
@@ -91,14 +76,15 @@ def run_probe(tmp_path, **changes):
     return settings, json.loads((tmp_path / "out" / "probe.json").read_text())
 
 
-def taught_mass_on_answers(settings, retrieved) -> list[float]:
-    """What an experiment's teacher gives to passages with an answer, from the models themselves."""
+def taught_distributions(settings, retrieved):
+    """What an experiment's teacher gives to the passages, from the models themselves, and which of them hold
+    an answer; of questions whose passages are of both kinds."""
     config = load_config("step2_vital", settings)
     check_config(config)
     reader, retriever, teacher = build_reader(config), build_retriever(config), build_teacher(config)
     questions = {question.id: question for question in toy_questions()}
     passages = {passage.id: passage for passage in toy_passages()}
-    masses = []
+    distributions = []
     for question_id, found_ids in retrieved.items():
         question, found = questions[question_id], [passages[passage_id] for passage_id in found_ids]
         with torch.no_grad():
@@ -110,8 +96,12 @@ def taught_mass_on_answers(settings, retrieved) -> list[float]:
         p = teacher.log_p_target(taught, log_p_retr)[0].exp()
         hits = torch.tensor([question.answers[0].lower() in passage.text.lower() for passage in found])
         if hits.any() and not hits.all():
-            masses.append(float(p[hits].sum()))
-    return masses
+            distributions.append((p, hits))
+    return distributions
+
+
+def taught_mass_on_answers(settings, retrieved) -> list[float]:
+    return [float(p[hits].sum()) for p, hits in taught_distributions(settings, retrieved)]
 
 
 @pytest.mark.parametrize(
