@@ -296,6 +296,8 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     program = (
         "import sys, time\nfrom callbacks.save_tokens import SaveTokens\nfrom experiments import analyse\n"
     )
+    # a shell makes what it starts in the background ignore Ctrl-C, and the tests may be such
+    program += "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     program += "write = SaveTokens.on_test_batch_end\n"
     program += "def slow(*a, **k): write(*a, **k); print('read', flush=True); time.sleep(60)\n"
     program += "SaveTokens.on_test_batch_end = slow\nsys.exit(analyse.main(sys.argv[1:]))\n"
