@@ -72,7 +72,7 @@ class ObjectiveConfig:
     """From what the reader gives to the loss."""
 
     name: str = "adist"  # adist | pdist | emdr2 | loop
-    passage_score: str = "sum"  # sum | mean | top5 | top10 | top20 | first
+    passage_score: str = "sum"  # sum | mean (favours short passages) | top5 | top10 | top20 | first
     attention_distribution: str = "softmax"  # softmax | sum
     attention_temperature: float = 1.0  # tau_gold: divides the scores of adist, pdist and loop
     reader_temperature: float = 1.0  # divides the reader's logits in emdr2

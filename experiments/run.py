@@ -1,6 +1,7 @@
 """Runs an experiment by name: `python -m experiments.run --exp NAME [key=value ...]`."""
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -13,6 +14,8 @@ from experiments.command_line import INTERRUPTED, quieten, run_command
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
     from experiments.runs import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,6 +87,7 @@ def _resume(options: argparse.Namespace) -> int:
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
+    from experiments.checks import doubts_about
     from experiments.runs import RUN_VARIABLE, is_main_process
     from experiments.summary_table import print_summary
     from experiments.train import run_experiment
@@ -91,6 +95,8 @@ def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     if is_main_process():
         os.environ[RUN_VARIABLE] = str(run.path.absolute())
         print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
+        for doubt in doubts_about(config):
+            log.warning("warning: %s", doubt)
     try:
         summary = run_experiment(config, run)
     except (RunInterrupted, KeyboardInterrupt, SystemExit):

@@ -13,15 +13,16 @@ class PassageScore(Choice):
     """How the scores of a passage's tokens become the passage's score (Atlas `src/fid.py`)."""
 
     SUM = "sum"
-    """Eq. 1; favours long passages. Atlas divides it by a constant."""
+    """Eq. 1; mildly favours long passages. Atlas divides it by a constant."""
     MEAN = "mean"
-    """Corrected for length; Atlas's `avg`."""
+    """Divided by the passage's tokens, which is no correction for its length: attention hardly grows with a
+    passage, so that its mean favours short ones, strongly where each passage has a prompt. Atlas's `avg`."""
     TOP5 = "top5"
     """Mean of the highest 5 token scores of each answer row; likewise 10 and 20."""
     TOP10 = "top10"
     TOP20 = "top20"
     FIRST = "first"
-    """`mean` with the first answer row alone."""
+    """`mean` with the first answer row alone; favours short passages likewise."""
 
     @property
     def num_top(self) -> int | None:
@@ -51,7 +52,8 @@ def passage_scores(
         passage_of_token: rank 0..K-1 of the passage that a token belongs to; -1 = none.
         question_of_prompt: which question a prompt belongs to.
         num_questions, num_passages: B and K.
-        how: `sum` favours long passages; `mean` does not. A passage without tokens scores 0.
+        how: `sum` mildly favours long passages, `mean` and `first` favour short ones. A passage without
+            tokens scores 0.
     """
     how = PassageScore(how)
     counted = passage_of_token >= 0

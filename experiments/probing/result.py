@@ -93,11 +93,13 @@ class ProbeResult:
 
 def judge_configured(collected: QuestionScores, configured: Variant, level: float = 0.95) -> Verdict:
     """The verdict on the configured teacher from what was read so far."""
-    has_answer = collected.has_answer
+    has_answer, lengths = collected.has_answer, collected.lengths.float()
+    scores = collected.scores(configured)
     return judge(
         collected.auc(configured).numpy(),
         teacher_auc(collected.log_p_retr, has_answer).numpy(),
-        matched_auc(collected.scores(configured), has_answer, collected.lengths.float(), level),
+        matched_auc(scores, has_answer, lengths, level),
+        kendall_tau(scores, lengths).numpy(),
         level,
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.estimates import Estimate, estimate
 from experiments.probing.scores import QuestionScores
-from experiments.probing.verdict import USEFUL_AUC, of_matched
+from experiments.probing.verdict import USEFUL_AUC, follows_length, of_matched
 from lightning_modules.metrics.matched_auc import matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
 from lightning_modules.metrics.teacher_checks import (
@@ -39,6 +39,8 @@ class TeacherRow:
         favourites: Kendall's tau between the order that it puts a question's passages in and its order for an
             unrelated question: 1 = the same passages are preferred whatever is asked; about 0 = what is asked
             decides. NaN where that was not read.
+        length_tau: Kendall's tau between its order and passage length in tokens: 1 = the longest passage
+            first, -1 = the shortest.
         mass_on_answers: probability of the passages with an answer, at `temperature`.
         entropy: of the target at `temperature`, relative to that of equal passages.
         temperature: under which passages with an answer are likeliest; None where there is none to choose.
@@ -50,6 +52,7 @@ class TeacherRow:
     mrr: Estimate
     at_equal_length: Estimate
     favourites: Estimate
+    length_tau: Estimate
     mass_on_answers: Estimate
     entropy: Estimate
     temperature: float | None = None
@@ -130,6 +133,7 @@ def _measured(
         name,
         auc=estimate(teacher_auc(scores, has_answer)),
         at_equal_length=of_matched(matched_auc(scores, has_answer, collected.lengths.float())),
+        length_tau=estimate(kendall_tau(scores, collected.lengths.float())),
         favourites=estimate([] if unrelated is None else kendall_tau(scores, unrelated)),
         mrr=estimate(teacher_reciprocal_rank(scores, has_answer)),
         mass_on_answers=estimate(mass_on_answers(log_p, has_answer)),
@@ -143,12 +147,16 @@ def recommended_row(rows: Sequence[TeacherRow]) -> TeacherRow | None:
     """Of the rows that are about as good as the best, the one that least prefers the same passages always.
 
     How good a row is: the lower end of its AUC's interval, over all passages or equally long ones, the worse
-    of both, so that few questions do not win by luck. Rows that are not surely useful are left out.
+    of both, so that few questions do not win by luck. Rows that are not surely useful are left out, as are
+    those whose order follows passage length.
     """
     usable = [
         row
         for row in rows
-        if row.overrides is not None and row.auc.low > USEFUL_AUC and row.at_equal_length.low > USEFUL_AUC
+        if row.overrides is not None
+        and row.auc.low > USEFUL_AUC
+        and row.at_equal_length.low > USEFUL_AUC
+        and not follows_length(row.length_tau)
     ]
     lowest = [min(row.auc.low, row.at_equal_length.low) for row in usable]
     about_best = [

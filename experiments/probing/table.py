@@ -8,14 +8,17 @@ from rich.table import Table
 
 from experiments.probing.result import ProbeResult
 from experiments.probing.rows import TeacherRow
-from experiments.probing.verdict import USEFUL_AUC, Decision
+from experiments.probing.verdict import LARGEST_LENGTH_TAU, USEFUL_AUC, Decision
+
+WIDTH = 106
+"""Columns that the table of teachers needs."""
 
 _COLOURS = {Decision.GO: "bold green", Decision.NO_GO: "bold red", Decision.UNSURE: "bold yellow"}
 
 
 def print_probe(result: ProbeResult, console: Console | None = None) -> None:
     """The verdict last, where it is seen."""
-    console = console or Console(width=100)
+    console = console or Console(width=WIDTH)
     console.print(_teachers(result))
     console.print(_indicators(result))
     for line in facts(result):
@@ -50,13 +53,14 @@ def _teachers(result: ProbeResult) -> Table:
     table = Table(
         title="teachers: do passages with an answer get more?",
         caption="=len: AUC at equal passage length; fav: same order whatever is asked (0 to 1)\n"
+        f"len: Kendall's tau with passage length, refused beyond {LARGEST_LENGTH_TAU:g} with either sign\n"
         "mass: on passages with an answer, at temperature tau",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("teacher", no_wrap=True)
-    for name in ("AUC [95%]", "=len", "fav", "MRR", "mass", "entropy", "tau", "n"):
+    for name in ("AUC [95%]", "=len", "len", "fav", "MRR", "mass", "entropy", "tau", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(shown_rows(result)):
         table.add_row(*_cells(row), style="bold" if number == 0 else None)
@@ -71,6 +75,7 @@ def _cells(row: TeacherRow) -> list[str]:
         row.name,
         row.auc.text,
         _number(row.at_equal_length.mean),
+        _number(row.length_tau.mean, "+"),
         _number(row.favourites.mean),
         _number(row.mrr.mean),
         _number(row.mass_on_answers.mean),
@@ -80,8 +85,8 @@ def _cells(row: TeacherRow) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.2f}"
 
 
 def _indicators(result: ProbeResult) -> Table:
@@ -142,7 +147,7 @@ def advice(result: ProbeResult) -> list[str]:
     if best is None:
         return [
             f"recommended: none; no way of teaching has an AUC surely above {USEFUL_AUC}, "
-            "also at equal length"
+            f"also at equal length, without following passage length (tau beyond {LARGEST_LENGTH_TAU:g})"
         ]
     assert best.overrides is not None
     lines = [

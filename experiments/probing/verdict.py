@@ -17,6 +17,8 @@ FEWEST_QUESTIONS = 10
 """With fewer questions that have both kinds of passages nothing is decided."""
 FEWEST_PAIRS = 10
 """With fewer pairs to match, length is not told from content."""
+LARGEST_LENGTH_TAU = 0.5
+"""A teacher whose Kendall's tau with passage length is surely beyond this, with either sign, is refused."""
 
 
 class Decision(Choice):
@@ -36,7 +38,11 @@ class Verdict:
 
 
 def judge(
-    teacher_auc: ArrayLike, retriever_auc: ArrayLike, at_equal_length: MatchedAUC, level: float = 0.95
+    teacher_auc: ArrayLike,
+    retriever_auc: ArrayLike,
+    at_equal_length: MatchedAUC,
+    length_tau: ArrayLike,
+    level: float = 0.95,
 ) -> Verdict:
     """Decides from AUCs over the same questions, NaN where a question's passages are of one kind.
 
@@ -44,13 +50,18 @@ def judge(
     of its AUC is above `USEFUL_AUC`), also where they are of the same length, and does so better than the
     retriever that it is to teach (else the retriever would forget). Attention summed over a passage favours
     long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of length
-    alone, which can be well above chance, and ruins the retriever.
+    alone, which can be well above chance, and ruins the retriever. A teacher whose order follows length is
+    refused whatever its AUCs, and however few questions have them: the retriever learns length first.
 
     Args:
         teacher_auc, retriever_auc: of the teacher's target and of p_RETR.
         at_equal_length: of the teacher's target, at `level`.
+        length_tau: Kendall's tau between the teacher's order and passage length, of every question read; NaN
+            where all passages are alike.
         level: of the intervals.
     """
+    by_length = estimate(length_tau, level)
+    is_refused = by_length.n >= FEWEST_QUESTIONS and follows_length(by_length)
     teacher = np.asarray(teacher_auc, dtype=np.float64)
     auc = estimate(teacher, level)
     if auc.n < FEWEST_QUESTIONS:
@@ -59,6 +70,8 @@ def judge(
             "read more questions (--instances, --split train), or retrieve more passages "
             "(training.num_passages)"
         )
+        if is_refused:
+            return Verdict(Decision.NO_GO, [_about_length(by_length), reason])
         return Verdict(Decision.UNSURE, [reason])
     against_retriever = estimate(teacher - np.asarray(retriever_auc, dtype=np.float64), level)
     checks = [
@@ -66,6 +79,8 @@ def judge(
         _check(against_retriever, "teacher AUC less the retriever's own", 0.0, SMALL_GAIN),
         _check_at_equal_length(at_equal_length),
     ]
+    if by_length.n:
+        checks.append((Decision.NO_GO if is_refused else Decision.GO, _about_length(by_length)))
     decisions = [decision for decision, _ in checks]
     if Decision.NO_GO in decisions:
         decision = Decision.NO_GO
@@ -76,6 +91,24 @@ def judge(
     # what decided comes first
     checks.sort(key=lambda check: check[0] is not decision)
     return Verdict(decision, [text for _, text in checks])
+
+
+def follows_length(length_tau: Estimate) -> bool:
+    """Whether a teacher's order surely follows passage length, long or short ones first."""
+    return length_tau.low > LARGEST_LENGTH_TAU or length_tau.high < -LARGEST_LENGTH_TAU
+
+
+def _about_length(length_tau: Estimate) -> str:
+    shown = (
+        f"Kendall's tau of its order with passage length is {length_tau.text} over {length_tau.n} questions"
+    )
+    if follows_length(length_tau):
+        first = "long" if length_tau.mean > 0 else "short"
+        return (
+            f"{shown}: the teacher puts {first} passages first, and that is what the retriever would learn "
+            f"(refused beyond {LARGEST_LENGTH_TAU:g} with either sign)"
+        )
+    return f"{shown}: not surely beyond {LARGEST_LENGTH_TAU:g} with either sign"
 
 
 def of_matched(found: MatchedAUC) -> Estimate:

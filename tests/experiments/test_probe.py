@@ -167,6 +167,22 @@ def test_passages_are_also_asked_an_unrelated_question(probed):
     assert rows["passage length alone"]["favourites"]["n"] == 0
 
 
+def test_every_row_says_how_it_goes_with_passage_length(probed):
+    context, _, saved, out = probed
+    rows = {row["name"]: row for row in [*saved["result"]["rows"], *saved["result"]["references"]]}
+    assert rows["passage length alone"]["length_tau"]["mean"] == pytest.approx(1.0)
+    scored = [row for row in rows.values() if row["auc"]["n"]]
+    assert scored
+    assert all(row["length_tau"]["n"] > 0 for row in scored)
+    own = saved["result"]["rows"][0]
+    name = "adist" if context == "fusion" else f"adist {context}"
+    agreement = saved["result"]["agreement"][f"{name} sum / passage length"]
+    assert own["length_tau"] == agreement
+    text = (out / "probe.html").read_text()
+    assert "<th>tau with passage length</th>" in text
+    assert f"<td>{own['length_tau']['mean']:.2f} [" in text
+
+
 def test_instances_can_be_a_baseline(probed):
     _, _, saved, _ = probed
     values = saved["instances"]["values"]

@@ -326,3 +326,33 @@ def test_exit_code_and_output_of_the_command(tmp_path, settings, changes, messag
     for part in messages:
         assert part in ended.stderr
     assert nothing_left(tmp_path)
+
+
+# ---- what a run hardly should ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_warned"),
+    [
+        ({"objective.passage_score": "mean"}, True),
+        ({"objective.passage_score": "first"}, True),
+        ({"objective.passage_score": "sum"}, False),
+        ({"objective.passage_score": "top5"}, False),
+        # where no retriever learns from attention, nothing is taught by it
+        ({"objective.passage_score": "mean", "objective.name": "pdist"}, False),
+        ({"objective.passage_score": "mean", "trainer.max_steps": 0}, False),
+    ],
+)
+def test_a_score_that_favours_short_passages_is_warned_of(caplog, monkeypatch, tmp_path, changes, is_warned):
+    from experiments import train
+
+    def interrupted(config, run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run_experiment", interrupted)
+    run.main(quickstart({"runs": tmp_path / "runs", **changes}))
+    said = [record.getMessage() for record in caplog.records if record.name == "experiments.run"]
+    assert len(said) == is_warned
+    if is_warned:
+        assert f"objective.passage_score={changes['objective.passage_score']} " in said[0]
+        assert "prefer short passages" in said[0]

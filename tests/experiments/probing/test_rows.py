@@ -1,12 +1,19 @@
 import math
 
 import pytest
+import torch
 
 from experiments.estimates import Estimate
-from experiments.probing.rows import TeacherRow, recommended_row
+from experiments.probing.rows import TeacherRow, recommended_row, teacher_row
+from experiments.probing.scores import QuestionScores
+from lightning_modules.objectives import Objective
+from lightning_modules.scores import PassageScore
+from lightning_modules.teacher import Teacher
+from lightning_modules.teacher_variants import Variant
+from tests.tiny_models import toy_passages, toy_questions
 
 
-def row_of(name, low, favourites, at_equal_length=None, overrides=()):
+def row_of(name, low, favourites, at_equal_length=None, overrides=(), length_tau=0.2):
     def around(low):
         return Estimate(low + 0.1, low, low + 0.2, 50)
 
@@ -14,7 +21,10 @@ def row_of(name, low, favourites, at_equal_length=None, overrides=()):
     equal = around(low if at_equal_length is None else at_equal_length)
     always = nothing if favourites is None else Estimate(favourites, favourites, favourites, 50)
     found = None if overrides is None else list(overrides)
-    return TeacherRow(name, around(low), around(low), equal, always, nothing, nothing, overrides=found)
+    by_length = Estimate(length_tau, length_tau - 0.1, length_tau + 0.1, 50)
+    return TeacherRow(
+        name, around(low), around(low), equal, always, by_length, nothing, nothing, overrides=found
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,6 +40,11 @@ def row_of(name, low, favourites, at_equal_length=None, overrides=()):
         ([row_of("a", 0.9, 0.1, at_equal_length=math.nan)], None),
         ([row_of("a", 0.9, 0.1, overrides=None), row_of("b", 0.7, 0.6)], "b"),
         ([row_of("a", 0.6, 0.1)], None),
+        # an order that follows length, with either sign
+        ([row_of("a", 0.9, 0.1, length_tau=-0.71), row_of("b", 0.7, 0.6)], "b"),
+        ([row_of("a", 0.9, 0.1, length_tau=0.71)], None),
+        ([row_of("a", 0.9, 0.1, length_tau=-0.42), row_of("b", 0.7, 0.6)], "a"),
+        ([row_of("a", 0.9, 0.1, length_tau=0.55), row_of("b", 0.7, 0.6)], "a"),
         # below 0 is noise
         ([row_of("a", 0.78, -0.2), row_of("b", 0.8, -0.1)], "b"),
     ],
@@ -37,3 +52,22 @@ def row_of(name, low, favourites, at_equal_length=None, overrides=()):
 def test_what_is_recommended(rows, recommended):
     found = recommended_row(rows)
     assert (found and found.name) == recommended
+
+
+def test_how_a_row_goes_with_passage_length():
+    """By its own order and over the questions that were read that way, as Kendall counts pairs."""
+    collected = QuestionScores()
+    lengths = torch.tensor([[10, 20, 30], [10, 20, 30], [7, 7, 7]])
+    has_answer = torch.tensor([[True, False, False]] * 3)
+    collected.add_questions(
+        toy_questions()[:3], [toy_passages()[:3]] * 3, has_answer, torch.zeros(3, 3), lengths
+    )
+    short, mixed = (
+        Variant(Objective.ADIST, passage_score=how) for how in (PassageScore.MEAN, PassageScore.SUM)
+    )
+    collected.add_scores([0, 1, 2], {short: torch.tensor([[3.0, 2.0, 1.0]] * 3)})
+    collected.add_scores([1], {mixed: torch.tensor([[1.0, 3.0, 2.0]])})
+    found = teacher_row(collected, short, Teacher()).length_tau
+    assert (found.mean, found.n) == (-1.0, 2)  # passages of one length have no order
+    found = teacher_row(collected, mixed, Teacher()).length_tau
+    assert (found.mean, found.n) == (pytest.approx(1 / 3), 1)

@@ -19,6 +19,8 @@ def aucs(mean, n=60, spread=0.25, seed=0):
 CHANCE = aucs(0.5, seed=1)
 KNOWS = MatchedAUC(0.80, 0.70, 0.90, 60, 50)
 SEES_LENGTH = MatchedAUC(0.50, 0.42, 0.58, 60, 50)
+LOOSELY = aucs(0.15, spread=0.4, seed=3)
+"""How the paper's `sum` goes with passage length."""
 
 
 @pytest.mark.parametrize(
@@ -41,13 +43,13 @@ SEES_LENGTH = MatchedAUC(0.50, 0.42, 0.58, 60, 50)
     ],
 )
 def test_decisions(teacher, retriever, at_equal_length, decision):
-    verdict = judge(teacher, retriever, at_equal_length)
+    verdict = judge(teacher, retriever, at_equal_length, LOOSELY)
     assert verdict.decision is decision
-    assert len(verdict.reasons) == 3
+    assert len(verdict.reasons) == 4
 
 
 def test_what_decided_is_said_first():
-    reasons = judge(aucs(0.80), aucs(0.95, spread=0.1, seed=2), KNOWS).reasons
+    reasons = judge(aucs(0.80), aucs(0.95, spread=0.1, seed=2), KNOWS, LOOSELY).reasons
     assert reasons[0].startswith("teacher AUC less the retriever's own")
     assert "the whole interval is below 0" in reasons[0]
 
@@ -55,11 +57,53 @@ def test_what_decided_is_said_first():
 def test_too_few_questions_decide_nothing():
     few = np.full(200, np.nan)
     few[: FEWEST_QUESTIONS - 1] = 1.0
-    verdict = judge(few, np.zeros(200), KNOWS)
+    verdict = judge(few, np.zeros(200), KNOWS, LOOSELY)
     assert verdict.decision is Decision.UNSURE
     assert f"only {FEWEST_QUESTIONS - 1} questions" in verdict.reasons[0]
     few[FEWEST_QUESTIONS] = 1.0
-    assert judge(few, np.zeros(200), KNOWS).decision is Decision.GO
+    assert judge(few, np.zeros(200), KNOWS, LOOSELY).decision is Decision.GO
+
+
+@pytest.mark.parametrize(
+    ("mean", "decision", "said"),
+    [
+        (0.15, Decision.GO, "not surely beyond 0.5"),
+        (0.33, Decision.GO, "not surely beyond 0.5"),
+        (-0.42, Decision.GO, "not surely beyond 0.5"),
+        # beyond, but not surely
+        (0.52, Decision.GO, "not surely beyond 0.5"),
+        (-0.52, Decision.GO, "not surely beyond 0.5"),
+        (0.71, Decision.NO_GO, "the teacher puts long passages first"),
+        (-0.71, Decision.NO_GO, "the teacher puts short passages first"),
+    ],
+)
+def test_a_teacher_of_length_is_refused_whatever_its_aucs(mean, decision, said):
+    verdict = judge(aucs(0.85), CHANCE, KNOWS, aucs(mean, spread=0.4, seed=3))
+    assert verdict.decision is decision
+    (reason,) = [reason for reason in verdict.reasons if said in reason]
+    assert f"Kendall's tau of its order with passage length is {mean:.2f} [" in reason
+    assert "over 60 questions" in reason
+    if decision is Decision.NO_GO:
+        assert verdict.reasons[0] == reason
+
+
+def test_length_is_seen_where_too_few_questions_have_both_kinds():
+    few = np.full(200, np.nan)
+    few[: FEWEST_QUESTIONS - 1] = 1.0
+    verdict = judge(few, np.zeros(200), KNOWS, aucs(-0.71, n=200))
+    assert verdict.decision is Decision.NO_GO
+    assert "short passages first" in verdict.reasons[0]
+    assert f"only {FEWEST_QUESTIONS - 1} questions" in verdict.reasons[1]
+    # of a handful of questions nothing is said
+    taus = np.full(200, np.nan)
+    taus[: FEWEST_QUESTIONS - 1] = -1.0
+    assert judge(few, np.zeros(200), KNOWS, taus).decision is Decision.UNSURE
+
+
+def test_passages_of_one_length_refuse_nothing():
+    verdict = judge(aucs(0.85), CHANCE, KNOWS, np.full(60, np.nan))
+    assert verdict.decision is Decision.GO
+    assert len(verdict.reasons) == 3
 
 
 @pytest.mark.parametrize("sees_length", [False, True])
@@ -78,6 +122,7 @@ def test_a_bad_teacher_rarely_gets_go(n, sees_length):
             teacher_auc(scores, has_answer),
             teacher_auc(retriever, has_answer),
             matched_auc(scores, has_answer, lengths, num_samples=400),
+            np.full(n, np.nan),  # the AUCs have to find it by themselves
         )
         decisions.append(verdict.decision)
     assert decisions.count(Decision.GO) <= 2
