@@ -18,10 +18,11 @@ from lightning_modules.retriever_reader import RetrieverReaderModule
 log = logging.getLogger(__name__)
 
 MONITORS = ("indicator1/spearman_p90", "teacher/auc", RETRIEVAL_HIT)
-"""Indicator 1's p90 Spearman is the one reading that separates good from bad in all eight decoder-only
-settings of the paper; the teacher's AUC sees the one that separates easy passages only, and fails once the
-retriever is good; the Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad
-teacher has begun to ruin."""
+"""Indicator 1's Spearman is the one reading that has the paper's ruined runs below their start and its good
+ones above it on both data sets, at p90 as at p95 (`experiments/benchmarks/paper_separation.py`; others tell
+good from bad too, but rise in a ruined run); the teacher's AUC sees the one that separates easy passages
+only, and fails once the retriever is good; the Hit Rate, which needs no reader and so has all questions, sees
+a retriever that a bad teacher has begun to ruin."""
 
 _UNDEFINED_BY_RETRIEVAL = ("teacher/auc", "teacher/reciprocal_rank")
 """Undefined where all retrieved passages hold an answer or none does, which says nothing of the teacher; an
