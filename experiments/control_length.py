@@ -1,4 +1,4 @@
-"""Has a run learnt more than to prefer long passages? `python -m experiments.control_length RUN`.
+"""Has a run learnt more than which lengths to prefer? `python -m experiments.control_length RUN`.
 
 See `experiments.length_control` for what is compared.
 """
@@ -44,11 +44,14 @@ def print_control(control: "LengthControl", k: int) -> None:
     from rich.table import Table
 
     table = Table(title="test questions", box=box.SIMPLE_HEAD)
-    for name in ("retriever", "bonus for length", f"Hit Rate@{k}", "words a passage"):
+    for name in ("retriever", "bonus for length", f"Hit Rate@{k}", "words a passage", "gold passages found"):
         table.add_column(name, justify="left" if name == "retriever" else "right")
     for name, found in (("start", control.start), ("trained", control.trained)):
         for bonus in (found.plain, found.chosen):
-            table.add_row(name, f"{bonus.size:.3f}", f"{bonus.hit_rate:.3f}", f"{bonus.words:.0f}")
+            gold = "-" if bonus.gold_found is None else f"{bonus.gold_found:.3f}"
+            table.add_row(name, f"{bonus.size:.3f}", f"{bonus.hit_rate:.3f}", f"{bonus.words:.0f}", gold)
+    table.add_section()
+    table.add_row("all passages", "", "", f"{control.corpus_words:.0f}", "")
     console = Console(width=100)
     console.print(table)
     for text, value in (
@@ -57,8 +60,16 @@ def print_control(control: "LengthControl", k: int) -> None:
         ("gained beyond length", control.beyond_length),
     ):
         console.print(f"{text}: {value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]", highlight=False)
+    of_start = (
+        f"the start's passages have {control.start.plain.words:.0f} words, all {control.corpus_words:.0f}"
+    )
+    if control.starts_short:
+        explained = "explained by removing a preference for short passages"
+    else:
+        explained = "explained by a preference for long passages"
+    console.print(f"{of_start}; what a bonus for length gains is {explained}", highlight=False)
     if not control.beyond_length.low > 0:
-        console.print("so the gain cannot be told from a preference for long passages", highlight=False)
+        console.print(f"the whole gain may be {explained}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How much of a retriever's gain is a preference for long passages.
+"""How much of a retriever's gain is the length of the passages that it prefers.
 
-Long passages hold answers more often, and attention summed over a passage favours them, so a retriever can
-gain Hit Rate by length alone. The control adds a bonus for length to the scores of the starting retriever,
-and of the trained one: s(n, Q) + bonus * log(words of n). Each gets the bonus that serves it best on the
-validation questions; what is left between them on the test questions is not length.
+Long passages hold answers more often, so a retriever can gain Hit Rate by length alone: by coming to prefer
+long ones, or by losing a preference for short ones, whichever it started with. The control adds a bonus for
+length to the scores of the starting retriever, and of the trained one: s(n, Q) + bonus * log(words of n).
+Each gets the bonus that serves it best on the validation questions; what is left between them on the test
+questions is not length.
 """
 
 from collections.abc import Sequence
@@ -37,11 +38,14 @@ class Bonus:
         size: times log(words) is added to the scores.
         hits: whether an answer is among the first K passages, question by question.
         words: mean words of these passages.
+        gold_found: share of the questions that name their gold passage, by its title, which have it among the
+            first K; None where none does.
     """
 
     size: float
     hits: np.ndarray
     words: float
+    gold_found: float | None
 
     @property
     def hit_rate(self) -> float:
@@ -65,6 +69,7 @@ class LengthControl:
         gain: of Hit Rate@K, trained less start.
         by_length: start with its bonus less start.
         beyond_length: trained with its bonus less start with its bonus.
+        corpus_words: mean words of all passages.
     """
 
     start: Controlled
@@ -72,6 +77,12 @@ class LengthControl:
     gain: Estimate
     by_length: Estimate
     beyond_length: Estimate
+    corpus_words: float
+
+    @property
+    def starts_short(self) -> bool:
+        """Whether the starting retriever prefers short passages, so that a bonus for length undoes that."""
+        return self.start.plain.words < self.corpus_words
 
 
 def compare(start: Measured, end: Measured) -> LengthControl:
@@ -108,7 +119,13 @@ def compare(start: Measured, end: Measured) -> LengthControl:
         gain=estimate(after.plain.hits - before.plain.hits),
         by_length=estimate(before.chosen.hits - before.plain.hits),
         beyond_length=estimate(after.chosen.hits - before.chosen.hits),
+        corpus_words=float(np.mean([num_words(passage) for passage in passages])),
     )
+
+
+def num_words(passage: Passage) -> int:
+    """Of its text."""
+    return len(passage.text.split())
 
 
 class ScoredQuestions:
@@ -129,10 +146,12 @@ class ScoredQuestions:
     ) -> None:
         self.scores = scores
         self.passages = passages
-        self.words = np.array([len(passage.text.split()) for passage in passages], dtype=float)
+        self.words = np.array([num_words(passage) for passage in passages], dtype=float)
         self.log_words = np.log(np.maximum(self.words, 1.0))
         self._matchers = [AnswerMatcher(question.answers, AnswerMatch(match)) for question in questions]
         self._known: dict[tuple[int, int], bool] = {}
+        self._titles = np.array([passage.title for passage in passages])
+        self._gold_titles = [question.title for question in questions]
 
     @classmethod
     def of(
@@ -162,7 +181,15 @@ class ScoredQuestions:
         """The first k passages under a bonus for length."""
         top = np.argsort(-(self.scores + size * self.log_words), axis=1, kind="stable")[:, :k]
         hits = [any(self._matches(row, column) for column in found) for row, found in enumerate(top.tolist())]
-        return Bonus(size, np.array(hits, dtype=float), float(self.words[top].mean()))
+        return Bonus(size, np.array(hits, dtype=float), float(self.words[top].mean()), self._gold_found(top))
+
+    def _gold_found(self, top: np.ndarray) -> float | None:
+        found = [
+            title in self._titles[columns]
+            for title, columns in zip(self._gold_titles, top, strict=True)
+            if title
+        ]
+        return float(np.mean(found)) if found else None
 
     def _matches(self, row: int, column: int) -> bool:
         key = row, column

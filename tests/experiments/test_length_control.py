@@ -5,16 +5,21 @@ import pytest
 
 from datamodules.batches import Passage, Question
 from experiments import control_length, run
-from experiments.length_control import ScoredQuestions
+from experiments.estimates import Estimate
+from experiments.length_control import Bonus, Controlled, LengthControl, ScoredQuestions
+from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
 
 
-def scored(scores, lengths=(1, 4, 16), answers=("b", "c")):
+def scored(scores, lengths=(1, 4, 16), answers=("b", "c"), titles=("", "")):
     passages = [
-        Passage(str(i), "", " ".join([letter] * n))
+        Passage(str(i), letter.upper(), " ".join([letter] * n))
         for i, (letter, n) in enumerate(zip("abc", lengths, strict=True))
     ]
-    questions = [Question(id=str(i), text="q", answers=(answer,)) for i, answer in enumerate(answers)]
+    questions = [
+        Question(id=str(i), text="q", answers=(answer,), title=title)
+        for i, (answer, title) in enumerate(zip(answers, titles, strict=True))
+    ]
     return ScoredQuestions(np.array(scores, dtype=float), questions, passages, "tokens")
 
 
@@ -37,6 +42,55 @@ def test_bonuses_are_in_units_of_the_scores():
     assert scored(scores, lengths=(3, 3, 3)).sizes() == [0.0]
 
 
+@pytest.mark.parametrize(
+    ("titles", "size", "k", "found"),
+    [
+        (("A", "C"), 0.0, 1, 0.5),
+        (("A", "C"), 0.0, 2, 0.5),
+        (("A", "C"), 0.0, 3, 1.0),
+        (("A", "C"), 1.0, 1, 0.5),
+        (("A", "A"), 1.0, 1, 0.0),
+        # a question that names no passage does not count, one that names a missing passage does
+        (("A", ""), 0.0, 1, 1.0),
+        (("A", "Z"), 0.0, 1, 0.5),
+        (("", ""), 0.0, 1, None),
+    ],
+)
+def test_gold_passages_are_found_by_title(titles, size, k, found):
+    questions = scored([[1.0, 0.9, 0.0], [1.0, 0.9, 0.0]], titles=titles)
+    assert questions.with_bonus(size, k).gold_found == found
+
+
+def control(start_words, beyond_low) -> LengthControl:
+    hits = np.array([0.0, 1.0])
+    start = Controlled(Bonus(0.0, hits, start_words, 0.125), Bonus(0.2, hits, 90.0, 0.25))
+    trained = Controlled(Bonus(0.0, hits, 91.0, None), Bonus(0.1, hits, 92.0, 0.375))
+    gain = Estimate(0.1, 0.05, 0.15, 2)
+    return LengthControl(start, trained, gain, gain, Estimate(0.02, beyond_low, 0.04, 2), corpus_words=82.0)
+
+
+@pytest.mark.parametrize(
+    ("start_words", "explained"),
+    [
+        (56.0, "explained by removing a preference for short passages"),
+        (88.0, "explained by a preference for long passages"),
+    ],
+)
+@pytest.mark.parametrize("beyond_low", [-0.01, 0.01])
+def test_what_length_explains_is_said_of_where_the_start_was(capsys, start_words, explained, beyond_low):
+    control_length.print_control(control(start_words, beyond_low), 5)
+    shown = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert f"start 0.000 0.500 {start_words:.0f} 0.125" in lines
+    assert "start 0.200 0.500 90 0.250" in lines
+    assert "trained 0.000 0.500 91 -" in lines
+    assert "all passages 82" in lines
+    sentence = f"the start's passages have {start_words:.0f} words, all 82; what a bonus for length gains is"
+    assert f"{sentence} {explained}" in " ".join(lines)
+    assert (f"the whole gain may be {explained}" in lines) == (beyond_low < 0)
+    assert shown.count("explained by") == (2 if beyond_low < 0 else 1)
+
+
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("control")
@@ -49,9 +103,12 @@ def trained_run(tmp_path_factory):
 def test_what_is_printed_fits_together(trained_run, capsys):
     assert control_length.main([str(trained_run)]) == 0
     printed = capsys.readouterr().out
-    rows = [line.split() for line in printed.splitlines() if line.strip().startswith(("start", "trained"))]
+    rows = [line.split() for line in printed.splitlines() if line.strip().startswith(("start ", "trained "))]
     assert [row[0] for row in rows] == ["start", "start", "trained", "trained"]
     assert [float(row[1]) for row in rows][::2] == [0.0, 0.0]
+    assert [row[4] for row in rows] == ["-"] * 4  # the toy questions name no passage
+    words = [len(passage.text.split()) for passage in toy_passages()]
+    assert f"all {np.mean(words):.0f}; what a bonus" in " ".join(printed.split())
     rates = [float(row[2]) for row in rows]
     changes = {}
     for line in printed.splitlines():
