@@ -1,5 +1,6 @@
 """Question + retrieved passages (+ answer) -> the prompts of a decoder-only reader."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -98,8 +99,8 @@ class PromptBuilder:
         context: one prompt a question or one a passage.
         token_scope: `passage` counts title and text; `prompt` also the template words of the passage's
             block and, where a prompt holds one passage only, the question (Atlas).
-        passage_order: `shuffled` permutes the passages of a concatenated prompt, anew for each
-            `order_seed`.
+        passage_order: `shuffled` permutes the passages of a concatenated prompt, for each question and each
+            `order_seed` in another way.
         max_tokens_per_passage: prompt tokens a passage (paper: 128).
         max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
         padding_side: "left" (needed for generation) or "right".
@@ -156,7 +157,8 @@ class PromptBuilder:
             passages: K retrieved passages for each, best first.
             answers: the answer A that each prompt ends with, followed by the end-of-sequence token; None =
                 the prompts end where the answer begins, for generation.
-            order_seed: what `shuffled` permutes by, together with the question's place in the batch.
+            order_seed: what `shuffled` permutes by, together with the question's id, so that a question has
+                the same order in whatever batch it comes.
             shown: which passages. A passage is left out of the text, as if it had not been retrieved; what
                 the prompt says of the others stays the same to the letter. (Taking it out of the attention
                 mask of a causal reader would come to the same at the full length.)
@@ -166,7 +168,8 @@ class PromptBuilder:
         prompts, question_of_prompt = [], []
         for b, (question, found) in enumerate(zip(questions, passages, strict=True)):
             answer = None if answers is None else answers[b]
-            for group, left_out in self._groups(num_passages, (order_seed, b), shown):
+            seed = (order_seed, zlib.crc32(question.id.encode("utf-8", "surrogatepass")))
+            for group, left_out in self._groups(num_passages, seed, shown):
                 prompts.append(self._compose(question, [(k, found[k]) for k in group], answer, left_out))
                 question_of_prompt.append(b)
         return self._tokenise(prompts, question_of_prompt, len(questions), num_passages, answers is not None)

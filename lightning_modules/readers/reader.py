@@ -141,7 +141,7 @@ class Reader(nn.Module, ABC):
             questions: B questions.
             passages: K retrieved passages for each, best first.
             answers: the answer A that is scored.
-            order_seed: what shuffled passages are permuted by.
+            order_seed: what shuffled passages are permuted by, together with the questions' ids.
             with_labels: also give the log-probabilities of the answer.
             embeddings: `input` (embedding matrix) or `contextual` (last hidden layer) token embeddings;
                 None = none.

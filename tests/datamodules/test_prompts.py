@@ -11,6 +11,7 @@ from transformers import ByT5Tokenizer
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.errors import DataError
 from datamodules.prompts import PromptBuilder
+from lightning_modules.metrics.teacher_auc import teacher_auc
 from tests.tiny_models import tiny_tokenizer, toy_passages, toy_questions
 
 CONTEXTS = ["concatenated", "independent"]
@@ -218,15 +219,16 @@ def test_tokens_that_a_tokenizer_adds_belong_to_nothing(scope):
 # --------------------------------------------------------------------------------------------- choices
 def test_shuffled_prompts_show_a_permutation_that_the_seed_decides(tokenizer):
     builder = PromptBuilder(tokenizer, passage_order="shuffled")
-    question, passages = toy_questions()[0], toy_passages()[:4]
+    questions, passages = toy_questions()[:2], toy_passages()[:4]
     of_text = {
         written_out("concatenated", question, passages, order)[0]: order
+        for question in questions
         for order in itertools.permutations(range(4))
     }
     orders = set()
     for seed in range(12):
-        batch = builder.build([question, question], [passages, passages], order_seed=seed)
-        again = builder.build([question, question], [passages, passages], order_seed=seed)
+        batch = builder.build(questions, [passages, passages], order_seed=seed)
+        again = builder.build(questions, [passages, passages], order_seed=seed)
         assert torch.equal(batch.input_ids, again.input_ids)
         for row, ids in enumerate(real_ids(batch)):
             order = of_text[decode(builder, ids)]
@@ -236,7 +238,39 @@ def test_shuffled_prompts_show_a_permutation_that_the_seed_decides(tokenizer):
                 text = text_where(builder, batch, row, batch.passage_of_token[row] == k)
                 assert text == f" {passages[k].title} {passages[k].text}"
             orders.add(order)
-    assert len(orders) > 8, "seeds and places in the batch give orders of their own"
+    assert len(orders) > 8, "seeds and questions give orders of their own"
+
+
+def shown_order(batch: PromptBatch, row: int) -> list[int]:
+    """Ranks of a concatenated prompt's passages, in the order in which it shows them."""
+    return [k for k in dict.fromkeys(batch.passage_of_token[row].tolist()) if k >= 0]
+
+
+def test_a_question_has_its_own_order_whatever_batch_it_comes_in(tokenizer):
+    builder = PromptBuilder(tokenizer, passage_order="shuffled")
+    questions, passages = toy_questions(), toy_passages()[:5]
+    together = builder.build(questions, [passages] * len(questions))
+    backwards = builder.build(questions[::-1], [passages] * len(questions))
+    orders = [shown_order(together, b) for b in range(len(questions))]
+    assert orders == [shown_order(backwards, b) for b in range(len(questions))][::-1]
+    assert orders == [shown_order(builder.build([question], [passages]), 0) for question in questions]
+    assert len({tuple(order) for order in orders}) > 8, "questions differ in their orders"
+
+
+def test_a_teacher_that_looks_at_the_place_alone_tells_nothing(tokenizer):
+    """One question a batch, as evaluations read; passages of a low rank hold the answer more often."""
+    builder = PromptBuilder(tokenizer, passage_order="shuffled")
+    passages, chance = [Passage(str(k), "a", "b") for k in range(5)], random.Random(0)
+    p_place, has_answer = [], []
+    for number in range(400):
+        batch = builder.build([Question(f"q{number}", "c", ("d",))], [passages])
+        order = shown_order(batch, 0)
+        p_place.append([float(order.index(k)) for k in range(5)])
+        has_answer.append([chance.random() < 0.5 / (k + 1) for k in range(5)])
+    by_place = teacher_auc(torch.tensor(p_place), torch.tensor(has_answer)).nanmean()
+    assert float(by_place) == pytest.approx(0.5, abs=0.04)
+    one_for_all = teacher_auc(torch.tensor(p_place[:1] * 400), torch.tensor(has_answer)).nanmean()
+    assert abs(float(one_for_all) - 0.5) > 0.04, "one order for all questions would tell something"
 
 
 def test_independent_prompts_are_never_shuffled(tokenizer):
