@@ -16,7 +16,7 @@ from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.choices import Choice
 from datamodules.prompts import PromptBuilder, Shown
 from lightning_modules.attention_heads import AttentionHeads
-from lightning_modules.eval_mode import eval_mode
+from lightning_modules.eval_mode import eval_mode, has_dropout
 from lightning_modules.loading import save_pretrained
 from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
 from lightning_modules.token_drops import TokenDrops, drops_by_masking, first_order_drops
@@ -118,11 +118,8 @@ class Reader(nn.Module, ABC):
 
     @property
     def has_dropout(self) -> bool:
-        """Whether a pass in train mode differs from one in eval mode."""
-        modules = any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.model.modules())
-        # many models keep their rates as plain numbers
-        rates = (getattr(self.model.config, name, None) for name in ("attention_dropout", "hidden_dropout"))
-        return modules or any(rate is not None and rate > 0 for rate in rates)
+        """Whether a pass in train mode may differ from one in eval mode."""
+        return has_dropout(self.model)
 
     @abstractmethod
     def read(
