@@ -14,6 +14,7 @@ from datamodules.prompts import (
     PromptBuilder,
     PromptText,
     TokenScope,
+    noun_spans,
 )
 
 
@@ -81,7 +82,7 @@ class FusionPromptBuilder(PromptBuilder):
         template_owner = k if self.token_scope is TokenScope.PROMPT else NOTHING
         prompt = PromptText(passage_of_end=template_owner)
         prompt.add("question:", template_owner)
-        prompt.add(f" {asked}", template_owner, nouns=[(start + 1, end + 1) for start, end in question.nouns])
+        prompt.add(f" {asked}", template_owner, nouns=noun_spans(question))
         prompt.add(" title:", template_owner)
         prompt.add(f" {title}", k, content=True)
         prompt.add(" context:", template_owner)

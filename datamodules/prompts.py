@@ -234,7 +234,7 @@ class PromptBuilder:
             prompt.add(f" {text}", k, content=True)
             prompt.add("\n", template_owner)
         prompt.add("Question:", owner)
-        prompt.add(f" {asked}", owner, nouns=[(start + 1, end + 1) for start, end in question.nouns])
+        prompt.add(f" {asked}", owner, nouns=noun_spans(question))
         prompt.add("\nAnswer:", owner)
         return prompt
 
@@ -243,7 +243,7 @@ class PromptBuilder:
 
     def _cut(self, texts: list[str], max_tokens: int) -> list[str]:
         """The texts in one line each, cut after `max_tokens` tokens (of the text after a space)."""
-        texts = [" " + " ".join(text.split()) for text in texts]
+        texts = [" " + _in_one_line(text) for text in texts]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
         cut = []
         for text, offsets in zip(texts, encoded["offset_mapping"], strict=True):
@@ -297,6 +297,27 @@ class PromptBuilder:
             num_questions=num_questions,
             num_passages=num_passages,
         )
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def noun_spans(question: Question) -> list[tuple[int, int]]:
+    """Where the nouns stand in what prompts show of the question: its text in one line, after a space.
+
+    Example:
+        >>> noun_spans(Question("q", "who  rules  Peru", ("x",), nouns=((12, 16),)))
+        [(11, 15)]
+        >>> " who rules Peru"[11:15]
+        'Peru'
+    """
+
+    def place(position: int) -> int:
+        # as many characters precede it as precede an x put in its place, and the space before the question
+        return len(_in_one_line(question.text[:position] + "x"))
+
+    return [(place(start), place(end)) for start, end in question.nouns]
 
 
 def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Prompts against the template written out by hand, and masks against the strings that they should cover."""
 
+import doctest
 import itertools
 import random
 
@@ -8,8 +9,10 @@ import torch
 from tokenizers import processors
 from transformers import ByT5Tokenizer
 
+from datamodules import prompts
 from datamodules.batches import Passage, PromptBatch, Question
 from datamodules.errors import DataError
+from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import PromptBuilder
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from tests.tiny_models import tiny_tokenizer, toy_passages, toy_questions
@@ -119,6 +122,32 @@ def test_nouns_are_those_of_the_last_question(tokenizer):
     (positions,) = batch.noun_mask[0].nonzero(as_tuple=True)
     after = decode(builder, batch.input_ids[0, positions[-1] + 1 :])
     assert after == " of France\nAnswer: Paris</s>"
+
+
+SPACED = [
+    ("  what is the  capital of France", ["capital", "France"]),
+    ("\tFrance has what capital ", ["France", "capital"]),
+    ("what is\tthe capital \n of  New   York", ["capital", "New   York"]),
+    ("what\u00a0is the capital\u3000of Perú\r\n", ["capital", "Perú"]),
+]
+
+
+@pytest.mark.parametrize("kind", [*CONTEXTS, "fusion"])
+@pytest.mark.parametrize(("text", "nouns"), SPACED)
+def test_nouns_are_found_whatever_white_space_is_between_the_words(tokenizer, kind, text, nouns):
+    """Of a question that was made in Python, its nouns marked in its own text."""
+    spans = tuple((text.index(noun), text.index(noun) + len(noun)) for noun in nouns)
+    question = Question("q", text, ("x",), nouns=spans)
+    fusion = kind == "fusion"
+    builder = FusionPromptBuilder(tokenizer) if fusion else PromptBuilder(tokenizer, context=kind)
+    batch = builder.build([question], [toy_passages()[:2]])
+    for row in range(len(batch.input_ids)):
+        marked = text_where(builder, batch, row, batch.noun_mask[row])
+        assert marked.split() == " ".join(nouns).split()
+
+
+def test_noun_spans_example():
+    assert doctest.testmod(prompts).failed == 0
 
 
 def test_answer_rows_and_labels_equal_a_loop_over_the_answer(built):
