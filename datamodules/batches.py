@@ -55,9 +55,12 @@ class PromptBatch:
             `token_scope="prompt"`, whose block) the token belongs to; -1 = none.
         content_mask: True = token of a passage's title or text, whatever the token scope; the tokens that
             the indicators look at.
-        noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt.
+        noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt; white
+            space that is a token of its own is none.
         answer_mask: True = token of the answer; all False in prompts that end before the answer, and where
             the answer is decoded (`AnswerBatch`).
+        target_mask: True = token of the answer that the indicators compare a passage's tokens with: one that
+            is not white space alone, or any where the answer has no other.
         answer_rows_mask: True = position whose output *predicts* an answer token (one to the left of it).
         label_mask: True = position whose output is trained: the answer rows and the row that predicts the
             end of the answer.
@@ -72,6 +75,7 @@ class PromptBatch:
     content_mask: Bool[Tensor, "prompts tokens"]
     noun_mask: Bool[Tensor, "prompts tokens"]
     answer_mask: Bool[Tensor, "prompts tokens"]
+    target_mask: Bool[Tensor, "prompts tokens"]
     answer_rows_mask: Bool[Tensor, "prompts tokens"]
     label_mask: Bool[Tensor, "prompts tokens"]
     question_of_prompt: Int[Tensor, " prompts"]
@@ -96,11 +100,13 @@ class AnswerBatch:
         ids: token ids, the end-of-sequence token last; right-padded.
         label_mask: True = real token, the end-of-sequence token included.
         answer_mask: True = token of the answer itself.
+        target_mask: as in `PromptBatch`.
     """
 
     ids: Int[Tensor, "batch labels"]
     label_mask: Bool[Tensor, "batch labels"]
     answer_mask: Bool[Tensor, "batch labels"]
+    target_mask: Bool[Tensor, "batch labels"]
 
     def to(self, device: torch.device | str) -> "AnswerBatch":
         """The same batch with its tensors on `device`."""

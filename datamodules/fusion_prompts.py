@@ -66,10 +66,13 @@ class FusionPromptBuilder(PromptBuilder):
         width = max(len(row) for row in rows)
         lengths = torch.tensor([len(row) for row in rows])[:, None]
         positions = torch.arange(width)
+        ids = torch.tensor([row + [eos] * (width - len(row)) for row in rows])
+        answer_mask = positions < lengths - 1
         return AnswerBatch(
-            ids=torch.tensor([row + [eos] * (width - len(row)) for row in rows]),
+            ids=ids,
             label_mask=positions < lengths,
-            answer_mask=positions < lengths - 1,
+            answer_mask=answer_mask,
+            target_mask=self._without_blanks(ids, answer_mask),
         )
 
     def _write_closed_book(self, asked: str) -> PromptText:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import Passage, PromptBatch, Question
@@ -141,6 +143,7 @@ class PromptBuilder:
         self.max_title_tokens = max_title_tokens
         self.max_answer_tokens = max_answer_tokens
         self.padding_side = padding_side
+        self._is_blank: dict[int, bool] = {}  # of the tokens that were looked at
 
     def build(
         self,
@@ -289,14 +292,31 @@ class PromptBuilder:
             attention_mask=torch.from_numpy(mask),
             passage_of_token=passage,
             content_mask=content.bool(),
-            noun_mask=noun.bool(),
+            noun_mask=self._without_blanks(ids, noun.bool()),
             answer_mask=answer_mask,
+            target_mask=self._without_blanks(ids, answer_mask),
             answer_rows_mask=answer_rows_mask,
             label_mask=answer_rows_mask | (answer_mask & ~answer_rows_mask),
             question_of_prompt=torch.tensor(question_of_prompt),
             num_questions=num_questions,
             num_passages=num_passages,
         )
+
+    def _without_blanks(
+        self, ids: Int[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
+    ) -> Bool[Tensor, "rows tokens"]:
+        """Those tokens of `mask` that are not white space alone; where a row has no other, all of them.
+
+        Tokenizers that split digits make a token of the space before a number, SentencePiece's may of any
+        space. All such tokens are equal, so as part of a target they make every other one like it.
+        """
+        kept = mask.clone()
+        for row, column in mask.nonzero().tolist():
+            token = int(ids[row, column])
+            if token not in self._is_blank:
+                self._is_blank[token] = not str(self.tokenizer.decode([token])).strip()
+            kept[row, column] = not self._is_blank[token]
+        return torch.where(kept.any(dim=-1, keepdim=True), kept, mask)
 
 
 def _in_one_line(text: str) -> str:

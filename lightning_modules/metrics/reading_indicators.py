@@ -64,7 +64,7 @@ def reading_units(
     attention = normalize_attention(
         reading.token_scores[prompt_of_unit], mask, normalization, totals[prompt_of_unit]
     )
-    answer = reading.answer or _tokens_at(prompts.answer_mask, reading)
+    answer = reading.answer or _tokens_at(prompts.target_mask, reading)
     answer_similarity = _similarity_to(answer, reading)
     noun_similarity = _similarity_to(_tokens_at(prompts.noun_mask, reading), reading)
     return ReadingUnits(

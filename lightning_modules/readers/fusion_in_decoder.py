@@ -192,7 +192,8 @@ class FusionInDecoderReader(Reader):
         prompts = reading.prompts.select(rows)
         assert reading.answer is not None
         assert reading.label_mask is not None
-        labels = AnswerBatch(reading.answer.ids[rows], reading.label_mask[rows], reading.answer.mask[rows])
+        target = reading.answer.mask[rows]
+        labels = AnswerBatch(reading.answer.ids[rows], reading.label_mask[rows], target, target)
         logits = self._decode(self._encode(prompts, inputs), prompts.attention_mask, labels)
         log_probs = log_probs_of(logits, labels.ids) * labels.label_mask
         return answer_log_likelihood(log_probs[:, None], labels.label_mask)[:, 0]
@@ -246,7 +247,7 @@ class FusionInDecoderReader(Reader):
                 states = encoder(input_ids=labels.ids, attention_mask=labels.label_mask.long())
             contextual = states.last_hidden_state.float().repeat_interleave(num_passages, dim=0)
         repeated = _repeat(labels, num_passages)
-        return TargetTokens(repeated.ids, repeated.answer_mask, contextual)
+        return TargetTokens(repeated.ids, repeated.target_mask, contextual)
 
     def answer_loss(self, reading: Reading, log_p_retr: Float[Tensor, "batch passages"]) -> Float[Tensor, ""]:
         """Mean over questions of the mean label token's negative log-likelihood, given all passages."""

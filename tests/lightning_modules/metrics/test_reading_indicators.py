@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
+from datamodules.batches import Passage, Question
+from datamodules.fusion_prompts import FusionPromptBuilder
+from datamodules.prompts import PromptBuilder
 from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
 from lightning_modules.metrics.reading_indicators import reading_units
-from tests.tiny_models import tiny_reader, toy_passages, toy_questions
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from tests.tiny_models import (
+    tiny_llama,
+    tiny_reader,
+    tiny_t5,
+    tiny_tokenizer,
+    toy_passages,
+    toy_questions,
+)
 
 K = 3
 QUESTIONS = toy_questions()[:3]
@@ -23,7 +37,7 @@ def cosine(a, b):
 
 def loop(reading, normalization):
     """[(question, attention, answer similarity, noun similarity)] of each unit's own tokens."""
-    prompts, units = reading.prompts, []
+    prompts, units, tokenizer = reading.prompts, [], tiny_tokenizer()
     for row in range(len(prompts.input_ids)):
         scores = reading.token_scores[row].double().numpy()
         vectors = (
@@ -43,7 +57,12 @@ def loop(reading, normalization):
             divisor = {"passage": scores[tokens].sum(), "prompt": scores.sum(), "none": 1.0}[normalization]
             similarities = []
             for mask in (prompts.answer_mask[row], prompts.noun_mask[row]):
-                targets = [t for t in range(len(scores)) if mask[t]]
+                # a space that is a token of its own is part of no answer or noun
+                targets = [
+                    t
+                    for t in range(len(scores))
+                    if mask[t] and tokenizer.decode([prompts.input_ids[row, t]]).strip()
+                ]
                 similarities.append(
                     [max((cosine(vectors[t], vectors[u]) for u in targets), default=np.nan) for t in tokens]
                 )
@@ -156,3 +175,87 @@ def test_units_know_where_they_stand(context):
             f" {passage.title} {passage.text}"
         )
         assert float(units.prompt_total[row]) == pytest.approx(float(reading.token_scores[prompt].sum()))
+
+
+# ----------------------------------------------------------------------- spaces that are tokens of their own
+YEAR = Question("y", "which ship sank in April 1912", ("1912",), nouns=((6, 10), (19, 29)))
+SHIPS = [
+    Passage("s0", "Titanic", "The ship sank in April 1912 with 1500 on board."),
+    Passage("s1", "Wave", "The sea is deep in 7 places."),
+]
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """Splits digits, as SmolLM2's does: " 1912" is " ", "1", "9", "1", "2"."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<pad>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text for p in SHIPS for text in (p.title, f" {p.text}")] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+
+
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A space before a word is "\u2581", a token of its own where no piece begins with it."""
+    letters = "\u2581abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:?"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((letter, -8.0) for letter in letters)]
+    pieces += [(f"\u2581{word}", -3.0) for word in ("ship", "sank", "in", "April", "The")]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+TOKENIZERS = {"byte_level": byte_level_tokenizer, "sentencepiece": sentencepiece_tokenizer}
+
+
+def reader_of(kind, tokenizer):
+    if kind == "fusion":
+        return FusionInDecoderReader(tiny_t5(len(tokenizer)), FusionPromptBuilder(tokenizer)).eval()
+    return DecoderOnlyReader(tiny_llama(len(tokenizer)), PromptBuilder(tokenizer, context=kind)).eval()
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("kind", ["concatenated", "independent", "fusion"])
+@torch.no_grad()
+def test_a_bare_space_is_not_like_the_answer_or_a_noun(kind, tokenizer):
+    tokenizer = TOKENIZERS[tokenizer]()
+    reading = reader_of(kind, tokenizer).read([YEAR], [SHIPS], ["1912"], embeddings="input")
+    units = reading_units(reading)
+    ids = reading.prompts.input_ids[units.prompt_of_unit][units.mask]
+    texts = [tokenizer.decode([token]) for token in ids]
+    is_space = torch.tensor([not text.strip() for text in texts])
+    assert is_space.sum() >= 4, "the passages have spaces that are tokens of their own"
+    for similarity, like in ((units.answer_similarity, "912"), (units.noun_similarity, "1")):
+        of_token = similarity[units.mask]
+        assert not of_token.isnan().any()
+        assert (of_token[is_space] < 0.99).all()
+        digits = of_token[torch.tensor([text in like and text != "" for text in texts])]
+        torch.testing.assert_close(digits, torch.ones_like(digits))
+        assert len(digits) >= 3
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_spaces_remain_in_what_is_read_and_learnt(tokenizer):
+    tokenizer = TOKENIZERS[tokenizer]()
+    prompts = PromptBuilder(tokenizer).build([YEAR], [SHIPS], ["1912"])
+    assert prompts.answer_mask.sum() == prompts.answer_rows_mask.sum() == 5
+    assert prompts.target_mask.sum() == 4
+    assert not (prompts.target_mask & ~prompts.answer_mask).any()
+    labels = FusionPromptBuilder(tokenizer).build_answers(["1912", "7"])
+    assert tokenizer.decode(labels.ids[0][labels.target_mask[0]]) == "1912"
+    assert labels.target_mask.sum(dim=1).tolist() == [4, 1]
+    assert (labels.label_mask.sum(dim=1) == labels.answer_mask.sum(dim=1) + 1).all()
+
+
+def test_an_answer_of_spaces_alone_keeps_them():
+    batch = PromptBuilder(byte_level_tokenizer()).build([YEAR, YEAR], [SHIPS, SHIPS], [" ", "7"])
+    assert torch.equal(batch.target_mask[0], batch.answer_mask[0])
+    assert batch.target_mask.sum(dim=1).tolist() == [1, 1]
+    assert batch.answer_mask.sum(dim=1).tolist() == [1, 2]

@@ -60,6 +60,7 @@ def make_prompts(goldens, counted: Tensor) -> PromptBatch:
         content_mask=nothing,
         noun_mask=nothing,
         answer_mask=nothing,
+        target_mask=nothing,
         answer_rows_mask=nothing,
         label_mask=nothing,
         question_of_prompt=torch.arange(batch).repeat_interleave(passages),
@@ -71,7 +72,7 @@ def make_prompts(goldens, counted: Tensor) -> PromptBatch:
 @pytest.fixture(scope="module")
 def labels(goldens) -> AnswerBatch:
     mask = goldens["in.labels"] >= 0
-    return AnswerBatch(goldens["in.labels"].clamp(min=0), mask, mask)
+    return AnswerBatch(goldens["in.labels"].clamp(min=0), mask, mask, mask)
 
 
 @torch.no_grad()

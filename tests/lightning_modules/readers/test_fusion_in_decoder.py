@@ -112,6 +112,7 @@ def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[P
         content_mask=real,
         noun_mask=~real,
         answer_mask=~real,
+        target_mask=~real,
         answer_rows_mask=~real,
         label_mask=~real,
         question_of_prompt=torch.zeros(num_passages, dtype=torch.long),
@@ -120,7 +121,7 @@ def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[P
     )
     ids = torch.randint(2, 300, (1, num_labels), generator=generator)
     label_mask = torch.ones(1, num_labels, dtype=torch.bool)
-    return prompts, AnswerBatch(ids, label_mask, label_mask)
+    return prompts, AnswerBatch(ids, label_mask, label_mask, label_mask)
 
 
 @pytest.mark.parametrize("num_passages", [1, 2])
@@ -188,12 +189,14 @@ def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
         b = int(units.question_of_unit[unit])
         answer = labels.ids[b][labels.answer_mask[b]]
         assert reader.prompts.tokenizer.decode(answer) == ANSWERS[b]
+        words = [t for t, token in enumerate(answer) if reader.prompts.tokenizer.decode([token]).strip()]
         if embeddings == "input":
             vectors, targets = reading.vocabulary[reading.prompts.input_ids[unit]], reading.vocabulary[answer]
         else:
             whole = labels.ids[b][labels.label_mask[b]][None]
             vectors = reading.token_embeddings[unit]
             targets = reader.model.encoder(input_ids=whole).last_hidden_state[0, :-1]
+        targets = targets[words]
         cosines = torch.cosine_similarity(vectors[:, None], targets[None], dim=-1).amax(dim=1)
         mask = units.mask[unit]
         torch.testing.assert_close(units.answer_similarity[unit][mask], cosines[mask], rtol=1e-4, atol=1e-5)
