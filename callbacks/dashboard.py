@@ -27,12 +27,18 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
             "mean attention, higher is better": _curves(
                 "indicator1/attention_p90", "indicator1/attention_p95"
             ),
+            "lift (1 = attention is even), higher is better": _curves(
+                "indicator1/lift_p90", "indicator1/lift_p95"
+            ),
         },
         "2 Indicator 2: attention on tokens like the question's nouns": {
             "Spearman, good above the line": _curves(
                 "indicator2/spearman_p90", "indicator2/spearman_p95", "indicator2/good_above"
             ),
             "mean attention, rising is good": _curves("indicator2/attention_p90", "indicator2/attention_p95"),
+            "lift (1 = attention is even), rising is good": _curves(
+                "indicator2/lift_p90", "indicator2/lift_p95"
+            ),
         },
         "3 Retrieval and teacher": {
             "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),

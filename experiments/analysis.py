@@ -141,7 +141,7 @@ def _values(batch: TokenBatch, settings: AnalysisSettings) -> Iterator[tuple[str
     ):
         for p in settings.percentiles:
             of_units = indicator_units(attention[seen], similarity[seen], batch.mask[seen], p)
-            for part, unit_values in zip(("attention", "spearman"), of_units, strict=True):
+            for part, unit_values in of_units._asdict().items():
                 means, num_undefined = instance_means(
                     unit_values, batch.question_of_unit[seen], len(batch.question_ids)
                 )

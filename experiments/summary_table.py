@@ -18,8 +18,10 @@ _ROWS = (
     ("EMDR2 loss", "emdr2"),
     ("Indicator 1 Spearman p90", "indicator1/spearman_p90"),
     ("Indicator 1 attention p90", "indicator1/attention_p90"),
+    ("Indicator 1 lift p90", "indicator1/lift_p90"),
     ("Indicator 2 Spearman p90", "indicator2/spearman_p90"),
     ("Indicator 2 attention p90", "indicator2/attention_p90"),
+    ("Indicator 2 lift p90", "indicator2/lift_p90"),
     ("teacher AUC", "teacher/auc"),
 )
 

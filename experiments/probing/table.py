@@ -9,6 +9,7 @@ from rich.table import Table
 from experiments.probing.result import ProbeResult
 from experiments.probing.rows import TeacherRow
 from experiments.probing.verdict import LARGEST_LENGTH_TAU, USEFUL_AUC, Decision
+from lightning_modules.metrics.indicators import IndicatorUnits
 
 WIDTH = 106
 """Columns that the table of teachers needs."""
@@ -97,7 +98,7 @@ def _indicators(result: ProbeResult) -> Table:
         table.add_column(f"p{percentile}", justify="right", no_wrap=True)
     table.add_column("n", justify="right")
     for number, target in ((1, "answer"), (2, "nouns")):
-        for part in ("attention", "spearman"):
+        for part in IndicatorUnits._fields:
             found = [result.indicators[f"indicator{number}/{part}_p{p}"] for p in percentiles]
             cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-" for e in found]
             table.add_row(f"Indicator {number} ({target}), {part}", *cells, str(found[0].n))

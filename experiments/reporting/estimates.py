@@ -7,12 +7,13 @@ import numpy as np
 
 from experiments.reporting.collect import Readings
 from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
+from lightning_modules.metrics.indicators import IndicatorUnits
 
 READINGS = (
     "hr_at_5",
     "em",
     "f1",
-    *(f"indicator{i}/{part}_p{p}" for i in (1, 2) for p in (90, 95) for part in ("attention", "spearman")),
+    *(f"indicator{i}/{part}_p{p}" for i in (1, 2) for p in (90, 95) for part in IndicatorUnits._fields),
     "teacher/auc",
 )
 

@@ -33,9 +33,9 @@ _ANSWERS = (
 )
 _CHANGES = (
     "hr_at_5",
-    "indicator1/attention_p90",
+    "indicator1/lift_p90",
     "indicator1/spearman_p90",
-    "indicator2/attention_p90",
+    "indicator2/lift_p90",
     "indicator2/spearman_p90",
     "teacher/auc",
 )
@@ -112,7 +112,7 @@ def _change_table(entries: Sequence[Entry]) -> Table:
             rows.append((*_labels(entry), *cells))
     notes: tuple[str, ...] = (
         "Final test - starting checkpoint, of the same questions, with 95% bootstrap intervals as above.",
-        "An interval that holds 0 is no change.",
+        "An interval that holds 0 is no change. Lift: attention relative to an even share of the passage's.",
     )
     if not rows:
         notes = ("No run here was trained and measured before and after.",)

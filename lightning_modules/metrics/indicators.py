@@ -5,7 +5,7 @@ Indicator 1 is the answer, of Indicator 2 the nouns of the question; the computa
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -199,15 +199,31 @@ def _centred_ranks(
     return (num_below + num_not_above - mask.sum(dim=-1, keepdim=True)).masked_fill(~mask, 0)
 
 
+class IndicatorUnits(NamedTuple):
+    """What an indicator reads of each unit, under the names of its parts.
+
+    Attributes:
+        attention: mean attention over M_p.
+        spearman: Spearman's correlation between attention and similarity over M_p.
+        lift: mean attention over M_p / mean attention over the passage.
+    """
+
+    attention: Float[Tensor, " units"]
+    spearman: Float[Tensor, " units"]
+    lift: Float[Tensor, " units"]
+
+
 def indicator_units(
     attention: Float[Tensor, "units tokens"],
     similarity: Float[Tensor, "units tokens"],
     mask: Bool[Tensor, "units tokens"],
     percentile: int | float,
-) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
-    """Both parts of an indicator for each unit, over M_p, its tokens most similar to the target.
+) -> IndicatorUnits:
+    """The parts of an indicator for each unit, over M_p, its tokens most similar to the target.
 
-    Equal to SciPy (`numpy.percentile`, `scipy.stats.spearmanr`) within 1e-5.
+    Equal to SciPy (`numpy.percentile`, `scipy.stats.spearmanr`) within 1e-5. Attention that sums to 1 over a
+    passage is 1 / (number of tokens) on average, so its mean over M_p says first of all how long the passage
+    is; lift does not: it is the same however attention is normalised, and 1 where attention is even.
 
     Args:
         attention: attention to each token (`normalize_attention`).
@@ -216,15 +232,30 @@ def indicator_units(
         percentile: p, 0..100.
 
     Returns:
-        Mean attention over M_p, and Spearman's correlation between attention and similarity over M_p.
-        Both are NaN where the passage is empty or where a token of it has no finite attention or
-        similarity (as where there is no target); the correlation also where `masked_spearman` says so.
+        Mean attention, correlation and lift. All are NaN where the passage is empty or where a token of it
+        has no finite attention or similarity (as where there is no target); the correlation also where
+        `masked_spearman` says so, and lift where the passage gets no attention at all.
+
+    Example:
+        >>> attention, similarity = torch.tensor([[0.1, 0.5, 0.2, 0.2]]), torch.tensor([[0.0, 0.9, 0.3, 0.1]])
+        >>> indicator_units(attention, similarity, torch.ones(1, 4, dtype=torch.bool), 90).lift
+        tensor([2.])
     """
     defined = ((attention.isfinite() & similarity.isfinite()) | ~mask).all(dim=-1, keepdim=True)
     attention, similarity = attention.float(), similarity.float()
     selected = percentile_mask(similarity, mask & defined, percentile)
-    mean_attention = attention.masked_fill(~selected, 0.0).sum(dim=-1) / selected.sum(dim=-1)
-    return mean_attention, masked_spearman(attention, similarity, selected)
+    mean_attention, mean_of_passage = _masked_mean(attention, selected), _masked_mean(attention, mask)
+    return IndicatorUnits(
+        attention=mean_attention,
+        spearman=masked_spearman(attention, similarity, selected),
+        lift=mean_attention / mean_of_passage,
+    )
+
+
+def _masked_mean(
+    values: Float[Tensor, "units tokens"], mask: Bool[Tensor, "units tokens"]
+) -> Float[Tensor, " units"]:
+    return values.masked_fill(~mask, 0.0).sum(dim=-1) / mask.sum(dim=-1)
 
 
 def instance_means(
@@ -256,13 +287,13 @@ class Indicator(InstanceValues):
     """Indicator 1 or 2 over all instances, for each percentile p.
 
     M_p = tokens of the passage at or above the p-th percentile of similarity to the target. A unit's
-    reading is its mean attention over M_p, and Spearman's correlation between attention and similarity
-    over M_p; an instance's reading is the mean over its K units. `compute` returns 0-dim float32 tensors,
-    with prefix `indicator1` and p = 90:
+    reading is its mean attention over M_p, Spearman's correlation between attention and similarity over M_p,
+    and lift, the mean attention over M_p relative to that over the passage; an instance's reading is the mean
+    over its K units. `compute` returns 0-dim float32 tensors, with prefix `indicator1` and p = 90:
 
-    - `indicator1/attention_p90`, `indicator1/spearman_p90`: mean over instances, undefined ones left out;
-    - `indicator1/attention_p90_std`, `indicator1/spearman_p90_std`: sample standard deviation over
-      instances (ddof = 1);
+    - `indicator1/attention_p90`, `indicator1/spearman_p90`, `indicator1/lift_p90`: mean over instances,
+      undefined ones left out;
+    - `indicator1/attention_p90_std`, ...: sample standard deviation over instances (ddof = 1);
     - `indicator1/undefined_p90`: number of units whose correlation is undefined;
     - `indicator1/num_instances`: number of instances seen, undefined ones included.
 
@@ -286,6 +317,8 @@ class Indicator(InstanceValues):
         >>> readings = indicator.compute()
         >>> readings["indicator1/attention_p50"], readings["indicator1/spearman_p50"]
         (tensor(0.3500), tensor(-1.))
+        >>> readings["indicator1/lift_p50"]
+        tensor(1.4000)
     """
 
     def __init__(self, prefix: str, percentiles: Sequence[int] = (90, 95), **kwargs: Any) -> None:
@@ -294,7 +327,7 @@ class Indicator(InstanceValues):
         for percentile in percentiles:
             if not 0 <= percentile <= 100:
                 raise ValueError(f"a percentile lies between 0 and 100, not at {percentile!r}")
-        parts = [f"{part}_p{p}" for p in percentiles for part in ("attention", "spearman")]
+        parts = [f"{part}_p{p}" for p in percentiles for part in IndicatorUnits._fields]
         super().__init__({part: f"{prefix}/{part}" for part in parts}, **kwargs)
         self.prefix = prefix
         self.percentiles = tuple(percentiles)
@@ -319,11 +352,11 @@ class Indicator(InstanceValues):
             num_instances: number of instances in this batch.
         """
         for p in self.percentiles:
-            mean_attention, spearman = indicator_units(attention, similarity, mask, p)
-            attention_means, _ = instance_means(mean_attention, instance_of_unit, num_instances)
-            spearman_means, num_undefined = instance_means(spearman, instance_of_unit, num_instances)
-            getattr(self, f"attention_p{p}").append(attention_means)
-            getattr(self, f"spearman_p{p}").append(spearman_means)
+            units = indicator_units(attention, similarity, mask, p)
+            for part, of_units in units._asdict().items():
+                means, _ = instance_means(of_units, instance_of_unit, num_instances)
+                getattr(self, f"{part}_p{p}").append(means)
+            num_undefined = units.spearman.isnan().sum()
             setattr(self, f"undefined_p{p}", getattr(self, f"undefined_p{p}") + num_undefined)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 NAMES = {
     f"indicator{number}/{part}_p{p}"
     for number in (1, 2)
-    for part in ("attention", "spearman")
+    for part in ("attention", "spearman", "lift")
     for p in (90, 95)
 }
 
@@ -48,19 +48,20 @@ def evaluate(folder, stage="validate", num_read=None, percentiles=(50, 90), logg
 
 
 def expected(outputs, target, percentile, normalization=AttentionNormalization.PASSAGE):
-    """Mean and deviation over all questions of (attention, Spearman), and the undefined units."""
-    attentions, spearmans, undefined = [], [], 0
+    """Attention, Spearman and lift of all questions, and the undefined units."""
+    attentions, spearmans, lifts, undefined = [], [], [], 0
     for output in outputs:
         units = reading_units(output.reading, normalization)
-        attention, spearman = indicator_units(
+        attention, spearman, lift = indicator_units(
             units.attention, getattr(units, f"{target}_similarity"), units.mask, percentile
         )
         count = len(output.questions)
         attentions += instance_means(attention, units.question_of_unit, count)[0].tolist()
+        lifts += instance_means(lift, units.question_of_unit, count)[0].tolist()
         means, num_undefined = instance_means(spearman, units.question_of_unit, count)
         spearmans += means.tolist()
         undefined += int(num_undefined)
-    return np.array(attentions), np.array(spearmans), undefined
+    return np.array(attentions), np.array(spearmans), np.array(lifts), undefined
 
 
 @pytest.mark.parametrize("normalization", list(AttentionNormalization))
@@ -69,10 +70,10 @@ def test_values_are_those_of_the_pure_functions(tmp_path, normalization):
     assert len(outputs) == 2, "several batches, the last one smaller"
     for number, target in ((1, "answer"), (2, "noun")):
         for p in (50, 90):
-            attention, spearman, undefined = expected(outputs, target, p, normalization)
+            attention, spearman, lift, undefined = expected(outputs, target, p, normalization)
             assert len(attention) == 4
-            for name, values in ((f"attention_p{p}", attention), (f"spearman_p{p}", spearman)):
-                full = f"indicator{number}/{name}"
+            for name, values in (("attention", attention), ("spearman", spearman), ("lift", lift)):
+                full = f"indicator{number}/{name}_p{p}"
                 assert logged[full] == pytest.approx(np.nanmean(values), abs=1e-5), full
                 assert logged[f"{full}_std"] == pytest.approx(np.nanstd(values, ddof=1), abs=1e-5), full
                 assert indicators.latest[full] == logged[full]
@@ -88,9 +89,10 @@ def test_every_question_has_its_own_values(tmp_path):
     logged, outputs, indicators = evaluate(tmp_path)
     instances = indicators.latest_instances
     assert instances.question_ids == [question.id for output in outputs for question in output.questions]
-    attention, spearman, _ = expected(outputs, "answer", 90)
+    attention, spearman, lift, _ = expected(outputs, "answer", 90)
     assert instances.values["indicator1/attention_p90"] == pytest.approx(attention.tolist(), abs=1e-5)
     assert instances.values["indicator1/spearman_p90"] == pytest.approx(spearman.tolist(), nan_ok=True)
+    assert instances.values["indicator1/lift_p90"] == pytest.approx(lift.tolist(), abs=1e-5)
     aucs = [float(v) for o in outputs for v in teacher_auc(o.log_p_attn.exp(), o.is_hit[:, :20])]
     assert instances.values["teacher/auc"] == pytest.approx(aucs, nan_ok=True)
     assert np.nanmean(instances.values["teacher/auc"]) == pytest.approx(logged["teacher/auc"])
@@ -142,7 +144,7 @@ def test_histograms_arrive_in_tensorboard(tmp_path):
     histograms = events.Tags()["histograms"]
     assert "instances/indicator1/attention_p90" in histograms
     assert "instances/teacher/auc" in histograms
-    attention, _, _ = expected(outputs, "noun", 50)
+    attention, *_ = expected(outputs, "noun", 50)
     [event] = events.Histograms("instances/indicator2/attention_p50")
     value = event.histogram_value
     assert value.num == len(attention)

@@ -61,10 +61,19 @@ def printed(tmp_path, units, saved=None, **changes) -> str:
 def test_readings_and_questions(tmp_path):
     shown = printed(tmp_path, [unit(0), unit(1, (), ())], [tmp_path / "readings.json"])
     assert "toy, 1 test questions, weights at the start (seed 0)" in shown
-    for label in ("Indicator 1 Spearman p50", "Indicator 2 attention p50", "teacher AUC", "95% interval"):
+    for label in (
+        "Indicator 1 Spearman p50",
+        "Indicator 2 attention p50",
+        "Indicator 2 lift p50",
+        "teacher AUC",
+        "95% interval",
+    ):
         assert label in shown
     [teacher] = [line for line in shown.splitlines() if "teacher AUC" in line]
     assert "1.000" in teacher
+    [lift] = [line for line in shown.splitlines() if "Indicator 1 lift" in line]
+    # the last three of five tokens, 8.5 of a score of 10 over 3, against 10 over 5
+    assert "1.417" in lift
     [nouns] = [line for line in shown.splitlines() if "Indicator 2 Spearman" in line]
     assert "1 unit " in nouns, "the passage of which nothing was seen is no unit"
     assert "what is [the] capital of Peru  answers: Lima" in shown

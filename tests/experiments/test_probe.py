@@ -189,6 +189,7 @@ def test_instances_can_be_a_baseline(probed):
     assert {
         "indicator1/spearman_p90",
         "indicator2/attention_p95",
+        "indicator2/lift_p95",
         "teacher/auc",
         "retrieval/hit",
     } <= values.keys()

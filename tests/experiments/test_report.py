@@ -1,5 +1,6 @@
 """Reports of real toy runs, their numbers against slow independent computation."""
 
+import dataclasses
 import json
 import random
 import re
@@ -13,9 +14,12 @@ import pytest
 from experiments import report, run
 from experiments.command_line import USER_ERROR
 from experiments.reporting.collect import collect_runs
+from experiments.reporting.conclusions import describe_changes
 from experiments.reporting.entries import sort_runs
+from experiments.reporting.estimates import Estimate
 from experiments.reporting.figures import hit_rate_curve
 from experiments.reporting.paper import paper_value
+from experiments.reporting.tables import make_tables
 from tests.toy_files import as_overrides, toy_settings
 
 SPEARMAN = "indicator1/spearman_p90"
@@ -148,6 +152,33 @@ def test_an_analysis_goes_first(runs):
     assert entry.changes[SPEARMAN].mean == 0.375
     assert entry.changes[SPEARMAN].direction == 1
     assert entry.estimates["hr_at_5"].n == 6, "not in the analysis"
+
+
+def test_mean_attention_that_falls_as_passages_grow_is_no_decline(toy_runs):
+    """Longer passages, more of whose attention goes to the tokens that matter: it is lift that is read."""
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    changes = {
+        "hr_at_5": Estimate(0.2, 0.1, 0.1, 0.3, 12),
+        "indicator1/attention_p90": Estimate(-0.01, 0.01, -0.02, -0.005, 12),
+        "indicator1/lift_p90": Estimate(0.4, 0.1, 0.3, 0.5, 12),
+    }
+    changed = dataclasses.replace(entry, changes=changes)
+    [said] = describe_changes([changed])
+    assert "With it went: Indicator 1 lift p90 (+0.400, 95% interval +0.300 to +0.500)." in said
+    assert "The other way" not in said
+    assert "attention" not in said
+    table = make_tables([changed])[-1]
+    assert [head for head in table.columns if "Indicator" in head] == [
+        f"Indicator {number} {part} p90" for number in (1, 2) for part in ("lift", "Spearman")
+    ]
+    assert "+0.400\n[0.300, 0.500]\nn = 12" in table.rows[0]
+
+
+def test_lift_is_read_of_every_run(toy_runs):
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    for number in (1, 2):
+        assert entry.estimates[f"indicator{number}/lift_p95"].n > 0
+        assert f"indicator{number}/lift_p90" in entry.changes
 
 
 # ---- which runs count ----

@@ -23,7 +23,7 @@ def result(**changes) -> ProbeResult:
         "rows": [own],
         "references": [],
         "indicators": {
-            f"indicator{i}/{part}_p90": GOOD for i in (1, 2) for part in ("attention", "spearman")
+            f"indicator{i}/{part}_p90": GOOD for i in (1, 2) for part in ("attention", "spearman", "lift")
         },
         "agreement": {},
         "mass_by_position": {},
@@ -72,3 +72,11 @@ def test_nothing_is_cut_off():
     shown = printed(result(rows=[row]))
     assert f"{name}  0.90 [0.80, 1.00]  0.90  -0.71  -0.71" in shown
     assert "…" not in shown
+
+
+def test_both_indicators_have_a_row_for_each_part():
+    lifts = {"indicator1/lift_p90": Estimate(1.25, 1.1, 1.4, 50)}
+    shown = printed(result(indicators=result().indicators | lifts))
+    [lift] = [line for line in shown.splitlines() if "Indicator 1 (answer), lift" in line]
+    assert "1.250 [1.100, 1.400]" in lift
+    assert sum("(nouns), " in line for line in shown.splitlines()) == 3

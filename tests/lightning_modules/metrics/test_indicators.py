@@ -27,18 +27,23 @@ from lightning_modules.metrics.indicators import (
 )
 
 
-def scipy_indicator(attention: np.ndarray, similarity: np.ndarray, percentile: float) -> tuple[float, float]:
-    """Both parts for the tokens of one unit, straight from the definition."""
+def scipy_indicator(
+    attention: np.ndarray, similarity: np.ndarray, percentile: float
+) -> tuple[float, float, float]:
+    """Attention, Spearman and lift for the tokens of one unit, straight from the definition."""
     if len(similarity) == 0:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     similarity = similarity.astype(np.float64)
     at_percentile = np.percentile(similarity, percentile)
     # NumPy's interpolation rounds too: a token at the percentile is at it
     selected = (similarity > at_percentile) | np.isclose(similarity, at_percentile, rtol=0, atol=1e-12)
+    total = float(attention.astype(np.float64).sum())
+    shares = [value / total if total else math.nan for value in attention[selected].tolist()]
+    lift = sum(shares) / len(shares) * len(selected)
     attention, similarity = attention[selected].astype(np.float64), similarity[selected]
     if len(attention) < 2 or np.ptp(attention) == 0 or np.ptp(similarity) == 0:
-        return attention.mean(), math.nan
-    return attention.mean(), stats.spearmanr(attention, similarity).statistic
+        return attention.mean(), math.nan, lift
+    return attention.mean(), stats.spearmanr(attention, similarity).statistic, lift
 
 
 def random_units(seed: int, units: int = 12, tokens: int = 60) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,19 +73,22 @@ class TestIndicatorUnits:
     def test_equals_scipy(self, seed, percentile):
         attention, similarity, mask = random_units(seed)
         expected = [scipy_indicator(*unit, percentile) for unit in each_unit(attention, similarity, mask)]
-        mean_attention, spearman = indicator_units(attention, similarity, mask, percentile)
-        np.testing.assert_allclose(mean_attention, [mean for mean, _ in expected], atol=1e-5)
-        np.testing.assert_allclose(spearman, [rho for _, rho in expected], atol=1e-5)
+        units = indicator_units(attention, similarity, mask, percentile)
+        np.testing.assert_allclose(units.attention, [mean for mean, _, _ in expected], atol=1e-5)
+        np.testing.assert_allclose(units.spearman, [rho for _, rho, _ in expected], atol=1e-5)
+        np.testing.assert_allclose(units.lift, [lift for _, _, lift in expected], rtol=1e-5)
 
     def test_the_data_have_defined_and_undefined_units(self):
-        undefined = torch.cat([indicator_units(*random_units(seed), 90)[1].isnan() for seed in range(8)])
+        undefined = torch.cat(
+            [indicator_units(*random_units(seed), 90).spearman.isnan() for seed in range(8)]
+        )
         assert 0.2 < undefined.float().mean() < 0.8
 
     def test_long_passages_stay_exact(self):
         attention, similarity, mask = random_units(seed=1, units=4, tokens=4000)
         expected = [scipy_indicator(*unit, 50) for unit in each_unit(attention, similarity, mask)]
-        _, spearman = indicator_units(attention, similarity, mask, 50)
-        np.testing.assert_allclose(spearman, [rho for _, rho in expected], atol=1e-6)
+        spearman = indicator_units(attention, similarity, mask, 50).spearman
+        np.testing.assert_allclose(spearman, [rho for _, rho, _ in expected], atol=1e-6)
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     @pytest.mark.parametrize("which", ["attention", "similarity"])
@@ -105,6 +113,32 @@ class TestIndicatorUnits:
             strict=True,
         ):
             torch.testing.assert_close(part, other, equal_nan=True)
+
+
+class TestLift:
+    @pytest.mark.parametrize("how", list(AttentionNormalization))
+    @pytest.mark.parametrize("percentile", [0, 90, 95])
+    def test_is_the_same_however_attention_is_normalised(self, how, percentile):
+        """Mean attention over M_p where it sums to 1 over the passage, times the number of tokens."""
+        scores, similarity, mask = random_units(seed=4)
+        attention = normalize_attention(scores, mask, how, prompt_total=torch.rand(12) * 90 + 10)
+        lift = indicator_units(attention, similarity, mask, percentile).lift
+        shares = normalize_attention(scores, mask, AttentionNormalization.PASSAGE)
+        expected = indicator_units(shares, similarity, mask, percentile).attention * mask.sum(dim=1)
+        assert expected.isfinite().sum() > 6
+        torch.testing.assert_close(lift, expected, equal_nan=True)
+
+    def test_even_attention_has_a_lift_of_1_whatever_the_length(self):
+        mask = torch.arange(80) < torch.tensor([[5], [20], [80]])
+        attention = normalize_attention(torch.full((3, 80), 0.3), mask, AttentionNormalization.PASSAGE)
+        units = indicator_units(attention, torch.rand(3, 80), mask, 90)
+        torch.testing.assert_close(units.lift, torch.ones(3))
+        torch.testing.assert_close(units.attention, torch.tensor([1 / 5, 1 / 20, 1 / 80]))
+
+    def test_a_passage_without_any_attention_has_none(self):
+        units = indicator_units(torch.zeros(1, 9), torch.rand(1, 9), torch.ones(1, 9).bool(), 50)
+        assert units.attention == 0
+        assert units.lift.isnan().all()
 
 
 class TestPercentileMask:
@@ -225,9 +259,8 @@ class TestNormalizeAttention:
     def test_a_unit_without_any_attention_is_undefined(self):
         attention = normalize_attention(torch.zeros(2, 3), self.MASK, AttentionNormalization.PASSAGE)
         assert attention[self.MASK].isnan().all()
-        mean_attention, spearman = indicator_units(attention, torch.rand(2, 3), self.MASK, 50)
-        assert mean_attention.isnan().all()
-        assert spearman.isnan().all()
+        for part in indicator_units(attention, torch.rand(2, 3), self.MASK, 50):
+            assert part.isnan().all()
 
     def test_the_prompt_needs_its_total(self):
         with pytest.raises(ValueError, match="prompt_total"):
@@ -282,7 +315,8 @@ def two_processes(rank: int, folder: str) -> None:
 
 class TestIndicator:
     def test_summarises_the_instances_of_all_batches(self):
-        indicator, means, rhos, num_undefined = Indicator("indicator2", percentiles=(90,)), [], [], 0
+        indicator = Indicator("indicator2", percentiles=(90,))
+        means, rhos, lifts, num_undefined = [], [], [], 0
         for seed in range(4):
             batch = random_batch(seed)
             indicator.update(**batch)
@@ -290,17 +324,20 @@ class TestIndicator:
                 scipy_indicator(*unit, 90)
                 for unit in each_unit(batch["attention"], batch["similarity"], batch["mask"])
             ]
-            num_undefined += sum(math.isnan(rho) for _, rho in units)
+            num_undefined += sum(math.isnan(rho) for _, rho, _ in units)
             with warnings.catch_warnings():  # NumPy's way to say that a slice is all NaN
                 warnings.simplefilter("ignore", RuntimeWarning)
-                by_instance = np.nanmean(np.array(units).reshape(3, 4, 2), axis=1)
+                by_instance = np.nanmean(np.array(units).reshape(3, 4, 3), axis=1)
             means.extend(by_instance[:, 0])
             rhos.extend(by_instance[:, 1])
+            lifts.extend(by_instance[:, 2])
         expected = {
             "indicator2/attention_p90": np.nanmean(means),
             "indicator2/attention_p90_std": np.nanstd(means, ddof=1),
             "indicator2/spearman_p90": np.nanmean(rhos),
             "indicator2/spearman_p90_std": np.nanstd(rhos, ddof=1),
+            "indicator2/lift_p90": np.nanmean(lifts),
+            "indicator2/lift_p90_std": np.nanstd(lifts, ddof=1),
             "indicator2/undefined_p90": num_undefined,
             "indicator2/num_instances": 12,
         }
@@ -308,9 +345,10 @@ class TestIndicator:
         assert {name: value.item() for name, value in summary.items()} == pytest.approx(expected, abs=1e-5)
         assert all(value.shape == () and value.dtype == torch.float32 for value in summary.values())
         np.testing.assert_allclose(indicator.values()["indicator2/spearman_p90"], rhos, atol=1e-5)
+        np.testing.assert_allclose(indicator.values()["indicator2/lift_p90"], lifts, rtol=1e-5)
 
     def test_reports_both_percentiles_of_the_paper(self):
-        parts = [f"{part}_p{p}" for p in (90, 95) for part in ("attention", "spearman")]
+        parts = [f"{part}_p{p}" for p in (90, 95) for part in ("attention", "spearman", "lift")]
         names = {
             *parts,
             *(f"{part}_std" for part in parts),
