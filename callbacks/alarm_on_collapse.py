@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from callbacks.decisions import announce
+from callbacks.refresh_index import searches_stale_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed
@@ -33,8 +34,8 @@ class AlarmOnCollapse(Callback):
     - Before each validation, of a fixed sample of passages encoded anew: an embedding that is all zeros, NaN
       or infinite; an effective rank below `effective_rank_ratio` of the start's; a share of near-duplicates
       more than `duplicate_rise` above the start's (`lightning_modules.metrics.embedding_health`).
-    - After each validation: Hit Rate@K (K = the passages that are read) more than `hit_rate_drop` below the
-      start's, relative to it, and not by chance (`has_crashed`).
+    - After each validation on a fresh index: Hit Rate@K (K = the passages that are read) more than
+      `hit_rate_drop` below the start's, relative to it, and not by chance (`has_crashed`).
 
     The start is the first validation at step 0, or given. Embeddings are encoded here because an index need
     not hold them (`PQ`) nor be fresh. It must come before the callbacks that use or save what it looks at;
@@ -161,7 +162,8 @@ class AlarmOnCollapse(Callback):
         assert self._hits is not None
         hits, count = trainer.strategy.reduce(self._hits, reduce_op="sum").tolist()
         if trainer.state.fn == TrainerFn.FITTING:
-            self._check_hit_rate(trainer, hits, count, _checked(pl_module).num_passages)
+            if not searches_stale_index(pl_module):
+                self._check_hit_rate(trainer, hits, count, _checked(pl_module).num_passages)
             trainer.save_checkpoint(self.last_good, weights_only=True)
         elif trainer.global_step == 0:
             self.start = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import progress_bar
@@ -18,7 +19,7 @@ from datamodules.passage_index import PassageIndex, StaleIndexError
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
-__all__ = ["RefreshIndex", "RefreshSchedule"]
+__all__ = ["RefreshIndex", "RefreshSchedule", "searches_stale_index"]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ _LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
 
 class RefreshIndex(Callback):
     """Builds the index before anything is retrieved, and anew at the steps of a schedule or when it is stale.
+
+    A refresh that is due at a step is done before the validation of that step. Whatever the schedule, each
+    validation knows whether the index is of the present passage encoder: `index_is_fresh` of the module,
+    logged as `validation/index_is_fresh` (1 or 0). What a stale one gives is not compared with the start.
 
     Each index is saved with a fingerprint of the passage encoder's weights and the passages, and loaded
     instead of built where the fingerprint fits. A resumed run goes on with the index that its checkpoint was
@@ -100,9 +105,18 @@ class RefreshIndex(Callback):
             self.refresh(trainer, _checked(pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = _checked(pl_module)
-        if module.index is None or self.before_validation or self._is_stale(trainer.global_step):
+        module, step = _checked(pl_module), trainer.global_step
+        is_due = self._is_stale(step)
+        if trainer.state.fn == TrainerFn.FITTING and step != self._last_due_step and self._is_due(step):
+            is_due, self._last_due_step = True, step  # the next training batch does not do it again
+        if module.index is None or self.before_validation or is_due:
             self.refresh(trainer, module)
+        # one whose passage encoder does not change is fresh whenever it was made
+        fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+        module.index_is_fresh = fingerprint == self._fingerprint
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("validation/index_is_fresh", float(_checked(pl_module).index_is_fresh))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refresh(trainer, _checked(pl_module))
@@ -256,6 +270,11 @@ class RefreshIndex(Callback):
             return
         module.index = index
         self._fingerprint = self._in_checkpoint
+
+
+def searches_stale_index(module: LightningModule) -> bool:
+    """Whether what the running validation retrieves is of an older passage encoder than the present one."""
+    return isinstance(module, RetrieverReaderModule) and not module.index_is_fresh
 
 
 def _share(total: int, rank: int, world_size: int) -> range:

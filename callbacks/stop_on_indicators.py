@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.decisions import Decision, announce
 from callbacks.log_indicators import RETRIEVAL_HIT, InstanceReadings, LogIndicators
+from callbacks.refresh_index import searches_stale_index
 from datamodules.choices import Choice
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
 from lightning_modules.retriever_reader import RetrieverReaderModule
@@ -51,6 +52,8 @@ class StopOnIndicators(Callback):
     defines counts as below. Under `reader_first` the teacher has recovered in the first validation in which
     no monitored reading is undefined so, or lower on average than at the start by more than `margin`.
     "Target": the first monitor's mean reached `target`, which ends the run.
+
+    A validation on a stale index is not compared: it neither counts as below nor ends a row of those that do.
 
     The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
     `stopping/change_<reading>`, with `_low` and `_high`, are logged at each validation.
@@ -107,7 +110,7 @@ class StopOnIndicators(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = self.current
         self._changes = {}
-        if trainer.sanity_checking or not current.question_ids:
+        if trainer.sanity_checking or not current.question_ids or searches_stale_index(pl_module):
             return
         if self.baseline is None:
             if trainer.global_step == 0:
@@ -140,6 +143,8 @@ class StopOnIndicators(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if searches_stale_index(pl_module):
             return
         if self._reached_target(trainer):
             return

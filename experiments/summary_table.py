@@ -39,7 +39,9 @@ _PARTS = (
 def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | None = None) -> None:
     """The readings before and after, where the time went, and how to look at the curves."""
     console = console or Console(width=100)
-    trained = summary["best_step"] is not None or "all" in summary["stopped"]
+    trained = summary["best_step"] is not None or any(
+        part in summary["stopped"] for part in ("all", "last weights are kept")
+    )
     table = Table(title=f"{summary['name']}, held-out test questions (seed {summary['seed']})")
     table.add_column("")
     table.add_column("before", justify="right")

@@ -1,6 +1,7 @@
 """One run, from its configuration to its summary."""
 
 import json
+import logging
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import lightning as L
 import torch
 
 from callbacks.alarm_on_collapse import CollapseError
+from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
@@ -29,8 +31,14 @@ from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.closed_book import ClosedBookModule
 
+log = logging.getLogger(__name__)
+
 COLLAPSE = "collapse"
 """What `stopped` begins with after an alarm."""
+_FRESHER = (
+    "set index.refresh_before_validation=true, or index.refresh to steps at which validations are "
+    "(trainer.validate_every_steps)"
+)
 
 
 def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
@@ -69,8 +77,14 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         before = after = start["test"]
         stopped = "nothing is trained"
         if trains(config):
+            _warn_of_stale_validations(config)
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
             _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
+            if callbacks.best is not None and callbacks.best.left_out_all:
+                stopped += (
+                    "; no validation was on a fresh index, so no checkpoint could be chosen and the last "
+                    f"weights are kept: {_FRESHER}"
+                )
             callbacks.predictions.path = run.predictions
             after = _test(config, module, datamodule, trainer)
             _export(config, run, module)
@@ -224,6 +238,32 @@ def _fit(
     return f"all {trainer.global_step} steps done"
 
 
+def _warn_of_stale_validations(config: ExperimentConfig) -> None:
+    """Says before the hours are spent that no validation will be comparable, where the schedule shows it."""
+    if stales_all_validations(config):
+        log.warning(
+            "no validation of this run will be on a fresh index (index.refresh=%s, "
+            "trainer.validate_every_steps=%d), so none is compared with the start: no checkpoint is chosen, "
+            "and neither stopping nor the collapse alarm sees the Hit Rate; %s",
+            config.index.refresh,
+            config.trainer.validate_every_steps,
+            _FRESHER,
+        )
+
+
+def stales_all_validations(config: ExperimentConfig) -> bool:
+    """Whether the retriever moves away from its index, and no refresh comes at the step of a validation."""
+    trained = config.training.train_retriever
+    if not (trained and (config.retriever.tied or config.retriever.train_passage_encoder)):
+        return False
+    schedule = parse_refresh(config.index.refresh)
+    if config.index.refresh_before_validation or not isinstance(schedule, RefreshSchedule):
+        return False
+    every, last = config.trainer.validate_every_steps, config.trainer.max_steps
+    validated = range(every, last + 1, every)
+    return len(validated) > 0 and not any(schedule.is_due(step) for step in validated)
+
+
 def _load_best(
     config: ExperimentConfig,
     run: RunFolder,
@@ -236,8 +276,8 @@ def _load_best(
 ) -> None:
     """Puts the best weights into the module: those of a checkpoint, or the start's if none beat it.
 
-    Without a monitor the last weights are the best ones: after a collapse those of the last validation that
-    did not see it, or the start's.
+    Without a monitor, or a validation that it could be compared in, the last weights are the best ones: after
+    a collapse those of the last validation that did not see it, or the start's.
     """
     best, has_collapsed = callbacks.best, stopped.startswith(COLLAPSE)
     checkpoint: str | Path | None = None
@@ -249,7 +289,7 @@ def _load_best(
             best.best_model_path = ""
     elif not has_collapsed:
         return
-    elif best is None and run.last_good_checkpoint.is_file():
+    elif (best is None or best.left_out_all) and run.last_good_checkpoint.is_file():
         checkpoint = run.last_good_checkpoint
     if checkpoint is None:
         weights = _build(config, run, datamodule, sources).state_dict()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
@@ -14,6 +14,7 @@ from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.refresh_schedule import NEVER_AGAIN
+from callbacks.save_best import SaveBest
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.save_validations import SaveValidations
@@ -36,7 +37,7 @@ class RunCallbacks:
     predictions: SavePredictions
     stopping: StopOnIndicators | None
     collapse: AlarmOnCollapse | None
-    best: ModelCheckpoint | None
+    best: SaveBest | None
     last: SaveLast
     others: list[Callback]
 
@@ -53,7 +54,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     evaluation, trainer = config.evaluation, config.trainer
     best = None
     if evaluation.monitor is not None:
-        best = ModelCheckpoint(
+        best = SaveBest(
             dirpath=run.checkpoints,
             filename="best-{step}",
             monitor=evaluation.monitor,

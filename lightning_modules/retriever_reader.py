@@ -65,6 +65,8 @@ class RetrieverReaderModule(AnsweringModule):
 
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
+        index_is_fresh: whether it was of the present passage encoder when the latest validation began; set
+            likewise.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class RetrieverReaderModule(AnsweringModule):
         self.weight_decay = weight_decay
         self.seed = seed
         self.index: PassageIndex | None = None
+        self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)
         self._distils = True
         self.strict_loading = False  # checkpoints hold the trained models only

@@ -36,13 +36,15 @@ class Steps(Callback):
 class Run:
     """Six steps, a validation after every second, or as many as there are before an alarm."""
 
-    def __init__(self, folder, others=(), max_steps=6, every=2, every_save=1, start=None, **settings) -> None:
+    def __init__(
+        self, folder, others=(), max_steps=6, every=2, every_save=1, start=None, is_fresh=True, **settings
+    ):
         self.alarm = AlarmOnCollapse(folder / "last_good.ckpt", **settings)
         if start is not None:
             self.alarm.start = start
         self.steps = Steps()
         self.last = folder / "last.ckpt"
-        index = RefreshIndex("-1", folder / "index", show_progress=False, before_validation=True)
+        index = RefreshIndex("-1", folder / "index", show_progress=False, before_validation=is_fresh)
         callbacks = [self.alarm, index, *others, self.steps, SaveLast(self.last, every_save)]
         self.trainer = toy_trainer(
             folder, callbacks, max_steps=max_steps, limit_val_batches=1.0, val_check_interval=every
@@ -165,6 +167,16 @@ def test_a_crash_of_the_hit_rate_ends_the_run(tmp_path):
     run.alarm._check_hit_rate(run.trainer, 60, 100, 5)
     with pytest.raises(CollapseError, match=r"Hit Rate@5 fell from the start's 1\.000 to 0\.300"):
         run.alarm._check_hit_rate(run.trainer, 30, 100, 5)
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_the_hit_rate_on_a_stale_index_is_not_compared(tmp_path, is_fresh, monkeypatch):
+    start = {"effective_rank": 1.0, "near_duplicates": 0.5, "hit_rate": 1.0}
+    run = Run(tmp_path, start=start, is_fresh=is_fresh)
+    compared = []
+    monkeypatch.setattr(run.alarm, "_check_hit_rate", lambda *args: compared.append(run.steps.done))
+    run.fit()
+    assert compared == ([2, 4, 6] if is_fresh else [])
 
 
 def test_hits_are_counted_as_the_validation_counts_them(tmp_path):

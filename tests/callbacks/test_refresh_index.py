@@ -14,6 +14,7 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from datamodules.passage_index import PassageIndex
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.retriever import Retriever
 from lightning_modules.retriever_reader import RetrieverReaderModule
 from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
 
@@ -109,6 +110,45 @@ def test_refreshes_before_validation_where_asked_to(tmp_path, before_validation)
     trainer.fit(toy_module(tmp_path), toy_datamodule())
     assert watch.validated == [(2, before_validation), (4, before_validation)]
     assert callback.refresh_steps == ([2, 4] if before_validation else [])
+
+
+class Freshness(Callback):
+    """What validations are told, at the steps of the run."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, bool]] = []
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        self.told.append((trainer.global_step, pl_module.index_is_fresh))
+
+
+def test_a_refresh_that_is_due_comes_before_the_validation(tmp_path, num_encodings):
+    callback, watch, freshness = make_callback(tmp_path, "0-100:4"), Watch(), Freshness()
+    trainer = toy_trainer(
+        tmp_path, [callback, watch, freshness], max_steps=8, limit_val_batches=1, val_check_interval=2
+    )
+    trainer.fit(toy_module(tmp_path), toy_datamodule())
+    assert watch.validated == freshness.told == [(2, False), (4, True), (6, False), (8, True)]
+    assert callback.refresh_steps == [4, 8]
+    assert num_encodings() == 3, "twice for one step"
+    assert float(trainer.callback_metrics["validation/index_is_fresh"]) == 1
+
+
+@pytest.mark.parametrize("trained", ["reader", "queries"])
+def test_a_passage_encoder_that_stays_is_always_fresh(tmp_path, trained):
+    freshness = Freshness()
+    trainer = toy_trainer(
+        tmp_path, [make_callback(tmp_path), freshness], limit_val_batches=1, val_check_interval=2
+    )
+    is_reader = trained == "reader"
+    module = toy_module(tmp_path, train_reader=is_reader, train_retriever=not is_reader)
+    if not is_reader:
+        old = module.retriever
+        module.retriever = Retriever(
+            old.query_encoder, old.tokenizer, normalize=True, tied=False, train_passage_encoder=False
+        )
+    trainer.fit(module, toy_datamodule())
+    assert freshness.told == [(2, True), (4, True)]
 
 
 def test_evaluation_alone_builds_an_index(tmp_path):

@@ -320,11 +320,13 @@ class Weights(L.Callback):
         )
 
 
-def train(folder, means, action, train_reader=True, max_steps=6, ckpt_path=None):
+def train(
+    folder, means, action, train_reader=True, max_steps=6, ckpt_path=None, schedule="0-100:1", patience=1
+):
     """Tiny models, whose readings are scripted; Adam with weight decay, a validation after every step."""
     indicators, weights = ScriptedReadings(means), Weights()
-    stopping = StopOnIndicators(indicators, action=action, patience=1, baseline=readings(0.5, 99))
-    index = RefreshIndex("0-100:1", folder / "index", show_progress=False)
+    stopping = StopOnIndicators(indicators, action=action, patience=patience, baseline=readings(0.5, 99))
+    index = RefreshIndex(schedule, folder / "index", show_progress=False)
     last = SaveLast(folder / "last.ckpt", 1)
     trainer = toy_trainer(
         folder,
@@ -370,6 +372,19 @@ def test_the_reader_first_until_it_has_recovered(tmp_path):
     assert changes(seen, 1) == [2, 3, 4, 5, 6, 7, 8]
     assert not module.distils
     assert trainer.global_step == 8
+
+
+def test_validations_on_a_stale_index_are_not_compared(tmp_path):
+    """Fresh at every second step: there it is below, fine, below and below; it never is fine in between."""
+    means = [0.3, 0.3, 0.3, 0.5, 0.3, 0.3, 0.5, 0.3]
+    stopping, _, trainer, _, _ = train(tmp_path, means, "stop", max_steps=8, schedule="0-100:2", patience=2)
+    assert (stopping.reason, trainer.global_step) == ("ineffective", 8)
+    for name in ("fresh", "stale"):
+        (tmp_path / name).mkdir()
+    stopping, _, trainer, _, _ = train(tmp_path / "fresh", [0.3] * 6, "stop")
+    assert trainer.global_step == 1
+    stopping, _, trainer, _, _ = train(tmp_path / "stale", [0.3] * 6, "stop", schedule="-1")
+    assert (stopping.reason, trainer.global_step) == (None, 6)
 
 
 @pytest.mark.parametrize("action", ["stop", "freeze_retriever", "reader_first"])

@@ -297,6 +297,45 @@ def test_checkpoints_hold_the_trained_models_only(settings):
     assert {name.split(".")[0] for name in names} == {"retriever"}
 
 
+STALE = {"index__refresh": '"-1"', "index__refresh_before_validation": "false"}
+
+
+def test_without_a_fresh_validation_the_last_weights_are_kept(settings, caplog):
+    made = start(settings, **STALE, training__retriever_lr=3e-3)
+    found = summary(made)
+    assert found["stopped"].startswith(
+        "all 4 steps done; no validation was on a fresh index, so no checkpoint"
+    )
+    assert "set index.refresh_before_validation=true, or index.refresh to steps" in found["stopped"]
+    assert caplog.text.count("no validation of this run will be on a fresh index (index.refresh=-1") == 1
+    assert found["best_step"] is None
+    last = torch.load(made.last_checkpoint, weights_only=True)["state_dict"]
+    exported = weights(made.retriever)
+    assert are_equal(exported, {name: last[f"retriever.query_encoder.{name}"] for name in exported})
+    assert not are_equal(exported, weights(Path(settings["retriever.name"])))
+    assert [path.name for path in made.checkpoints.iterdir()] == ["last.ckpt"]
+    assert scalars(made, "validation/index_is_fresh") == {0: 1.0, 2: 0.0, 4: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"index.refresh": '"0-100:3"'}, True),
+        ({"index.refresh": '"0-100:4"'}, False),
+        ({"index.refresh": "when_stale"}, False),
+        ({"index.refresh_before_validation": "true"}, False),
+        ({"training.train_retriever": "false"}, False),
+        ({"retriever.tied": "false", "retriever.train_passage_encoder": "false"}, False),
+        ({"trainer.max_steps": 1}, False),
+    ],
+)
+def test_schedules_that_leave_all_validations_stale_are_told(settings, changes, expected):
+    stale = {key.replace("__", "."): value for key, value in STALE.items()}
+    config = load_config("quickstart", as_overrides({**settings, **stale, **changes}))
+    assert train.stales_all_validations(config) == expected
+
+
 # ---- runs that build on each other ----
 
 
@@ -504,7 +543,7 @@ def assert_same(made: RunFolder, reference: RunFolder) -> None:
 
 def best_reading(state: dict) -> tuple[float, str]:
     """Of the best checkpoint so far: its reading, and its name."""
-    [best] = [value for name, value in state["callbacks"].items() if name.startswith("ModelCheckpoint")]
+    [best] = [value for name, value in state["callbacks"].items() if name.startswith("SaveBest")]
     return float(best["best_model_score"]), Path(best["best_model_path"]).name
 
 
