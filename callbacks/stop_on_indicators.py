@@ -48,9 +48,10 @@ class StopOnIndicators(Callback):
     """Compares each validation with the start, question by question, and acts when the teacher has declined.
 
     "Ineffective": the change of a monitored reading from the start is below 0 (or `-margin`) beyond noise, as
-    `DeclineRule` says, in `patience` validations in a row; a reading that the reader's attention no longer
-    defines counts as below. Under `reader_first` the teacher has recovered in the first validation in which
-    no monitored reading is undefined so, or lower on average than at the start by more than `margin`.
+    `DeclineRule` says, in `patience` validations in a row; a reading that the reader's attention defines for
+    fewer questions than at the start, beyond noise, counts as below. Under `reader_first` the teacher has
+    recovered in the first validation in which no monitored reading is so undefined, or lower on average than
+    at the start by more than `margin`.
     "Target": the first monitor's mean reached `target`, which ends the run.
 
     A validation on a stale index is not compared: it neither counts as below nor ends a row of those that do.
@@ -99,6 +100,7 @@ class StopOnIndicators(Callback):
         self.decisions: list[Decision] = []
         self._num_below = dict.fromkeys(self.monitors, 0)
         self._changes: dict[str, Change] = {}
+        self._changes_defined: dict[str, Change] = {}
 
     @property
     def current(self) -> InstanceReadings:
@@ -122,6 +124,7 @@ class StopOnIndicators(Callback):
             if np.sum(~np.isnan(before)) < MIN_PAIRS:
                 continue  # an undefined start is compared with nothing
             change = self._changes[name] = paired_change(before, after, self.rule.level)
+            self._changes_defined[name] = change_of_defined(before, after, self.rule.level)
             for part, value in (("", change.mean), ("_low", change.low), ("_high", change.high)):
                 pl_module.log(f"stopping/change_{name}{part}", float(value))
 
@@ -220,7 +223,11 @@ class StopOnIndicators(Callback):
     def _describe_decline(self, name: str) -> str:
         change, times = self._changes[name], f"{self._num_below[name]} validations in a row"
         if self._is_undefined(name):
-            return f"{name} is undefined now, in {times}: the reader's attention has become constant"
+            defined = self._changes_defined[name]
+            return (
+                f"{name} is undefined now for {-defined.mean:.0%} of the {int(defined.num_pairs)} questions "
+                f"that had a value at the start, in {times}: the reader's attention has become constant"
+            )
         return (
             f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
             f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
@@ -239,7 +246,9 @@ class StopOnIndicators(Callback):
         return self._is_undefined(name) or bool(self.rule.is_below(self._changes[name]))
 
     def _is_undefined(self, name: str) -> bool:
-        return bool(self._changes[name].num_pairs < MIN_PAIRS) and name not in _UNDEFINED_BY_RETRIEVAL
+        change = self._changes_defined[name]
+        is_lost = bool((change.num_pairs >= MIN_PAIRS) & (change.high < 0))
+        return is_lost and name not in _UNDEFINED_BY_RETRIEVAL
 
     def _mean_at_start(self, name: str) -> float:
         """Over the questions that are compared; NaN without any."""
@@ -267,6 +276,17 @@ class StopOnIndicators(Callback):
         self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
         # the run's settings win over those of the checkpoint
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
+
+
+def change_of_defined(before: np.ndarray, after: np.ndarray, level: float) -> Change:
+    """How the share of questions with a value changed, over those that had one at the start: 0 or below.
+
+    Args:
+        before, after: as `pair_questions` gives them.
+        level: probability of error of each bound.
+    """
+    had_value = ~np.isnan(before)
+    return paired_change(np.ones(int(had_value.sum())), (~np.isnan(after[had_value])).astype(float), level)
 
 
 def pair_questions(

@@ -163,7 +163,34 @@ def test_undefined_counts_as_below(tmp_path):
     assert (stopping.reason, steps) == ("ineffective", 3)
     stopping, steps = run(tmp_path, [0.5, 0.5, 0.3, math.nan, 0.5])
     assert (stopping.reason, steps) == ("ineffective", 3)
-    assert "undefined now" in stopping.message
+    assert "undefined now for 100% of the 12 questions that had a value at the start" in stopping.message
+
+
+def defined_for(count: int, of: int = NUM_QUESTIONS) -> InstanceReadings:
+    """A reading that has not changed, of the first questions alone."""
+    made = readings(0.5, 0)
+    values = made.values[MONITOR]
+    made.values[MONITOR] = [value if i < count else math.nan for i, value in enumerate(values[:of])]
+    return InstanceReadings(made.question_ids[:of], {MONITOR: made.values[MONITOR]})
+
+
+@pytest.mark.parametrize(
+    ("at_start", "now", "num_read", "is_below"),
+    [
+        (8, 7, 12, False),  # fewer than are needed for a comparison, but one lost question says nothing
+        (12, 11, 12, False),
+        (12, 9, 12, False),
+        (12, 3, 12, True),
+        (12, 0, 12, True),
+        (12, 6, 6, False),  # half of the questions were not read, which loses none
+        (8, 0, 12, True),
+        (12, 0, 7, False),  # of too few questions to say
+    ],
+)
+def test_few_questions_that_lose_their_value_are_noise(tmp_path, at_start, now, num_read, is_below):
+    script = [defined_for(at_start), *[defined_for(now, num_read)] * 3]
+    stopping, steps = run(tmp_path, script, monitors=[MONITOR])
+    assert (stopping.reason, steps) == (("ineffective", 2) if is_below else (None, 3))
 
 
 def test_an_undefined_start_is_compared_with_nothing(tmp_path, caplog):
