@@ -178,7 +178,7 @@ class StopOnIndicators(Callback):
     def _act(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         message = self._describe_decline(name)
         if self.action is Action.STOP:
-            self._end(trainer, "ineffective", name, f"{message}; distilling it on would harm the retriever")
+            self._end(trainer, "ineffective", name, message)
             return
         assert isinstance(module, RetrieverReaderModule)
         if not module.train_reader:
@@ -231,7 +231,7 @@ class StopOnIndicators(Callback):
         return (
             f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
             f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
-            f"below {-self.rule.margin:.3f} beyond noise in {times}: the reader has become a worse teacher"
+            f"below {-self.rule.margin:.3f} beyond noise in {times}: {_what_declined(name)}"
         )
 
     @property
@@ -276,6 +276,13 @@ class StopOnIndicators(Callback):
         self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
         # the run's settings win over those of the checkpoint
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
+
+
+def _what_declined(name: str) -> str:
+    """In words: a Hit Rate is the retriever's, all else the reader's."""
+    if name == RETRIEVAL_HIT:
+        return "the retriever finds passages with an answer for fewer questions, so training harms it"
+    return "the reader has become a worse teacher, and distilling it on would harm the retriever"
 
 
 def change_of_defined(before: np.ndarray, after: np.ndarray, level: float) -> Change:

@@ -20,7 +20,7 @@ from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
-MONITOR, AUC, _ = MONITORS
+MONITOR, AUC, HIT = MONITORS
 NUM_QUESTIONS = 12
 NOISE = np.random.default_rng(0).normal(scale=0.02, size=(100, NUM_QUESTIONS))
 """Less than what a change of 0.1 needs to be significant."""
@@ -217,6 +217,24 @@ def test_any_monitor_may_stop_a_run(tmp_path):
     assert (stopping.reason, steps, stopping.decisions[0].reading) == ("ineffective", 2, AUC)
     stopping, steps = run(tmp_path, script, monitors=[MONITOR])
     assert (stopping.reason, steps) == (None, 3)
+
+
+def with_hits(num_hits: int) -> InstanceReadings:
+    made = readings(0.5, 0)
+    made.values[HIT] = [float(i < num_hits) for i in range(NUM_QUESTIONS)]
+    return made
+
+
+def test_a_message_says_what_got_worse(tmp_path):
+    stopping, _ = run(tmp_path, [with_hits(12), *[with_hits(1)] * 3])
+    assert stopping.decisions[0].reading == HIT
+    assert f"{HIT} changed by -0.917 from the start's 1.000 (12 questions, bounds " in stopping.message
+    assert "the retriever finds passages with an answer for fewer questions" in stopping.message
+    assert "teacher" not in stopping.message
+    stopping, _ = run(tmp_path, [0.5, 0.3, 0.3])
+    assert "(12 questions, bounds " in stopping.message
+    assert "the reader has become a worse teacher" in stopping.message
+    assert "the retriever finds" not in stopping.message
 
 
 def test_an_auc_that_good_retrieval_leaves_undefined_stops_nothing(tmp_path):
