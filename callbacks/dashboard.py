@@ -1,11 +1,13 @@
 """What TensorBoard shows first: the indicators' curves as one dashboard, and what was retrieved as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.retriever_reader import RetrieverReaderModule
@@ -16,11 +18,19 @@ def _curves(*tags: str) -> list[Any]:
     return ["Multiline", [f"^{tag}$" for tag in tags]]
 
 
-def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
-    """TensorBoard's custom-scalars layout: category -> chart -> tags."""
+def layout(with_reader_loss: bool, monitors: Sequence[str] = MONITORS) -> dict[str, dict[str, list[Any]]]:
+    """TensorBoard's custom-scalars layout: category -> chart -> tags.
+
+    Args:
+        with_reader_loss: whether the reader is trained.
+        monitors: readings that decisions are made by.
+    """
+    teacher = {"teacher AUC": _curves("teacher/auc", "teacher/mrr")}
     reader = {"answers": _curves("validation/em", "validation/f1", "test/em", "test/f1")}
     if with_reader_loss:
         reader["loss"] = _curves("train/reader_loss")
+        names = (f"{START_CANDIDATES}teacher/auc", f"{START_CANDIDATES}teacher/mrr")
+        teacher["teacher AUC on the start's passages"] = _curves(*names)
     return {
         "1 Indicator 1: attention on tokens like the answer": {
             "Spearman, higher is better": _curves("indicator1/spearman_p90", "indicator1/spearman_p95"),
@@ -43,13 +53,13 @@ def layout(with_reader_loss: bool) -> dict[str, dict[str, list[Any]]]:
         "3 Retrieval and teacher": {
             "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
             "words a retrieved passage": _curves("validation/passage_words"),
-            "teacher AUC": _curves("teacher/auc", "teacher/mrr"),
+            **teacher,
             "KL": _curves("train/kl", "validation/kl"),
         },
         "4 Reader": reader,
         "5 Decisions: change since the start, with its bounds": {
             name: ["Margin", [f"stopping/change_{name}{part}" for part in ("", "_low", "_high")]]
-            for name in MONITORS
+            for name in monitors
         },
         "6 Health of the embeddings": {
             "effective rank, lower is more collapsed": _curves("embeddings/effective_rank"),
@@ -72,9 +82,13 @@ class Dashboard(Callback):
     Args:
         num_questions: questions whose retrieved passages are shown.
         num_passages: passages shown of each.
+        monitors: readings that decisions are made by.
     """
 
-    def __init__(self, num_questions: int = 4, num_passages: int = 5) -> None:
+    def __init__(
+        self, num_questions: int = 4, num_passages: int = 5, monitors: Sequence[str] = MONITORS
+    ) -> None:
+        self.monitors = tuple(monitors)
         self.num_questions = num_questions
         self.num_passages = num_passages
         self._shown: list[str] = []
@@ -85,7 +99,7 @@ class Dashboard(Callback):
         for logger in self._loggers(trainer):
             if not self._has_layout:
                 assert isinstance(pl_module, RetrieverReaderModule)
-                logger.experiment.add_custom_scalars(layout(pl_module.train_reader))
+                logger.experiment.add_custom_scalars(layout(pl_module.train_reader, self.monitors))
                 self._has_layout = True
 
     def on_validation_batch_end(

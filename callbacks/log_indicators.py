@@ -47,6 +47,69 @@ class InstanceReadings:
         return InstanceReadings(ids, values)
 
 
+class ReaderMeasures:
+    """Indicators 1 and 2 and the teacher's validity over the questions that an evaluation reads.
+
+    Args:
+        percentiles: the p's of the most similar tokens.
+        normalization: of the attention.
+    """
+
+    def __init__(
+        self,
+        percentiles: tuple[int, ...] = (90, 95),
+        normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
+    ) -> None:
+        self.normalization = normalization
+        self.answer_indicator = Indicator("indicator1", percentiles)
+        self.noun_indicator = Indicator("indicator2", percentiles)
+        self.teacher_auc = TeacherAUC()
+        self._question_ids: list[str] = []
+
+    def reset(self, device: torch.device) -> None:
+        """Forgets all questions."""
+        self._question_ids = []
+        for metric in self._metrics:
+            metric.reset()
+            metric.to(device)
+
+    def update(self, evaluation: Evaluation) -> None:
+        """Adds the questions of a batch that were read."""
+        if evaluation.reading is None or evaluation.log_p_attn is None:
+            return
+        units = reading_units(evaluation.reading, self.normalization)
+        num_read = evaluation.num_read
+        self._question_ids += [question.id for question in evaluation.read_questions]
+        for indicator, similarity in (
+            (self.answer_indicator, units.answer_similarity),
+            (self.noun_indicator, units.noun_similarity),
+        ):
+            indicator.update(units.attention, similarity, units.mask, units.question_of_unit, num_read)
+        num_passages = evaluation.log_p_attn.shape[1]
+        self.teacher_auc.update(evaluation.log_p_attn.exp(), evaluation.is_hit[:num_read, :num_passages])
+
+    def any_was_read(self, trainer: Trainer) -> bool:
+        """Whether any process has read anything; all of them must call this together."""
+        seen = self.teacher_auc.update_count > 0
+        return bool(trainer.strategy.reduce_boolean_decision(seen, all=False))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Everything that is logged, over all processes."""
+        return {name: value for metric in self._metrics for name, value in metric.compute().items()}
+
+    def values(self) -> dict[str, Tensor]:
+        """One value a question, of all processes, in the order of `question_ids`."""
+        return {name: values for metric in self._metrics for name, values in metric.values().items()}
+
+    def question_ids(self, trainer: Trainer) -> list[str]:
+        """The questions that were read, of all processes."""
+        return gather(trainer, self._question_ids)
+
+    @property
+    def _metrics(self) -> tuple[Indicator | TeacherAUC, ...]:
+        return self.answer_indicator, self.noun_indicator, self.teacher_auc
+
+
 class LogIndicators(Callback):
     """Logs Indicators 1 and 2 and the teacher's AUC from the same readings that distillation uses.
 
@@ -68,22 +131,16 @@ class LogIndicators(Callback):
         percentiles: tuple[int, ...] = (90, 95),
         normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
     ) -> None:
-        self.normalization = normalization
-        self.answer_indicator = Indicator("indicator1", percentiles)
-        self.noun_indicator = Indicator("indicator2", percentiles)
-        self.teacher_auc = TeacherAUC()
+        self.measures = ReaderMeasures(percentiles, normalization)
         self.latest: dict[str, float] = {}
         self.latest_instances = InstanceReadings()
         self.latest_hits = InstanceReadings()
-        self._question_ids: list[str] = []
         self._hits: dict[str, float] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._question_ids, self.latest_instances = [], InstanceReadings()
+        self.latest_instances = InstanceReadings()
         self._hits, self.latest_hits = {}, InstanceReadings()
-        for metric in self._metrics:
-            metric.reset()
-            metric.to(pl_module.device)
+        self.measures.reset(pl_module.device)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -101,18 +158,7 @@ class LogIndicators(Callback):
             is_hit = outputs.is_hit[:, : pl_module.num_passages].any(dim=1).float().tolist()
             ids = (question.id for question in outputs.questions)
             self._hits.update(zip(ids, is_hit, strict=True))
-        if outputs.reading is None or outputs.log_p_attn is None:
-            return
-        units = reading_units(outputs.reading, self.normalization)
-        num_questions = outputs.num_read
-        self._question_ids += [question.id for question in outputs.read_questions]
-        for indicator, similarity in (
-            (self.answer_indicator, units.answer_similarity),
-            (self.noun_indicator, units.noun_similarity),
-        ):
-            indicator.update(units.attention, similarity, units.mask, units.question_of_unit, num_questions)
-        num_passages = outputs.log_p_attn.shape[1]
-        self.teacher_auc.update(outputs.log_p_attn.exp(), outputs.is_hit[:num_questions, :num_passages])
+        self.measures.update(outputs)
 
     on_test_batch_end = on_validation_batch_end
 
@@ -122,31 +168,23 @@ class LogIndicators(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, pl_module, prefix="test/")
 
-    @property
-    def _metrics(self) -> tuple[Indicator | TeacherAUC, ...]:
-        return self.answer_indicator, self.noun_indicator, self.teacher_auc
-
     def _report(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
-        hits = _gather(trainer, list(self._hits.items()))
+        hits = gather(trainer, list(self._hits.items()))
         self.latest_hits = InstanceReadings(
             [question_id for question_id, _ in hits], {RETRIEVAL_HIT: [hit for _, hit in hits]}
         )
-        if not self._any_was_read(trainer):
+        if not self.measures.any_was_read(trainer):
             return
-        readings = {name: value for metric in self._metrics for name, value in metric.compute().items()}
+        readings = self.measures.compute()
         self.latest = {name: float(value) for name, value in readings.items()}
         for name, value in readings.items():
             module.log(f"{prefix}{name}", value)
         module.log(f"{prefix}indicator2/good_above", GOOD_INDICATOR2_SPEARMAN)
-        values = {name: v for metric in self._metrics for name, v in metric.values().items()}
+        values = self.measures.values()
         self.latest_instances = InstanceReadings(
-            _gather(trainer, self._question_ids), {name: v.tolist() for name, v in values.items()}
+            self.measures.question_ids(trainer), {name: v.tolist() for name, v in values.items()}
         )
         self._add_histograms(trainer, prefix, values)
-
-    def _any_was_read(self, trainer: Trainer) -> bool:
-        seen = torch.tensor(self.teacher_auc.update_count > 0)
-        return bool(trainer.strategy.reduce_boolean_decision(bool(seen), all=False))
 
     def _add_histograms(self, trainer: Trainer, prefix: str, values: dict[str, Tensor]) -> None:
         for logger in trainer.loggers:
@@ -160,7 +198,7 @@ class LogIndicators(Callback):
                     )
 
 
-def _gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
+def gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
     """Those of all processes, process after process, as `InstanceValues.values` has them."""
     if trainer.world_size == 1:
         return items

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.decisions import Decision, announce
 from callbacks.log_indicators import RETRIEVAL_HIT, InstanceReadings, LogIndicators
+from callbacks.read_start_candidates import START_CANDIDATES, ReadStartCandidates
 from callbacks.refresh_index import searches_stale_index
 from datamodules.choices import Choice
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
@@ -18,12 +19,15 @@ from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
 
-MONITORS = ("indicator1/spearman_p90", "teacher/auc", RETRIEVAL_HIT)
-"""Indicator 1's Spearman is the one reading that has the paper's ruined runs below their start and its good
-ones above it on both data sets, at p90 as at p95 (`experiments/benchmarks/paper_separation.py`; others tell
-good from bad too, but rise in a ruined run); the teacher's AUC sees the one that separates easy passages
-only, and fails once the retriever is good; the Hit Rate, which needs no reader and so has all questions, sees
-a retriever that a bad teacher has begun to ruin."""
+READER_MONITORS = (f"{START_CANDIDATES}indicator1/spearman_p90", f"{START_CANDIDATES}teacher/auc")
+"""Of a reader that is trained, on fixed passages. Indicator 1's Spearman is the one reading that has the paper's
+ruined runs below their start and its good ones above it on both data sets, at p90 as at p95
+(`experiments/benchmarks/paper_separation.py`; others tell good from bad too, but rise in a ruined run); the
+teacher's AUC sees a reader that no longer tells the passages with an answer from the others."""
+
+MONITORS = (*READER_MONITORS, RETRIEVAL_HIT)
+"""The Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad teacher has begun
+to ruin."""
 
 _UNDEFINED_BY_RETRIEVAL = ("teacher/auc", "teacher/reciprocal_rank")
 """Undefined where all retrieved passages hold an answer or none does, which says nothing of the teacher; an
@@ -54,7 +58,8 @@ class StopOnIndicators(Callback):
     at the start by more than `margin`.
     "Target": the first monitor's mean reached `target`, which ends the run.
 
-    A validation on a stale index is not compared: it neither counts as below nor ends a row of those that do.
+    What a validation on a stale index retrieves is not compared: it neither counts as below nor ends a row of
+    those that do. Readings on the start's passages depend on no index.
 
     The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
     `stopping/change_<reading>`, with `_low` and `_high`, are logged at each validation.
@@ -66,6 +71,7 @@ class StopOnIndicators(Callback):
         action: what follows a decline.
         target: stop as soon as the first monitor is at least this; None = never.
         baseline: the start, where it is known already.
+        start_candidates: the callback that measures on the start's passages, likewise before this one.
 
     Raises:
         ValueError: a setting that cannot be.
@@ -88,9 +94,11 @@ class StopOnIndicators(Callback):
         action: Action | str = Action.STOP,
         target: float | None = None,
         baseline: InstanceReadings | None = None,
+        start_candidates: ReadStartCandidates | None = None,
     ) -> None:
         self.rule = DeclineRule(margin, patience, num_validations, len(monitors), false_stop_rate)
         self.indicators = indicators
+        self.start_candidates = start_candidates
         self.monitors = tuple(monitors)
         self.action = Action(action)
         self.target = target
@@ -105,14 +113,17 @@ class StopOnIndicators(Callback):
     @property
     def current(self) -> InstanceReadings:
         """The latest readings of every question, those of the reader and those of the retriever."""
-        return self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+        current = self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+        if self.start_candidates is not None:
+            current = current.with_others(self.start_candidates.latest_instances)
+        return current
 
     # ---- comparing ----
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = self.current
         self._changes = {}
-        if trainer.sanity_checking or not current.question_ids or searches_stale_index(pl_module):
+        if trainer.sanity_checking or not current.question_ids:
             return
         if self.baseline is None:
             if trainer.global_step == 0:
@@ -120,6 +131,8 @@ class StopOnIndicators(Callback):
                 self._warn_of_unwatched()
             return
         for name in self.monitors:
+            if not _is_comparable(name, pl_module):
+                continue
             before, after = pair_questions(self.baseline, current, name)
             if np.sum(~np.isnan(before)) < MIN_PAIRS:
                 continue  # an undefined start is compared with nothing
@@ -147,9 +160,7 @@ class StopOnIndicators(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if searches_stale_index(pl_module):
-            return
-        if self._reached_target(trainer):
+        if _is_comparable(self.monitors[0], pl_module) and self._reached_target(trainer):
             return
         if self._is_paused:
             self._go_on_if_recovered(trainer, pl_module)
@@ -278,10 +289,17 @@ class StopOnIndicators(Callback):
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
 
 
+def _is_comparable(name: str, module: LightningModule) -> bool:
+    """Whether a reading of the running validation was measured as the start's was."""
+    return name.startswith(START_CANDIDATES) or not searches_stale_index(module)
+
+
 def _what_declined(name: str) -> str:
     """In words: a Hit Rate is the retriever's, all else the reader's."""
     if name == RETRIEVAL_HIT:
         return "the retriever finds passages with an answer for fewer questions, so training harms it"
+    if not name.startswith(START_CANDIDATES):
+        return "the reader teaches worse on what is retrieved now than on what was at the start"
     return "the reader has become a worse teacher, and distilling it on would harm the retriever"
 
 

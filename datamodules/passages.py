@@ -10,7 +10,9 @@ from operator import index
 from pathlib import Path
 from typing import SupportsIndex, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datamodules.batches import Passage
 from datamodules.errors import DataError
@@ -101,6 +103,23 @@ class KnowledgeBase(Sequence[Passage]):
             if not 0 <= number < len(self):
                 raise IndexError(f"no row {number} among the {len(self)} passages of {self.path}")
         return [self._passage(number) for number in numbers]
+
+    def find(self, ids: Iterable[str]) -> dict[str, Passage]:
+        """Passages by their id, found in one pass over all ids; of several with one id the first.
+
+        Raises:
+            DataError: there is no passage of an id.
+        """
+        wanted = pa.array(sorted(set(ids)), pa.string())
+        found: dict[str, Passage] = {}
+        for number, (batch_ids, *_) in enumerate(self._columns):
+            for row in np.flatnonzero(pc.is_in(batch_ids, value_set=wanted)):
+                passage = self._passage(number * _ROWS_PER_BATCH + int(row))
+                found.setdefault(passage.id, passage)
+        missing = [passage_id for passage_id in wanted.to_pylist() if passage_id not in found]
+        if missing:
+            raise DataError(f"{self.path}: no passage has the id {missing[0]!r}")
+        return found
 
     def chunks(self, size: int) -> Iterator[list[Passage]]:
         """Yields all passages in order, `size` at a time (the last chunk may be shorter).

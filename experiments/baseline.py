@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.log_indicators import InstanceReadings
+from callbacks.read_start_candidates import START_CANDIDATES
 from experiments.config import ConfigError
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 
@@ -32,6 +33,9 @@ def instances_from_json(content: dict[str, Any]) -> InstanceReadings:
 def read_baseline(path: Path, monitors: Sequence[str]) -> InstanceReadings:
     """The `instances` of a probe, or of an earlier run's `start.json`.
 
+    What a probe measured was measured on the start's passages: its `teacher/auc` also is the
+    `start_candidates/teacher/auc` of a run.
+
     Raises:
         ConfigError: no such file, not of this form, or without enough values of a monitor.
     """
@@ -48,6 +52,8 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> InstanceReadings:
             "null for each); give a probe's JSON, or the start.json of a run that trained"
         )
     for name in monitors:
+        if name not in instances.values and name.removeprefix(START_CANDIDATES) in instances.values:
+            instances.values[name] = instances.values[name.removeprefix(START_CANDIDATES)]
         count = sum(not math.isnan(value) for value in instances.values.get(name, []))
         if count < MIN_PAIRS:
             raise ConfigError(

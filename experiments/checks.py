@@ -11,6 +11,7 @@ from datamodules.sources import QuestionSource
 from experiments.baseline import read_baseline
 from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.monitors import check_monitors, monitors_of
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.objectives import Constants, Objective
@@ -182,8 +183,7 @@ def _check_switches(config: ExperimentConfig) -> None:
 
 def _check_stopping(config: ExperimentConfig) -> None:
     settings, training = config.stopping, config.training
-    if not settings.monitors:
-        raise ConfigError("stopping.monitors is empty: name readings, or set stopping.enabled=false")
+    check_monitors(config)
     if not settings.margin >= 0:
         raise ConfigError(f"stopping.margin={settings.margin} must not be negative")
     if settings.num_validations is not None and settings.num_validations < 1:
@@ -206,7 +206,7 @@ def _check_stopping(config: ExperimentConfig) -> None:
             f"stopping.action={settings.action} needs trainer.devices=1; on several devices only stop works"
         )
     if settings.baseline is not None:
-        read_baseline(Path(settings.baseline), settings.monitors)
+        read_baseline(Path(settings.baseline), monitors_of(config))
 
 
 def _value(config: ExperimentConfig, key: str) -> float:

@@ -149,9 +149,9 @@ class StoppingConfig:
     """What a run does when its teacher has become worse than at the start, or good enough."""
 
     enabled: bool = True
-    monitors: list[str] = field(
-        default_factory=lambda: ["indicator1/spearman_p90", "teacher/auc", "retrieval/hit"]
-    )
+    # readings that are compared with the start; null = retrieval/hit, and of a reader that is trained
+    # start_candidates/indicator1/spearman_p90 and start_candidates/teacher/auc
+    monitors: list[str] | None = None
     action: str = "stop"  # stop | freeze_retriever | reader_first
     baseline: str | None = None  # JSON of an earlier run or probe (its "instances"); null = the run's start
     margin: float = 0.0  # a decline that is tolerated

@@ -25,6 +25,7 @@ from experiments.build import (
     hardware,
 )
 from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.monitors import monitors_of
 from experiments.runs import RunFolder, is_main_process, weights_of, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
@@ -155,30 +156,32 @@ def _start_readings(
 
     The callbacks that decide while training are given the start that they compare with.
     """
-    stopping, collapse = callbacks.stopping, callbacks.collapse
+    stopping, collapse, candidates = callbacks.stopping, callbacks.collapse, callbacks.start_candidates
     if run.start.is_file():
         kept: dict[str, Any] = json.loads(run.start.read_text())
         if stopping is not None:
             stopping.baseline = instances_from_json(kept["instances"])
         if collapse is not None:
             collapse.start = kept["collapse"]
+        if candidates is not None:
+            candidates.candidates = kept["candidates"]
         return kept
     baseline = None
     if stopping is not None and config.stopping.baseline is not None:
         baseline = stopping.baseline = read_baseline(Path(config.stopping.baseline), stopping.monitors)
-    start = {"test": _test(config, module, datamodule, trainer), "validation": {}}
+    start: dict[str, Any] = {"test": _test(config, module, datamodule, trainer), "validation": {}}
     if trains(config):
         module.generate = config.evaluation.generate_in_validation
         trainer.validate(module, datamodule, verbose=False)
         measured = trainer.callback_metrics
         start["validation"] = {name: float(value) for name, value in measured.items() if name != "step"}
-        indicators = callbacks.indicators
-        instances = indicators.latest_instances.with_others(indicators.latest_hits)
+        instances = callbacks.instances()
         _check_monitors(config, start["validation"], instances.values)
         if baseline is not None:
             check_overlap(Path(str(config.stopping.baseline)), baseline, instances)
         start["instances"] = instances_to_json(instances if baseline is None else baseline)
         start["collapse"] = {} if collapse is None else collapse.start
+        start["candidates"] = {} if candidates is None else candidates.candidates
     if is_main_process():
         write_json(run.start, start)
     return start
@@ -191,7 +194,7 @@ def _check_monitors(
     best = config.evaluation.monitor
     watched = [("evaluation.monitor", best, readings)] if best is not None else []
     if config.stopping.enabled:
-        watched += [("stopping.monitors", name, instance_readings) for name in config.stopping.monitors]
+        watched += [("stopping.monitors", name, instance_readings) for name in monitors_of(config)]
     for key, monitor, measured in watched:
         if monitor not in measured:
             known = ", ".join(sorted(measured))

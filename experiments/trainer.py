@@ -9,9 +9,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
-from callbacks.log_indicators import LogIndicators
+from callbacks.log_indicators import InstanceReadings, LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
+from callbacks.read_start_candidates import ReadStartCandidates
 from callbacks.refresh_index import RefreshIndex
 from callbacks.refresh_schedule import NEVER_AGAIN
 from callbacks.save_best import SaveBest
@@ -23,6 +24,7 @@ from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.token_view import TokenView
 from experiments.build import build_refresh
 from experiments.config import ExperimentConfig, trains
+from experiments.monitors import monitors_of
 from experiments.runs import RunFolder
 from lightning_modules.metrics.indicators import AttentionNormalization
 
@@ -34,6 +36,7 @@ class RunCallbacks:
     staleness: MeasureStaleness | None
     index: RefreshIndex | None
     indicators: LogIndicators
+    start_candidates: ReadStartCandidates | None
     predictions: SavePredictions
     stopping: StopOnIndicators | None
     collapse: AlarmOnCollapse | None
@@ -45,8 +48,15 @@ class RunCallbacks:
         # a collapse is seen before an index is made of it; the index is fresh before anything is measured
         # but how stale it was, and all is measured before anything is decided
         chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.indicators]
-        chosen += [self.predictions, *self.others, self.stopping, self.best, self.last]
+        chosen += [self.start_candidates, self.predictions, *self.others, self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
+
+    def instances(self) -> InstanceReadings:
+        """What the latest validation read of each question."""
+        instances = self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+        if self.start_candidates is not None:
+            instances = instances.with_others(self.start_candidates.latest_instances)
+        return instances
 
 
 def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
@@ -68,12 +78,14 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if trains(config) and config.training.train_retriever:
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
-    indicators = LogIndicators(
-        tuple(evaluation.percentiles), AttentionNormalization(evaluation.attention_normalization)
-    )
+    normalization = AttentionNormalization(evaluation.attention_normalization)
+    indicators = LogIndicators(tuple(evaluation.percentiles), normalization)
+    start_candidates = None
+    if trains(config) and config.training.train_reader:
+        start_candidates = ReadStartCandidates(tuple(evaluation.percentiles), normalization)
     stopping = collapse = None
     if config.stopping.enabled and trains(config):
-        stopping = _make_stopping(config, indicators)
+        stopping = _make_stopping(config, indicators, start_candidates)
     if config.collapse.enabled and trains(config):
         collapse = AlarmOnCollapse(
             run.last_good_checkpoint,
@@ -83,7 +95,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             check_every_steps=trainer.log_every_steps,
         )
     others: list[Callback] = [
-        Dashboard(),
+        Dashboard(monitors=monitors_of(config)),
         SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
@@ -94,23 +106,37 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if trainer.progress_bar:
         others.append(StepProgress())
     predictions = SavePredictions(run.predictions, indicators)
-    return RunCallbacks(staleness, index, indicators, predictions, stopping, collapse, best, last, others)
+    return RunCallbacks(
+        staleness,
+        index,
+        indicators,
+        start_candidates,
+        predictions,
+        stopping,
+        collapse,
+        best,
+        last,
+        others,
+    )
 
 
-def _make_stopping(config: ExperimentConfig, indicators: LogIndicators) -> StopOnIndicators:
+def _make_stopping(
+    config: ExperimentConfig, indicators: LogIndicators, start_candidates: ReadStartCandidates | None
+) -> StopOnIndicators:
     settings, trainer = config.stopping, config.trainer
     num_validations = settings.num_validations
     if num_validations is None:
         num_validations = max(1, trainer.max_steps // trainer.validate_every_steps)
     return StopOnIndicators(
         indicators,
-        settings.monitors,
+        monitors_of(config),
         margin=settings.margin,
         patience=settings.patience,
         num_validations=num_validations,
         false_stop_rate=settings.false_stop_rate,
         action=settings.action,
         target=settings.target,
+        start_candidates=start_candidates,
     )
 
 

@@ -276,11 +276,22 @@ class RetrieverReaderModule(AnsweringModule):
         evaluation = Evaluation(questions, passages, is_hit, answers)
         num_read = 0 if self.reader is None else self.take_to_read(len(questions))
         if num_read > 0:
-            evaluation = self._read_for_evaluation(evaluation, num_read, stage)
+            evaluation, loss = self.read_for_evaluation(evaluation, num_read)
+            name = f"{stage}/{self.teacher.loss_name}"
+            self.log(name, loss, batch_size=num_read, on_epoch=True, sync_dist=True)
+            if self.generate:
+                evaluation = self._generate(evaluation)
         return evaluation
 
-    def _read_for_evaluation(self, evaluation: Evaluation, num_read: int, stage: str) -> Evaluation:
-        """Reads the first `num_read` questions of a batch."""
+    @torch.no_grad()
+    def read_for_evaluation(
+        self, evaluation: Evaluation, num_read: int
+    ) -> tuple[Evaluation, Float[Tensor, ""]]:
+        """Reads the first `num_read` questions of a batch with their first K passages; logs nothing.
+
+        Returns:
+            The evaluation with the reading and both distributions, and the retriever's loss.
+        """
         assert self.reader is not None
         questions, answers = evaluation.questions[:num_read], evaluation.answers[:num_read]
         passages = [found[: self.num_passages] for found in evaluation.passages[:num_read]]
@@ -290,21 +301,20 @@ class RetrieverReaderModule(AnsweringModule):
             p_retr = self.log_p_retr(questions, passages)
         p_target = self.teacher.log_p_target(taught, p_retr)
         loss = self.teacher.retriever_loss(taught, p_retr)
-        name = f"{stage}/{self.teacher.loss_name}"
-        self.log(name, loss, batch_size=len(questions), on_epoch=True, sync_dist=True)
-        predictions = None
-        if self.generate:
-            with self.timer.part("generate"):
-                predictions = self.reader.generate(questions, passages, p_retr, self.max_new_tokens)
-            self.score_answers(predictions, questions)
-        return replace(
-            evaluation,
-            num_read=num_read,
-            reading=reading,
-            log_p_attn=p_target,
-            log_p_retr=p_retr,
-            predictions=predictions,
-        )
+        read = replace(evaluation, num_read=num_read, reading=reading, log_p_attn=p_target, log_p_retr=p_retr)
+        return read, loss
+
+    def _generate(self, evaluation: Evaluation) -> Evaluation:
+        """Answers to the questions that were read, and their EM and F1."""
+        assert self.reader is not None
+        assert evaluation.log_p_retr is not None
+        passages = [found[: self.num_passages] for found in evaluation.passages[: evaluation.num_read]]
+        with self.timer.part("generate"):
+            predictions = self.reader.generate(
+                evaluation.read_questions, passages, evaluation.log_p_retr, self.max_new_tokens
+            )
+        self.score_answers(predictions, evaluation.read_questions)
+        return replace(evaluation, predictions=predictions)
 
     def _teach_and_read(
         self,

@@ -52,6 +52,14 @@ def test_slices_select_and_chunks_equal_those_of_a_list(knowledge_base):
     assert [passage for chunk in chunks for passage in chunk] == PASSAGES
 
 
+def test_passages_are_found_by_id(knowledge_base):
+    ids = ["id17", "id0", "id22", "id0"]
+    assert knowledge_base.find(iter(ids)) == {i: PASSAGES[int(i[2:])] for i in ids}
+    assert knowledge_base.find([]) == {}
+    with pytest.raises(DataError, match=r"kb\.arrow: no passage has the id 'id23'"):
+        knowledge_base.find(["id1", "id23"])
+
+
 @pytest.mark.parametrize("row", [23, -24, 10**9])
 def test_rows_out_of_range_are_refused(knowledge_base, row):
     with pytest.raises(IndexError, match=f"no row {row} among the 23 passages"):

@@ -56,6 +56,15 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             read_baseline(path, [MONITOR])
 
 
+def test_what_a_probe_measured_was_measured_on_the_passages_of_the_start(tmp_path):
+    values = {"teacher/auc": [0.5] * 9, MONITOR: [0.1] * 9, f"start_candidates/{MONITOR}": [0.2] * 9}
+    path = write(tmp_path / "file.json", {"instances": {"question_ids": IDS, "values": values}})
+    monitors = ["start_candidates/teacher/auc", f"start_candidates/{MONITOR}"]
+    found = read_baseline(path, monitors).values
+    assert found["start_candidates/teacher/auc"] == [0.5] * 9
+    assert found[f"start_candidates/{MONITOR}"] == [0.2] * 9, "a run's own is on its start's passages"
+
+
 def test_a_reading_of_too_few_questions_is_refused(tmp_path):
     values = {MONITOR: [0.1] * 9, "teacher/auc": [0.5] * 7 + [None] * 2}
     path = write(tmp_path / "file.json", {"instances": {"question_ids": IDS, "values": values}})

@@ -169,8 +169,15 @@ def broken_files(folder: Path) -> None:
             ["evaluation.monitor='validation/hr_at_7' is not"],
         ),
         (
-            {"stopping__monitors": "[indicator1/spearman_p90, nothing]"},
+            {"stopping__monitors": "[retrieval/hit, nothing]"},
             ["stopping.monitors='nothing' is not measured", "choose one of", "teacher/auc"],
+        ),
+        *(
+            (
+                {"stopping__monitors": f"[retrieval/hit, {name}]"},
+                [f"stopping.monitors names {name}, but the reader is frozen", "use stopping.monitors=[retr"],
+            )
+            for name in ("teacher/auc", "indicator1/spearman_p90", "start_candidates/teacher/auc")
         ),
         ({"stopping__monitors": "[]"}, ["stopping.monitors is empty"]),
         ({"stopping__patience": 0}, ["stopping.patience=0 must be at least 1"]),

@@ -401,10 +401,10 @@ def test_two_encoders_do_not_become_one_unasked(settings, capsys):
 
 
 def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
-    changes = {"stopping__target": -2, "trainer__max_steps": 8}
+    changes = {"stopping__target": -2, "trainer__max_steps": 8, "training__train_reader": "true"}
     made = start(settings, **changes)
     found = summary(made)
-    assert found["stopped"].startswith("target: indicator1/spearman_p90 = ")
+    assert found["stopped"].startswith(f"target: {SPEARMAN} = ")
     assert found["stopped"].endswith("reached the target -2.000")
     assert found["status"] == "finished"
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
@@ -416,11 +416,12 @@ def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
 def test_a_teacher_that_became_worse_stops_the_run(settings, monkeypatch):
     """The start's readings are replaced by those that no later ones come near."""
     changes = {"stopping__patience": 2, "trainer__max_steps": 8, **twelve_validated(settings)}
+    changes |= {"training__train_reader": "true"}
     made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 0, **changes)
     raise_start(made.start, to=5.0)
     found = summary(resume(made))
-    assert found["stopped"].startswith("ineffective: indicator1/spearman_p90 changed by -")
-    assert "from the start's 5.000 (10 questions, bounds -" in found["stopped"]
+    assert found["stopped"].startswith(f"ineffective: {SPEARMAN} changed by -")
+    assert "from the start's 5.000 (11 questions, bounds -" in found["stopped"]
     assert "in 2 validations in a row" in found["stopped"]
     [decision] = found["decisions"]
     assert (decision["step"], decision["action"]) == (4, "stop")
@@ -437,18 +438,19 @@ def raise_start(path: Path, to: float) -> None:
     """Puts a start that no reading comes near in the place of Indicator 1's."""
     kept = json.loads(path.read_text())
     values = kept["instances"]["values"]
-    values["indicator1/spearman_p90"] = [to] * len(kept["instances"]["question_ids"])
+    values[SPEARMAN] = [to] * len(kept["instances"]["question_ids"])
     path.write_text(json.dumps(kept))
 
 
 def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
     """And it stays that of the run, whatever becomes of the file."""
+    settings = {**settings, "training.train_reader": "true"}
     first = start(settings, **twelve_validated(settings), trainer__max_steps=2)
     assert summary(first)["decisions"] == []
     path = tmp_path / "baseline.json"
     path.write_text(first.start.read_text())
     raise_start(path, to=2.0)
-    changes = {"stopping__baseline": path, "stopping__monitors": "[indicator1/spearman_p90]"}
+    changes = {"stopping__baseline": path, "stopping__monitors": MONITOR}
     changes |= {"trainer__max_steps": 8, "stopping__patience": 1}
     made = start(settings, **twelve_validated(settings), **changes)
     assert summary(made)["decisions"][0]["baseline"] == pytest.approx(2.0)
@@ -461,7 +463,23 @@ def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
     assert "only 6 of the questions in" in capsys.readouterr().err
 
 
-MONITOR = "[indicator1/spearman_p90]"
+SPEARMAN = "start_candidates/indicator1/spearman_p90"
+MONITOR = f"[{SPEARMAN}]"
+
+
+def test_a_killed_run_measures_on_the_passages_of_its_start(settings, monkeypatch):
+    """Also one that has no checkpoint yet: they are in the start's readings."""
+    changes = {"training__train_reader": "true", "training__retriever_lr": 1e-2, "trainer__max_steps": 4}
+    changes |= twelve_validated(settings)
+    reference = start(settings, **changes)
+    kept = json.loads(reference.start.read_text())["candidates"]
+    assert len(kept) == 12
+    for hook, step in (("on_train_batch_start", 0), ("on_train_batch_start", 3)):
+        made = resume(start_and_kill(settings, monkeypatch, hook, step, **changes))
+        assert json.loads(made.start.read_text())["candidates"] == kept
+        assert json_lines(made.validations) == json_lines(reference.validations)
+    readings = json_lines(reference.validations)[-1]["readings"]
+    assert {name for name in readings if name.startswith("start_candidates/")} >= {SPEARMAN}
 
 
 # ---- collapse ----
