@@ -322,7 +322,6 @@ def pair_questions(
     values = before.values.get(name, nothing * len(before.question_ids))
     values_before = dict(zip(before.question_ids, values, strict=True))
     values = after.values.get(name, nothing * len(after.question_ids))
-    # a question that several processes were given, to make their shares equal, counts once
     values_after = dict(zip(after.question_ids, values, strict=True))
     shared = [question_id for question_id in values_after if question_id in values_before]
     return (

@@ -164,7 +164,7 @@ def _check_rooms(config: ExperimentConfig) -> None:
 
 
 def _check_switches(config: ExperimentConfig) -> None:
-    """Measuring a part by itself is for runs that train nothing; each process has something to read."""
+    """Measuring a part by itself is for runs that train nothing."""
     wanted = [name for name in ("closed_book", "retrieve_only") if getattr(config.evaluation, name)]
     if len(wanted) == 2:
         raise ConfigError(
@@ -175,10 +175,6 @@ def _check_switches(config: ExperimentConfig) -> None:
             f"evaluation.{wanted[0]}=true measures a part by itself, but training needs both; set "
             "trainer.max_steps=0"
         )
-    for key in ("evaluation.num_read", "evaluation.num_read_test"):
-        # a process that reads nothing has nothing to log, and the others would wait for it
-        if _value(config, key) is not None and 0 < _value(config, key) < config.trainer.devices:
-            raise ConfigError(f"{key}={_value(config, key)} must be 0 or at least trainer.devices")
 
 
 def _check_stopping(config: ExperimentConfig) -> None:

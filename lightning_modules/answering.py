@@ -1,8 +1,9 @@
-"""What evaluations of every module share: which questions are read, and EM and F1 of their answers."""
+"""What evaluations of every module share: which questions count and are read, EM and F1 of their answers."""
 
 from collections.abc import Sequence
 
 import lightning as L
+from torch.utils.data import DistributedSampler
 
 from datamodules.batches import Question
 from lightning_modules.metrics.answers import AnswerScores
@@ -24,13 +25,29 @@ class AnsweringModule(L.LightningModule):
         self.num_read = num_read
         self.timer = PartTimer()
         self.answer_scores = AnswerScores()
-        self._num_read_so_far = 0
+        self._num_given_so_far = self._num_read_so_far = 0
 
     def on_validation_epoch_start(self) -> None:
-        self._num_read_so_far = 0
+        self._num_given_so_far = self._num_read_so_far = 0
 
     def on_test_epoch_start(self) -> None:
-        self._num_read_so_far = 0
+        self._num_given_so_far = self._num_read_so_far = 0
+
+    def drop_padding(self, batch: list[Question]) -> list[Question]:
+        """The questions of a batch that are this process's own, maybe none; counts the batch.
+
+        A `DistributedSampler` repeats the first questions at the end, so that all processes have equally
+        many batches. They must not count twice.
+        """
+        trainer = self.trainer
+        loader = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        assert loader is not None
+        num_given, self._num_given_so_far = self._num_given_so_far, self._num_given_so_far + len(batch)
+        sampler = loader.sampler
+        if not isinstance(sampler, DistributedSampler):
+            return batch
+        share = own_share(len(sampler.dataset), sampler.rank, sampler.num_replicas)  # type: ignore[arg-type]
+        return batch[: max(0, share - num_given)]
 
     def take_to_read(self, num_questions: int) -> int:
         """How many of the next questions this process reads; counts them."""
@@ -54,6 +71,9 @@ class AnsweringModule(L.LightningModule):
 
 def share_of(num_questions: int | None, rank: int, world_size: int) -> int | None:
     """How many of the first questions a process gets where they are dealt out in turn; None = all it has."""
-    if num_questions is None:
-        return None
+    return None if num_questions is None else own_share(num_questions, rank, world_size)
+
+
+def own_share(num_questions: int, rank: int, world_size: int) -> int:
+    """How many of so many questions a process gets where they are dealt out in turn and none is repeated."""
     return num_questions // world_size + (rank < num_questions % world_size)

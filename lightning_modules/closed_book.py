@@ -26,6 +26,7 @@ class ClosedBookModule(AnsweringModule):
 
     # callbacks get an `Evaluation`, which Lightning hands on without looking at it
     def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
+        batch = self.drop_padding(batch)
         read = batch[: self.take_to_read(len(batch))]
         predictions = None
         if read:

@@ -17,6 +17,7 @@ from lightning_modules.answering import AnsweringModule
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words
 from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.objectives import AnswerLikelihoods, Constants, Objective
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.readers.reader import Reader, Reading
@@ -122,6 +123,8 @@ class RetrieverReaderModule(AnsweringModule):
         self.index: PassageIndex | None = None
         self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)
+        self.passage_words = QuestionMean()
+        self.evaluation_loss = QuestionMean()
         self._distils = True
         self.strict_loading = False  # checkpoints hold the trained models only
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
@@ -256,29 +259,28 @@ class RetrieverReaderModule(AnsweringModule):
 
     # callbacks get an `Evaluation`, which Lightning hands on without looking at it
     def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
-        return self._evaluate(batch, "validation")
+        return self._evaluate(batch)
 
     def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch)
 
     @torch.no_grad()
-    def _evaluate(self, questions: list[Question], stage: str) -> Evaluation:
+    def _evaluate(self, batch: list[Question]) -> Evaluation:
+        questions = self.drop_padding(batch)
         k = max(self.num_passages, *self.hit_rate_ks)
+        if not questions:  # on this process; all others go on as well, there is nothing to wait for
+            return Evaluation([], [], torch.zeros(0, k, dtype=torch.bool, device=self.device), [])
         passages = self.retrieve(questions, k)
         is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
         self.hit_rate.update(first_hit_ranks(is_hit))
         # a retriever that has come to prefer long passages raises its Hit Rate at first, and learns nothing
-        num_words = mean_words(passages, self.num_passages)
-        self.log(
-            f"{stage}/passage_words", num_words, batch_size=len(questions), on_epoch=True, sync_dist=True
-        )
+        self.passage_words.update(mean_words(passages, self.num_passages), len(questions))
         answers = [question.answers[0] for question in questions]
         evaluation = Evaluation(questions, passages, is_hit, answers)
         num_read = 0 if self.reader is None else self.take_to_read(len(questions))
         if num_read > 0:
             evaluation, loss = self.read_for_evaluation(evaluation, num_read)
-            name = f"{stage}/{self.teacher.loss_name}"
-            self.log(name, loss, batch_size=num_read, on_epoch=True, sync_dist=True)
+            self.evaluation_loss.update(loss, num_read)
             if self.generate:
                 evaluation = self._generate(evaluation)
         return evaluation
@@ -342,6 +344,12 @@ class RetrieverReaderModule(AnsweringModule):
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
         self.hit_rate.reset()
+        self.log(f"{stage}/passage_words", self.passage_words.compute())
+        self.passage_words.reset()
+        # every process must join in, also one that has read nothing
+        if self.trainer.strategy.reduce_boolean_decision(self.evaluation_loss.update_called, all=False):
+            self.log(f"{stage}/{self.teacher.loss_name}", self.evaluation_loss.compute())
+            self.evaluation_loss.reset()
         self.log_answer_scores(stage)
 
     # ---- what Lightning asks for ----

@@ -209,22 +209,6 @@ def test_prompts_have_room_for_the_text_of_a_passage(overrides, smallest):
         check(smallest - 1)
 
 
-@pytest.mark.parametrize("name", ["num_read", "num_read_test"])
-def test_each_process_has_something_to_read(name):
-    for value in (0, 2, "null"):
-        check_config(
-            load_config(
-                "quickstart", ["trainer.accelerator=cpu", "trainer.devices=2", f"evaluation.{name}={value}"]
-            )
-        )
-    with pytest.raises(ConfigError, match=f"evaluation.{name}=1 must be 0 or at least trainer.devices"):
-        check_config(
-            load_config(
-                "quickstart", ["trainer.accelerator=cpu", "trainer.devices=2", f"evaluation.{name}=1"]
-            )
-        )
-
-
 @pytest.mark.parametrize("name", ["closed_book", "retrieve_only"])
 @pytest.mark.parametrize(
     "untrained",
