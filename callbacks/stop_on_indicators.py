@@ -20,8 +20,8 @@ from lightning_modules.retriever_reader import RetrieverReaderModule
 log = logging.getLogger(__name__)
 
 READER_MONITORS = (f"{START_CANDIDATES}indicator1/spearman_p90", f"{START_CANDIDATES}teacher/auc")
-"""Of a reader that is trained, on fixed passages. Indicator 1's Spearman is the one reading that has the paper's
-ruined runs below their start and its good ones above it on both data sets, at p90 as at p95
+"""Of a reader that is trained, on fixed passages. Indicator 1's Spearman is the one metric that has the
+paper's ruined runs below their start and its good ones above it on both data sets, at p90 as at p95
 (`experiments/benchmarks/paper_separation.py`; others tell good from bad too, but rise in a ruined run); the
 teacher's AUC sees a reader that no longer tells the passages with an answer from the others."""
 
