@@ -238,8 +238,10 @@ def test_a_message_says_what_got_worse(tmp_path):
 
 
 def test_an_auc_that_good_retrieval_leaves_undefined_stops_nothing(tmp_path):
-    script = [with_auc(np.full(12, 0.7)), *[with_auc(np.full(12, np.nan))] * 3]
-    stopping, steps = run(tmp_path, script)
+    script = [with_auc(np.full(12, auc)) for auc in (0.7, np.nan, np.nan, np.nan)]
+    for made in script:  # on what is retrieved now; on fixed passages retrieval has no part in it
+        made.values["teacher/auc"] = made.values.pop(AUC)
+    stopping, steps = run(tmp_path, script, monitors=["teacher/auc"])
     assert (stopping.reason, steps) == (None, 3)
 
 
@@ -365,12 +367,31 @@ class Weights(L.Callback):
         )
 
 
+def renamed(mean: float, validation: int, monitor: str) -> InstanceReadings:
+    made = readings(mean, validation)
+    made.values[monitor] = made.values.pop(MONITOR)
+    return made
+
+
 def train(
-    folder, means, action, train_reader=True, max_steps=6, ckpt_path=None, schedule="0-100:1", patience=1
+    folder,
+    means,
+    action,
+    train_reader=True,
+    max_steps=6,
+    ckpt_path=None,
+    schedule="0-100:1",
+    patience=1,
+    monitor=MONITOR,
 ):
     """Tiny models, whose readings are scripted; Adam with weight decay, a validation after every step."""
-    indicators, weights = ScriptedReadings(means), Weights()
-    stopping = StopOnIndicators(indicators, action=action, patience=patience, baseline=readings(0.5, 99))
+    indicators, weights = (
+        ScriptedReadings([renamed(mean, i, monitor) for i, mean in enumerate(means)]),
+        Weights(),
+    )
+    stopping = StopOnIndicators(
+        indicators, [monitor, AUC], action=action, patience=patience, baseline=renamed(0.5, 99, monitor)
+    )
     index = RefreshIndex(schedule, folder / "index", show_progress=False)
     last = SaveLast(folder / "last.ckpt", 1)
     trainer = toy_trainer(
@@ -422,13 +443,16 @@ def test_the_reader_first_until_it_has_recovered(tmp_path):
 def test_validations_on_a_stale_index_are_not_compared(tmp_path):
     """Fresh at every second step: there it is below, fine, below and below; it never is fine in between."""
     means = [0.3, 0.3, 0.3, 0.5, 0.3, 0.3, 0.5, 0.3]
-    stopping, _, trainer, _, _ = train(tmp_path, means, "stop", max_steps=8, schedule="0-100:2", patience=2)
+    of_current = {"monitor": "indicator1/spearman_p90"}  # on what is retrieved now, which takes an index
+    stopping, _, trainer, _, _ = train(
+        tmp_path, means, "stop", max_steps=8, schedule="0-100:2", patience=2, **of_current
+    )
     assert (stopping.reason, trainer.global_step) == ("ineffective", 8)
     for name in ("fresh", "stale"):
         (tmp_path / name).mkdir()
-    stopping, _, trainer, _, _ = train(tmp_path / "fresh", [0.3] * 6, "stop")
+    stopping, _, trainer, _, _ = train(tmp_path / "fresh", [0.3] * 6, "stop", **of_current)
     assert trainer.global_step == 1
-    stopping, _, trainer, _, _ = train(tmp_path / "stale", [0.3] * 6, "stop", schedule="-1")
+    stopping, _, trainer, _, _ = train(tmp_path / "stale", [0.3] * 6, "stop", schedule="-1", **of_current)
     assert (stopping.reason, trainer.global_step) == (None, 6)
 
 
