@@ -15,7 +15,7 @@ from callbacks.refresh_index import searches_stale_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed
-from lightning_modules.retriever_reader import RetrieverReaderModule
+from lightning_modules.retrieval import RetrievalModule
 
 _WATCHED = ("loss", "gradient norm")
 _PASSAGES_ENCODED_TOGETHER = 32
@@ -173,7 +173,7 @@ class AlarmOnCollapse(Callback):
             }
 
     @torch.no_grad()
-    def _measure(self, module: RetrieverReaderModule) -> EmbeddingHealth:
+    def _measure(self, module: RetrievalModule) -> EmbeddingHealth:
         """Of the same passages each time, by the present passage encoder."""
         total = len(module.knowledge_base)
         rows = sorted(random.Random(self.seed).sample(range(total), min(self.num_passages, total)))
@@ -230,6 +230,6 @@ class AlarmOnCollapse(Callback):
         self.start = dict(state_dict["start"])
 
 
-def _checked(module: LightningModule) -> RetrieverReaderModule:
-    assert isinstance(module, RetrieverReaderModule)
+def _checked(module: LightningModule) -> RetrievalModule:
+    assert isinstance(module, RetrievalModule)
     return module

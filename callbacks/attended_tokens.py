@@ -10,10 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import Question
-from lightning_modules.evaluation import Evaluation
-from lightning_modules.readers.reader import Reading
-
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+from datamodules.token_pieces import token_pieces
+from lightning_modules.evaluation import ReadQuestions
+from lightning_modules.readers.outputs import TokenOutput
 
 
 @dataclass(frozen=True)
@@ -57,54 +56,35 @@ class QuestionView:
         question: with its nouns.
         passages: those that were read.
         prediction: the reader's answer, where it gave one.
-        is_attention: False = the token scores are drops in the answer's likelihood.
+        scores_are: what the shades show, in words.
     """
 
     question: Question
     passages: list[PassageView]
     prediction: str | None
-    is_attention: bool
+    scores_are: str
 
 
-def view_question(evaluation: Evaluation, row: int, tokenizer: PreTrainedTokenizerBase) -> QuestionView:
-    """The view of one question of an evaluation that was read."""
-    reading, question = evaluation.reading, evaluation.questions[row]
-    assert reading is not None
-    assert evaluation.log_p_attn is not None
-    assert evaluation.log_p_retr is not None
+def view_question(
+    read: ReadQuestions, row: int, prediction: str | None, tokenizer: PreTrainedTokenizerBase
+) -> QuestionView:
+    """The view of one of the questions that were read, with the reader's answer where it gave one."""
+    question, passages = read.batch.questions[row], []
     nouns = [question.text[start:end] for start, end in question.nouns]
-    passages = []
-    for k in range(reading.prompts.num_passages):
-        title, text = _runs(reading, row, k, has_title=bool(evaluation.passages[row][k].title.strip()))
-        scores = torch.cat([reading.token_scores[at] for at in (title, text)]).float()
+    for k, passage in enumerate(read.batch.passages[row]):
+        title, text = _runs(read.output, row, k, has_title=bool(passage.title.strip()))
+        scores = torch.cat([read.output.token_scores[at] for at in (title, text)]).float()
         even = float(scores.mean()) if len(scores) else 0.0
         passages.append(
             PassageView(
-                _pieces(reading, title, even, tokenizer, question.answers, nouns),
-                _pieces(reading, text, even, tokenizer, question.answers, nouns),
-                bool(evaluation.is_hit[row, k]),
-                float(evaluation.log_p_attn[row, k].exp()),
-                float(evaluation.log_p_retr[row, k].exp()),
+                _pieces(read.output, title, even, tokenizer, question.answers, nouns),
+                _pieces(read.output, text, even, tokenizer, question.answers, nouns),
+                bool(read.has_answer[row, k]),
+                float(read.p_target[row, k]),
+                float(read.log_p_retr[row, k].exp()),
             )
         )
-    prediction = None if evaluation.predictions is None else evaluation.predictions[row]
-    return QuestionView(question, passages, prediction, is_attention=reading.row_scores is not None)
-
-
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[tuple[str, int]]:
-    """The text of tokens in a row, as (text, number of tokens); together it is the text of all.
-
-    A token's text depends on what is before it: SentencePiece drops a first space, and a character may take
-    several byte-level tokens, which are then given together.
-    """
-    texts, shown, start = [], "", 0
-    for end in range(1, len(ids) + 1):
-        so_far = str(tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False))
-        if so_far.endswith(_INCOMPLETE) and end < len(ids):
-            continue
-        texts.append((so_far[len(shown) :], end - start))
-        shown, start = so_far, end
-    return texts
+    return QuestionView(question, passages, prediction, read.output.scores_are)
 
 
 def word_spans(text: str, words: Iterable[str]) -> list[tuple[int, int]]:
@@ -118,21 +98,23 @@ def word_spans(text: str, words: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def _pieces(
-    reading: Reading,
+    output: TokenOutput,
     at: tuple[Tensor, Tensor],
     even: float,
     tokenizer: PreTrainedTokenizerBase,
     answers: Sequence[str],
     nouns: Sequence[str],
 ) -> list[Piece]:
-    ids, scores = reading.prompts.input_ids[at].tolist(), reading.token_scores[at].tolist()
-    texts = token_texts(tokenizer, ids)
-    whole = "".join(text for text, _ in texts)
+    ids, scores = output.prompts.input_ids[at].tolist(), output.token_scores[at].tolist()
+    texts = token_pieces(tokenizer, ids)
+    whole = "".join(texts)
     answer_spans, noun_spans = word_spans(whole, answers), word_spans(whole, nouns)
     pieces, first, start = [], 0, 0
-    for text, num_tokens in texts:
+    for last, text in enumerate(texts):
+        if not text and last + 1 < len(texts):  # a character of several tokens stands at the last of them
+            continue
         end = start + len(text)
-        score = sum(scores[first : first + num_tokens]) / num_tokens
+        score = sum(scores[first : last + 1]) / (last + 1 - first)
         # the space before a word is no part of it
         begin = end - len(text.lstrip())
         pieces.append(
@@ -143,19 +125,17 @@ def _pieces(
                 any(a < end and begin < b for a, b in noun_spans),
             )
         )
-        first, start = first + num_tokens, end
+        first, start = last + 1, end
     return pieces
 
 
 def _runs(
-    reading: Reading, row: int, k: int, has_title: bool
+    output: TokenOutput, row: int, k: int, has_title: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Places (prompt, position) of a passage's title and of its text; template words part the two."""
-    prompts = reading.prompts
+    prompts = output.prompts
     of_question = (prompts.question_of_prompt == row)[:, None]
-    shown: Bool[Tensor, "prompts tokens"] = (
-        of_question & (prompts.passage_of_token == k) & prompts.content_mask
-    )
+    shown: Bool[Tensor, "prompts tokens"] = of_question & (prompts.block_of_token == k) & prompts.content_mask
     prompt, position = shown.nonzero(as_tuple=True)
     gaps = (position.diff() > 1).nonzero()
     cut = int(gaps[0]) + 1 if len(gaps) else (len(position) if has_title else 0)

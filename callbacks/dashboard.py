@@ -1,15 +1,23 @@
 """What TensorBoard shows first: the indicators' curves as one dashboard, and what was retrieved as text."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
 from lightning_modules.evaluation import Evaluation
+from lightning_modules.metrics.measures import (
+    INDICATOR_CATEGORIES,
+    LOSSES,
+    READER,
+    TEACHER,
+    Shown,
+    all_measures,
+)
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
@@ -18,45 +26,42 @@ def _curves(*tags: str) -> list[Any]:
     return ["Multiline", [f"^{tag}$" for tag in tags]]
 
 
-def layout(with_reader_loss: bool, monitors: Sequence[str] = MONITORS) -> dict[str, dict[str, list[Any]]]:
+def layout(
+    with_reader_loss: bool,
+    monitors: Sequence[str] = MONITORS,
+    percentiles: Sequence[int] = (90, 95),
+    loss_name: str = "kl",
+) -> dict[str, dict[str, list[Any]]]:
     """TensorBoard's custom-scalars layout: category -> chart -> tags.
 
     Args:
         with_reader_loss: whether the reader is trained.
-        monitors: readings that decisions are made by.
+        monitors: metrics that decisions are made by.
+        percentiles: of the indicators.
+        loss_name: of the retriever's loss (`Objective.loss_name`); the other losses have no chart.
     """
-    teacher = {"teacher AUC": _curves("teacher/auc", "teacher/mrr")}
-    reader = {"answers": _curves("validation/em", "validation/f1", "test/em", "test/f1")}
+    tags: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for measure in all_measures(percentiles):
+        is_other_loss = measure in LOSSES and measure.name != loss_name
+        if measure.chart is not None and measure.shown is not Shown.COUNT and not is_other_loss:
+            category, chart = measure.chart
+            tags[category][chart].append(measure.in_validation)
+            if measure.of_answer is not None:
+                tags[category][chart].append(f"test/{measure.name}")
+            elif measure in LOSSES:
+                tags[category][chart].insert(0, f"train/{measure.name}")
+            if with_reader_loss and measure in TEACHER:
+                on_start = f"{chart} on the start's passages"
+                tags[category][on_start].append(f"{START_CANDIDATES}{measure.name}")
+    tags[INDICATOR_CATEGORIES[2]]["Spearman, good above the line"].append("indicator2/good_above")
     if with_reader_loss:
-        reader["loss"] = _curves("train/reader_loss")
-        names = (f"{START_CANDIDATES}teacher/auc", f"{START_CANDIDATES}teacher/mrr")
-        teacher["teacher AUC on the start's passages"] = _curves(*names)
+        tags[READER]["loss"].append("train/reader_loss")
+    charts = {
+        category: {chart: _curves(*names) for chart, names in sorted_charts.items()}
+        for category, sorted_charts in sorted(tags.items())
+    }
     return {
-        "1 Indicator 1: attention on tokens like the answer": {
-            "Spearman, higher is better": _curves("indicator1/spearman_p90", "indicator1/spearman_p95"),
-            "mean attention, higher is better": _curves(
-                "indicator1/attention_p90", "indicator1/attention_p95"
-            ),
-            "lift (1 = attention is even), higher is better": _curves(
-                "indicator1/lift_p90", "indicator1/lift_p95"
-            ),
-        },
-        "2 Indicator 2: attention on tokens like the question's nouns": {
-            "Spearman, good above the line": _curves(
-                "indicator2/spearman_p90", "indicator2/spearman_p95", "indicator2/good_above"
-            ),
-            "mean attention, rising is good": _curves("indicator2/attention_p90", "indicator2/attention_p95"),
-            "lift (1 = attention is even), rising is good": _curves(
-                "indicator2/lift_p90", "indicator2/lift_p95"
-            ),
-        },
-        "3 Retrieval and teacher": {
-            "Hit Rate": _curves("validation/hr_at_1", "validation/hr_at_5", "validation/hr_at_20"),
-            "words a retrieved passage": _curves("validation/passage_words"),
-            **teacher,
-            "KL": _curves("train/kl", "validation/kl"),
-        },
-        "4 Reader": reader,
+        **charts,
         "5 Decisions: change since the start, with its bounds": {
             name: ["Margin", [f"stopping/change_{name}{part}" for part in ("", "_low", "_high")]]
             for name in monitors
@@ -82,7 +87,7 @@ class Dashboard(Callback):
     Args:
         num_questions: questions whose retrieved passages are shown.
         num_passages: passages shown of each.
-        monitors: readings that decisions are made by.
+        monitors: metrics that decisions are made by.
     """
 
     def __init__(
@@ -98,8 +103,7 @@ class Dashboard(Callback):
         self._shown = []
         for logger in self._loggers(trainer):
             if not self._has_layout:
-                assert isinstance(pl_module, RetrieverReaderModule)
-                logger.experiment.add_custom_scalars(layout(pl_module.train_reader, self.monitors))
+                logger.experiment.add_custom_scalars(self._layout(pl_module))
                 self._has_layout = True
 
     def on_validation_batch_end(
@@ -120,6 +124,11 @@ class Dashboard(Callback):
         for logger in self._loggers(trainer):
             logger.experiment.add_text("retrieved", "\n\n---\n\n".join(self._shown), trainer.global_step)
 
+    def _layout(self, module: LightningModule) -> dict[str, dict[str, list[Any]]]:
+        if not isinstance(module, RetrieverReaderModule):
+            return layout(False, self.monitors)
+        return layout(module.train_reader, self.monitors, loss_name=module.objective.loss_name)
+
     def _loggers(self, trainer: Trainer) -> list[TensorBoardLogger]:
         if not trainer.is_global_zero:
             return []
@@ -128,23 +137,17 @@ class Dashboard(Callback):
 
 def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
     """Markdown: the question, its answers, the reader's answer, and a table of passages."""
-    question = outputs.questions[row]
+    question, read = outputs.questions[row], outputs.read
     lines = [f"**{question.text}**", f"answers: {' / '.join(question.answers)}"]
-    if outputs.predictions is not None and row < outputs.num_read:
+    if row < len(outputs.predictions):
         lines.append(f"reader: {outputs.predictions[row]}")
     head = "| rank | holds an answer | p_ATTN | p_RETR | passage |\n|---|---|---|---|---|"
     rows = [head]
     for rank, passage in enumerate(outputs.passages[row][:num_passages]):
-        p_attn = _probability(outputs.log_p_attn, row, rank)
-        p_retr = _probability(outputs.log_p_retr, row, rank)
+        p_attn = p_retr = ""
+        if read is not None and row < len(read) and rank < read.batch.num_passages:
+            p_attn, p_retr = f"{read.p_target[row, rank]:.3f}", f"{read.log_p_retr[row, rank].exp():.3f}"
         hit = "yes" if bool(outputs.is_hit[row, rank]) else ""
         text = f"**{passage.title}** {passage.text[:160]}".replace("|", "\\|").replace("\n", " ")
         rows.append(f"| {rank + 1} | {hit} | {p_attn} | {p_retr} | {text} |")
     return "\n\n".join([*lines, "\n".join(rows)])
-
-
-def _probability(log_p: Tensor | None, row: int, rank: int) -> str:
-    """Empty where the passage was retrieved, but not read."""
-    if log_p is None or row >= log_p.shape[0] or rank >= log_p.shape[1]:
-        return ""
-    return f"{float(log_p[row, rank].exp()):.3f}"

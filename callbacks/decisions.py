@@ -16,7 +16,7 @@ class Decision:
     Attributes:
         step: optimizer steps done.
         action: what was done: `stop`, `freeze_retriever`, `reader_first`, or `distil` (again).
-        reading: the reading that decided it.
+        metric: the metric that decided it.
         baseline: the start's mean over the pairs.
         change: mean change from it.
         low, high: bounds of the change.
@@ -24,7 +24,7 @@ class Decision:
 
     step: int
     action: str
-    reading: str
+    metric: str
     baseline: float
     change: float
     low: float

@@ -19,8 +19,8 @@ from lightning_modules.metrics.staleness import (
     relative_l2_drift,
     top_k_overlap,
 )
+from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
-from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
 class MeasureStaleness(Callback):
@@ -86,7 +86,7 @@ class MeasureStaleness(Callback):
 
     # ---- how ----
 
-    def keep(self, trainer: Trainer, module: RetrieverReaderModule) -> None:
+    def keep(self, trainer: Trainer, module: RetrievalModule) -> None:
         """Keeps what the present encoder, which the index was made with, makes of the sample."""
         self.latest = None
         if trainer.is_global_zero:
@@ -94,7 +94,7 @@ class MeasureStaleness(Callback):
                 self._kept = self._encode(module, self._sample(module))
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RetrieverReaderModule)
+        assert isinstance(pl_module, RetrievalModule)
         if pl_module.index is None:
             return
         found: Staleness | None = None
@@ -107,18 +107,18 @@ class MeasureStaleness(Callback):
         self.latest = found
         if found is None:
             return
-        readings = {
+        metrics = {
             "staleness/drift": found.drift,
             "staleness/drift_max": found.drift_max,
             "staleness/drift_l2": found.drift_l2,
             f"staleness/overlap_at_{pl_module.num_passages}": found.overlap,
         }
         for logger in trainer.loggers:  # at once: `module.log` would leave out steps that are not logged
-            logger.log_metrics(readings, step=trainer.global_step)
+            logger.log_metrics(metrics, step=trainer.global_step)
 
     @torch.no_grad()
     def _compare(
-        self, module: RetrieverReaderModule, index: PassageIndex, kept: Tensor, questions: Sequence[Question]
+        self, module: RetrievalModule, index: PassageIndex, kept: Tensor, questions: Sequence[Question]
     ) -> Staleness:
         sample = self._sample(module)
         fresh = self._encode(module, sample)
@@ -141,7 +141,7 @@ class MeasureStaleness(Callback):
             overlap=float(overlap.mean()),
         )
 
-    def _sample(self, module: RetrieverReaderModule) -> np.ndarray:
+    def _sample(self, module: RetrievalModule) -> np.ndarray:
         """Rows of the fixed passages, ascending."""
         total = len(module.knowledge_base)
         size = min(max(1, self.num_passages // 4), total)
@@ -152,7 +152,7 @@ class MeasureStaleness(Callback):
         assert isinstance(datamodule, QuestionDataModule)
         return datamodule.validation[: self.num_questions]
 
-    def _encode(self, module: RetrieverReaderModule, rows: np.ndarray) -> Tensor:
+    def _encode(self, module: RetrievalModule, rows: np.ndarray) -> Tensor:
         passages = module.knowledge_base.select(rows.tolist())
         return torch.from_numpy(encode_passages(module.retriever, passages, self.batch_size))
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.log_indicators import InstanceReadings, ReaderMeasures, gather
-from datamodules.batches import Passage
-from lightning_modules.evaluation import Evaluation, find_hits
-from lightning_modules.metrics.indicators import AttentionNormalization
+from callbacks.log_indicators import ReadQuestionsMeter, gather
+from datamodules.batches import Batch, Passage
+from lightning_modules.evaluation import Evaluation, ReadQuestions
+from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 START_CANDIDATES = "start_candidates/"
@@ -25,28 +25,24 @@ class ReadStartCandidates(Callback):
     It must come after the callback that refreshes the index and before the one that decides.
 
     Args:
-        percentiles, normalization: as for `LogIndicators`.
+        percentiles: as for `LogIndicators`.
 
     Attributes:
         candidates: ids of the passages of each question id, fit for JSON; empty until they were seen.
-        latest_instances: the latest readings, question by question.
+        latest_questions: the latest values, question by question.
     """
 
-    def __init__(
-        self,
-        percentiles: tuple[int, ...] = (90, 95),
-        normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
-    ) -> None:
-        self.measures = ReaderMeasures(percentiles, normalization)
+    def __init__(self, percentiles: tuple[int, ...] = (90, 95)) -> None:
+        self.meter = ReadQuestionsMeter(percentiles)
         self.candidates: dict[str, list[str]] = {}
-        self.latest_instances = InstanceReadings()
+        self.latest_questions = QuestionValues()
         self._passages: dict[str, list[Passage]] = {}
         self._is_start = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RetrieverReaderModule)
-        self.latest_instances = InstanceReadings()
-        self.measures.reset(pl_module.device)
+        self.latest_questions = QuestionValues()
+        self.meter.reset(pl_module.device)
         self._is_start = trainer.global_step == 0 and not self.candidates and not trainer.sanity_checking
         if self.candidates and not self._passages:  # a resumed run
             found = pl_module.knowledge_base.find(i for ids in self.candidates.values() for i in ids)
@@ -66,36 +62,34 @@ class ReadStartCandidates(Callback):
     ) -> None:
         assert isinstance(outputs, Evaluation)
         assert isinstance(pl_module, RetrieverReaderModule)
-        present = [found[: pl_module.num_passages] for found in outputs.passages[: outputs.num_read]]
-        questions = outputs.read_questions
-        if self._is_start:
-            self._passages |= {question.id: found for question, found in zip(questions, present, strict=True)}
-        if [self._passages.get(question.id) for question in questions] != present:
-            outputs = self._read_again(pl_module, outputs)
-        self.measures.update(outputs)
+        read = outputs.read
+        if read is not None:
+            questions, present = read.batch.questions, read.batch.passages
+            if self._is_start:
+                pairs = zip(questions, present, strict=True)
+                self._passages |= {question.id: list(found) for question, found in pairs}
+            if [self._passages.get(question.id) for question in questions] != present:
+                read = self._read_again(pl_module, read.batch)
+        self.meter.update(read)
 
-    def _read_again(self, module: RetrieverReaderModule, outputs: Evaluation) -> Evaluation:
+    def _read_again(self, module: RetrieverReaderModule, batch: Batch) -> ReadQuestions | None:
         """The same questions with the passages of the start; without those that the start did not read."""
-        rows = [row for row, question in enumerate(outputs.read_questions) if question.id in self._passages]
-        questions = [outputs.questions[row] for row in rows]
+        rows = [row for row, question in enumerate(batch.questions) if question.id in self._passages]
+        if not rows:
+            return None
+        questions = [batch.questions[row] for row in rows]
         passages = [self._passages[question.id] for question in questions]
-        answers = [outputs.answers[row] for row in rows]
-        is_hit = find_hits(questions, passages, module.answer_match).to(module.device)
-        evaluation = Evaluation(questions, passages, is_hit, answers)
-        return module.read_for_evaluation(evaluation, len(rows))[0] if rows else evaluation
+        return module.read_questions(Batch(questions, passages, [batch.answers[row] for row in rows]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_start:
             ids = [(question, [p.id for p in found]) for question, found in self._passages.items()]
             self.candidates = dict(gather(trainer, ids))
-        if not self.measures.any_was_read(trainer):
+        if not self.meter.any_was_read(trainer):
             return
-        for name, value in self.measures.compute().items():
+        for name, value in self.meter.compute().items():
             pl_module.log(f"{START_CANDIDATES}{name}", value)
-        self.latest_instances = InstanceReadings(
-            self.measures.question_ids(trainer),
-            {f"{START_CANDIDATES}{name}": v.tolist() for name, v in self.measures.values().items()},
-        )
+        self.latest_questions = self.meter.question_values(trainer, START_CANDIDATES)
 
     # ---- resuming ----
 

@@ -17,7 +17,7 @@ from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import RefreshSchedule, WhenStale, parse_refresh
 from datamodules.passage_index import PassageIndex, StaleIndexError
 from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
-from lightning_modules.retriever_reader import RetrieverReaderModule
+from lightning_modules.retrieval import RetrievalModule
 
 __all__ = ["RefreshIndex", "RefreshSchedule", "searches_stale_index"]
 
@@ -134,14 +134,14 @@ class RefreshIndex(Callback):
 
     # ---- how ----
 
-    def refresh(self, trainer: Trainer, module: RetrieverReaderModule) -> None:
+    def refresh(self, trainer: Trainer, module: RetrievalModule) -> None:
         """Gives the module an index of its present passage encoder; nothing to do where it has one."""
         fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
         if module.index is not None and fingerprint == self._fingerprint:
             if self._is_stale(trainer.global_step):
                 log.warning(
-                    "index.refresh=when_stale: even a fresh index %r is stale, because it is approximate; it "
-                    "will be refreshed at each measurement: ask for less overlap, or use index.factory=Flat",
+                    "schedule when_stale: even a fresh index %r is stale, because it is approximate; it will "
+                    "be refreshed at each measurement: ask for less overlap, or set factory to Flat",
                     self.factory,
                 )
             return
@@ -172,7 +172,7 @@ class RefreshIndex(Callback):
                 return index
         return None
 
-    def _build(self, trainer: Trainer, module: RetrieverReaderModule, fingerprint: str) -> PassageIndex:
+    def _build(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> PassageIndex:
         num_passages, dim = len(module.knowledge_base), module.retriever.dim
         with self._embeddings(trainer, num_passages, dim) as embeddings:
             share = _share(num_passages, trainer.global_rank, trainer.world_size)
@@ -257,7 +257,7 @@ class RefreshIndex(Callback):
         self.num_refreshes = state_dict["num_refreshes"]
         self.refresh_steps = list(state_dict["refresh_steps"])
 
-    def _restore(self, trainer: Trainer, module: RetrieverReaderModule) -> None:
+    def _restore(self, trainer: Trainer, module: RetrievalModule) -> None:
         assert self._in_checkpoint is not None
         index = self._load(self._in_checkpoint)
         if index is None:
@@ -274,7 +274,7 @@ class RefreshIndex(Callback):
 
 def searches_stale_index(module: LightningModule) -> bool:
     """Whether what the running validation retrieves is of an older passage encoder than the present one."""
-    return isinstance(module, RetrieverReaderModule) and not module.index_is_fresh
+    return isinstance(module, RetrievalModule) and not module.index_is_fresh
 
 
 def _share(total: int, rank: int, world_size: int) -> range:
@@ -282,6 +282,6 @@ def _share(total: int, rank: int, world_size: int) -> range:
     return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
-def _checked(module: LightningModule) -> RetrieverReaderModule:
-    assert isinstance(module, RetrieverReaderModule)
+def _checked(module: LightningModule) -> RetrievalModule:
+    assert isinstance(module, RetrievalModule)
     return module

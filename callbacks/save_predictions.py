@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.log_indicators import LogIndicators
 from datamodules.text_files import write_whole
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
-from lightning_modules.metrics.answers import exact_match, f1_score
+from lightning_modules.metrics.measures import ANSWERS
 
 
 class SavePredictions(Callback):
@@ -18,12 +18,12 @@ class SavePredictions(Callback):
 
     Each line holds `id`, `question`, `answers`, `first_hit_rank` (rank from 0 of the first passage that holds
     an answer, null = none does), `passages` (ids, best first) and `holds_answer`; where an answer was
-    generated `prediction`, `em` and `f1`; where the question was read `readings`, such as
+    generated `prediction`, `em` and `f1`; where the question was read `metrics`, such as
     `{"indicator1/spearman_p90": 0.2, "teacher/auc": null}` (null = undefined).
 
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
-        indicators: what measures the readings; a callback of the same trainer.
+        indicators: what measures them; a callback of the same trainer.
     """
 
     def __init__(self, path: Path | str, indicators: LogIndicators) -> None:
@@ -54,29 +54,30 @@ class SavePredictions(Callback):
                 "passages": [passage.id for passage in outputs.passages[row]],
                 "holds_answer": outputs.is_hit[row].tolist(),
             }
-            if outputs.predictions is not None and row < outputs.num_read:
+            if row < len(outputs.predictions):
                 prediction = outputs.predictions[row]
                 record["prediction"] = prediction
-                record["em"] = exact_match(prediction, question.answers)
-                record["f1"] = f1_score(prediction, question.answers)
+                for answer in ANSWERS:
+                    assert answer.of_answer is not None
+                    record[answer.name] = answer.of_answer(prediction, question.answers)
             self._records.append(record)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        readings = self._readings_of_questions()
+        metrics = self._metrics_of_questions()
         for record in self._records:
-            if record["id"] in readings:
-                record["readings"] = readings[record["id"]]
+            if record["id"] in metrics:
+                record["metrics"] = metrics[record["id"]]
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         path = self.path.with_name(self.path.name + rank)
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
         write_whole(path, "".join(lines))
 
-    def _readings_of_questions(self) -> dict[str, dict[str, float | None]]:
-        instances = self.indicators.latest_instances
+    def _metrics_of_questions(self) -> dict[str, dict[str, float | None]]:
+        found = self.indicators.latest_questions
         return {
             question_id: {
                 name: None if math.isnan(values[row]) else values[row]
-                for name, values in instances.values.items()
+                for name, values in found.values.items()
             }
-            for row, question_id in enumerate(instances.question_ids)
+            for row, question_id in enumerate(found.question_ids)
         }

@@ -1,7 +1,7 @@
 """Keeps every token score and similarity of a test."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ from datamodules.batches import Question
 from datamodules.token_file import TokenFileWriter
 from datamodules.token_pieces import token_pieces
 from datamodules.token_units import TokenUnit
-from lightning_modules.evaluation import Evaluation, find_hits
+from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.reading_indicators import ReadingUnits, reading_units
-from lightning_modules.readers.reader import Reader
+from lightning_modules.metrics.units import TokenUnits, token_units
+from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
 class SaveTokens(Callback):
-    """Writes a token file from the readings of a test, which must be taken with contextual embeddings.
+    """Writes a token file from the questions that a test reads.
 
     One pass gives both similarities: the contextual ones from its last hidden layer, the others from the
     embedding matrix. The file appears when the test is over; an error or Ctrl-C leaves none.
@@ -52,9 +52,8 @@ class SaveTokens(Callback):
         assert isinstance(outputs, Evaluation)
         assert isinstance(pl_module, RetrieverReaderModule)
         assert self._writer is not None
-        if outputs.num_read:
-            assert pl_module.reader is not None
-            self._writer.write(token_units(outputs, pl_module.reader))
+        if outputs.read is not None:
+            self._writer.write(units_of(outputs.read, pl_module.reader))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._writer is not None
@@ -67,36 +66,30 @@ class SaveTokens(Callback):
             self._writer = None
 
 
-def token_units(evaluation: Evaluation, reader: Reader) -> list[TokenUnit]:
-    """The units of a batch, question by question, each question's by rank.
+def units_of(read: ReadQuestions, reader: Reader) -> list[TokenUnit]:
+    """The units of a batch, question by question, each question's by rank, with both kinds of similarities.
 
     Args:
-        evaluation: of questions that were read with contextual embeddings.
+        read: questions that were read.
         reader: that read them.
     """
-    reading = evaluation.reading
-    assert reading is not None
-    assert reading.token_embeddings is not None, "read with embeddings='contextual'"
-    assert evaluation.log_p_attn is not None
-    assert evaluation.log_p_retr is not None
-    by_vocabulary = replace(reading, token_embeddings=None, vocabulary=reader.embedding_matrix)
-    contextual = _on_cpu(reading_units(reading, AttentionNormalization.NONE))
-    plain = _on_cpu(reading_units(by_vocabulary, AttentionNormalization.NONE))
+    plain, contextual = (
+        _on_cpu(token_units(read.output, reader, embeddings, AttentionNormalization.NONE))
+        for embeddings in (TokenEmbeddings.INPUT, TokenEmbeddings.CONTEXTUAL)
+    )
     place = zip(plain.question_of_unit.tolist(), plain.rank_of_unit.tolist(), strict=True)
     unit_at = {question_and_rank: unit for unit, question_and_rank in enumerate(place)}
-    input_ids = reading.prompts.input_ids.cpu()
-    num_passages = evaluation.log_p_attn.shape[1]
-    p_attn, p_retr = (p.float().exp().tolist() for p in (evaluation.log_p_attn, evaluation.log_p_retr))
-    passages = [found[:num_passages] for found in evaluation.passages]
-    hits = {match: find_hits(evaluation.questions, passages, match).tolist() for match in AnswerMatch}
+    input_ids, batch = read.output.prompts.input_ids.cpu(), read.batch
+    p_attn, p_retr = read.p_target.float().tolist(), read.log_p_retr.float().exp().tolist()
+    hits = {match: find_hits(batch.questions, batch.passages, match).tolist() for match in AnswerMatch}
     units = []
-    for row, question in enumerate(evaluation.read_questions):
-        for rank, passage in enumerate(passages[row]):
+    for row, question in enumerate(batch.questions):
+        for rank, passage in enumerate(batch.passages[row]):
             unit = unit_at.get((row, rank))
             ids = [] if unit is None else input_ids[plain.prompt_of_unit[unit]][plain.mask[unit]].tolist()
             units.append(
                 TokenUnit(
-                    **_of_question(question, evaluation.answers[row]),
+                    **_of_question(question, batch.answers[row]),
                     rank=rank,
                     passage_id=passage.id,
                     title=passage.title,
@@ -105,7 +98,7 @@ def token_units(evaluation: Evaluation, reader: Reader) -> list[TokenUnit]:
                     p_attn=p_attn[row][rank],
                     p_retr=p_retr[row][rank],
                     token_ids=ids,
-                    token_texts=token_pieces(reader.prompts.tokenizer, ids),
+                    token_texts=token_pieces(reader.tokenizer, ids),
                     **_scores(plain, contextual, unit),
                 )
             )
@@ -121,7 +114,7 @@ def _of_question(question: Question, answer: str) -> dict[str, Any]:
     }
 
 
-def _scores(plain: ReadingUnits, contextual: ReadingUnits, unit: int | None) -> dict[str, Any]:
+def _scores(plain: TokenUnits, contextual: TokenUnits, unit: int | None) -> dict[str, Any]:
     """What was measured of a unit's tokens; of none where the reader saw nothing of the passage."""
     if unit is None:
         names = [f"{target}_similarity_{kind}" for target in ("answer", "noun") for kind in _KINDS]
@@ -145,5 +138,5 @@ def _similarity(of_tokens: Tensor) -> np.ndarray | None:
     return None if bool(of_tokens.isnan().any()) else of_tokens.numpy()
 
 
-def _on_cpu(units: ReadingUnits) -> ReadingUnits:
-    return ReadingUnits(**{field.name: getattr(units, field.name).cpu() for field in fields(ReadingUnits)})
+def _on_cpu(units: TokenUnits) -> TokenUnits:
+    return TokenUnits(**{field.name: getattr(units, field.name).cpu() for field in fields(TokenUnits)})

@@ -1,4 +1,4 @@
-"""Keeps the readings of every validation, for curves."""
+"""Keeps the metrics of every validation, for curves."""
 
 import json
 import math
@@ -12,9 +12,9 @@ _NOT_OF_VALIDATIONS = ("train/", "time/", "test/")
 
 
 class SaveValidations(Callback):
-    """Writes a JSON line for each validation: `{"step": N, "readings": {"validation/hr_at_5": 0.5, ...}}`.
+    """Writes a JSON line for each validation: `{"step": N, "metrics": {"validation/hr_at_5": 0.5, ...}}`.
 
-    Readings that are not finite are left out. A resumed run validates again from where it goes on, so a
+    Metrics that are not finite are left out. A resumed run validates again from where it goes on, so a
     line replaces all those of its step and later ones.
 
     Args:
@@ -27,14 +27,14 @@ class SaveValidations(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        readings = {
+        metrics = {
             name: float(value)
             for name, value in sorted(trainer.callback_metrics.items())
-            # the step that Lightning is told for the loggers stands beside the readings
+            # the step that Lightning is told for the loggers stands beside the metrics
             if name != "step" and not name.startswith(_NOT_OF_VALIDATIONS) and math.isfinite(value)
         }
         step = trainer.global_step
         earlier = self.path.read_text().splitlines() if self.path.is_file() else []
         lines = [line for line in earlier if json.loads(line)["step"] < step]
-        lines.append(json.dumps({"step": step, "readings": readings}))
+        lines.append(json.dumps({"step": step, "metrics": metrics}))
         write_whole(self.path, "\n".join(lines) + "\n")

@@ -10,11 +10,13 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.decisions import Decision, announce
-from callbacks.log_indicators import RETRIEVAL_HIT, InstanceReadings, LogIndicators
+from callbacks.log_indicators import LogIndicators
 from callbacks.read_start_candidates import START_CANDIDATES, ReadStartCandidates
 from callbacks.refresh_index import searches_stale_index
 from datamodules.choices import Choice
+from lightning_modules.metrics.measures import RETRIEVAL_HIT, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
+from lightning_modules.metrics.question_values import QuestionValues, pair_questions
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,11 @@ paper's ruined runs below their start and its good ones above it on both data se
 (`experiments/benchmarks/paper_separation.py`; others tell good from bad too, but rise in a ruined run); the
 teacher's AUC sees a reader that no longer tells the passages with an answer from the others."""
 
-MONITORS = (*READER_MONITORS, RETRIEVAL_HIT)
+MONITORS = (*READER_MONITORS, RETRIEVAL_HIT.name)
 """The Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad teacher has begun
 to ruin."""
 
-_UNDEFINED_BY_RETRIEVAL = ("teacher/auc", "teacher/reciprocal_rank")
-"""Undefined where all retrieved passages hold an answer or none does, which says nothing of the teacher; an
-indicator is undefined where the reader's attention has become constant."""
+_UNDEFINED_BY_RETRIEVAL = {measure.name for measure in all_measures() if measure.needs_both}
 
 DISTIL = "distil"
 """What is decided once a teacher has recovered."""
@@ -51,22 +51,22 @@ class Action(Choice):
 class StopOnIndicators(Callback):
     """Compares each validation with the start, question by question, and acts when the teacher has declined.
 
-    "Ineffective": the change of a monitored reading from the start is below 0 (or `-margin`) beyond noise, as
-    `DeclineRule` says, in `patience` validations in a row; a reading that the reader's attention defines for
-    fewer questions than at the start, beyond noise, counts as below. Under `reader_first` the teacher has
-    recovered in the first validation in which no monitored reading is so undefined, or lower on average than
+    "Ineffective": a monitored metric decreased significantly from the start (by more than `margin`), as
+    `DeclineRule` says, in `patience` validations in a row; one that the reader's attention defines for
+    significantly fewer questions than at the start counts as decreased. Under `reader_first` the teacher has
+    recovered in the first validation in which no monitored metric is so undefined, or lower on average than
     at the start by more than `margin`.
     "Target": the first monitor's mean reached `target`, which ends the run.
 
     What a validation on a stale index retrieves is not compared: it neither counts as below nor ends a row of
-    those that do. Readings on the start's passages depend on no index.
+    those that do. Metrics on the start's passages depend on no index.
 
     The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
-    `stopping/change_<reading>`, with `_low` and `_high`, are logged at each validation.
+    `stopping/change_<metric>`, with `_low` and `_high`, are logged at each validation.
 
     Args:
         indicators: the callback that measures; it must come before this one.
-        monitors: readings that it measures question by question, higher = better.
+        monitors: metrics that it measures question by question, higher = better.
         margin, patience, num_validations, false_stop_rate: of the `DeclineRule`.
         action: what follows a decline.
         target: stop as soon as the first monitor is at least this; None = never.
@@ -93,7 +93,7 @@ class StopOnIndicators(Callback):
         false_stop_rate: float = 0.05,
         action: Action | str = Action.STOP,
         target: float | None = None,
-        baseline: InstanceReadings | None = None,
+        baseline: QuestionValues | None = None,
         start_candidates: ReadStartCandidates | None = None,
     ) -> None:
         self.rule = DeclineRule(margin, patience, num_validations, len(monitors), false_stop_rate)
@@ -111,11 +111,11 @@ class StopOnIndicators(Callback):
         self._changes_defined: dict[str, Change] = {}
 
     @property
-    def current(self) -> InstanceReadings:
-        """The latest readings of every question, those of the reader and those of the retriever."""
-        current = self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+    def current(self) -> QuestionValues:
+        """The latest values of every question, those of the reader and those of the retriever."""
+        current = self.indicators.latest_questions.with_others(self.indicators.latest_hits)
         if self.start_candidates is not None:
-            current = current.with_others(self.start_candidates.latest_instances)
+            current = current.with_others(self.start_candidates.latest_questions)
         return current
 
     # ---- comparing ----
@@ -149,7 +149,7 @@ class StopOnIndicators(Callback):
             if count < MIN_PAIRS:
                 log.warning(
                     "%s of %d questions at the start, %d are needed: it will stop nothing; read more "
-                    "(evaluation.num_read)",
+                    "questions (num_read)",
                     name,
                     count,
                     MIN_PAIRS,
@@ -196,7 +196,7 @@ class StopOnIndicators(Callback):
             message += f"; {self.action} leaves nothing to train, since the reader is not trained"
             self._end(trainer, "ineffective", name, message)
             return
-        module.distils = False
+        module.retriever_learns = False
         self._num_below = dict.fromkeys(self.monitors, 0)
         self._note(trainer, self.action, name)
         announce(trainer, f"{self.action}: {message}; the reader is trained alone from now on")
@@ -209,8 +209,8 @@ class StopOnIndicators(Callback):
         if self.action is not Action.READER_FIRST or not is_recovered:
             return
         assert isinstance(module, RetrieverReaderModule)
-        module.distils = True
-        name = self.decisions[-1].reading
+        module.retriever_learns = True
+        name = self.decisions[-1].metric
         decision = self._note(trainer, DISTIL, name)
         announce(
             trainer,
@@ -242,7 +242,7 @@ class StopOnIndicators(Callback):
         return (
             f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
             f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
-            f"below {-self.rule.margin:.3f} beyond noise in {times}: {_what_declined(name)}"
+            f"significantly below {-self.rule.margin:.3f} in {times}: {_what_declined(name)}"
         )
 
     @property
@@ -282,7 +282,7 @@ class StopOnIndicators(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["baseline"] is not None:
-            self.baseline = InstanceReadings(**state_dict["baseline"])
+            self.baseline = QuestionValues(**state_dict["baseline"])
         self.reason, self.message = state_dict["reason"], state_dict["message"]
         self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
         # the run's settings win over those of the checkpoint
@@ -290,13 +290,13 @@ class StopOnIndicators(Callback):
 
 
 def _is_comparable(name: str, module: LightningModule) -> bool:
-    """Whether a reading of the running validation was measured as the start's was."""
+    """Whether a metric of the running validation was measured as the start's was."""
     return name.startswith(START_CANDIDATES) or not searches_stale_index(module)
 
 
 def _what_declined(name: str) -> str:
     """In words: a Hit Rate is the retriever's, all else the reader's."""
-    if name == RETRIEVAL_HIT:
+    if name == RETRIEVAL_HIT.name:
         return "the retriever finds passages with an answer for fewer questions, so training harms it"
     if not name.startswith(START_CANDIDATES):
         return "the reader teaches worse on what is retrieved now than on what was at the start"
@@ -312,19 +312,3 @@ def change_of_defined(before: np.ndarray, after: np.ndarray, level: float) -> Ch
     """
     had_value = ~np.isnan(before)
     return paired_change(np.ones(int(had_value.sum())), (~np.isnan(after[had_value])).astype(float), level)
-
-
-def pair_questions(
-    before: InstanceReadings, after: InstanceReadings, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """A reading of the questions that both have, in the order of `after`; NaN where a side has no value."""
-    nothing = [float("nan")]
-    values = before.values.get(name, nothing * len(before.question_ids))
-    values_before = dict(zip(before.question_ids, values, strict=True))
-    values = after.values.get(name, nothing * len(after.question_ids))
-    values_after = dict(zip(after.question_ids, values, strict=True))
-    shared = [question_id for question_id in values_after if question_id in values_before]
-    return (
-        np.array([values_before[question_id] for question_id in shared], dtype=float),
-        np.array([values_after[question_id] for question_id in shared], dtype=float),
-    )

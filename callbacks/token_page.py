@@ -5,40 +5,46 @@ from collections.abc import Sequence
 from html import escape
 
 from callbacks.attended_tokens import PassageView, Piece, QuestionView
+from callbacks.html_page import page
 
 _FULL_SHADE = 4.0
 """Times an even share of the attention, from which on the shade is full."""
 
+# Okabe and Ito's orange, which all readers tell from the underlines' blue; darker where text is light
 _STYLE = """
-body { font: 15px/1.6 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 54rem;
-       margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.35rem; margin: 0 0 .5rem; }
+:root { --shading: 230 159 0; }
+@media (prefers-color-scheme: dark) { :root { --shading: 150 84 0; } }
+body { max-width: 56rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .2rem; }
 p { margin: .2rem 0; }
-.legend, .given { color: #555; font-size: .9rem; }
-.legend span { white-space: nowrap; margin-right: 1.1rem; }
-section > div { border: 1px solid #ddd; border-radius: 6px; padding: .6rem .9rem; margin: .7rem 0;
-                break-inside: avoid; }
-.head { display: flex; gap: 1.4rem; align-items: baseline; font-size: .85rem; color: #555;
-        font-variant-numeric: tabular-nums; }
-.head b { color: #1a1a1a; }
-.head i { display: inline-block; height: .55rem; background: #0072b2; margin-left: .4rem; }
+.legend, .given { color: var(--soft); font-size: .9rem; }
+.legend span { color: var(--ink); margin-right: .7rem; }
+.legend span span { margin-right: 0; }
+section > div { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .9rem; margin: .7rem 0;
+  break-inside: avoid; }
+.head { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; align-items: baseline; font-size: .85rem;
+  color: var(--soft); }
+.head b { color: var(--ink); }
+.head i { display: inline-block; height: .55rem; background: var(--accent); margin-left: .4rem; }
 .head .attn, .head .retr { min-width: 13rem; }
-.retr i { background: #999; }
-.hit { color: #005a8c; font-weight: 600; margin-left: auto; }
+.head .retr i { background: var(--soft); }
+.hit { color: var(--accent); font-weight: 600; margin-left: auto; }
+@media (max-width: 36rem) {
+  .head { display: grid; grid-template-columns: 1.5rem 1fr; }
+  .head .retr, .head .hit { grid-column: 2; margin-left: 0; }
+}
 .title { font-weight: 600; }
-u { text-decoration-thickness: 2px; text-underline-offset: 3px; }
-.a { font-weight: 800; text-decoration: underline solid #0072b2 2px; text-underline-offset: 3px; }
-.n { text-decoration: underline dotted #333 2px; text-underline-offset: 3px; }
-.a.n { text-decoration: underline double #0072b2 2px; }
+[style^="--shade"] { background: rgb(var(--shading) / var(--shade)); }
+.a { font-weight: 800; text-decoration: underline solid var(--accent) 2px; text-underline-offset: 3px; }
+.n { text-decoration: underline dotted var(--ink) 2px; text-underline-offset: 3px; }
+.a.n { text-decoration: underline double var(--accent) 2px; }
 * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 """
 
 
 def html_page(views: Sequence[QuestionView], step: int) -> str:
     """A page that needs no other file; the passages' tokens are shaded by how much they are attended to."""
-    is_attention = all(view.is_attention for view in views)
-    what = "attention" if is_attention else "drop in the answer's likelihood without the token"
+    what = ", ".join(dict.fromkeys(view.scores_are for view in views))
     samples = "".join(
         f"<span>{_shaded(Piece(f' {share:g}× ', share, False, False))}</span>" for share in (0.5, 1, 2, 4)
     )
@@ -50,11 +56,7 @@ def html_page(views: Sequence[QuestionView], step: int) -> str:
     )
     title = f"Token view, step {step}"
     sections = "\n".join(_section(view) for view in views)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{legend}\n{sections}\n</body>\n</html>\n"
-    )
+    return page(title, f"<h1>{title}</h1>\n{legend}\n{sections}", _STYLE)
 
 
 def _section(view: QuestionView) -> str:
@@ -97,12 +99,11 @@ def _shaded(piece: Piece) -> str:
     """The space before a word stays outside of its marks."""
     bare = piece.text.lstrip()
     space = piece.text[: len(piece.text) - len(bare)]
-    alpha = min(piece.attention / _FULL_SHADE, 1.0)
+    shade = min(piece.attention / _FULL_SHADE, 1.0)
     marks = " ".join(name for name, holds in (("a", piece.in_answer), ("n", piece.in_noun)) if holds)
     css = f' class="{marks}"' if marks else ""
-    # Okabe and Ito's orange: told from the underlines' blue by all, and black on it is easy to read
     return (
-        f'{escape(space)}<span{css} style="background:rgba(230,159,0,{alpha:.2f})" '
+        f'{escape(space)}<span{css} style="--shade:{shade:.2f}" '
         f'title="{piece.attention:.2f}×">{escape(bare)}</span>'
     )
 

@@ -1,5 +1,6 @@
 """Shows what the reader attends to: passages shaded token by token, at each validation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ class TokenView(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(outputs, Evaluation)
-        assert isinstance(pl_module, RetrieverReaderModule)
-        if outputs.reading is None or not trainer.is_global_zero:
+        if outputs.read is None or not trainer.is_global_zero:
             return
-        assert pl_module.reader is not None
-        tokenizer = pl_module.reader.prompts.tokenizer
-        for row in range(min(outputs.num_read, self.num_questions - len(self._views))):
-            self._views.append(view_question(outputs, row, tokenizer))
+        assert isinstance(pl_module, RetrieverReaderModule)
+        predictions: Sequence[str | None] = outputs.predictions or [None] * len(outputs.read)
+        for row in range(min(len(outputs.read), self.num_questions - len(self._views))):
+            view = view_question(outputs.read, row, predictions[row], pl_module.reader.tokenizer)
+            self._views.append(view)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._views:

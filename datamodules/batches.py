@@ -1,12 +1,27 @@
 """What travels between the parts: questions, passages and the prompts that the reader sees."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from datamodules.choices import Choice
+
+NOTHING = -1
+"""The passage of tokens that belong to none."""
+
+
+class TokenScope(Choice):
+    """Which tokens count towards a passage's score."""
+
+    PASSAGE = "passage"
+    """Those of its title and text."""
+    PROMPT = "prompt"
+    """Also the template's words around them and, where a prompt shows one passage, the question (Atlas)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,31 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Questions with their retrieved passages, and the answers that are scored: what a reader reads.
+
+    Attributes:
+        questions: B questions Q.
+        passages: D_n, the K retrieved passages of each, best first.
+        answers: the answer A of each; empty where the reader is to find it.
+        order_seed: what shuffled passages are ordered by, together with the question.
+    """
+
+    questions: Sequence[Question]
+    passages: Sequence[Sequence[Passage]]
+    answers: Sequence[str] = ()
+    order_seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @property
+    def num_passages(self) -> int:
+        """K."""
+        return len(self.passages[0])
+
+
+@dataclass(frozen=True)
 class PromptBatch:
     """Tokenised prompts that know what each of their tokens is.
 
@@ -51,10 +91,9 @@ class PromptBatch:
     Attributes:
         input_ids: token ids.
         attention_mask: True = real token.
-        passage_of_token: index 0..K-1 of the retrieved passage whose title or text (or, with
-            `token_scope="prompt"`, whose block) the token belongs to; -1 = none.
-        content_mask: True = token of a passage's title or text, whatever the token scope; the tokens that
-            the indicators look at.
+        block_of_token: index 0..K-1 of the retrieved passage whose part of the prompt the token belongs to,
+            words of the template included; -1 = none.
+        content_mask: True = token of a passage's title or text; the tokens that the indicators look at.
         noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt; white
             space that is a token of its own is none.
         answer_mask: True = token of the answer; all False in prompts that end before the answer, and where
@@ -67,11 +106,12 @@ class PromptBatch:
         question_of_prompt: index of the question each prompt belongs to.
         num_questions: B.
         num_passages: K, retrieved passages a question; 0 in prompts that ask without any.
+        is_fused: whether one softmax runs over all prompts of a question.
     """
 
     input_ids: Int[Tensor, "prompts tokens"]
     attention_mask: Bool[Tensor, "prompts tokens"]
-    passage_of_token: Int[Tensor, "prompts tokens"]
+    block_of_token: Int[Tensor, "prompts tokens"]
     content_mask: Bool[Tensor, "prompts tokens"]
     noun_mask: Bool[Tensor, "prompts tokens"]
     answer_mask: Bool[Tensor, "prompts tokens"]
@@ -81,15 +121,25 @@ class PromptBatch:
     question_of_prompt: Int[Tensor, " prompts"]
     num_questions: int
     num_passages: int
+    is_fused: bool = False
+
+    def passage_of_token(self, scope: TokenScope = TokenScope.PASSAGE) -> Int[Tensor, "prompts tokens"]:
+        """Index of the passage that each token counts for in a scope; -1 = none."""
+        match scope:
+            case TokenScope.PASSAGE:
+                return self.block_of_token.masked_fill(~self.content_mask, NOTHING)
+            case TokenScope.PROMPT:
+                return self.block_of_token
+            case _:
+                assert_never(scope)
 
     def to(self, device: torch.device | str) -> "PromptBatch":
         """The same batch with its tensors on `device`."""
-        return _moved(self, device)
+        return _changed(self, lambda tensor: tensor.to(device))
 
     def select(self, rows: Int[Tensor, " rows"]) -> "PromptBatch":
         """Some of the prompts, a prompt more than once if its row comes so; of the same questions."""
-        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return _changed(self, lambda tensor: tensor[rows])
 
 
 @dataclass(frozen=True)
@@ -110,12 +160,17 @@ class AnswerBatch:
 
     def to(self, device: torch.device | str) -> "AnswerBatch":
         """The same batch with its tensors on `device`."""
-        return _moved(self, device)
+        return _changed(self, lambda tensor: tensor.to(device))
+
+    def select(self, rows: Int[Tensor, " rows"]) -> "AnswerBatch":
+        """Some of the answers, an answer more than once if its row comes so."""
+        return _changed(self, lambda tensor: tensor[rows])
 
 
 _BatchT = TypeVar("_BatchT", PromptBatch, AnswerBatch)
 
 
-def _moved(batch: _BatchT, device: torch.device | str) -> _BatchT:
-    tensors = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+def _changed(batch: _BatchT, change: Callable[[Tensor], Tensor]) -> _BatchT:
+    """The same batch with each of its tensors changed."""
+    tensors = {name: change(value) for name, value in vars(batch).items() if isinstance(value, Tensor)}
     return dataclasses.replace(batch, **tensors)  # type: ignore[arg-type]

@@ -48,16 +48,16 @@ class Digests:
         """Hexadecimal."""
         return self._digests["sha256"].hexdigest()
 
-    def compare(self, path: Path, mend: str) -> None:
+    def compare(self, path: Path, remedy: str) -> None:
         """Refuses bytes that do not have the published checksum.
 
         Raises:
-            DataError: names the file, both sums and the mend.
+            DataError: names the file, both sums and the remedy.
         """
         if self._published:
             algorithm, _, expected = self._published.partition(":")
             found = self._digests[algorithm].hexdigest()
-            _refuse_difference(path, algorithm, found, expected, "published", mend)
+            _refuse_difference(path, algorithm, found, expected, "published", remedy)
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ def verify_file(path: Path, checksum: str | None = None, progress: Progress | No
     return digests.sha256
 
 
-def _refuse_difference(path: Path, algorithm: str, found: str, expected: str, what: str, mend: str) -> None:
+def _refuse_difference(path: Path, algorithm: str, found: str, expected: str, what: str, remedy: str) -> None:
     if found != expected:
-        raise DataError(f"{path}: its {algorithm} is {found}, the {what} one is {expected}; {mend}")
+        raise DataError(f"{path}: its {algorithm} is {found}, the {what} one is {expected}; {remedy}")
 
 
 def _mend(path: Path) -> str:

@@ -1,19 +1,19 @@
 """Question + retrieved passages -> the prompts of a Fusion-in-Decoder reader, and answers -> its labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import AnswerBatch, Question
+from datamodules.batches import AnswerBatch, Batch, PromptBatch, Question
 from datamodules.prompts import (
     MAX_QUESTION_TOKENS,
     MAX_TITLE_TOKENS,
-    NOTHING,
     Context,
     PromptBuilder,
     PromptText,
-    TokenScope,
+    Shown,
     noun_spans,
 )
 
@@ -29,7 +29,6 @@ class FusionPromptBuilder(PromptBuilder):
 
     Args:
         tokenizer: a fast tokenizer.
-        token_scope: `passage` counts title and text; `prompt` the whole prompt (Atlas).
         max_tokens_per_passage, max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
 
     Raises:
@@ -37,11 +36,11 @@ class FusionPromptBuilder(PromptBuilder):
     """
 
     ends_prompts = True
+    is_fused = True
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        token_scope: TokenScope | str = TokenScope.PASSAGE,
         max_tokens_per_passage: int = 128,
         max_question_tokens: int = MAX_QUESTION_TOKENS,
         max_title_tokens: int = MAX_TITLE_TOKENS,
@@ -50,13 +49,16 @@ class FusionPromptBuilder(PromptBuilder):
         super().__init__(
             tokenizer,
             context=Context.INDEPENDENT,
-            token_scope=token_scope,
             max_tokens_per_passage=max_tokens_per_passage,
             max_question_tokens=max_question_tokens,
             max_title_tokens=max_title_tokens,
             max_answer_tokens=max_answer_tokens,
             padding_side="right",
         )
+
+    def build(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
+        """What the encoder sees, on the CPU; the batch's answers are the decoder's (`build_answers`)."""
+        return super().build(replace(batch, answers=()), shown)
 
     def build_answers(self, answers: Sequence[str]) -> AnswerBatch:
         """What the decoder is to say, on the CPU: each answer and its end."""
@@ -82,12 +84,11 @@ class FusionPromptBuilder(PromptBuilder):
 
     def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
         [(k, title, text)] = blocks
-        template_owner = k if self.token_scope is TokenScope.PROMPT else NOTHING
-        prompt = PromptText(passage_of_end=template_owner)
-        prompt.add("question:", template_owner)
-        prompt.add(f" {asked}", template_owner, nouns=noun_spans(question))
-        prompt.add(" title:", template_owner)
+        prompt = PromptText(passage_of_end=k)
+        prompt.add("question:", k)
+        prompt.add(f" {asked}", k, nouns=noun_spans(question))
+        prompt.add(" title:", k)
         prompt.add(f" {title}", k, content=True)
-        prompt.add(" context:", template_owner)
+        prompt.add(" context:", k)
         prompt.add(f" {text}", k, content=True)
         return prompt

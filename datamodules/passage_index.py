@@ -1,10 +1,9 @@
 """The passages that match a query best: a FAISS index that knows which embeddings it was built from."""
 
-import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,25 +25,6 @@ class UnusableEmbeddingsError(ValueError):
 
 class StaleIndexError(ValueError):
     """A saved index was built from other embeddings than the caller's."""
-
-
-def fingerprint(parts: Iterable[bytes | str]) -> str:
-    """SHA-256, as 64 hexadecimal digits, of whatever decides what an index holds.
-
-    Args:
-        parts: for example the hash of the passages, of the retriever's weights, and the index's factory
-            string. Their boundaries count: `["ab"]` and `["a", "b"]` differ.
-
-    Example:
-        >>> fingerprint(["psgs_w100.tsv", "contriever"])[:12]
-        '876b5c64d031'
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        digest.update(len(content).to_bytes(8, "big"))
-        digest.update(content)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

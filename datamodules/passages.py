@@ -28,7 +28,7 @@ __all__ = [
     "read_passages",
 ]
 
-# Raise when the layout of the file or the reading of passages changes: files of other versions are rebuilt.
+# Raise when the layout of the file or how passages are read changes: files of other versions are rebuilt.
 _VERSION = b"1"
 # Every record batch but the last has this many rows, which makes random access plain division.
 _ROWS_PER_BATCH = 10_000

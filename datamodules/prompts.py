@@ -1,8 +1,10 @@
 """Question + retrieved passages (+ answer) -> the prompts of a decoder-only reader."""
 
+import inspect
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import Passage, PromptBatch, Question
+from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question
 from datamodules.choices import Choice
 
 
@@ -32,22 +34,12 @@ class Shown(Choice):
     """K prompts a question, each with all passages but one."""
 
 
-class TokenScope(Choice):
-    """Which tokens count towards a passage's score."""
-
-    PASSAGE = "passage"
-    PROMPT = "prompt"
-
-
 class PassageOrder(Choice):
     """In which order a concatenated prompt shows the passages."""
 
     RANK = "rank"
     SHUFFLED = "shuffled"
 
-
-NOTHING = -1
-"""The passage of tokens that belong to none."""
 
 MAX_QUESTION_TOKENS = 48
 MAX_TITLE_TOKENS = 24
@@ -99,8 +91,6 @@ class PromptBuilder:
     Args:
         tokenizer: a fast tokenizer (its character offsets say which token is whose).
         context: one prompt a question or one a passage.
-        token_scope: `passage` counts title and text; `prompt` also the template words of the passage's
-            block and, where a prompt holds one passage only, the question (Atlas).
         passage_order: `shuffled` permutes the passages of a concatenated prompt, for each question and each
             `order_seed` in another way.
         max_tokens_per_passage: prompt tokens a passage (paper: 128).
@@ -112,12 +102,12 @@ class PromptBuilder:
     """
 
     ends_prompts = False  # whether prompts without an answer end with the end-of-sequence token
+    is_fused = False  # whether one softmax runs over all prompts of a question
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         context: Context | str = Context.CONCATENATED,
-        token_scope: TokenScope | str = TokenScope.PASSAGE,
         passage_order: PassageOrder | str = PassageOrder.RANK,
         max_tokens_per_passage: int = 128,
         max_question_tokens: int = MAX_QUESTION_TOKENS,
@@ -136,7 +126,6 @@ class PromptBuilder:
             raise ValueError(f"padding_side is {padding_side!r}; it is 'left' or 'right'")
         self.tokenizer = tokenizer
         self.context = Context(context)
-        self.token_scope = TokenScope(token_scope)
         self.passage_order = PassageOrder(passage_order)
         self.max_tokens_per_passage = max_tokens_per_passage
         self.max_question_tokens = max_question_tokens
@@ -145,37 +134,34 @@ class PromptBuilder:
         self.padding_side = padding_side
         self._is_blank: dict[int, bool] = {}  # of the tokens that were looked at
 
-    def build(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str] | None = None,
-        order_seed: int = 0,
-        shown: Shown = Shown.ALL,
-    ) -> PromptBatch:
+    def changed(self, **changes: Any) -> "PromptBuilder":
+        """A builder with other settings, named as in its construction."""
+        settings = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return type(self)(**{**settings, **changes})
+
+    def build(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
         """The prompts of a batch, on the CPU.
 
         Args:
-            questions: B questions.
-            passages: K retrieved passages for each, best first.
-            answers: the answer A that each prompt ends with, followed by the end-of-sequence token; None =
-                the prompts end where the answer begins, for generation.
-            order_seed: what `shuffled` permutes by, together with the question's id, so that a question has
-                the same order in whatever batch it comes.
+            batch: the prompts end with its answers, each followed by the end-of-sequence token; without
+                answers they end where the answer begins, for generation. `shuffled` permutes the passages by
+                `order_seed` and the question's id, so that a question has the same order in whatever batch
+                it comes.
             shown: which passages. A passage is left out of the text, as if it had not been retrieved; what
                 the prompt says of the others stays the same to the letter. (Taking it out of the attention
                 mask of a causal reader would come to the same at the full length.)
         """
-        num_passages = len(passages[0])
-        assert all(len(found) == num_passages for found in passages), "every question has K passages"
+        assert all(len(found) == batch.num_passages for found in batch.passages), "each has K passages"
         prompts, question_of_prompt = [], []
-        for b, (question, found) in enumerate(zip(questions, passages, strict=True)):
-            answer = None if answers is None else answers[b]
-            seed = (order_seed, zlib.crc32(question.id.encode("utf-8", "surrogatepass")))
-            for group, left_out in self._groups(num_passages, seed, shown):
+        for b, (question, found) in enumerate(zip(batch.questions, batch.passages, strict=True)):
+            answer = batch.answers[b] if batch.answers else None
+            seed = (batch.order_seed, zlib.crc32(question.id.encode("utf-8", "surrogatepass")))
+            for group, left_out in self._groups(batch.num_passages, seed, shown):
                 prompts.append(self._compose(question, [(k, found[k]) for k in group], answer, left_out))
                 question_of_prompt.append(b)
-        return self._tokenise(prompts, question_of_prompt, len(questions), num_passages, answers is not None)
+        return self._tokenise(
+            prompts, question_of_prompt, len(batch), batch.num_passages, with_answer=bool(batch.answers)
+        )
 
     def build_closed_book(self, questions: Sequence[Question]) -> PromptBatch:
         """One prompt a question, without passages and answer, on the CPU: what the reader knows by itself."""
@@ -223,19 +209,17 @@ class PromptBuilder:
         return prompt
 
     def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
-        whole_prompt = self.token_scope is TokenScope.PROMPT
         # the question belongs to a passage only where there is but one that it could belong to
-        owner = blocks[0][0] if whole_prompt and self.context is Context.INDEPENDENT else NOTHING
+        owner = blocks[0][0] if self.context is Context.INDEPENDENT else NOTHING
         prompt = PromptText()
         if self.context is Context.CONCATENATED:
             prompt.add(f"Question: {asked}\n")
         for k, title, text in blocks:
-            template_owner = k if whole_prompt else NOTHING
-            prompt.add("Title:", template_owner)
+            prompt.add("Title:", k)
             prompt.add(f" {title}", k, content=True)
-            prompt.add("\nPassage:", template_owner)
+            prompt.add("\nPassage:", k)
             prompt.add(f" {text}", k, content=True)
-            prompt.add("\n", template_owner)
+            prompt.add("\n", k)
         prompt.add("Question:", owner)
         prompt.add(f" {asked}", owner, nouns=noun_spans(question))
         prompt.add("\nAnswer:", owner)
@@ -290,7 +274,7 @@ class PromptBuilder:
         return PromptBatch(
             input_ids=ids,
             attention_mask=torch.from_numpy(mask),
-            passage_of_token=passage,
+            block_of_token=passage,
             content_mask=content.bool(),
             noun_mask=self._without_blanks(ids, noun.bool()),
             answer_mask=answer_mask,
@@ -300,6 +284,7 @@ class PromptBuilder:
             question_of_prompt=torch.tensor(question_of_prompt),
             num_questions=num_questions,
             num_passages=num_passages,
+            is_fused=self.is_fused,
         )
 
     def _without_blanks(

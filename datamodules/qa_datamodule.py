@@ -44,7 +44,7 @@ class QuestionDataModule(L.LightningDataModule):
         super().__init__()
         for name, questions in (("validation", validation), ("test", test)):
             if not questions:
-                raise DataError(f"the {name} split has no questions; set data.{name} to a file that has some")
+                raise DataError(f"the {name} split has no questions; set {name} to one that has some")
         self.train = list(train)
         self.validation = _in_seeded_order(validation, evaluation_seed)
         self.test = _in_seeded_order(test, evaluation_seed)

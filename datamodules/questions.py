@@ -49,7 +49,7 @@ def read_questions(
     """Reads a question file.
 
     Surrounding whitespace and repeated answers go; a question without an `id` gets its line number. DPR and
-    TriviaQA files may list blank answers beside real ones (nobody can mend a published file): those are
+    TriviaQA files may list blank answers beside real ones (nobody can correct a published file): those are
     left out.
 
     Args:
@@ -162,7 +162,7 @@ def _read_dpr(path: Path) -> Iterator[_Placed]:
         if len(row) != 2 or "\t" in row[0]:
             raise DataError(
                 f"{where}: {len(row)} tab-separated columns where DPR has two, question<TAB>['answer']; "
-                "mend the line (is a quotation mark opened and never closed?)"
+                "correct the line (is a quotation mark opened and never closed?)"
             )
         try:
             listed = ast.literal_eval(row[1].strip())

@@ -1,4 +1,4 @@
-"""Token-level readings as a Parquet file: a row for each unit (question, retrieved passage)."""
+"""What was measured of each token, as a Parquet file: a row for each unit (question, retrieved passage)."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +27,15 @@ _UNITS_PER_ROW_GROUP = 500
 
 
 class TokenFileWriter:
-    """Writes a token file as the readings come; memory does not grow with their number.
+    """Writes a token file as the units come; memory does not grow with their number.
 
     The file appears under its name only when `close` was called; leaving the `with` block by an error, or
     `discard`, leaves nothing behind.
 
     Args:
         path: of the file; missing folders are made.
-        info: what the readings were taken from and how; anything that JSON holds. `read_token_file` needs
-            `num_passages`, the units of each question.
+        info: what was measured and how; anything that JSON holds. `TokenFile` needs `num_passages`, the units
+            of each question.
 
     Raises:
         DataError: the file cannot be written.

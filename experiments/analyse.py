@@ -1,4 +1,4 @@
-"""Token-level readings: `python -m experiments.analyse --run RUN`, `--exp NAME` or `--from FILE`.
+"""Token-level metrics: `python -m experiments.analyse --run RUN`, `--exp NAME` or `--from FILE`.
 
 The first two read a sample of questions and write every token's score and similarities to a file; the last
 computes the indicators from such a file again, in seconds, with other settings.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.command_line import quieten, run_command
 
 if TYPE_CHECKING:
-    from experiments.analysis import AnalysisSettings
+    from lightning_modules.token_analysis import AnalysisSettings
 
 SPLITS = ("test", "validation")
 NUM_QUESTIONS = 1000
@@ -88,24 +88,20 @@ def _measure(options: argparse.Namespace) -> Path:
     if num_questions < 1:
         raise ConfigError(f"--instances {num_questions}: give 1 or more questions")
     quieten()
-    from experiments.measure_tokens import (
-        evaluation_settings,
-        measure_tokens,
-        measured_experiment,
-        measured_run,
-    )
+    from experiments.runs import snapshot_of_experiment, snapshot_of_run
+    from experiments.write_tokens import evaluation_settings, write_tokens
 
     if options.run is None:
-        measured = measured_experiment(options.exp, options.overrides)
+        snapshot = snapshot_of_experiment(options.exp, options.overrides)
     else:
-        measured = measured_run(Path(options.run), options.overrides, options.start)
-        if measured.is_start and not options.start:
+        snapshot = snapshot_of_run(Path(options.run), options.overrides, options.start)
+        if snapshot.is_start and not options.start:
             print(f"{options.run} has not finished: its weights at the start are analysed")
     # before minutes are spent on reading
-    _settings(evaluation_settings(measured.config), options)
+    _settings(evaluation_settings(snapshot.config), options)
     split = options.split or SPLITS[0]
-    path = Path(options.out) if options.out is not None else measured.token_file(split)
-    num_read = measure_tokens(measured, split, num_questions, path)
+    path = Path(options.out) if options.out is not None else snapshot.token_file(split)
+    num_read = write_tokens(snapshot, split, num_questions, path)
     if num_read < num_questions:
         print(f"the {split} split has {num_read} questions, fewer than {num_questions}: all were read")
     return path
@@ -113,22 +109,33 @@ def _measure(options: argparse.Namespace) -> Path:
 
 def _settings(own: Mapping[str, Any], options: argparse.Namespace) -> "AnalysisSettings":
     """A run's own settings, or what the user asked for instead."""
-    from experiments.analysis import AnalysisSettings, percentiles_of
+    from experiments.config import ConfigError
+    from lightning_modules.token_analysis import AnalysisSettings
 
-    return AnalysisSettings.of(
-        own,
-        percentiles=percentiles_of(options.percentiles),
-        normalization=options.normalization,
-        embeddings=options.embeddings,
-        match=options.match,
-    )
+    percentiles = None
+    if options.percentiles is not None:
+        try:
+            percentiles = tuple(int(word) for word in options.percentiles)
+        except ValueError as error:
+            words = " ".join(options.percentiles)
+            raise ConfigError(f"--percentiles: {words}: give whole numbers, such as 90 95") from error
+    try:
+        return AnalysisSettings.of(
+            own,
+            percentiles=percentiles,
+            normalization=options.normalization,
+            embeddings=options.embeddings,
+            match=options.match,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--{error}" if str(error).startswith("percentiles") else str(error)) from error
 
 
 def _show(path: Path, options: argparse.Namespace) -> int:
-    """Computes and prints the readings of a token file; saves them where the settings are the run's own."""
+    """Computes and prints the metrics of a token file; saves them where the settings are the run's own."""
     from datamodules.token_file import TokenFile
-    from experiments.analysis import AnalysisSettings, analyse, save_analysis
-    from experiments.analysis_table import print_analysis
+    from experiments.show.tokens import print_analysis
+    from lightning_modules.token_analysis import AnalysisSettings, analyse, save_analysis
 
     file = TokenFile(path)
     settings = _settings(file.info, options)

@@ -1,6 +1,7 @@
 """Configuration -> the objects of a run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,13 @@ from callbacks.progress import progress_bar
 from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
 from datamodules.batches import Passage, Question
-from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.nouns import NounTagger
 from datamodules.passage_index import gpu_search_is_possible
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
-from datamodules.prompts import PromptBuilder
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, naming
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -28,13 +27,12 @@ from experiments.data_files import (
 )
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
-from lightning_modules.loading import is_encoder_decoder, load_causal_lm, load_encoder, load_seq2seq
+from lightning_modules.objectives import Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
-from lightning_modules.readers.decoder_only import DecoderOnlyReader
-from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
-from lightning_modules.readers.reader import Reader, ReaderFamily
-from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
-from lightning_modules.teacher import Teacher
+from lightning_modules.readers.base import Reader
+from lightning_modules.readers.families import load_reader
+from lightning_modules.retrieval import RetrievalModule
+from lightning_modules.retriever import Retriever
 
 EMBEDDED = "embedded"
 
@@ -54,14 +52,19 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
     provide_files(config, data_files(config, settings))
     tagger = NounTagger(data.noun_model)
     train = read_data_split(config, "train", data.max_train) if "train" in settings else []
-    return QuestionDataModule(
-        train=train,
-        validation=tagger.tag(read_data_split(config, "validation", data.max_validation)),
-        test=tagger.tag(read_data_split(config, "test", data.max_test)),
-        batch_size=data.batch_size,
-        evaluation_batch_size=data.evaluation_batch_size,
-        seed=config.seed,
+    validation, test = (
+        tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
+        for split in ("validation", "test")
     )
+    with naming("data"):
+        return QuestionDataModule(
+            train=train,
+            validation=validation,
+            test=test,
+            batch_size=data.batch_size,
+            evaluation_batch_size=data.evaluation_batch_size,
+            seed=config.seed,
+        )
 
 
 def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, folder: Path) -> KnowledgeBase:
@@ -121,40 +124,37 @@ def cache_folder(config: ExperimentConfig) -> Path:
 
 
 def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Retriever:
-    """The retriever, from `source` (an earlier run's) where given."""
+    """The retriever, from `source` (an earlier run's) where given.
+
+    Raises:
+        ModelError: not to be loaded.
+        ValueError: settings that a retriever cannot have.
+    """
     settings = config.retriever
     name: str | Path = settings.name
+    num_layers = settings.num_layers
     if source is not None:
         name, num_layers = source, None
-    else:
-        name = embedded.retriever_folder() if settings.name == EMBEDDED else settings.name
-        num_layers = settings.num_layers
-    encoder, tokenizer = load_encoder(name, num_layers, settings.dropout)
-    retriever = Retriever(
-        encoder,
-        tokenizer,
-        normalize=settings.normalize,
-        tied=settings.tied,
-        train_passage_encoder=settings.train_passage_encoder,
-        max_query_tokens=settings.max_query_tokens,
-        max_passage_tokens=settings.max_passage_tokens,
-    )
-    if source is not None and (source / PASSAGE_ENCODER).is_dir():
-        if settings.tied:
-            raise ConfigError(
-                f"init.retriever_from: {source} holds two encoders, one for queries and one for passages; "
-                "set retriever.tied=false"
-            )
-        passage_encoder, _ = load_encoder(source / PASSAGE_ENCODER, dropout=settings.dropout)
-        retriever.passage_encoder.load_state_dict(passage_encoder.state_dict())
-    return retriever
+    elif settings.name == EMBEDDED:
+        name = embedded.retriever_folder()
+    with naming("retriever", name="retriever.name" if source is None else "init.retriever_from"):
+        return Retriever.load(
+            name,
+            num_layers=num_layers,
+            dropout=settings.dropout,
+            tied=settings.tied,
+            normalize=settings.normalize,
+            train_passage_encoder=settings.train_passage_encoder,
+            max_query_tokens=settings.max_query_tokens,
+            max_passage_tokens=settings.max_passage_tokens,
+        )
 
 
 def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader:
     """The reader, from `source` (an earlier run's) where given.
 
     Raises:
-        ModelError: not to be had, or of another family than `reader.family` says.
+        ModelError: not to be loaded, or of another family than `reader.family` says.
         ValueError: the model lacks a head of `reader.attention_heads`.
     """
     settings = config.reader
@@ -164,79 +164,94 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
     elif settings.name == EMBEDDED:
         name = embedded.reader_gguf()
     heads = None if settings.attention_heads is None else AttentionHeads.parse(settings.attention_heads)
-    family = ReaderFamily(settings.family)
-    if family is ReaderFamily.AUTO:
-        fuses = is_encoder_decoder(name)
-        family = ReaderFamily.FUSION_IN_DECODER if fuses else ReaderFamily.DECODER_ONLY
-    if family is ReaderFamily.FUSION_IN_DECODER:
-        model, tokenizer = load_seq2seq(name)
-        return FusionInDecoderReader(
-            model,
-            FusionPromptBuilder(
-                tokenizer,
-                token_scope=settings.token_scope,
-                max_tokens_per_passage=settings.max_tokens_per_passage,
-                max_answer_tokens=settings.max_new_tokens,
-            ),
-            heads,
+    with naming("reader", name="reader.name" if source is None else "init.reader_from"):
+        return load_reader(
+            name,
+            settings.family,
+            attention_heads=heads,
+            context=settings.context,
+            passage_order=settings.passage_order,
+            max_tokens_per_passage=settings.max_tokens_per_passage,
+            max_answer_tokens=settings.max_new_tokens,
         )
-    model, tokenizer = load_causal_lm(name)
-    prompts = PromptBuilder(
-        tokenizer,
-        context=settings.context,
-        token_scope=settings.token_scope,
-        passage_order=settings.passage_order,
-        max_tokens_per_passage=settings.max_tokens_per_passage,
-        max_answer_tokens=settings.max_new_tokens,
-    )
-    return DecoderOnlyReader(model, prompts, heads)
 
 
-def build_teacher(config: ExperimentConfig) -> Teacher:
+def build_objective(config: ExperimentConfig) -> Objective:
     """What of the reader the retriever learns from."""
-    objective = config.objective
-    return Teacher(
-        objective.name,
-        objective.passage_score,
-        objective.attention_distribution,
-        objective.attention_temperature,
-        objective.reader_temperature,
-        objective.constants,
-    )
+    settings = dataclasses.asdict(config.objective)
+    return make_objective(settings.pop("name"), token_scope=config.reader.token_scope, **settings)
 
 
 def build_module(
     config: ExperimentConfig, retriever: Retriever, reader: Reader | None, knowledge_base: KnowledgeBase
-) -> RetrieverReaderModule:
-    """Both models in the module that trains them; one without a reader only retrieves."""
-    training, objective, evaluation = config.training, config.objective, config.evaluation
+) -> RetrievalModule:
+    """Both models in the module that trains them; without a reader one that only retrieves."""
+    training, evaluation = config.training, config.evaluation
     decay = LearningRateDecay(training.decay)
     if training.num_passages > len(knowledge_base):
         raise ConfigError(
             f"training.num_passages={training.num_passages}, but there are only {len(knowledge_base)} "
             "passages"
         )
+    of_retrieval: dict[str, Any] = {
+        "num_passages": training.num_passages,
+        "rerank_from": config.retriever.rerank_from,
+        "answer_match": evaluation.answer_match,
+        "hit_rate_ks": evaluation.hit_rate_ks,
+        "num_read": evaluation.num_read,
+    }
+    if reader is None:
+        return RetrievalModule(retriever, knowledge_base, **of_retrieval)
     return RetrieverReaderModule(
         retriever,
         reader,
         knowledge_base,
-        train_retriever=training.train_retriever and reader is not None,
-        train_reader=training.train_reader and reader is not None,
+        **of_retrieval,
+        train_retriever=training.train_retriever,
+        train_reader=training.train_reader,
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
-        num_passages=training.num_passages,
-        rerank_from=config.retriever.rerank_from,
-        teacher=build_teacher(config),
-        retrieval_temperature=objective.retrieval_temperature,
-        answer_match=evaluation.answer_match,
-        hit_rate_ks=evaluation.hit_rate_ks,
-        num_read=evaluation.num_read,
+        objective=build_objective(config),
+        retrieval_temperature=config.objective.retrieval_temperature,
         max_new_tokens=config.reader.max_new_tokens,
         token_embeddings=evaluation.token_embeddings,
+        attention_normalization=evaluation.attention_normalization,
         token_drops=evaluation.token_drops,
         weight_decay=training.weight_decay,
         seed=config.seed,
     )
+
+
+Weights = Mapping[str, Path | None]
+"""Folders that the `reader` and the `retriever` are loaded from; None = what the configuration names."""
+
+
+def build(
+    config: ExperimentConfig, folder: Path, weights: Weights, reads_train: bool = False
+) -> tuple[QuestionDataModule, RetrievalModule]:
+    """Questions and models of an experiment: the one way from a configuration to what every command works on.
+
+    Args:
+        config: of the experiment.
+        folder: where a slice of the knowledge base is kept.
+        weights: where the models come from.
+        reads_train: whether to read the training questions even where nothing is trained.
+
+    Raises:
+        ValueError: a setting, a file or a model that cannot be used.
+    """
+    datamodule = build_datamodule(config, reads_train)
+    return datamodule, build_models(config, folder, weights, datamodule)
+
+
+def build_models(
+    config: ExperimentConfig, folder: Path, weights: Weights, datamodule: QuestionDataModule
+) -> RetrievalModule:
+    """The models of `build`, with their knowledge base, which may depend on all questions."""
+    knowledge_base = build_knowledge(config, datamodule, folder)
+    retriever = build_retriever(config, weights["retriever"])
+    reader = None if config.evaluation.retrieve_only else build_reader(config, weights["reader"])
+    return build_module(config, retriever, reader, knowledge_base)
 
 
 def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:
@@ -269,8 +284,6 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
     """
     settings = config.trainer
     has_gpu = torch.cuda.is_available()
-    if settings.accelerator not in ("auto", "cpu", "gpu"):
-        raise ConfigError(f"trainer.accelerator={settings.accelerator!r} is unknown; use auto, cpu or gpu")
     if settings.accelerator == "gpu" and not has_gpu:
         raise ConfigError(
             "trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu, or install "

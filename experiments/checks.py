@@ -1,70 +1,28 @@
 """What can be wrong with a configuration, found before anything is loaded or written."""
 
+import json
 import math
+from collections.abc import Sequence
+from dataclasses import Field
 from pathlib import Path
+from typing import Any, get_args
 
-from callbacks.refresh_schedule import parse_refresh
-from callbacks.stop_on_indicators import Action
-from datamodules.answer_matching import AnswerMatch
-from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context, PassageOrder, TokenScope
-from datamodules.sources import QuestionSource
-from experiments.baseline import read_baseline
+from callbacks.read_start_candidates import START_CANDIDATES
+from callbacks.stop_on_indicators import READER_MONITORS, Action
+from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from experiments.build import hardware
-from experiments.config import ConfigError, ExperimentConfig, trains
-from experiments.monitors import check_monitors, monitors_of
-from lightning_modules.attention_heads import AttentionHeads
-from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.objectives import Constants, Objective
-from lightning_modules.optimization import LearningRateDecay
-from lightning_modules.readers.reader import ReaderFamily, TokenEmbeddings
-from lightning_modules.scores import AttentionDistribution, PassageScore
-from lightning_modules.token_drops import TokenDrops
-
-_CHOICES = {
-    "data.source": QuestionSource,
-    "reader.family": ReaderFamily,
-    "reader.context": Context,
-    "reader.token_scope": TokenScope,
-    "reader.passage_order": PassageOrder,
-    "objective.name": Objective,
-    "objective.passage_score": PassageScore,
-    "objective.attention_distribution": AttentionDistribution,
-    "objective.constants": Constants,
-    "training.decay": LearningRateDecay,
-    "stopping.action": Action,
-    "evaluation.answer_match": AnswerMatch,
-    "evaluation.attention_normalization": AttentionNormalization,
-    "evaluation.token_embeddings": TokenEmbeddings,
-    "evaluation.token_drops": TokenDrops,
-}
-
-_AT_LEAST_ONE = (
-    "data.batch_size",
-    "data.evaluation_batch_size",
-    "reader.max_new_tokens",
-    "training.num_passages",
-    "trainer.accumulate",
-    "trainer.devices",
-    "trainer.validate_every_steps",
-    "trainer.checkpoint_every_steps",
-    "trainer.log_every_steps",
-    "index.batch_size",
-    "stopping.patience",
-)
+from experiments.config import SETTING, ConfigError, ExperimentConfig, Setting, all_fields, trains
+from lightning_modules.metrics.measures import RETRIEVAL_HIT, all_measures
+from lightning_modules.metrics.paired_change import MIN_PAIRS
+from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.objectives import OBJECTIVES
+from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
 
 _TEMPLATE_AND_TEXT_TOKENS = 32
 """At least what the words of a prompt's template take, with some text of the passage."""
 
-_POSITIVE = (
-    "objective.attention_temperature",
-    "objective.reader_temperature",
-    "objective.retrieval_temperature",
-)
-
-_FAVOURS_SHORT = (PassageScore.MEAN, PassageScore.FIRST)
-"""Both divide by the tokens of a passage."""
-
-_SHARES = ("collapse.hit_rate_drop", "collapse.effective_rank_ratio", "collapse.duplicate_rise")
+_FAVOUR_SHORT = ("mean", "first")
+"""Passage scores that divide by the tokens of a passage."""
 
 
 def check_config(config: ExperimentConfig) -> None:
@@ -73,53 +31,91 @@ def check_config(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: names the key and what it may be.
     """
-    for key, choices in _CHOICES.items():
-        value = _value(config, key)
-        known = [member.value for member in choices]
-        if value not in known:
-            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
-    for key in _AT_LEAST_ONE:
-        if _value(config, key) < 1:
-            raise ConfigError(f"{key}={_value(config, key)} must be at least 1")
-    for key in _POSITIVE:
-        if not _value(config, key) > 0:
-            raise ConfigError(f"{key}={_value(config, key)} must be above 0")
-    if any(k < 1 for k in config.evaluation.hit_rate_ks) or not config.evaluation.hit_rate_ks:
-        raise ConfigError(f"evaluation.hit_rate_ks={config.evaluation.hit_rate_ks} must be numbers from 1 on")
-    if config.objective.name == Objective.LOOP and config.training.num_passages < 2:
-        raise ConfigError(
-            "objective.name=loop leaves one passage out: training.num_passages must be at least 2"
-        )
+    for key, item in all_fields():
+        if SETTING in item.metadata:
+            _check_setting(key, item, value_of(config, key))
+    _check_objective(config)
     _check_rooms(config)
     _check_switches(config)
-    try:
-        parse_refresh(config.index.refresh)
-    except ValueError as error:
-        raise ConfigError(f"index.refresh: {error}") from error
-    every_steps = config.index.staleness_every_steps
-    if every_steps is not None and every_steps < 1:
-        raise ConfigError(
-            f"index.staleness_every_steps={every_steps} must be at least 1, or null = at validations only"
-        )
-    if config.evaluation.token_view_questions < 0:
-        raise ConfigError(
-            f"evaluation.token_view_questions={config.evaluation.token_view_questions} must be at least 0"
-        )
-    for key in _SHARES:
-        if not 0 <= _value(config, key) <= 1:
-            raise ConfigError(f"{key}={_value(config, key)} must be between 0 and 1")
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
-    if config.reader.attention_heads is not None:
-        _check_attention_heads(config)
     hardware(config)
+
+
+def value_of(config: ExperimentConfig, key: str) -> Any:
+    """The value of a key such as `trainer.max_steps`."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# ---- each setting by itself ----
+
+
+def _check_setting(key: str, item: Field[Any], value: Any) -> None:
+    """Its choices, bounds and form."""
+    if value is None:  # where the type does not say so, loading has refused it
+        return
+    setting: Setting = item.metadata[SETTING]
+    if setting.choices is not None:
+        known = setting.choices()
+        if value not in known:
+            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
+    if not _is_within(setting, value):
+        or_null = ", or null" if type(None) in get_args(item.type) else ""
+        raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
+    if setting.parse is not None:
+        try:
+            setting.parse(value)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+
+
+def _is_within(setting: Setting, value: Any) -> bool:
+    """Whether a number, or each of a list of at least one number, is finite and within bounds."""
+    if isinstance(value, list):
+        return not setting.is_bounded or (len(value) > 0 and all(_is_within(setting, item) for item in value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (setting.at_least is None or value >= setting.at_least)
+        and (setting.above is None or value > setting.above)
+        and (setting.at_most is None or value <= setting.at_most)
+        and (setting.below is None or value < setting.below)
+    )
+
+
+def _bounds(setting: Setting, value: Any) -> str:
+    """What a value may be, in words."""
+    if setting.at_least is not None and setting.at_most is not None:
+        text = f"between {setting.at_least} and {setting.at_most}"
+    elif setting.above is not None and setting.below is not None:
+        text = f"between {setting.above} and {setting.below}, both excluded"
+    else:
+        bounds = {
+            "at least": setting.at_least,
+            "above": setting.above,
+            "at most": setting.at_most,
+            "below": setting.below,
+        }
+        text = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+    if isinstance(value, list):
+        return f"one or more numbers, each {text}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{text}, and finite" if text else "finite"
+    return text
+
+
+# ---- what relates several settings ----
 
 
 def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
     score = config.objective.passage_score
-    learns_from_attention = config.objective.name == Objective.ADIST and config.training.train_retriever
-    if not (trains(config) and learns_from_attention and score in _FAVOURS_SHORT):
+    uses_attention = OBJECTIVES[config.objective.name].uses_attention
+    teaches = trains(config) and config.training.train_retriever
+    if not (teaches and uses_attention and score in _FAVOUR_SHORT):
         return []
     return [
         f"objective.passage_score={score} divides attention by the passage's length and so teaches the "
@@ -129,15 +125,31 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
     ]
 
 
-def _check_attention_heads(config: ExperimentConfig) -> None:
-    try:
-        AttentionHeads.parse(str(config.reader.attention_heads))
-    except ValueError as error:
-        raise ConfigError(f"reader.attention_heads: {error}") from error
-    if config.objective.name != Objective.ADIST:
+def monitors_of(config: ExperimentConfig) -> tuple[str, ...]:
+    """`stopping.monitors`, or where it is null what can become worse in the run.
+
+    A frozen reader cannot, and the Hit Rate of a fixed retriever cannot change.
+    """
+    if config.stopping.monitors is not None:
+        return tuple(config.stopping.monitors)
+    of_reader = READER_MONITORS if config.training.train_reader else ()
+    return (*of_reader, RETRIEVAL_HIT.name) if config.training.train_retriever else of_reader
+
+
+def _check_objective(config: ExperimentConfig) -> None:
+    """The objective has passages enough, and attention heads are chosen only where attention teaches."""
+    name, num_passages = config.objective.name, config.training.num_passages
+    objective = OBJECTIVES[name]
+    if num_passages < objective.fewest_passages:
+        raise ConfigError(
+            f"objective.name={name} compares passages: training.num_passages must be at least "
+            f"{objective.fewest_passages}"
+        )
+    if config.reader.attention_heads is not None and not objective.uses_attention:
+        attentive = " or ".join(known for known, other in OBJECTIVES.items() if other.uses_attention)
         raise ConfigError(
             "reader.attention_heads says whose attention teaches, but "
-            f"objective.name={config.objective.name} looks at no attention; set objective.name=adist or "
+            f"objective.name={name} looks at no attention; set objective.name={attentive} or "
             "reader.attention_heads=null"
         )
 
@@ -146,7 +158,7 @@ def _check_rooms(config: ExperimentConfig) -> None:
     """Enough room for passages in the prompts, and for the best ones among those that are re-ranked."""
     reader, num_passages = config.reader, config.training.num_passages
     num_questions = 1.0
-    if reader.context == Context.CONCATENATED and reader.family != ReaderFamily.FUSION_IN_DECODER:
+    if reader.context == Context.CONCATENATED and reader.family != FusionInDecoderReader.family:
         num_questions = max(num_questions, 2 / num_passages)  # a prompt asks first and last
     needed = math.ceil(num_questions * MAX_QUESTION_TOKENS) + MAX_TITLE_TOKENS + _TEMPLATE_AND_TEXT_TOKENS
     if reader.max_tokens_per_passage < needed:
@@ -179,13 +191,7 @@ def _check_switches(config: ExperimentConfig) -> None:
 
 def _check_stopping(config: ExperimentConfig) -> None:
     settings, training = config.stopping, config.training
-    check_monitors(config)
-    if not settings.margin >= 0:
-        raise ConfigError(f"stopping.margin={settings.margin} must not be negative")
-    if settings.num_validations is not None and settings.num_validations < 1:
-        raise ConfigError(f"stopping.num_validations={settings.num_validations} must be at least 1")
-    if not 0 < settings.false_stop_rate < 0.5:
-        raise ConfigError(f"stopping.false_stop_rate={settings.false_stop_rate} must be between 0 and 0.5")
+    _check_monitors(config)
     if settings.action == Action.READER_FIRST and not (training.train_reader and training.train_retriever):
         raise ConfigError(
             "stopping.action=reader_first needs a run that trains both models; set "
@@ -205,8 +211,69 @@ def _check_stopping(config: ExperimentConfig) -> None:
         read_baseline(Path(settings.baseline), monitors_of(config))
 
 
-def _value(config: ExperimentConfig, key: str) -> float:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value  # type: ignore[return-value]
+def _check_monitors(config: ExperimentConfig) -> None:
+    """Refuses no monitors at all, and those of a reader that is not trained."""
+    monitors = monitors_of(config)
+    if not monitors:
+        raise ConfigError("stopping.monitors is empty: name metrics, or set stopping.enabled=false")
+    evaluation = config.evaluation
+    measures = all_measures(evaluation.percentiles, evaluation.hit_rate_ks)
+    of_reader = {measure.name for measure in measures if measure.of_read is not None}
+    watched = [name for name in monitors if name.removeprefix(START_CANDIDATES) in of_reader]
+    if watched and not config.training.train_reader:
+        raise ConfigError(
+            f"stopping.monitors names {watched[0]}, but the reader is frozen (training.train_reader=false) "
+            "and cannot become a worse teacher: that metric follows what the retriever finds, and falls as "
+            "it gets better; use stopping.monitors=[retrieval/hit], or null for the default"
+        )
+
+
+# ---- a baseline for stopping ----
+
+
+def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
+    """The `instances` of a probe, or of an earlier run's `start.json`.
+
+    What a probe measured was measured on the start's passages: its `teacher/auc` also is the
+    `start_candidates/teacher/auc` of a run.
+
+    Raises:
+        ConfigError: no such file, not of this form, or without enough values of a monitor.
+    """
+    try:
+        instances = QuestionValues.from_json(json.loads(path.read_text())["instances"])
+        is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
+    except OSError as error:
+        raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise ConfigError(
+            f"stopping.baseline: {path} does not hold instances (question_ids, and values with a number or "
+            "null for each); give a probe's JSON, or the start.json of a run that trained"
+        )
+    for name in monitors:
+        if name not in instances.values and name.removeprefix(START_CANDIDATES) in instances.values:
+            instances.values[name] = instances.values[name.removeprefix(START_CANDIDATES)]
+        count = sum(not math.isnan(value) for value in instances.values.get(name, []))
+        if count < MIN_PAIRS:
+            raise ConfigError(
+                f"stopping.baseline: {path} has {name} of {count} questions, at least {MIN_PAIRS} are "
+                "needed; read more questions for it, or leave the metric out of stopping.monitors"
+            )
+    return instances
+
+
+def check_overlap(path: Path, baseline: QuestionValues, measured: QuestionValues) -> None:
+    """Refuses a baseline of other questions than the run's validations read.
+
+    Raises:
+        ConfigError: fewer than `MIN_PAIRS` questions are in both.
+    """
+    num_shared = len(set(baseline.question_ids) & set(measured.question_ids))
+    if num_shared < MIN_PAIRS:
+        raise ConfigError(
+            f"stopping.baseline: only {num_shared} of the questions in {path} are among those that this "
+            f"run's validations read, at least {MIN_PAIRS} are needed; take it from the same validation "
+            "questions, read more of them (evaluation.num_read), or set stopping.baseline=null"
+        )

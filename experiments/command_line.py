@@ -15,7 +15,7 @@ def run_command(work: Callable[[], int]) -> int:
     try:
         return work()
     except ValueError as error:
-        # every mistake of the user's is a ValueError whose message names the thing and the mend
+        # every mistake of the user's is a ValueError whose message names the thing and the way out
         if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

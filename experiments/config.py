@@ -1,193 +1,354 @@
 """The one typed configuration; the YAML files hold differences from its defaults."""
 
 import difflib
+import pkgutil
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
+SCALES = ("embedded", "paper")
+ACCELERATORS = ("auto", "cpu", "gpu")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+"""Beside auto those of Lightning's that need no further package."""
+SETTING = "setting"
+"""What a field's metadata keeps its `Setting` as."""
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be; the message names it and the mend."""
+    """A setting that cannot be; the message names it and says what to set instead."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of the configuration is for, and what it may be beside what its type says.
+
+    Attributes:
+        help: one line.
+        choices: the names that it may be.
+        at_least, above: lower bound, itself allowed or not; of a list's items where it is one.
+        at_most, below: upper bound, likewise.
+        parse: reads its text, and raises `ValueError` where that is malformed.
+    """
+
+    help: str
+    choices: Callable[[], Sequence[str]] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    parse: Callable[[str], object] | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it is a number, or a list of numbers, within bounds."""
+        return any(bound is not None for bound in (self.at_least, self.above, self.at_most, self.below))
+
+
+def about(help: str, **rules: Any) -> dict[str, Setting]:
+    """The metadata of a field: one line of help and what it may be, see `Setting`."""
+    return {SETTING: Setting(help, **rules)}
+
+
+def setting(default: T, help: str, **rules: Any) -> T:
+    """A field with a default, one line of help and what it may be, see `Setting`."""
+    made: T = field(default=default, metadata=about(help, **rules))
+    return made
+
+
+def names_in(owner: str, *others: str) -> Callable[[], Sequence[str]]:
+    """The choices of an enum or a registry, such as "lightning_modules.objectives:OBJECTIVES".
+
+    They are looked up when asked for: a configuration can be shown without importing torch.
+
+    Args:
+        owner: where they are defined.
+        others: names offered before them.
+    """
+    return lambda: (*others, *map(str, pkgutil.resolve_name(owner)))
+
+
+def parsed_by(owner: str) -> Callable[[str], object]:
+    """A function such as "callbacks.refresh_schedule:parse_refresh", looked up when called."""
+    return lambda text: pkgutil.resolve_name(owner)(text)
 
 
 @dataclass
 class DataConfig:
     """Questions and passages."""
 
-    root: str = "data"  # folder that relative file names are looked for in
-    train: str = "vital"  # question file, or "vital" for the embedded set
-    validation: str = "vital"
-    test: str = "vital"
-    passages: str = "vital"  # passage file, or "vital" for the embedded corpus
-    source: str = "dpr"  # of the published question files: dpr | hub
-    download: bool = True  # fetch published files that are missing into root
-    verify_sizes: bool = True  # refuse a published file that holds another number than published
-    max_train: int | None = None  # use the first n questions of the split
-    max_validation: int | None = None
-    max_test: int | None = None
-    max_passages: int | None = None  # a slice: the questions' gold passages first, then others
-    batch_size: int = 1
-    evaluation_batch_size: int = 4
-    noun_model: str = "embedded"  # spaCy model, or "embedded"
+    root: str = setting("data", "folder that relative file names are looked for in")
+    train: str = setting("vital", 'question file, or "vital" for the embedded set')
+    validation: str = setting("vital", "likewise")
+    test: str = setting("vital", "likewise")
+    passages: str = setting("vital", 'passage file, or "vital" for the embedded corpus')
+    source: str = setting(
+        "dpr", "of the published question files", choices=names_in("datamodules.sources:QuestionSource")
+    )
+    download: bool = setting(True, "fetch published files that are missing into root")
+    verify_sizes: bool = setting(True, "refuse a published file that holds another number than published")
+    max_train: int | None = setting(None, "use the first n questions of the split; null = all", at_least=1)
+    max_validation: int | None = setting(None, "likewise", at_least=1)
+    max_test: int | None = setting(None, "likewise", at_least=1)
+    max_passages: int | None = setting(
+        None, "a slice: the questions' gold passages first, then others; null = all", at_least=1
+    )
+    batch_size: int = setting(1, "questions a training step, of one device", at_least=1)
+    evaluation_batch_size: int = setting(4, "questions a validation or test step", at_least=1)
+    noun_model: str = setting("embedded", 'spaCy model, or "embedded"')
 
 
 @dataclass
 class ReaderConfig:
     """The language model that answers."""
 
-    name: str = "embedded"  # hub name, folder, .gguf file, or "embedded"
-    family: str = "auto"  # auto = as the model says | decoder_only | fusion_in_decoder
-    context: str = "concatenated"  # of a decoder-only reader: concatenated | independent
-    token_scope: str = "passage"  # passage | prompt
-    passage_order: str = "rank"  # rank | shuffled
-    attention_heads: str | None = None  # layer.head that teach, such as 12.3,14.*,0-3.*; null = all
-    max_tokens_per_passage: int = 128
-    max_new_tokens: int = 32
+    name: str = setting("embedded", 'hub name, folder, .gguf file, or "embedded"')
+    family: str = setting(
+        "auto",
+        "auto = as the model says",
+        choices=names_in("lightning_modules.readers.families:FAMILIES", "auto"),
+    )
+    context: str = setting(
+        "concatenated",
+        "whether a decoder-only reader sees the passages together or one by one",
+        choices=names_in("datamodules.prompts:Context"),
+    )
+    token_scope: str = setting(
+        "passage",
+        "which tokens count for a passage: its own, or all of its prompt",
+        choices=names_in("datamodules.batches:TokenScope"),
+    )
+    passage_order: str = setting(
+        "rank",
+        "of the passages in a concatenated prompt",
+        choices=names_in("datamodules.prompts:PassageOrder"),
+    )
+    attention_heads: str | None = setting(
+        None,
+        "layer.head that teach, such as 12.3,14.*,0-3.*; null = all",
+        parse=parsed_by("lightning_modules.attention_heads:AttentionHeads.parse"),
+    )
+    max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
+    max_new_tokens: int = setting(32, "of an answer", at_least=1)
 
 
 @dataclass
 class RetrieverConfig:
     """The encoder that finds passages."""
 
-    name: str = "embedded"  # hub name, folder, or "embedded"
-    num_layers: int | None = None  # keep the first layers only
-    normalize: bool = False
-    tied: bool = True
-    train_passage_encoder: bool = True
-    dropout: float | None = None  # None = as the model says
-    rerank_from: int | None = None  # rank so many passages of the index by fresh embeddings; null = do not
-    max_query_tokens: int = 64
-    max_passage_tokens: int = 160
+    name: str = setting("embedded", 'hub name, folder, or "embedded"')
+    num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
+    normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
+    tied: bool = setting(True, "one encoder for queries and passages")
+    train_passage_encoder: bool = setting(True, "false = query-side fine-tuning, of two encoders")
+    dropout: float | None = setting(None, "null = as the model says", at_least=0, at_most=1)
+    rerank_from: int | None = setting(
+        None, "rank so many passages of the index by fresh embeddings; null = do not", at_least=1
+    )
+    max_query_tokens: int = setting(64, "longer queries are cut off", at_least=1)
+    max_passage_tokens: int = setting(160, "longer passages are cut off", at_least=1)
 
 
 @dataclass
 class ObjectiveConfig:
     """From what the reader gives to the loss."""
 
-    name: str = "adist"  # adist | pdist | emdr2 | loop
-    passage_score: str = "sum"  # sum | mean (favours short passages) | top5 | top10 | top20 | first
-    attention_distribution: str = "softmax"  # softmax | sum
-    attention_temperature: float = 1.0  # tau_gold: divides the scores of adist, pdist and loop
-    reader_temperature: float = 1.0  # divides the reader's logits in emdr2
-    retrieval_temperature: float = 1.0  # theta
-    constants: str = "plain"  # plain | atlas
+    name: str = setting(
+        "adist", "what the retriever learns from", choices=names_in("lightning_modules.objectives:OBJECTIVES")
+    )
+    passage_score: str = setting(
+        "sum",
+        "of its tokens' scores, for adist; mean and first favour short passages",
+        choices=names_in("lightning_modules.scores:PASSAGE_SCORES"),
+    )
+    attention_distribution: str = setting(
+        "softmax",
+        "how passage scores become p_ATTN, for adist",
+        choices=names_in("lightning_modules.scores:AttentionDistribution"),
+    )
+    attention_temperature: float = setting(
+        1.0, "tau_gold: divides the scores of adist, pdist and loop", above=0
+    )
+    reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
+    retrieval_temperature: float = setting(1.0, "theta", above=0)
+    constants: str = setting(
+        "plain",
+        "scale factors of the scores and the loss",
+        choices=names_in("lightning_modules.objectives:Constants"),
+    )
 
 
 @dataclass
 class TrainingConfig:
     """What is trained, and how fast."""
 
-    train_retriever: bool = True
-    train_reader: bool = False
-    num_passages: int = 5
-    retriever_lr: float = 1e-5
-    retriever_warmup_steps: int = 0
-    reader_lr: float = 1e-5
-    reader_warmup_steps: int = 0
-    decay: str = "linear"  # linear | constant
-    weight_decay: float = 0.0
+    train_retriever: bool = setting(True, "from the reader, as the objective says")
+    train_reader: bool = setting(False, "on the answers")
+    num_passages: int = setting(5, "K: retrieved for a question, and read", at_least=1)
+    retriever_lr: float = setting(1e-5, "peak learning rate", at_least=0)
+    retriever_warmup_steps: int = setting(0, "of linear warm-up", at_least=0)
+    reader_lr: float = setting(1e-5, "peak learning rate", at_least=0)
+    reader_warmup_steps: int = setting(0, "of linear warm-up", at_least=0)
+    decay: str = setting(
+        "linear",
+        "of the learning rates after the warm-up",
+        choices=names_in("lightning_modules.optimization:LearningRateDecay"),
+    )
+    weight_decay: float = setting(0.0, "decoupled (AdamW)", at_least=0)
 
 
 @dataclass
 class TrainerConfig:
     """How long, on what, how often."""
 
-    max_steps: int = 1000
-    accumulate: int = 1
-    gradient_clip: float | None = 1.0
-    accelerator: str = "auto"  # auto | cpu | gpu
-    devices: int = 1
-    precision: str = "auto"  # auto = bf16-mixed where the hardware has it, else 32-true
-    validate_every_steps: int = 100
-    checkpoint_every_steps: int = 100
-    log_every_steps: int = 1
-    progress_bar: bool = True
+    max_steps: int = setting(1000, "optimizer steps; 0 = nothing is trained", at_least=0)
+    accumulate: int = setting(1, "batches an optimizer step", at_least=1)
+    gradient_clip: float | None = setting(1.0, "largest norm of the gradient; null = any", above=0)
+    accelerator: str = setting("auto", "auto = the GPU where there is one", choices=lambda: ACCELERATORS)
+    devices: int = setting(1, "how many of them", at_least=1)
+    precision: str = setting(
+        "auto",
+        "auto = bf16-mixed where the hardware has it, else 32-true",
+        choices=lambda: PRECISIONS,
+    )
+    validate_every_steps: int = setting(100, "optimizer steps", at_least=1)
+    checkpoint_every_steps: int = setting(100, "optimizer steps", at_least=1)
+    log_every_steps: int = setting(1, "optimizer steps", at_least=1)
+    progress_bar: bool = setting(True, "show one")
 
 
 @dataclass
 class IndexConfig:
     """The FAISS index."""
 
-    refresh: str = "-1"  # Atlas's schedule syntax; -1 = at the start only; when_stale[:OVERLAP] = see below
-    factory: str = "Flat"
-    gpu: bool | None = None  # null = where there is a GPU and a FAISS that can use it
-    batch_size: int = 64
-    refresh_before_validation: bool = False
-    # how far the retriever has moved away from the index is measured at each validation, and every so many
-    # steps; when_stale refreshes where the top-K overlap is then below OVERLAP (0.9)
-    staleness_every_steps: int | None = None
+    refresh: str = setting(
+        "-1",
+        "Atlas's schedule syntax; -1 = at the start only; when_stale[:OVERLAP] = where the top-K overlap is "
+        "measured below OVERLAP (0.9)",
+        parse=parsed_by("callbacks.refresh_schedule:parse_refresh"),
+    )
+    factory: str = setting("Flat", "FAISS factory string")
+    gpu: bool | None = setting(None, "null = where there is a GPU and a FAISS that can use it")
+    batch_size: int = setting(64, "passages embedded at a time", at_least=1)
+    refresh_before_validation: bool = setting(False, "so that each validation is on a fresh index")
+    staleness_every_steps: int | None = setting(
+        None,
+        "how often to measure how far the retriever is from the index; null = at validations only",
+        at_least=1,
+    )
 
 
 @dataclass
 class EvaluationConfig:
     """What validations and tests measure."""
 
-    num_read: int | None = None  # questions a validation reads; all are retrieved for
-    num_read_test: int | None = None
-    closed_book: bool = False  # EM and F1 without passages; nothing is trained or retrieved
-    retrieve_only: bool = False  # Hit Rate alone; nothing is trained, no reader loaded
-    generate_in_validation: bool = True  # EM and F1 at each validation, not only in the tests
-    hit_rate_ks: list[int] = field(default_factory=lambda: [1, 5, 20])
-    answer_match: str = "tokens"  # tokens | substring
-    percentiles: list[int] = field(default_factory=lambda: [90, 95])
-    attention_normalization: str = "passage"  # passage | prompt | none
-    token_embeddings: str = "input"  # input | contextual
-    token_drops: str = "masked"  # masked | gradient: token scores of pdist, emdr2 and loop
-    token_view_questions: int = 3  # passages shaded by attention, as HTML at each validation; 0 = none
-    monitor: str | None = "validation/hr_at_5"  # the best checkpoint is kept by this; null = the last one
+    num_read: int | None = setting(
+        None, "questions a validation reads; all are retrieved for; null = all", at_least=0
+    )
+    num_read_test: int | None = setting(None, "questions a test reads; null = all", at_least=0)
+    closed_book: bool = setting(False, "EM and F1 without passages; nothing is trained or retrieved")
+    retrieve_only: bool = setting(False, "Hit Rate alone; nothing is trained, no reader loaded")
+    generate_in_validation: bool = setting(True, "EM and F1 at each validation, not only in the tests")
+    hit_rate_ks: list[int] = field(
+        default_factory=lambda: [1, 5, 20], metadata=about("the k of Hit Rate@k", at_least=1)
+    )
+    answer_match: str = setting(
+        "tokens",
+        "what it takes for a passage to hold an answer",
+        choices=names_in("datamodules.answer_matching:AnswerMatch"),
+    )
+    percentiles: list[int] = field(
+        default_factory=lambda: [90, 95], metadata=about("of the indicators", at_least=0, at_most=100)
+    )
+    attention_normalization: str = setting(
+        "passage",
+        "what the indicators divide token scores by",
+        choices=names_in("lightning_modules.metrics.indicators:AttentionNormalization"),
+    )
+    token_embeddings: str = setting(
+        "input",
+        "where the indicators take token embeddings from",
+        choices=names_in("lightning_modules.readers.base:TokenEmbeddings"),
+    )
+    token_drops: str = setting(
+        "masked",
+        "how token scores of pdist, emdr2 and loop are found",
+        choices=names_in("lightning_modules.token_drops:TokenDrops"),
+    )
+    token_view_questions: int = setting(
+        3, "passages shaded by attention, as HTML at each validation; 0 = none", at_least=0
+    )
+    monitor: str | None = setting(
+        "validation/hr_at_5", "the best checkpoint is kept by this; null = the last one"
+    )
 
 
 @dataclass
 class StoppingConfig:
     """What a run does when its teacher has become worse than at the start, or good enough."""
 
-    enabled: bool = True
-    # readings that are compared with the start; null = retrieval/hit, and of a reader that is trained
-    # start_candidates/indicator1/spearman_p90 and start_candidates/teacher/auc
-    monitors: list[str] | None = None
-    action: str = "stop"  # stop | freeze_retriever | reader_first
-    baseline: str | None = None  # JSON of an earlier run or probe (its "instances"); null = the run's start
-    margin: float = 0.0  # a decline that is tolerated
-    patience: int = 2  # validations in a row
-    num_validations: int | None = None  # that share the rate of false stops; null = as many as the run has
-    false_stop_rate: float = 0.05  # of a whole run in which nothing declines
-    target: float | None = None  # stop once the first monitor is at least this
+    enabled: bool = setting(True, "compare each validation with the start")
+    monitors: list[str] | None = field(
+        default=None,
+        metadata=about(
+            "metrics that are compared with the start; null = retrieval/hit, and of a reader that is trained "
+            "start_candidates/indicator1/spearman_p90 and start_candidates/teacher/auc"
+        ),
+    )
+    action: str = setting(
+        "stop", "what follows a decline", choices=names_in("callbacks.stop_on_indicators:Action")
+    )
+    baseline: str | None = setting(
+        None, 'JSON of an earlier run or probe (its "instances"); null = the run\'s start'
+    )
+    margin: float = setting(0.0, "a decline that is tolerated", at_least=0)
+    patience: int = setting(2, "validations in a row", at_least=1)
+    num_validations: int | None = setting(
+        None, "that share the rate of false stops; null = as many as the run has", at_least=1
+    )
+    false_stop_rate: float = setting(0.05, "of a whole run in which nothing declines", above=0, below=0.5)
+    target: float | None = setting(None, "stop once the first monitor is at least this; null = never")
 
 
 @dataclass
 class CollapseConfig:
     """What ends a run as collapsed; NaN and infinity always do."""
 
-    enabled: bool = True
-    hit_rate_drop: float = 0.5  # relative to the start
-    effective_rank_ratio: float = 0.2  # of the embeddings, to the start's
-    duplicate_rise: float = 0.2  # share of near-duplicate embeddings above the start's
+    enabled: bool = setting(True, "look for a collapse")
+    hit_rate_drop: float = setting(0.5, "relative to the start", at_least=0, at_most=1)
+    effective_rank_ratio: float = setting(0.2, "of the embeddings, to the start's", at_least=0, at_most=1)
+    duplicate_rise: float = setting(
+        0.2, "share of near-duplicate embeddings above the start's", at_least=0, at_most=1
+    )
 
 
 @dataclass
 class InitConfig:
     """Weights of an earlier run to start from."""
 
-    reader_from: str | None = None  # run folder; "latest:NAME" = the newest finished run of an experiment
-    retriever_from: str | None = None
+    reader_from: str | None = setting(
+        None, 'run folder; "latest:NAME" = the newest finished run of an experiment; null = as it comes'
+    )
+    retriever_from: str | None = setting(None, "likewise")
 
 
 @dataclass
 class ExperimentConfig:
     """Everything a run depends on."""
 
-    name: str = "???"
-    description: str = ""
-    scale: str = "embedded"  # embedded | paper; reports never mix the two
-    seed: int = 0
-    runs: str = "runs"  # folder of all runs
+    name: str = setting("???", "of the experiment")
+    description: str = setting("", "a line for --list")
+    scale: str = setting("embedded", "reports never mix the two", choices=lambda: SCALES)
+    seed: int = setting(0, "of everything random", at_least=0, at_most=2**32 - 1)
+    runs: str = setting("runs", "folder of all runs")
     data: DataConfig = field(default_factory=DataConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
@@ -209,6 +370,44 @@ def reads_train_questions(config: ExperimentConfig) -> bool:
 def trains(config: ExperimentConfig) -> bool:
     """Whether a run trains anything, or only measures."""
     return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)
+
+
+def all_fields(schema: Any = ExperimentConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Every key of the configuration with its field, sections before what they hold."""
+    for item in fields(schema):
+        yield f"{prefix}{item.name}", item
+        if is_dataclass(item.type):
+            yield from all_fields(item.type, f"{prefix}{item.name}.")
+
+
+_IN_YAML = {"=True": "=true", "=False": "=false", "=None": "=null"}
+
+
+@contextmanager
+def naming(*sections: str, **keys: str) -> Iterator[None]:
+    """Errors inside name settings where the library names its arguments: `retriever.tied=...` for `tied=...`.
+
+    An argument is recognised at the start of a message, before "=", and after "set", "or", "and" or "with".
+
+    Args:
+        sections: of the configuration, whose settings are passed on as arguments of the same names.
+        keys: the key of an argument that is named otherwise, or that is set elsewhere this time.
+    """
+    known = {key.rpartition(".")[2]: key for key, _ in all_fields() if key.rpartition(".")[0] in sections}
+    known |= keys
+    name = f"(?P<name>{'|'.join(map(re.escape, known))})"
+    place = r"(?:^|(?<=\bset )|(?<=\bor )|(?<=\band )|(?<=\bwith )|(?<![\w.])(?=\w+=))"
+    argument = re.compile(rf"{place}{name}(?:(?P<value>=(?:True|False|None)\b)|(?=[ =:]))")
+
+    def in_configuration(found: re.Match[str]) -> str:
+        return known[found["name"]] + _IN_YAML.get(found["value"], "")
+
+    try:
+        yield
+    except ValueError as error:
+        if len(error.args) == 1:
+            error.args = (argument.sub(in_configuration, str(error)),)
+        raise
 
 
 def experiment_names() -> list[str]:
@@ -287,7 +486,7 @@ def _parse_override(text: str) -> Any:
 
 
 def _refuse_unknown_keys(layer: Any, where: str) -> None:
-    known = set(_all_keys(ExperimentConfig))
+    known = {key for key, _ in all_fields()}
     for key in _used_keys(layer):
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
@@ -299,13 +498,6 @@ def _used_keys(layer: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
             yield from _used_keys(value, f"{prefix}{key}.")
-
-
-def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    for item in fields(schema):
-        yield f"{prefix}{item.name}"
-        if is_dataclass(item.type):
-            yield from _all_keys(item.type, f"{prefix}{item.name}.")
 
 
 def _nearest(word: str, known: Sequence[str] | set[str]) -> str:

@@ -1,18 +1,15 @@
-"""Has a run learnt more than which lengths to prefer? `python -m experiments.control_length RUN`.
+"""Has a run learnt more than to prefer some passage length? `python -m experiments.control_length RUN`.
 
-See `experiments.length_control` for what is compared.
+See `lightning_modules.length_control` for what is compared.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
 
 from experiments.command_line import quieten, run_command
-
-if TYPE_CHECKING:
-    from experiments.length_control import LengthControl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,50 +23,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _control(path: Path, overrides: Sequence[str]) -> int:
     quieten()
+    from experiments.build import build_datamodule, build_knowledge, build_retriever
     from experiments.config import ConfigError
-    from experiments.length_control import compare
-    from experiments.measure_tokens import measured_run
+    from experiments.runs import snapshot_of_run
+    from experiments.show.console import print_control
+    from lightning_modules.length_control import MAX_PASSAGES, control_length
 
-    start, end = (measured_run(path, overrides, at_start) for at_start in (True, False))
+    start, end = (snapshot_of_run(path, overrides, at_start) for at_start in (True, False))
     if end.is_start or end.weights["retriever"] == start.weights["retriever"]:
         raise ConfigError(f"{path} has no trained retriever; name a finished run that trains it")
-    print_control(compare(start, end), end.config.training.num_passages)
-    return 0
-
-
-def print_control(control: "LengthControl", k: int) -> None:
-    """A table, and what it says."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="test questions", box=box.SIMPLE_HEAD)
-    for name in ("retriever", "bonus for length", f"Hit Rate@{k}", "words a passage", "gold passages found"):
-        table.add_column(name, justify="left" if name == "retriever" else "right")
-    for name, found in (("start", control.start), ("trained", control.trained)):
-        for bonus in (found.plain, found.chosen):
-            gold = "-" if bonus.gold_found is None else f"{bonus.gold_found:.3f}"
-            table.add_row(name, f"{bonus.size:.3f}", f"{bonus.hit_rate:.3f}", f"{bonus.words:.0f}", gold)
-    table.add_section()
-    table.add_row("all passages", "", "", f"{control.corpus_words:.0f}", "")
-    console = Console(width=100)
-    console.print(table)
-    for text, value in (
-        ("the run gained", control.gain),
-        ("a bonus for length alone would have gained", control.by_length),
-        ("gained beyond length", control.beyond_length),
-    ):
-        console.print(f"{text}: {value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]", highlight=False)
-    of_start = (
-        f"the start's passages have {control.start.plain.words:.0f} words, all {control.corpus_words:.0f}"
+    config = end.config
+    datamodule = build_datamodule(config)
+    with TemporaryDirectory() as scratch:
+        knowledge_base = build_knowledge(config, datamodule, Path(scratch))
+        if len(knowledge_base) > MAX_PASSAGES:
+            raise ConfigError(
+                f"{len(knowledge_base):,} passages cannot all be scored at once; the control is for at most "
+                f"{MAX_PASSAGES:,}: cut a slice with data.max_passages"
+            )
+        passages = knowledge_base[0 : len(knowledge_base)]
+    control = control_length(
+        build_retriever(config, start.weights["retriever"]),
+        build_retriever(config, end.weights["retriever"]),
+        passages,
+        datamodule.validation,
+        datamodule.test,
+        num_passages=config.training.num_passages,
+        match=config.evaluation.answer_match,
     )
-    if control.starts_short:
-        explained = "explained by removing a preference for short passages"
-    else:
-        explained = "explained by a preference for long passages"
-    console.print(f"{of_start}; what a bonus for length gains is {explained}", highlight=False)
-    if not control.beyond_length.low > 0:
-        console.print(f"the whole gain may be {explained}", highlight=False)
+    print_control(control, config.training.num_passages)
+    return 0
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def provide_files(config: ExperimentConfig, files: Iterable[DataFile]) -> None:
     """Sees to it that files are there, downloading published ones where `data.download` says so.
 
     Raises:
-        DataError: some are missing and not to be had; the message lists them all.
+        DataError: some are missing and cannot be downloaded; the message lists them all.
     """
     root = data_root(config)
     missing = missing_files([file.published for file in files if file.is_wanted and file.published], root)

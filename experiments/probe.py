@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exp", metavar="NAME", required=True, help="the experiment that is thought of")
     parser.add_argument("--instances", type=int, default=200, help="questions read, at most (200)")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="validation")
-    parser.add_argument("--compare", type=int, default=24, help="of them read in other ways too (24)")
+    parser.add_argument("--compare", type=int, default=24, help="of them compared with other variants (24)")
     parser.add_argument("--all", action="store_true", help="read all, also when the verdict is clear")
     parser.add_argument("--out", metavar="FOLDER", help="default: RUNS/probes/NAME/DATE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
@@ -35,26 +35,26 @@ def _probe(options: argparse.Namespace) -> int:
     check_config(config)
     if options.instances < 2 or options.compare < 0:
         raise ConfigError("--instances must be at least 2 and --compare at least 0")
-    from experiments.probing.page import write_page
-    from experiments.probing.reading import ProbeSettings
-    from experiments.probing.run import run_probe, save_probe
-    from experiments.probing.table import print_probe
+    from experiments.preflight_run import run_preflight, save_preflight
+    from experiments.show.preflight_console import print_preflight
+    from experiments.show.preflight_page import write_page
+    from lightning_modules.preflight import PreflightSettings
 
     quieten()
     started = time.perf_counter()
-    settings = ProbeSettings(
+    settings = PreflightSettings(
         num_instances=options.instances,
         num_compared=options.compare,
         batch_size=config.data.evaluation_batch_size,
     )
     print(f"pre-flight check of {config.name}: {config.description}", flush=True)
-    result, probe = run_probe(config, settings, options.split, stops_early=not options.all)
+    result = run_preflight(config, settings, options.split, stops_early=not options.all)
     seconds = time.perf_counter() - started
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(options.out or Path(config.runs) / "probes" / config.name / stamp)
-    save_probe(result, probe, config, options.split, seconds, folder / "probe.json")
-    write_page(result, config, folder / "probe.html")
-    print_probe(result)
+    save_preflight(result, config, options.split, seconds, folder / "probe.json")
+    write_page(result, config.name, config.description, folder / "probe.html")
+    print_preflight(result)
     print(f"{seconds:.0f} seconds; saved: {folder / 'probe.json'} and probe.html")
     return 0
 

@@ -34,15 +34,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(places: Sequence[Path], out: Path) -> int:
-    from experiments.reporting.collect import collect_runs
-    from experiments.reporting.compose import compose_report, count_runs
-    from experiments.reporting.entries import sort_runs
-    from experiments.reporting.write import check_folder, write_report
+    from experiments.show.document import check_folder, write_report
+    from experiments.show.report_rows import sort_runs
+    from experiments.show.report_runs import collect_runs
+    from experiments.show.report_text import compose_report, count_runs
 
     check_folder(out)
     runs = sort_runs(collect_runs(places))
     write_report(compose_report(runs), out)
-    print(f"{count_runs(len(runs.fates))}: {out / 'report.html'}, {out / 'report.md'}")
+    print(f"{count_runs(len(runs.statuses))}: {out / 'report.html'}, {out / 'report.md'}")
     return 0
 
 

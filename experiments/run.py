@@ -89,7 +89,7 @@ def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     from callbacks.stop_on_interrupt import RunInterrupted
     from experiments.checks import doubts_about
     from experiments.runs import RUN_VARIABLE, is_main_process
-    from experiments.summary_table import print_summary
+    from experiments.show.console import print_summary
     from experiments.train import run_experiment
 
     if is_main_process():

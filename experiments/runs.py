@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, what it ran on, what came out."""
+"""A run's folder and what it holds; the models that commands measure afterwards."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from typing import Any
 import torch
 
 from datamodules.text_files import write_whole
-from experiments.config import ConfigError, ExperimentConfig, to_yaml
+from experiments.checks import check_config
+from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
 
 LATEST = "latest:"
+MODELS = ("reader", "retriever")
+FOLDER = "analysis"
+"""Within a run's folder: what is measured of its models afterwards."""
 
 RUN_VARIABLE = "ATTENTION_DISTILLATION_RUN"
 """Tells the run's folder to the further processes of a run on several devices."""
@@ -56,7 +61,7 @@ class RunFolder:
 
     @property
     def start(self) -> Path:
-        """Readings of the starting checkpoint, kept so that a resumed run need not take them again."""
+        """Metrics of the starting checkpoint, kept so that a resumed run need not measure them again."""
         return self.path / "start.json"
 
     @property
@@ -88,7 +93,7 @@ class RunFolder:
 
     @property
     def validations(self) -> Path:
-        """Readings of each validation, the start's included."""
+        """Metrics of each validation, the start's included."""
         return self.path / "validations.jsonl"
 
     @property
@@ -219,10 +224,90 @@ def weights_of(source: str | None, model: str, config: ExperimentConfig) -> Path
     return folder
 
 
+def starting_weights(config: ExperimentConfig) -> dict[str, Path | None]:
+    """Where each model of a run starts from, as `weights_of`."""
+    return {name: weights_of(getattr(config.init, f"{name}_from"), name, config) for name in MODELS}
+
+
 def runs_of(name: str, runs: Path) -> list[RunFolder]:
     """All runs of an experiment (a glob), oldest first."""
     found = [path.parent for path in Path(runs).glob(f"{name}/*/config.yaml")]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name[:15], path.name))]
+
+
+# ---- models to measure ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A configuration with weights.
+
+    Attributes:
+        config: of the run or the experiment.
+        folder: where what is said of it goes, unless the user says otherwise.
+        weights: folder of each model's weights; None = what the configuration names.
+        is_start: whether they are the starting weights, and not those that the run ended with.
+        run: None where there is none.
+    """
+
+    config: ExperimentConfig
+    folder: Path
+    weights: dict[str, Path | None]
+    is_start: bool = True
+    run: RunFolder | None = None
+
+    def token_file(self, split: str) -> Path:
+        """`tokens.parquet`; of the start `tokens-start.parquet`; of another split than `test` named so."""
+        parts = ["tokens", *(["start"] if self.is_start else []), *([split] if split != "test" else [])]
+        return self.folder / f"{'-'.join(parts)}.parquet"
+
+
+def snapshot_of_experiment(name: str, overrides: Sequence[str] = ()) -> Snapshot:
+    """An experiment as it would start.
+
+    Raises:
+        ConfigError: an unknown experiment or setting, or weights of a run that is not there.
+    """
+    config = load_config(name, overrides)
+    check_config(config)
+    return Snapshot(config, Path(config.runs) / config.name / FOLDER, starting_weights(config))
+
+
+def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = False) -> Snapshot:
+    """A run as it ended, or as it started where it has not ended (or `at_start`).
+
+    Raises:
+        ConfigError: not a run, an unknown setting, or weights that are gone.
+    """
+    run = RunFolder(path)
+    if not run.config.is_file():
+        raise ConfigError(f"--run {path}: not a run folder (it holds no config.yaml)")
+    config = read_config(run.config, overrides)
+    check_config(config)
+    weights = _weights_at_start(config, run)
+    is_start = at_start or not run.is_finished
+    if not is_start:
+        trained = {"reader": run.reader, "retriever": run.retriever}
+        weights |= {model: folder for model, folder in trained.items() if folder.is_dir()}
+    return Snapshot(config, run.path / FOLDER, weights, is_start, run)
+
+
+def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Path | None]:
+    """What a run started from; a finished one knows it better than `latest:NAME` does today."""
+    if not run.is_finished:
+        return starting_weights(config)
+    recorded = json.loads(run.summary.read_text())["started_from"]
+    weights = {model: Path(recorded[model]) if model in recorded else None for model in MODELS}
+    for model, folder in weights.items():
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(
+                f"{run.path} started from the {model} in {folder}, which is gone; put it back (a relative "
+                "path is taken from the current folder)"
+            )
+    return weights
+
+
+# ---- files ----
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.config import ExperimentConfig
+from experiments.config import ExperimentConfig, trains
 from experiments.trainer import RunCallbacks
 
 
@@ -19,11 +19,11 @@ def make_summary(
     times_s: Mapping[str, float],
     sources: Mapping[str, Path | None],
 ) -> dict[str, Any]:
-    """Readings before and after, why it ended, and where the time went.
+    """Metrics before and after, why it ended, and where the time went.
 
     Args:
         config: of the run.
-        before, after: test readings of the start and of the best checkpoint, named `test/...`.
+        before, after: test metrics of the start and of the best checkpoint, named `test/...`.
         stopped: why it ended.
         callbacks: of the run.
         times_s: seconds by part.
@@ -43,6 +43,7 @@ def make_summary(
         "status": "finished",
         "scale": config.scale,
         "seed": config.seed,
+        "trained": trains(config),
         "stopped": stopped,
         "decisions": _decisions(callbacks),
         "best_step": best_step,

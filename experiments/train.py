@@ -15,22 +15,16 @@ from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
-from experiments.baseline import check_overlap, instances_from_json, instances_to_json, read_baseline
-from experiments.build import (
-    build_datamodule,
-    build_knowledge,
-    build_module,
-    build_reader,
-    build_retriever,
-    hardware,
-)
+from experiments.build import build, build_datamodule, build_models, build_reader, hardware
+from experiments.checks import check_overlap, monitors_of, read_baseline
 from experiments.config import ConfigError, ExperimentConfig, trains
-from experiments.monitors import monitors_of
-from experiments.runs import RunFolder, is_main_process, weights_of, write_json
+from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.closed_book import ClosedBookModule
+from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.retrieval import RetrievalModule
 
 log = logging.getLogger(__name__)
 
@@ -61,20 +55,16 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     started = time.perf_counter()
     L.seed_everything(config.seed, verbose=False)
     trainer_hardware = hardware(config)
-    datamodule = build_datamodule(config)
-    sources = {
-        name: weights_of(getattr(config.init, f"{name}_from"), name, config)
-        for name in ("reader", "retriever")
-    }
+    sources = starting_weights(config)
     if config.evaluation.closed_book:
-        return _run_closed_book(config, run, datamodule, sources["reader"], started)
-    module = _build(config, run, datamodule, sources)
+        return _run_closed_book(config, run, sources["reader"], started)
+    datamodule, module = build(config, run.path, sources)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
         callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
-        start = _start_readings(config, run, module, datamodule, trainer, callbacks)
+        start = _measure_start(config, run, module, datamodule, trainer, callbacks)
         before = after = start["test"]
         stopped = "nothing is trained"
         if trains(config):
@@ -100,11 +90,11 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
 def _run_closed_book(
     config: ExperimentConfig,
     run: RunFolder,
-    datamodule: QuestionDataModule,
     source: Path | None,
     started: float,
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
+    datamodule = build_datamodule(config)
     reader = build_reader(config, source)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
     load_s = time.perf_counter() - started
@@ -115,10 +105,10 @@ def _run_closed_book(
     except RunInterrupted:
         _write_interrupted(config, run)
         raise
-    readings = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     sources = {"reader": source}
-    summary = make_summary(config, readings, readings, "nothing is trained", callbacks, times_s, sources)
+    summary = make_summary(config, measured, measured, "nothing is trained", callbacks, times_s, sources)
     return _written(run, summary)
 
 
@@ -132,27 +122,15 @@ def _write_interrupted(config: ExperimentConfig, run: RunFolder) -> None:
     _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
 
 
-def _build(
+def _measure_start(
     config: ExperimentConfig,
     run: RunFolder,
-    datamodule: QuestionDataModule,
-    sources: Mapping[str, Path | None],
-) -> RetrieverReaderModule:
-    knowledge_base = build_knowledge(config, datamodule, run.path)
-    retriever = build_retriever(config, sources["retriever"])
-    reader = None if config.evaluation.retrieve_only else build_reader(config, sources["reader"])
-    return build_module(config, retriever, reader, knowledge_base)
-
-
-def _start_readings(
-    config: ExperimentConfig,
-    run: RunFolder,
-    module: RetrieverReaderModule,
+    module: RetrievalModule,
     datamodule: QuestionDataModule,
     trainer: L.Trainer,
     callbacks: RunCallbacks,
 ) -> dict[str, Any]:
-    """Test and validation readings of the starting checkpoint: what the end is compared with.
+    """What tests and validations measure of the starting checkpoint: what the end is compared with.
 
     The callbacks that decide while training are given the start that they compare with.
     """
@@ -160,7 +138,7 @@ def _start_readings(
     if run.start.is_file():
         kept: dict[str, Any] = json.loads(run.start.read_text())
         if stopping is not None:
-            stopping.baseline = instances_from_json(kept["instances"])
+            stopping.baseline = QuestionValues.from_json(kept["instances"])
         if collapse is not None:
             collapse.start = kept["collapse"]
         if candidates is not None:
@@ -171,15 +149,15 @@ def _start_readings(
         baseline = stopping.baseline = read_baseline(Path(config.stopping.baseline), stopping.monitors)
     start: dict[str, Any] = {"test": _test(config, module, datamodule, trainer), "validation": {}}
     if trains(config):
-        module.generate = config.evaluation.generate_in_validation
-        trainer.validate(module, datamodule, verbose=False)
+        with module.evaluating(generate=config.evaluation.generate_in_validation):
+            trainer.validate(module, datamodule, verbose=False)
         measured = trainer.callback_metrics
         start["validation"] = {name: float(value) for name, value in measured.items() if name != "step"}
-        instances = callbacks.instances()
-        _check_monitors(config, start["validation"], instances.values)
+        questions = callbacks.question_values()
+        _check_monitors(config, start["validation"], questions.values)
         if baseline is not None:
-            check_overlap(Path(str(config.stopping.baseline)), baseline, instances)
-        start["instances"] = instances_to_json(instances if baseline is None else baseline)
+            check_overlap(Path(str(config.stopping.baseline)), baseline, questions)
+        start["instances"] = (questions if baseline is None else baseline).to_json()
         start["collapse"] = {} if collapse is None else collapse.start
         start["candidates"] = {} if candidates is None else candidates.candidates
     if is_main_process():
@@ -188,13 +166,13 @@ def _start_readings(
 
 
 def _check_monitors(
-    config: ExperimentConfig, readings: Collection[str], instance_readings: Collection[str]
+    config: ExperimentConfig, metrics: Collection[str], question_metrics: Collection[str]
 ) -> None:
     """Refuses to watch what is not measured."""
     best = config.evaluation.monitor
-    watched = [("evaluation.monitor", best, readings)] if best is not None else []
+    watched = [("evaluation.monitor", best, metrics)] if best is not None else []
     if config.stopping.enabled:
-        watched += [("stopping.monitors", name, instance_readings) for name in monitors_of(config)]
+        watched += [("stopping.monitors", name, question_metrics) for name in monitors_of(config)]
     for key, monitor, measured in watched:
         if monitor not in measured:
             known = ", ".join(sorted(measured))
@@ -203,13 +181,12 @@ def _check_monitors(
 
 def _test(
     config: ExperimentConfig,
-    module: RetrieverReaderModule,
+    module: RetrievalModule,
     datamodule: QuestionDataModule,
     trainer: L.Trainer,
 ) -> dict[str, float]:
-    module.num_read, module.generate = config.evaluation.num_read_test, True
-    trainer.test(module, datamodule, verbose=False)
-    module.num_read = config.evaluation.num_read
+    with module.evaluating(num_read=config.evaluation.num_read_test):
+        trainer.test(module, datamodule, verbose=False)
     return {
         name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
     }
@@ -218,18 +195,20 @@ def _test(
 def _fit(
     config: ExperimentConfig,
     run: RunFolder,
-    module: RetrieverReaderModule,
+    module: RetrievalModule,
     datamodule: QuestionDataModule,
     trainer: L.Trainer,
     callbacks: RunCallbacks,
 ) -> str:
     """Trains, and says why it ended."""
-    module.generate = config.evaluation.generate_in_validation
     checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
     # a run killed before its first checkpoint does not measure the start again
     L.seed_everything(config.seed, verbose=False)
     try:
-        with module.timer.part("training"):
+        with (
+            module.timer.part("training"),
+            module.evaluating(generate=config.evaluation.generate_in_validation),
+        ):
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     # a retriever that has diverged is also seen where its embeddings are searched for or indexed
     except (CollapseError, UnusableEmbeddingsError) as error:
@@ -270,7 +249,7 @@ def stales_all_validations(config: ExperimentConfig) -> bool:
 def _load_best(
     config: ExperimentConfig,
     run: RunFolder,
-    module: RetrieverReaderModule,
+    module: RetrievalModule,
     datamodule: QuestionDataModule,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
@@ -295,18 +274,18 @@ def _load_best(
     elif (best is None or best.left_out_all) and run.last_good_checkpoint.is_file():
         checkpoint = run.last_good_checkpoint
     if checkpoint is None:
-        weights = _build(config, run, datamodule, sources).state_dict()
+        weights = build_models(config, run.path, sources, datamodule).state_dict()
     else:
         weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
 
 
-def _export(config: ExperimentConfig, run: RunFolder, module: RetrieverReaderModule) -> None:
+def _export(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> None:
     """The trained models, as transformers loads them."""
     if not is_main_process():
         return
+    assert isinstance(module, RetrieverReaderModule), "nothing else is trained"
     if config.training.train_reader:
-        assert module.reader is not None
         module.reader.save(run.reader)
     if config.training.train_retriever:
         module.retriever.save(run.retriever)

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
-from callbacks.log_indicators import InstanceReadings, LogIndicators
+from callbacks.log_indicators import LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
 from callbacks.read_start_candidates import ReadStartCandidates
@@ -23,10 +23,10 @@ from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.token_view import TokenView
 from experiments.build import build_refresh
+from experiments.checks import monitors_of
 from experiments.config import ExperimentConfig, trains
-from experiments.monitors import monitors_of
 from experiments.runs import RunFolder
-from lightning_modules.metrics.indicators import AttentionNormalization
+from lightning_modules.metrics.question_values import QuestionValues
 
 
 @dataclass
@@ -51,12 +51,12 @@ class RunCallbacks:
         chosen += [self.start_candidates, self.predictions, *self.others, self.stopping, self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
-    def instances(self) -> InstanceReadings:
+    def question_values(self) -> QuestionValues:
         """What the latest validation read of each question."""
-        instances = self.indicators.latest_instances.with_others(self.indicators.latest_hits)
+        values = self.indicators.latest_questions.with_others(self.indicators.latest_hits)
         if self.start_candidates is not None:
-            instances = instances.with_others(self.start_candidates.latest_instances)
-        return instances
+            values = values.with_others(self.start_candidates.latest_questions)
+        return values
 
 
 def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
@@ -78,11 +78,10 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if trains(config) and config.training.train_retriever:
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
-    normalization = AttentionNormalization(evaluation.attention_normalization)
-    indicators = LogIndicators(tuple(evaluation.percentiles), normalization)
+    indicators = LogIndicators(tuple(evaluation.percentiles))
     start_candidates = None
     if trains(config) and config.training.train_reader:
-        start_candidates = ReadStartCandidates(tuple(evaluation.percentiles), normalization)
+        start_candidates = ReadStartCandidates(tuple(evaluation.percentiles))
     stopping = collapse = None
     if config.stopping.enabled and trains(config):
         stopping = _make_stopping(config, indicators, start_candidates)

@@ -1,6 +1,8 @@
 """What evaluations of every module share: which questions count and are read, EM and F1 of their answers."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DistributedSampler
@@ -15,17 +17,31 @@ class AnsweringModule(L.LightningModule):
 
     Args:
         num_read: questions that an evaluation reads, the first ones, of all processes together. None = all.
+        generate: whether answers to them are generated.
 
     Attributes:
         timer: seconds spent by part.
     """
 
-    def __init__(self, num_read: int | None = None) -> None:
+    def __init__(self, num_read: int | None = None, generate: bool = True) -> None:
         super().__init__()
         self.num_read = num_read
+        self.generate = generate
         self.timer = PartTimer()
         self.answer_scores = AnswerScores()
         self._num_given_so_far = self._num_read_so_far = 0
+
+    @contextlib.contextmanager
+    def evaluating(self, **settings: Any) -> Iterator[None]:
+        """Other settings for the evaluations inside, such as `num_read=100, generate=False`."""
+        kept = {name: getattr(self, name) for name in settings}
+        for name, value in settings.items():
+            setattr(self, name, value)
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def on_validation_epoch_start(self) -> None:
         self._num_given_so_far = self._num_read_so_far = 0

@@ -70,7 +70,7 @@ class AttentionHeads:
         for layers, heads in self.parts:
             if layers[-1] >= num_layers or (heads is not None and heads[-1] >= num_heads):
                 raise ValueError(
-                    f"reader.attention_heads={self}: the reader has no {_show(layers, heads)}; its layers "
+                    f"attention_heads={self}: the reader has no {_show(layers, heads)}; its layers "
                     f"are 0 to {num_layers - 1}, the heads of each 0 to {num_heads - 1}"
                 )
             chosen[layers.start : layers.stop, slice(None) if heads is None else list(heads)] = True

@@ -5,7 +5,7 @@ import torch
 from datamodules.batches import Question
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.evaluation import Evaluation
-from lightning_modules.readers.reader import Reader
+from lightning_modules.readers.base import Reader
 
 
 class ClosedBookModule(AnsweringModule):
@@ -28,19 +28,13 @@ class ClosedBookModule(AnsweringModule):
     def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
         batch = self.drop_padding(batch)
         read = batch[: self.take_to_read(len(batch))]
-        predictions = None
+        predictions: list[str] = []
         if read:
             with self.timer.part("generate"):
                 predictions = self.reader.generate_closed_book(read, self.max_new_tokens)
             self.score_answers(predictions, read)
-        return Evaluation(
-            batch,
-            passages=[[] for _ in batch],
-            is_hit=torch.zeros(len(batch), 0, dtype=torch.bool),
-            answers=[question.answers[0] for question in batch],
-            num_read=len(read),
-            predictions=predictions,
-        )
+        no_hits = torch.zeros(len(batch), 0, dtype=torch.bool)
+        return Evaluation(batch, [[] for _ in batch], no_hits, num_passages=0, predictions=predictions)
 
     def on_test_epoch_end(self) -> None:
         self.log_answer_scores("test")

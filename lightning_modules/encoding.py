@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float32
 
 from datamodules.batches import Passage
+from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.retriever import Retriever
@@ -39,6 +40,20 @@ def encode_knowledge_base(
     for start in range(rows.start, rows.stop, _PASSAGES_SORTED_TOGETHER):
         stop = min(start + _PASSAGES_SORTED_TOGETHER, rows.stop)
         out[start:stop] = encode_passages(retriever, knowledge_base[start:stop], batch_size, progress)
+
+
+def build_index(retriever: Retriever, knowledge_base: KnowledgeBase, batch_size: int = 64) -> PassageIndex:
+    """An exact index of all passages, in memory: for knowledge bases whose embeddings fit into it.
+
+    Args:
+        retriever, knowledge_base, batch_size: as in `encode_knowledge_base`.
+
+    Raises:
+        ValueError: there are no passages.
+    """
+    embeddings = np.zeros((len(knowledge_base), retriever.dim), dtype=np.float32)
+    encode_knowledge_base(retriever, knowledge_base, embeddings, range(len(knowledge_base)), batch_size)
+    return PassageIndex.build(embeddings)
 
 
 @torch.no_grad()

@@ -1,48 +1,91 @@
 """What evaluating a batch of questions gives, and which of its passages hit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch, AnswerMatcher
-from datamodules.batches import Passage, Question
-from lightning_modules.readers.reader import Reading
+from datamodules.batches import Batch, Passage, Question
+from lightning_modules.metrics.indicators import IndicatorUnits, indicator_units
+from lightning_modules.metrics.units import TokenUnits
+from lightning_modules.readers.outputs import TokenOutput
+
+
+@dataclass(frozen=True)
+class ScoredQuestions:
+    """What a teacher makes of some questions: all that metrics of a teacher are computed from.
+
+    Attributes:
+        has_answer: True = the passage holds an answer.
+        p_target: the teacher's distribution; p_ATTN, or what another objective has in its place.
+        units: its tokens as the indicators look at them.
+    """
+
+    has_answer: Bool[Tensor, "read passages"]
+    p_target: Float[Tensor, "read passages"]
+    units: TokenUnits
+    _indicators: dict[tuple[int, int], IndicatorUnits] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __len__(self) -> int:
+        return len(self.has_answer)
+
+    def indicator(self, number: int, percentile: int) -> IndicatorUnits:
+        """Indicator 1 (target: the answer) or 2 (the question's nouns) of each unit; computed once."""
+        key = number, percentile
+        if key not in self._indicators:
+            units = self.units
+            similarity = {1: units.answer_similarity, 2: units.noun_similarity}[number]
+            self._indicators[key] = indicator_units(units.attention, similarity, units.mask, percentile)
+        return self._indicators[key]
+
+
+@dataclass(frozen=True)
+class ReadQuestions(ScoredQuestions):
+    """What reader and retriever make of the questions that are read.
+
+    Attributes:
+        batch: R questions with the K passages of each that the reader is shown, and the answers scored.
+        output: the pass whose token scores say what the objective looks at: attention, or drops in
+            likelihood.
+        log_p_retr: the retriever's distribution.
+        loss: the retriever's, over these questions.
+    """
+
+    batch: Batch
+    output: TokenOutput
+    log_p_retr: Float[Tensor, "read passages"]
+    loss: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What validating a batch of questions gave; callbacks compute their metrics from it.
+    """What evaluating a batch of questions gave; every metric is computed from it.
 
     Attributes:
         questions: B questions.
         passages: the passages retrieved for each, best first (as many as the largest Hit Rate needs).
         is_hit: True = the passage holds an answer.
-        answers: the answer A that is scored, for each question.
-        num_read: the reader read the first R of the questions; the others were retrieved for only.
-        reading: of the first `num_passages` passages of each; None where there are no questions to read.
-            Its token scores are what the objective looks at: attention, or drops in likelihood.
-        log_p_attn: the teacher's distribution; p_ATTN, or what another objective has in its place.
-        log_p_retr: the retriever's.
-        predictions: generated answers, of the questions that were read.
+        num_passages: K, of which the reader is shown the first.
+        read: of the first R questions; None where the reader reads none of them.
+        predictions: generated answers to the first questions; empty where none were asked for.
     """
 
     questions: list[Question]
     passages: list[list[Passage]]
     is_hit: Bool[Tensor, "batch retrieved"]
-    answers: list[str]
-    num_read: int = 0
-    reading: Reading | None = None
-    log_p_attn: Float[Tensor, "read passages"] | None = None
-    log_p_retr: Float[Tensor, "read passages"] | None = None
-    predictions: list[str] | None = None
+    num_passages: int
+    read: ReadQuestions | None = None
+    predictions: Sequence[str] = ()
 
     @property
-    def read_questions(self) -> list[Question]:
-        """Those that the reader read."""
-        return self.questions[: self.num_read]
+    def num_read(self) -> int:
+        """R."""
+        return 0 if self.read is None else len(self.read)
 
 
 def find_hits(

@@ -39,7 +39,7 @@ _LOADING_ERRORS = (
 
 
 class ModelError(ValueError):
-    """A model that cannot be had, or is not what was asked for; the message says how to mend it."""
+    """A model that cannot be loaded, or is not what was asked for; the message says what to do."""
 
 
 def load_encoder(
@@ -53,7 +53,7 @@ def load_encoder(
         dropout: of hidden states and attention; None = as the model says.
 
     Raises:
-        ModelError: not to be had, an encoder-decoder or decoder-only model, or fewer layers than asked for.
+        ModelError: not to be loaded, no encoder, or fewer layers than asked for.
     """
     config = _load("retriever", name, AutoConfig.from_pretrained)
     depth = getattr(config, "num_hidden_layers", None)
@@ -61,9 +61,7 @@ def load_encoder(
         raise ModelError(f"retriever {name}: a {config.model_type} model is no encoder; use one such as BERT")
     if num_layers is not None:
         if not 1 <= num_layers <= depth:
-            raise ModelError(
-                f"retriever {name} has {depth} layers; retriever.num_layers={num_layers} is not within"
-            )
+            raise ModelError(f"retriever {name} has {depth} layers; num_layers={num_layers} is not within")
         config.num_hidden_layers = num_layers
     if dropout is not None:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
@@ -83,24 +81,18 @@ def load_causal_lm(
         dtype: of the weights.
 
     Raises:
-        ModelError: not to be had, or not decoder-only.
+        ModelError: not to be loaded, or not decoder-only.
     """
-    source, kwargs = name, {}
-    if str(name).endswith(".gguf"):
-        path = Path(name)
-        if not path.is_file():
-            raise ModelError(f"reader {name}: there is no such file")
-        source, kwargs = path.parent, {"gguf_file": path.name}
+    source, kwargs = _gguf_source(name)
     config = _load("reader", source, AutoConfig.from_pretrained, **kwargs)
     if config.is_encoder_decoder:
         raise ModelError(
             f"reader {name}: {config.model_type} is an encoder-decoder model where a decoder-only reader is "
-            "expected; set reader.name to a causal language model, or reader.family=auto"
+            "expected; set family=auto, or name to a causal language model"
         )
     if not _is_decoder(config):
         raise ModelError(
-            f"reader {name}: a {config.model_type} model is no decoder-only language model; set reader.name "
-            "to one"
+            f"reader {name}: a {config.model_type} model is no decoder-only language model; set name to one"
         )
     model = _load(
         "reader",
@@ -129,14 +121,14 @@ def load_seq2seq(
         dtype: of the weights.
 
     Raises:
-        ModelError: not to be had, or no T5.
+        ModelError: not to be loaded, or no T5.
     """
     config = _load("reader", name, AutoConfig.from_pretrained)
     if config.model_type != "t5":
         kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder-only"
         raise ModelError(
-            f"reader {name}: {config.model_type} is {kind} model where a T5 is expected; set reader.name to "
-            "one, or reader.family=auto"
+            f"reader {name}: {config.model_type} is {kind} model where a T5 is expected; set family=auto, "
+            "or name to one"
         )
     model = _load(
         "reader", name, AutoModelForSeq2SeqLM.from_pretrained, dtype=dtype, attn_implementation="sdpa"
@@ -144,15 +136,23 @@ def load_seq2seq(
     return model, _load_tokenizer("reader", name)
 
 
-def is_encoder_decoder(name: str | Path) -> bool:
-    """What a reader's configuration says of its family; False for a .gguf file.
+def reader_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a reader from the hub or a folder, which says what kind of model it is.
 
     Raises:
-        ModelError: not to be had.
+        ModelError: not to be loaded.
     """
-    if str(name).endswith(".gguf"):
-        return False
-    return bool(_load("reader", name, AutoConfig.from_pretrained).is_encoder_decoder)
+    return _load("reader", name, AutoConfig.from_pretrained)
+
+
+def _gguf_source(name: str | Path) -> tuple[str | Path, dict[str, str]]:
+    """Where transformers looks for a model, and the arguments that name a .gguf file in it."""
+    if not str(name).endswith(".gguf"):
+        return name, {}
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(f"reader {name}: there is no such file")
+    return path.parent, {"gguf_file": path.name}
 
 
 def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -214,8 +214,8 @@ def _explain(what: str, name: str | Path, error: Exception) -> str:
         return f"{what} {name}: there is no such folder"
     return (
         f"{what} {name}: not on this machine, and the Hugging Face hub did not give it. Without network, "
-        f"download it elsewhere (`hf download {name} --local-dir {Path(name).name}`) and set "
-        f"{what}.name to that folder. ({detail})"
+        f"download it elsewhere (`hf download {name} --local-dir {Path(name).name}`) and set name to that "
+        f"folder. ({detail})"
     )
 
 

@@ -56,9 +56,7 @@ def make_optimizer(
             groups.append({"params": parameters, "lr": rate.peak})
             rates.append(rate)
     if not groups:
-        raise ValueError(
-            "there is nothing to train: set training.train_retriever or training.train_reader to true"
-        )
+        raise ValueError("there is nothing to train; set train_retriever or train_reader to true")
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
     factors: list[Callable[[int], float]] = [
         functools.partial(rate.factor, num_steps=num_steps) for rate in rates

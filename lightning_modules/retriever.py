@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
-from lightning_modules.loading import save_pretrained
+from lightning_modules.loading import load_encoder, save_pretrained
 
 PASSAGE_ENCODER = "passages"
 """Folder of an untied passage encoder, inside the saved retriever's."""
@@ -54,8 +55,8 @@ class Retriever(nn.Module):
         super().__init__()
         if tied and not train_passage_encoder:
             raise ValueError(
-                "query-side fine-tuning needs two encoders: with retriever.train_passage_encoder=false set "
-                "retriever.tied=false"
+                "train_passage_encoder: query-side fine-tuning needs two encoders, so with "
+                "train_passage_encoder=False set tied=False"
             )
         self.query_encoder = encoder
         self.passage_encoder = encoder if tied else copy.deepcopy(encoder)
@@ -67,6 +68,41 @@ class Retriever(nn.Module):
         self.max_passage_tokens = max_passage_tokens
         if not train_passage_encoder:
             self.passage_encoder.requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        num_layers: int | None = None,
+        dropout: float | None = None,
+        tied: bool = True,
+        **settings: Any,
+    ) -> "Retriever":
+        """A retriever from the hub or a folder, such as one that `save` wrote.
+
+        Args:
+            name: hub name or folder.
+            num_layers: keep the first layers only; None = all.
+            dropout: of hidden states and attention; None = as the model says.
+            tied: see `Retriever`; a folder with a passage encoder of its own needs False.
+            settings: further ones of `Retriever`.
+
+        Raises:
+            ModelError: not to be loaded, or no encoder.
+            ValueError: the folder holds two encoders, and `tied` says one.
+        """
+        encoder, tokenizer = load_encoder(name, num_layers, dropout)
+        retriever = cls(encoder, tokenizer, tied=tied, **settings)
+        own_passage_encoder = Path(name) / PASSAGE_ENCODER
+        if own_passage_encoder.is_dir():
+            if tied:
+                raise ValueError(
+                    f"tied: {name} holds two encoders, one for queries and one for passages; set tied=False"
+                )
+            passage_encoder, _ = load_encoder(own_passage_encoder, dropout=dropout)
+            retriever.passage_encoder.load_state_dict(passage_encoder.state_dict())
+        return retriever
 
     @property
     def dim(self) -> int:
@@ -90,8 +126,9 @@ class Retriever(nn.Module):
             self.passage_encoder.eval()
         return self
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Writes the encoder and its tokenizer; an untied passage encoder goes to `folder/passages`."""
+        folder = Path(folder)
         save_pretrained(self.query_encoder, self.tokenizer, folder)
         if not self.tied:
             save_pretrained(self.passage_encoder, self.tokenizer, folder / PASSAGE_ENCODER)

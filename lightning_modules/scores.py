@@ -1,33 +1,17 @@
 """Token scores -> passage scores -> distributions over the retrieved passages. Pure maths."""
 
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from datamodules.batches import NOTHING, PromptBatch, TokenScope
 from datamodules.choices import Choice
-
-
-class PassageScore(Choice):
-    """How the scores of a passage's tokens become the passage's score (Atlas `src/fid.py`)."""
-
-    SUM = "sum"
-    """Eq. 1; mildly favours long passages. Atlas divides it by a constant."""
-    MEAN = "mean"
-    """Divided by the passage's tokens, which is no correction for its length: attention hardly grows with a
-    passage, so that its mean favours short ones, strongly where each passage has a prompt. Atlas's `avg`."""
-    TOP5 = "top5"
-    """Mean of the highest 5 token scores of each answer row; likewise 10 and 20."""
-    TOP10 = "top10"
-    TOP20 = "top20"
-    FIRST = "first"
-    """`mean` with the first answer row alone; favours short passages likewise."""
-
-    @property
-    def num_top(self) -> int | None:
-        """How many tokens of a passage count; None = all."""
-        return int(self.removeprefix("top")) if self.startswith("top") else None
 
 
 class AttentionDistribution(Choice):
@@ -37,85 +21,141 @@ class AttentionDistribution(Choice):
     SUM = "sum"
 
 
-def passage_scores(
-    token_scores: Float[Tensor, "prompts tokens"],
-    passage_of_token: Int[Tensor, "prompts tokens"],
-    question_of_prompt: Int[Tensor, " prompts"],
-    num_questions: int,
-    num_passages: int,
-    how: PassageScore | str = PassageScore.SUM,
-) -> Float[Tensor, "batch passages"]:
-    """Score of each retrieved passage (Eq. 1): the sum, or the mean, of s_t over its tokens.
+@dataclass(frozen=True)
+class PassageTokens:
+    """Which tokens of some prompts count for which retrieved passage.
 
-    Args:
-        token_scores: s_t; for `first` those of the first answer row, for the `top` ones of any one row.
-        passage_of_token: rank 0..K-1 of the passage that a token belongs to; -1 = none.
+    Attributes:
+        passage_of_token: rank 0..K-1 of the passage that a token counts for; -1 = none.
         question_of_prompt: which question a prompt belongs to.
         num_questions, num_passages: B and K.
-        how: `sum` mildly favours long passages, `mean` and `first` favour short ones. A passage without
-            tokens scores 0.
     """
-    how = PassageScore(how)
-    counted = passage_of_token >= 0
-    if how.num_top is not None:
-        counted = _highest(token_scores, passage_of_token, num_passages, how.num_top)
-    slot = question_of_prompt[:, None] * num_passages + passage_of_token
-    slots = slot[counted]
-    sums = token_scores.new_zeros(num_questions * num_passages).index_add(0, slots, token_scores[counted])
-    if how.num_top is not None:
-        sums = sums / how.num_top
-    elif how is not PassageScore.SUM:
-        sums = sums / torch.bincount(slots, minlength=len(sums)).clamp(min=1)
-    return sums.view(num_questions, num_passages)
+
+    passage_of_token: Int[Tensor, "prompts tokens"]
+    question_of_prompt: Int[Tensor, " prompts"]
+    num_questions: int
+    num_passages: int
+
+    @classmethod
+    def of(cls, prompts: PromptBatch, scope: TokenScope) -> "PassageTokens":
+        """Those of a batch of prompts."""
+        passage_of_token = prompts.passage_of_token(scope)
+        return cls(passage_of_token, prompts.question_of_prompt, prompts.num_questions, prompts.num_passages)
+
+    def sum(self, token_scores: Float[Tensor, "prompts tokens"]) -> Float[Tensor, "batch passages"]:
+        """The sum of the scores of each passage's tokens; 0 for a passage without tokens."""
+        num_slots = self.num_questions * self.num_passages
+        counted = self.passage_of_token >= 0
+        sums = token_scores.new_zeros(num_slots).index_add(0, self._slots, token_scores[counted])
+        return sums.view(self.num_questions, self.num_passages)
+
+    def count(self) -> Int[Tensor, "batch passages"]:
+        """How many tokens each passage has."""
+        counts = torch.bincount(self._slots, minlength=self.num_questions * self.num_passages)
+        return counts.view(self.num_questions, self.num_passages)
+
+    @property
+    def _slots(self) -> Int[Tensor, " counted"]:
+        """Place in [batch, passages], flat, of each token that counts."""
+        slot = self.question_of_prompt[:, None] * self.num_passages + self.passage_of_token
+        return slot[self.passage_of_token >= 0]
+
+    def highest(self, token_scores: Float[Tensor, "prompts tokens"], num: int) -> "PassageTokens":
+        """Only the `num` tokens of each passage with the highest scores."""
+        ranks = torch.arange(self.num_passages, device=self.passage_of_token.device)
+        belongs = self.passage_of_token[:, None] == ranks[:, None]
+        of_passage = token_scores[:, None].masked_fill(~belongs, -math.inf)
+        top = of_passage.topk(min(num, token_scores.shape[1]), dim=-1).indices
+        is_high = (torch.zeros_like(belongs).scatter(-1, top, True) & belongs).any(dim=1)
+        return replace(self, passage_of_token=self.passage_of_token.masked_fill(~is_high, NOTHING))
+
+    def repeated(self, times: int) -> "PassageTokens":
+        """Each prompt `times` times, as so many prompts of so many questions: one for each row, or head."""
+        places = torch.arange(times, device=self.question_of_prompt.device)
+        return PassageTokens(
+            self.passage_of_token.repeat_interleave(times, dim=0),
+            (self.question_of_prompt[:, None] * times + places).flatten(),
+            self.num_questions * times,
+            self.num_passages,
+        )
 
 
-def passage_scores_of_rows(
+PassageScore = Callable[
+    [Float[Tensor, "prompts rows tokens"], Bool[Tensor, "prompts rows"], PassageTokens],
+    Float[Tensor, "batch passages"],
+]
+"""Makes the score of each retrieved passage of the s_t of the answer's rows.
+
+Its arguments are s_t by answer row; True = a row (the first column is); which tokens are whose.
+"""
+
+
+def sum_of_tokens(
     row_scores: Float[Tensor, "prompts rows tokens"],
     row_mask: Bool[Tensor, "prompts rows"],
-    passage_of_token: Int[Tensor, "prompts tokens"],
-    question_of_prompt: Int[Tensor, " prompts"],
-    num_questions: int,
-    num_passages: int,
-    how: PassageScore | str = PassageScore.SUM,
+    tokens: PassageTokens,
 ) -> Float[Tensor, "batch passages"]:
-    """`passage_scores` of each answer row, averaged over the rows; the first one's alone for `first`.
+    """Eq. 1: the sum of s_t over the passage's tokens; mildly favours long passages."""
+    return _mean_over_rows(row_scores, row_mask, tokens, lambda scores, rows: rows.sum(scores))
 
-    `sum` and `mean` could as well be taken of the rows' mean; the highest tokens differ from row to row.
 
-    Args:
-        row_scores: s_t of each answer row.
-        row_mask: True = a row; the first column is.
-        passage_of_token, question_of_prompt, num_questions, num_passages, how: as in `passage_scores`.
+def mean_of_tokens(
+    row_scores: Float[Tensor, "prompts rows tokens"],
+    row_mask: Bool[Tensor, "prompts rows"],
+    tokens: PassageTokens,
+) -> Float[Tensor, "batch passages"]:
+    """The sum divided by the number of the passage's tokens (Atlas's `avg`).
+
+    No correction for length: attention hardly grows with a passage, so its mean strongly favours short ones.
     """
-    how = PassageScore(how)
-    if how is PassageScore.FIRST:
-        row_scores, row_mask = row_scores[:, :1], row_mask[:, :1]
+    return _mean_over_rows(
+        row_scores, row_mask, tokens, lambda scores, rows: rows.sum(scores) / rows.count().clamp(min=1)
+    )
+
+
+def mean_of_first_row(
+    row_scores: Float[Tensor, "prompts rows tokens"],
+    row_mask: Bool[Tensor, "prompts rows"],
+    tokens: PassageTokens,
+) -> Float[Tensor, "batch passages"]:
+    """`mean_of_tokens` with the first answer row alone; favours short passages likewise."""
+    return mean_of_tokens(row_scores[:, :1], row_mask[:, :1], tokens)
+
+
+def mean_of_highest(
+    row_scores: Float[Tensor, "prompts rows tokens"],
+    row_mask: Bool[Tensor, "prompts rows"],
+    tokens: PassageTokens,
+    num: int,
+) -> Float[Tensor, "batch passages"]:
+    """Mean of the `num` highest token scores of each answer row, which differ from row to row."""
+    return _mean_over_rows(
+        row_scores, row_mask, tokens, lambda scores, rows: rows.highest(scores, num).sum(scores) / num
+    )
+
+
+PASSAGE_SCORES: dict[str, PassageScore] = {
+    "sum": sum_of_tokens,
+    "mean": mean_of_tokens,
+    "top5": functools.partial(mean_of_highest, num=5),
+    "top10": functools.partial(mean_of_highest, num=10),
+    "top20": functools.partial(mean_of_highest, num=20),
+    "first": mean_of_first_row,
+}
+"""All ways from token scores to a passage's score, by name (Atlas `src/fid.py`)."""
+
+
+def _mean_over_rows(
+    row_scores: Float[Tensor, "prompts rows tokens"],
+    row_mask: Bool[Tensor, "prompts rows"],
+    tokens: PassageTokens,
+    of_row: Callable[[Float[Tensor, "prompts tokens"], PassageTokens], Float[Tensor, "batch passages"]],
+) -> Float[Tensor, "batch passages"]:
+    """A score of each answer row, averaged over the rows."""
     num_rows = row_scores.shape[1]
     weights = row_mask / row_mask.sum(dim=1, keepdim=True)
-    rows = torch.arange(num_rows, device=question_of_prompt.device)
-    by_row = passage_scores(
-        (row_scores * weights[..., None]).flatten(0, 1),
-        passage_of_token.repeat_interleave(num_rows, dim=0),
-        (question_of_prompt[:, None] * num_rows + rows).flatten(),
-        num_questions * num_rows,
-        num_passages,
-        how,
-    )
-    return by_row.view(num_questions, num_rows, num_passages).sum(dim=1)
-
-
-def _highest(
-    token_scores: Float[Tensor, "prompts tokens"],
-    passage_of_token: Int[Tensor, "prompts tokens"],
-    num_passages: int,
-    num_top: int,
-) -> Bool[Tensor, "prompts tokens"]:
-    """The `num_top` tokens of each passage with the highest scores."""
-    ranks = torch.arange(num_passages, device=passage_of_token.device)
-    belongs = passage_of_token[:, None] == ranks[:, None]
-    of_passage = token_scores[:, None].masked_fill(~belongs, -math.inf)
-    top = of_passage.topk(min(num_top, token_scores.shape[1]), dim=-1).indices
-    return (torch.zeros_like(belongs).scatter(-1, top, True) & belongs).any(dim=1)
+    by_row = of_row((row_scores * weights[..., None]).flatten(0, 1), tokens.repeated(num_rows))
+    return by_row.view(tokens.num_questions, num_rows, tokens.num_passages).sum(dim=1)
 
 
 def log_p_attn(
@@ -131,9 +171,15 @@ def log_p_attn(
             `sum`, Eq. 1 read literally: score / sum of scores.
         temperature: tau_gold, for `softmax`.
     """
-    if AttentionDistribution(how) is AttentionDistribution.SOFTMAX:
-        return (scores / temperature).log_softmax(dim=-1)
-    return (scores / scores.sum(dim=-1, keepdim=True)).clamp(min=torch.finfo(scores.dtype).tiny).log()
+    how = AttentionDistribution(how)
+    match how:
+        case AttentionDistribution.SOFTMAX:
+            return (scores / temperature).log_softmax(dim=-1)
+        case AttentionDistribution.SUM:
+            shares = scores / scores.sum(dim=-1, keepdim=True)
+            return shares.clamp(min=torch.finfo(scores.dtype).tiny).log()
+        case _:
+            assert_never(how)
 
 
 def log_p_retr(

@@ -1,12 +1,14 @@
 """How much of an answer's likelihood hangs on each token: the token scores of perplexity distillation."""
 
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.choices import Choice
+from lightning_modules.readers.outputs import EmbeddedPass
 
 
 class TokenDrops(Choice):
@@ -18,24 +20,39 @@ class TokenDrops(Choice):
     """To first order, all tokens from one backward pass. Exact for small changes only, and masking is none:
     on SmolLM2-135M the two do not agree at all (`experiments.benchmarks.token_drops`)."""
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the pass must record gradients."""
+        return self is TokenDrops.GRADIENT
+
+
+def drops_of_pass(made: EmbeddedPass, how: TokenDrops) -> Float[Tensor, "prompts tokens"]:
+    """The drop of every token of a pass, at least 0; 0 on padding."""
+    tokens = made.prompts.attention_mask
+    match how:
+        case TokenDrops.MASKED:
+            return drops_by_masking(made.inputs, tokens, made.log_likelihoods, made.rescore)
+        case TokenDrops.GRADIENT:
+            (gradients,) = torch.autograd.grad(made.log_likelihoods.sum(), made.inputs)
+            drops = first_order_drops(gradients.float(), made.inputs.detach().float())
+            return drops.masked_fill(~tokens, 0.0)
+        case _:
+            assert_never(how)
+
 
 def first_order_drops(
-    gradients: Float[Tensor, "prompts tokens dim"],
-    embeddings: Float[Tensor, "prompts tokens dim"],
-    masked_embedding: Float[Tensor, " dim"] | None = None,
+    gradients: Float[Tensor, "prompts tokens dim"], embeddings: Float[Tensor, "prompts tokens dim"]
 ) -> Float[Tensor, "prompts tokens"]:
     """How much of the answer's log-likelihood is lost when a token is masked, to first order, at least 0.
 
-    Replacing a token's embedding e by the masked one m changes the log-likelihood by gradient . (m - e) to
-    first order. For perplexity distillation the indicators take this for the token score s_t.
+    Replacing a token's embedding e by zeros changes the log-likelihood by -gradient . e to first order. For
+    perplexity distillation the indicators take the loss for the token score s_t.
 
     Args:
         gradients: of the answer's log-likelihood with respect to the input embeddings.
         embeddings: the input embeddings e.
-        masked_embedding: m; None = the zero vector.
     """
-    lost = embeddings if masked_embedding is None else embeddings - masked_embedding
-    return (gradients * lost).sum(dim=-1).clamp(min=0.0)
+    return (gradients * embeddings).sum(dim=-1).clamp(min=0.0)
 
 
 def drops_by_masking(

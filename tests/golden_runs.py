@@ -2,6 +2,7 @@
 
     python -m tests.golden_runs record FILE      # before
     python -m tests.golden_runs compare FILE     # after; exits with 1 and names what differs
+    python -m tests.golden_runs compare FILE --rename 'readings=metrics'    # a key that changed on purpose
 
 Complete tiny runs, each objective with each reader kind in each context, alone and with a trained reader: the
 losses of every step, all that validations and tests measured, predictions, final weights; pre-flight checks,
@@ -15,9 +16,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,18 @@ OTHER_RUNS: dict[str, dict[str, object]] = {
 _NOT_COMPARED = ("times_s", "seconds", "made", "environment", "command", "config", "git_revision", "packages")
 
 
-def record(folder: Path) -> dict[str, Any]:
+PARTS = ("runs", "checks")
+
+
+def record(folder: Path, parts: Collection[str] = PARTS) -> dict[str, Any]:
     """Every number of every run, by a name that says where it is from."""
     found: dict[str, Any] = {}
+    if "checks" in parts:
+        for kind, settings in READERS.items():
+            for objective in ("adist", "loop"):
+                found |= _check(folder, kind, {**settings, "objective.name": objective})
+    if "runs" not in parts:
+        return found
     for kind, settings in READERS.items():
         for objective in OBJECTIVES:
             for trained in ("false", "true"):
@@ -65,11 +76,7 @@ def record(folder: Path) -> dict[str, Any]:
                 found |= _run(folder, name, kind, changes)
     for name, changes in OTHER_RUNS.items():
         found |= _run(folder, name, "other", changes)
-    for kind, settings in READERS.items():
-        for objective in ("adist", "loop"):
-            found |= _check(folder, kind, {**settings, "objective.name": objective})
-    found |= _others(folder)
-    return found
+    return found | _others(folder)
 
 
 def _settings(folder: Path, kind: str) -> dict[str, object]:
@@ -166,6 +173,14 @@ def _silently(work: Any) -> str:
     return printed.getvalue()
 
 
+def renamed(found: dict[str, Any], renames: list[str]) -> dict[str, Any]:
+    """With each `pattern=replacement` done to the keys."""
+    for rename in renames:
+        pattern, _, replacement = rename.partition("=")
+        found = {re.sub(pattern, replacement, key): value for key, value in found.items()}
+    return found
+
+
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What is another number, and what is on one side only."""
     changed = [
@@ -182,15 +197,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden_runs", description=__doc__)
     parser.add_argument("what", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="compare these alone")
+    parser.add_argument("--rename", nargs="+", default=[], metavar="PATTERN=REPLACEMENT")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = record(Path(folder))
+        found = record(Path(folder), options.parts)
     if options.what == "record":
         options.file.write_text(json.dumps(found, indent=0))
         print(f"{len(found)} numbers recorded")
         return 0
-    found_differences = differences(json.loads(options.file.read_text()), json.loads(json.dumps(found)))
-    print("\n".join(found_differences[:200]))
+    before = renamed(json.loads(options.file.read_text()), options.rename)
+    if set(options.parts) != set(PARTS):
+        before = {
+            key: value
+            for key, value in before.items()
+            if key.startswith("check ") == ("checks" in options.parts)
+        }
+    found_differences = differences(before, json.loads(json.dumps(found)))
+    print("\n".join(found_differences))
     print(f"{len(found)} numbers, {len(found_differences)} differences")
     return 1 if found_differences else 0
 

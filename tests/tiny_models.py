@@ -21,9 +21,9 @@ from datamodules.batches import Passage, Question
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.passages import KnowledgeBase, build_knowledge_base
 from datamodules.prompts import PromptBuilder
+from lightning_modules.readers.base import Reader
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
-from lightning_modules.readers.reader import Reader
 from lightning_modules.retriever import Retriever
 
 _CAPITALS = {

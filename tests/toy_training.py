@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.objectives import OBJECTIVES, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
-from lightning_modules.teacher import Teacher
 from tests.tiny_models import tiny_reader, tiny_retriever, toy_knowledge_base, toy_questions
 
 LIGHTNING_ADVICE = (
@@ -33,16 +33,17 @@ def toy_datamodule(**settings: Any) -> QuestionDataModule:
 
 
 def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
-    """`settings` of the module, or of its teacher."""
+    """`settings` of the module, or of its objective; `objective` is the name of one."""
     rate = LearningRate(1e-3, decay=LearningRateDecay.CONSTANT)
-    teacher = {"attention_temperature": 0.05}
-    teacher |= {field.name: settings.pop(field.name) for field in fields(Teacher) if field.name in settings}
+    of_objectives = {field.name for objective in OBJECTIVES.values() for field in fields(objective)}
+    own = {name: settings.pop(name) for name in of_objectives & settings.keys()}
+    objective = make_objective(settings.pop("objective", "adist"), **{"attention_temperature": 0.05, **own})
     defaults = {
         "retriever_rate": rate,
         "reader_rate": rate,
         "hit_rate_ks": (1, 5),
         "max_new_tokens": 3,
-        "teacher": Teacher(**teacher),
+        "objective": objective,
         "retrieval_temperature": 0.05,
     }
     retriever = tiny_retriever(normalize=True)

@@ -1,4 +1,4 @@
-"""Which indicators tell good runs from ruined ones in the paper's own tables.
+"""Which indicators separate good runs from ruined ones in the paper's own tables.
 
 `python -m experiments.benchmarks.paper_separation` reads `experiments/paper/tables.yaml`; nothing is run. Of
 the decoder-only settings Step 1 and Step 2 are good: Step 1 makes the reader from which Step 2 gets its Hit
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.command_line import run_command
-from experiments.reporting.paper import paper_value
+from experiments.show.report_runs import paper_value
 
 GOOD = ("step1", "step2")
 BAD = ("checkpoint", "offshelf")
@@ -28,12 +28,12 @@ METRICS = tuple(
 
 @dataclass(frozen=True)
 class Separation:
-    """What one metric tells of the decoder-only settings.
+    """How well one metric separates the good decoder-only settings from the bad ones.
 
     Attributes:
         metric: such as `indicator1/spearman_p90`.
-        good_above_bad: by data set: each good setting reads higher than each bad one (four comparisons).
-        in_order: by data set: off the shelf < checkpoint < Step 1 and Step 2, so that a ruined run also reads
+        good_above_bad: by data set: each good setting is higher than each bad one (four comparisons).
+        in_order: by data set: off the shelf < checkpoint < Step 1 and Step 2, so that a ruined run is also
             lower than its start.
         highest_bad, lowest_good: over both data sets.
     """
@@ -85,7 +85,7 @@ def _print_all() -> int:
     print("means in the paper's tables 3 and 4, its eight decoder-only settings (four on each data set);")
     print(f"answers for {', '.join(DATASETS)}")
     print(f"good > bad: each of {good} above each of {bad} of the same data set")
-    print(f"in order: offshelf < checkpoint < each of {good}, so that a ruined run reads below its start")
+    print(f"in order: offshelf < checkpoint < each of {good}, so that a ruined run is below its start")
     print("one threshold: between every bad and every good setting, both data sets together")
     print()
     print(_line("metric", "good > bad", "in order", "one threshold"))

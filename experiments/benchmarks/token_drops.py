@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from datamodules.batches import Passage, Question
+from datamodules.batches import Batch, Passage, Question
 from experiments.build import build_datamodule, build_knowledge, build_reader, build_retriever
 from experiments.command_line import quieten, run_command
 from experiments.config import ExperimentConfig, load_config
 from lightning_modules.encoding import encode_passages
 from lightning_modules.metrics.indicators import Indicator, masked_spearman
-from lightning_modules.metrics.reading_indicators import ReadingUnits, reading_units
+from lightning_modules.metrics.units import TokenUnits, token_units
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -43,12 +43,13 @@ def _compare(options: argparse.Namespace) -> int:
     indicators = {how: Indicator("indicator1") for how in TokenDrops}
     seconds = dict.fromkeys(TokenDrops, 0.0)
     for question, found in zip(questions, passages, strict=True):
-        units: dict[TokenDrops, ReadingUnits] = {}
+        batch = Batch([question], [found], [question.answers[0]])
+        units: dict[TokenDrops, TokenUnits] = {}
         for how in TokenDrops:
             started = time.perf_counter()
-            reading = reader.read_drops([question], [found], [question.answers[0]], "input", how)
+            output = reader.read_drops(batch, how)
             seconds[how] += time.perf_counter() - started
-            units[how] = of = reading_units(reading)
+            units[how] = of = token_units(output, reader)
             indicators[how].update(of.attention, of.answer_similarity, of.mask, of.question_of_unit, 1)
         agreements += _agreement(units[TokenDrops.GRADIENT], units[TokenDrops.MASKED])
     agreement = torch.tensor(agreements)
@@ -79,7 +80,7 @@ def _retrieve(config: ExperimentConfig, num_questions: int) -> tuple[list[Questi
     return questions, [[passages[row] for row in rows] for rows in top.tolist()]
 
 
-def _agreement(gradient: ReadingUnits, masked: ReadingUnits) -> list[float]:
+def _agreement(gradient: TokenUnits, masked: TokenUnits) -> list[float]:
     """Of the passages in which both ways leave some token a drop."""
     found = masked_spearman(gradient.attention, masked.attention, masked.mask)
     return found[~found.isnan()].tolist()

@@ -1,4 +1,4 @@
-"""Which attention heads tell the passages with an answer from the others, and whether choosing them pays."""
+"""Which attention heads put passages with an answer first, and whether choosing them pays."""
 
 from dataclasses import dataclass
 
@@ -10,57 +10,34 @@ from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc
-from lightning_modules.scores import PassageScore, passage_scores
+from lightning_modules.scores import PassageTokens
 
 HEAD_COUNTS = (1, 2, 4, 8, 16, 32)
 
 
 def head_passage_scores(
-    head_scores: Float[Tensor, "prompts layers heads tokens"],
-    passage_of_token: Int[Tensor, "prompts tokens"],
-    question_of_prompt: Int[Tensor, " prompts"],
-    num_questions: int,
-    num_passages: int,
-    how: PassageScore | str = PassageScore.SUM,
+    head_scores: Float[Tensor, "prompts layers heads tokens"], tokens: PassageTokens
 ) -> Float[Tensor, "questions layers heads passages"]:
-    """`scores.passage_scores` of every head by itself.
+    """The sum of each passage's token scores (Eq. 1), by every head by itself.
 
     Their mean over some heads is the passage score of a reader with these `attention_heads`.
 
     Args:
-        head_scores: s_t by layer and head (`Reading.head_scores`).
-        passage_of_token, question_of_prompt, num_questions, num_passages: as in `passage_scores`.
-        how: `sum` or `mean`.
-
-    Raises:
-        ValueError: another `how`: the highest tokens of a mean of heads are not those of any one head.
+        head_scores: s_t by layer and head (`HeadOutput.head_scores`).
+        tokens: which tokens are whose.
     """
-    how = PassageScore(how)
-    if how not in (PassageScore.SUM, PassageScore.MEAN):
-        raise ValueError(
-            f"objective.passage_score={how} cannot be taken head by head; set it to sum or mean to compare "
-            "heads"
-        )
     _, layers, heads, _ = head_scores.shape
-    every = torch.arange(layers * heads, device=question_of_prompt.device)
-    by_head = passage_scores(
-        head_scores.flatten(0, 2),
-        passage_of_token.repeat_interleave(len(every), dim=0),
-        (question_of_prompt[:, None] * len(every) + every).flatten(),
-        num_questions * len(every),
-        num_passages,
-        how,
-    )
-    return by_head.view(num_questions, layers, heads, num_passages)
+    by_head = tokens.repeated(layers * heads).sum(head_scores.flatten(0, 2))
+    return by_head.view(tokens.num_questions, layers, heads, tokens.num_passages)
 
 
 def head_auc(
     scores: Float[Tensor, "questions layers heads passages"],
     has_answer: Bool[Tensor, "questions passages"],
 ) -> Float[Tensor, "layers heads"]:
-    """Teacher validity of every head alone: the mean of `teacher_auc` over questions of both kinds.
+    """Teacher validity of every head alone: the mean of `teacher_auc` over questions that have it.
 
-    NaN where no question has both kinds of passages.
+    NaN where no question has a positive and a negative passage.
     """
     return _auc_by_head(scores.flatten(1, 2), has_answer).nanmean(dim=0).view(scores.shape[1:3])
 
@@ -86,7 +63,7 @@ class HeadSearch:
         interval: bootstrap 95% interval of the difference, over questions paired.
         at_equal_length, at_equal_length_of_all: held-out AUC of the choice and of all heads between passages
             of the same length (`matched_auc`): heads may be chosen because they look at length.
-        num_questions: how many questions have both kinds of passages; the others have no AUC.
+        num_questions: how many questions have a positive and a negative passage; the others have no AUC.
     """
 
     heads: AttentionHeads
@@ -124,7 +101,7 @@ def search_heads(
     In each fold the heads are ranked by their AUC on the other folds, and the best m of them are kept, m from
     `HEAD_COUNTS` by a cross-validation within those folds. What is scored is the plain mean over the chosen
     heads, as `reader.attention_heads` takes it: heads with long value vectors weigh more. Scaling each head's
-    scores to one size might tell passages apart better, but would not be what the reader then computes.
+    scores to one size might separate passages better, but would not be what the reader then computes.
 
     The interval resamples questions only, while the choices of different folds share most of their questions,
     so it is a little too narrow: on pure noise (200 questions, 30 x 9 heads) the mean difference was -0.002
@@ -139,7 +116,7 @@ def search_heads(
         seed: of the folds and the bootstrap.
 
     Raises:
-        ValueError: fewer than 2 * num_folds questions have passages of both kinds.
+        ValueError: fewer than 2 * num_folds questions have a positive and a negative passage.
     """
     _, num_layers, num_heads, _ = scores.shape
     flat = scores.flatten(1, 2)
@@ -173,7 +150,7 @@ def search_heads(
 
 @dataclass(frozen=True)
 class _Search:
-    """The questions of both kinds; heads are numbered through all layers."""
+    """The questions that have an AUC; heads are numbered through all layers."""
 
     scores: Float[Tensor, "questions all_heads passages"]
     has_answer: Bool[Tensor, "questions passages"]

@@ -7,22 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from datamodules.answer_matching import AnswerMatch, AnswerMatcher, has_answer
+from datamodules.answer_matching import has_answer
 from datamodules.errors import DataError
 
-__all__ = ["HitRate", "first_hit_rank", "has_answer"]
-
-
-def first_hit_rank(
-    texts: Sequence[str], answers: Sequence[str], match: AnswerMatch | str = AnswerMatch.TOKENS
-) -> int | None:
-    """Rank from 0 of the first of `texts` (best first) that holds one of `answers`; None = none does.
-
-    Raises:
-        DataError: as `has_answer`.
-    """
-    matcher = AnswerMatcher(answers, match)
-    return next((rank for rank, text in enumerate(texts) if matcher.matches(text)), None)
+__all__ = ["HitRate", "has_answer"]
 
 
 class HitRate(Metric):
@@ -57,7 +45,7 @@ class HitRate(Metric):
         self.add_state("num_questions", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, ranks: Int[Tensor, " questions"]) -> None:
-        """Adds questions by the rank from 0 of their first hit (`first_hit_rank`); -1 = no hit."""
+        """Adds questions by the rank of their first hit, from 0; -1 = none (`evaluation.first_hit_ranks`)."""
         cutoffs = torch.tensor(self.ks, device=ranks.device)
         hits = (ranks[:, None] >= 0) & (ranks[:, None] < cutoffs)
         self.num_hits += hits.sum(dim=0)

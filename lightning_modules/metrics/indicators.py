@@ -287,8 +287,8 @@ class Indicator(InstanceValues):
     """Indicator 1 or 2 over all instances, for each percentile p.
 
     M_p = tokens of the passage at or above the p-th percentile of similarity to the target. A unit's
-    reading is its mean attention over M_p, Spearman's correlation between attention and similarity over M_p,
-    and lift, the mean attention over M_p relative to that over the passage; an instance's reading is the mean
+    value is its mean attention over M_p, Spearman's correlation between attention and similarity over M_p,
+    and lift, the mean attention over M_p relative to that over the passage; an instance's value is the mean
     over its K units. `compute` returns 0-dim float32 tensors, with prefix `indicator1` and p = 90:
 
     - `indicator1/attention_p90`, `indicator1/spearman_p90`, `indicator1/lift_p90`: mean over instances,
@@ -314,10 +314,10 @@ class Indicator(InstanceValues):
         ...     instance_of_unit=torch.tensor([0]),
         ...     num_instances=1,
         ... )
-        >>> readings = indicator.compute()
-        >>> readings["indicator1/attention_p50"], readings["indicator1/spearman_p50"]
+        >>> metrics = indicator.compute()
+        >>> metrics["indicator1/attention_p50"], metrics["indicator1/spearman_p50"]
         (tensor(0.3500), tensor(-1.))
-        >>> readings["indicator1/lift_p50"]
+        >>> metrics["indicator1/lift_p50"]
         tensor(1.4000)
     """
 
@@ -360,7 +360,7 @@ class Indicator(InstanceValues):
             setattr(self, f"undefined_p{p}", getattr(self, f"undefined_p{p}") + num_undefined)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The readings named above; NaN, and counts of 0, before the first update."""
+        """The metrics named above; NaN, and counts of 0, before the first update."""
         summary = {}
         values = self.current_values()
         for name, instances in values.items():

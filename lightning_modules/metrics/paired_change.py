@@ -1,4 +1,4 @@
-"""Has a reading declined since the start? The same questions are read each time, so they are paired."""
+"""Has a metric declined since the start? The same questions are read each time, so they are paired."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -31,7 +31,7 @@ def paired_change(
     after: Float[np.ndarray, "*runs questions"],
     level: float = 0.05,
 ) -> Change:
-    """How a reading changed over the same questions.
+    """How a metric changed over the same questions.
 
     Args:
         before, after: one value a question, in the same order; a NaN on either side leaves the question out.
@@ -59,14 +59,14 @@ def paired_change(
 
 @dataclass(frozen=True)
 class DeclineRule:
-    r"""When readings that are compared with the start again and again have declined.
+    r"""When metrics that are compared with the start again and again have declined.
 
-    A reading has declined once the upper bound of its change lay below `-margin` in `patience` validations in
+    A metric has declined once the upper bound of its change lay below `-margin` in `patience` validations in
     a row. Each bound is taken at the level
 
     .. math:: \alpha / ( \lfloor V / \mathrm{patience} \rfloor \cdot R )
 
-    with V = `num_validations` and R = `num_readings`. Among `patience` validations in a row there is one
+    with V = `num_validations` and R = `num_metrics`. Among `patience` validations in a row there is one
     whose number is a multiple of `patience`, so whatever is declared had its bound crossed at one of those
     V // patience: by Bonferroni's inequality a run in which nothing declines is stopped with a probability
     of at most alpha, *however the errors depend on each other* - and they do, since all comparisons share
@@ -76,8 +76,8 @@ class DeclineRule:
         margin: a decline that is tolerated.
         patience: validations in a row.
         num_validations: planned; beyond them the probability of a false stop grows.
-        num_readings: how many are watched.
-        false_stop_rate: alpha, over all validations and readings.
+        num_metrics: how many are watched.
+        false_stop_rate: alpha, over all validations and metrics.
 
     Raises:
         ValueError: a setting that cannot be.
@@ -86,7 +86,7 @@ class DeclineRule:
     margin: float = 0.0
     patience: int = 2
     num_validations: int = 20
-    num_readings: int = 1
+    num_metrics: int = 1
     false_stop_rate: float = 0.05
 
     def __post_init__(self) -> None:
@@ -94,16 +94,16 @@ class DeclineRule:
             raise ValueError(
                 f"margin {self.margin} must not be negative and patience {self.patience} at least 1"
             )
-        if self.num_validations < 1 or self.num_readings < 1 or not 0 < self.false_stop_rate < 0.5:
+        if self.num_validations < 1 or self.num_metrics < 1 or not 0 < self.false_stop_rate < 0.5:
             raise ValueError(
-                f"num_validations {self.num_validations} and num_readings {self.num_readings} must be at "
+                f"num_validations {self.num_validations} and num_metrics {self.num_metrics} must be at "
                 f"least 1, false_stop_rate {self.false_stop_rate} between 0 and 0.5"
             )
 
     @property
     def level(self) -> float:
         """Probability of error of each bound."""
-        num_chances = max(1, self.num_validations // self.patience) * self.num_readings
+        num_chances = max(1, self.num_validations // self.patience) * self.num_metrics
         return self.false_stop_rate / num_chances
 
     def is_below(self, change: Change) -> Bool[np.ndarray, "*runs"]:

@@ -1,4 +1,4 @@
-"""Teacher validity: does the distribution that the retriever is taught prefer passages with an answer?"""
+"""Teacher validity: does the retriever's target prefer passages with an answer?"""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def teacher_auc(
         has_answer: True = the passage holds an answer.
 
     Returns:
-        One value a question; NaN where the passages are not of both kinds, or where p_ATTN is NaN.
+        One value a question; NaN without a positive and a negative passage, or where p_ATTN is NaN.
 
     Example:
         >>> teacher_auc(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[False, True, False]]))
@@ -61,7 +61,7 @@ def teacher_reciprocal_rank(
 
 
 class TeacherAUC(InstanceValues):
-    """Teacher validity over all questions whose passages are of both kinds, with and without an answer.
+    """Teacher validity over all questions that have a positive and a negative passage.
 
     `compute` returns 0-dim float32 tensors:
 
@@ -84,7 +84,7 @@ class TeacherAUC(InstanceValues):
     reciprocal_rank: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
-        names = {"auc": "teacher/auc", "reciprocal_rank": "teacher/reciprocal_rank"}
+        names = {"auc": "teacher/auc", "reciprocal_rank": "teacher/mrr"}
         super().__init__(names, **kwargs)
 
     def update(
@@ -95,10 +95,10 @@ class TeacherAUC(InstanceValues):
         self.reciprocal_rank.append(teacher_reciprocal_rank(p_attn, has_answer))
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The readings named above; NaN, and a count of 0, before the first update."""
+        """The metrics named above; NaN, and a count of 0, before the first update."""
         values = self.current_values()
         auc, auc_std = mean_and_std(values["teacher/auc"])
-        mrr, _ = mean_and_std(values["teacher/reciprocal_rank"])
+        mrr, _ = mean_and_std(values["teacher/mrr"])
         defined = ~values["teacher/auc"].isnan()
         return {
             "teacher/auc": auc,

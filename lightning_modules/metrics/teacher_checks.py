@@ -45,7 +45,7 @@ def mass_on_answers(
     """Probability that a distribution gives to the passages holding an answer, together.
 
     Returns:
-        One value a question; NaN where the passages are not of both kinds.
+        One value a question; NaN without a positive and a negative passage.
 
     Example:
         >>> mass_on_answers(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([[True, False, True]]))

@@ -1,7 +1,11 @@
 """Decoder-only readers: any causal language model of transformers."""
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,16 +14,27 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
-from datamodules.batches import Passage, PromptBatch, Question
+from datamodules.batches import Batch, PromptBatch, Question
 from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
-from lightning_modules.readers.reader import Reader, Reading, TokenEmbeddings, log_probs_of
+from lightning_modules.loading import load_causal_lm
+from lightning_modules.readers.base import Reader, log_probs_of
+from lightning_modules.readers.outputs import (
+    AnswerLikelihoods,
+    AnswerOutput,
+    AttentionOutput,
+    EmbeddedPass,
+    HeadOutput,
+    ReaderOutput,
+    TargetTokens,
+    mean_log_prob,
+)
 
 
 class DecoderOnlyReader(Reader):
@@ -34,129 +49,163 @@ class DecoderOnlyReader(Reader):
         ValueError: an encoder-decoder model, or one that lacks a chosen head.
     """
 
+    family: ClassVar[str] = "decoder_only"
+
     def __init__(
         self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: AttentionHeads | None = None
     ) -> None:
-        if model.config.is_encoder_decoder:
+        if not self.accepts(model.config):
             raise ValueError(
                 f"{model.config.model_type} is an encoder-decoder model where a decoder-only reader is "
                 "expected"
             )
-        super().__init__(model, prompts)
-        self.attention_heads = attention_heads
-        self._heads = None
-        if attention_heads is not None:
-            config = model.config
-            self._heads = attention_heads.mask(config.num_hidden_layers, config.num_attention_heads)
+        super().__init__(model, prompts, attention_heads)
+
+    @classmethod
+    def accepts(cls, config: PreTrainedConfig) -> bool:
+        return not config.is_encoder_decoder
+
+    @classmethod
+    def load(
+        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+    ) -> "DecoderOnlyReader":
+        model, tokenizer = load_causal_lm(name)
+        return cls(model, PromptBuilder(tokenizer, **prompts), attention_heads)
+
+    @property
+    def contexts(self) -> Sequence[Context | None]:
+        return list(Context)
+
+    @property
+    def context(self) -> Context | None:
+        return self.prompts.context
+
+    @property
+    def reads_alone(self) -> bool:
+        return self.prompts.context is Context.INDEPENDENT
+
+    @property
+    def num_layers_and_heads(self) -> tuple[int, int]:
+        return self.model.config.num_hidden_layers, self.model.config.num_attention_heads
 
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
         """See `Reader.embedding_matrix`."""
         return self.model.get_input_embeddings().weight.detach()
 
-    def read(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        order_seed: int = 0,
-        with_labels: bool = False,
-        embeddings: TokenEmbeddings | str | None = None,
-        by_head: bool = False,
-    ) -> Reading:
-        """See `Reader.read`. Without labels the vocabulary's projection is not computed at all."""
-        batch = self.prompts.build(questions, passages, answers, order_seed).to(self.device)
-        num_layers = self.model.config.num_hidden_layers
-        attention = AnswerAttention(batch.answer_rows_mask, num_layers, heads=self._heads, by_head=by_head)
-        label_log_probs = label_mask = None
+    # ---- passes ----
+
+    def read(self, batch: Batch) -> AttentionOutput:
+        """See `Reader.read`. The vocabulary's projection is not computed at all."""
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts)
         with attention:
-            if with_labels:
-                hidden, label_log_probs, label_mask = self._score_labels(batch, embeddings=embeddings)
-            else:
-                hidden = self.model.base_model(**self._inputs(batch)).last_hidden_state
-        return Reading(
-            batch,
-            attention.token_scores(),
-            *self._embeddings(hidden, embeddings),
-            label_log_probs,
-            label_mask,
-            attention.row_scores(),
-            attention.row_mask,
-            head_scores=attention.head_scores() if by_head else None,
+            hidden = self.model.base_model(**self._inputs(prompts)).last_hidden_state
+        return AttentionOutput(**self._attended(prompts, hidden, attention))
+
+    def read_answer(self, batch: Batch) -> AnswerOutput:
+        """See `Reader.read_answer`."""
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts)
+        with attention:
+            hidden, log_probs, mask = self._score_labels(prompts)
+        return AnswerOutput(
+            **self._attended(prompts, hidden, attention), label_log_probs=log_probs, label_mask=mask
         )
 
-    def answer_likelihoods(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        shown: Shown,
-        order_seed: int = 0,
-        temperature: float = 1.0,
-    ) -> AnswerLikelihoods:
-        """See `Reader.answer_likelihoods`; `independent` readers never see two passages at a time."""
-        if self.prompts.context is Context.INDEPENDENT:
+    def read_heads(self, batch: Batch) -> HeadOutput:
+        """See `Reader.read_heads`."""
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts, by_head=True)
+        with attention:
+            hidden, log_probs, mask = self._score_labels(prompts)
+        return HeadOutput(
+            **self._attended(prompts, hidden, attention),
+            label_log_probs=log_probs,
+            label_mask=mask,
+            head_scores=attention.head_scores(),
+        )
+
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
+        """See `Reader.answer_likelihoods`."""
+        if self.reads_alone:
             shown = Shown.EACH_ALONE
-        batch = self.prompts.build(questions, passages, answers, order_seed, shown).to(self.device)
-        _, log_probs, mask = self._score_labels(batch, temperature)
+        prompts = self._prompts(batch, shown)
+        _, log_probs, mask = self._score_labels(prompts, temperature)
         # the prompts of a question all end with the same answer
-        shape = (batch.num_questions, batch.num_passages, -1)
+        shape = (prompts.num_questions, prompts.num_passages, -1)
         return AnswerLikelihoods(
-            log_probs.view(shape), mask.view(shape)[:, 0], leaves_out=shown is Shown.EACH_LEFT_OUT
+            log_probs.view(shape), mask.view(shape)[:, 0], left_out=shown is Shown.EACH_LEFT_OUT
         )
 
-    def _embed_each_alone(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        embeddings: TokenEmbeddings | str | None,
-    ) -> tuple[Reading, Float[Tensor, "prompts tokens dim"]]:
-        batch = self.prompts.build(questions, passages, answers, shown=Shown.EACH_ALONE).to(self.device)
-        inputs = self.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
-        hidden, log_probs, mask = self._score_labels(batch, inputs=inputs, embeddings=embeddings)
-        token_scores = torch.zeros_like(batch.input_ids, dtype=torch.float32)
-        return Reading(batch, token_scores, *self._embeddings(hidden, embeddings), log_probs, mask), inputs
+    def embed_each_alone(self, batch: Batch) -> EmbeddedPass:
+        """See `Reader.embed_each_alone`."""
+        prompts = self._prompts(batch, Shown.EACH_ALONE)
+        inputs = self.model.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
 
-    def _log_likelihoods(
-        self, reading: Reading, rows: Int[Tensor, " rows"], inputs: Float[Tensor, "rows tokens dim"]
-    ) -> Float[Tensor, " rows"]:
-        _, log_probs, mask = self._score_labels(reading.prompts.select(rows), inputs=inputs)
-        return answer_log_likelihood(log_probs[:, None], mask)[:, 0]
+        def log_likelihoods(of: PromptBatch, given: Tensor) -> tuple[Tensor, Tensor]:
+            hidden, log_probs, mask = self._score_labels(of, inputs=given)
+            return hidden, mean_log_prob(log_probs[:, None], mask)[:, 0]
+
+        hidden, whole = log_likelihoods(prompts, inputs)
+        return EmbeddedPass(
+            prompts,
+            _answer_tokens(prompts),
+            hidden.detach(),
+            inputs,
+            whole,
+            rescore=lambda rows, given: log_likelihoods(prompts.select(rows), given)[1],
+        )
+
+    def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
+        """See `Reader.embed_answer`: the answer stands in the prompt."""
+        positions, _ = padded_positions(output.prompts.target_mask)
+        return output.hidden.gather(1, positions[..., None].expand(-1, -1, output.hidden.shape[-1]))
+
+    def _prompts(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
+        return self.prompts.build(batch, shown).to(self.device)
+
+    def _attention(self, prompts: PromptBatch, by_head: bool = False) -> AnswerAttention:
+        num_layers, _ = self.num_layers_and_heads
+        return AnswerAttention(prompts.answer_rows_mask, num_layers, heads=self.heads_mask, by_head=by_head)
+
+    def _attended(self, prompts: PromptBatch, hidden: Tensor, attention: AnswerAttention) -> dict[str, Any]:
+        """The fields of an `AttentionOutput`."""
+        return {
+            "prompts": prompts,
+            "answer": _answer_tokens(prompts),
+            "hidden": hidden.detach(),
+            "token_scores": attention.token_scores(),
+            "row_scores": attention.row_scores(),
+            "row_mask": attention.row_mask,
+        }
 
     def _score_labels(
         self,
-        batch: PromptBatch,
+        prompts: PromptBatch,
         temperature: float = 1.0,
         inputs: Float[Tensor, "prompts tokens dim"] | None = None,
-        embeddings: TokenEmbeddings | str | None = None,
     ) -> tuple[
-        Float[Tensor, "prompts tokens dim"] | None,
-        Float[Tensor, "prompts labels"],
-        Bool[Tensor, "prompts labels"],
+        Float[Tensor, "prompts tokens dim"], Float[Tensor, "prompts labels"], Bool[Tensor, "prompts labels"]
     ]:
-        """Last hidden states where contextual embeddings are asked for; the labels' log-probabilities; which
-        of them are labels."""
-        positions, mask = padded_positions(batch.label_mask)
-        output = self.model(
-            **self._inputs(batch, inputs),
-            logits_to_keep=positions,
-            output_hidden_states=embeddings == TokenEmbeddings.CONTEXTUAL,
-        )
-        labels = batch.input_ids.gather(1, positions + 1)
-        hidden = output.hidden_states[-1] if output.hidden_states is not None else None
-        return hidden, log_probs_of(output.logits, labels, temperature) * mask, mask
+        """Last hidden states; the labels' log-probabilities; which of them are labels."""
+        positions, mask = padded_positions(prompts.label_mask)
+        with self._last_hidden() as hidden:
+            output = self.model(**self._inputs(prompts, inputs), logits_to_keep=positions)
+        labels = prompts.input_ids.gather(1, positions + 1)
+        return hidden[0], log_probs_of(output.logits, labels, temperature) * mask, mask
 
-    def _embeddings(
-        self, hidden: Tensor | None, wanted: TokenEmbeddings | str | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Contextual embeddings, and the embedding matrix; None what is not wanted."""
-        if wanted is None:
-            return None, None
-        if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.embedding_matrix
-        assert hidden is not None
-        return hidden.detach().float(), None
+    @contextlib.contextmanager
+    def _last_hidden(self) -> Iterator[list[Tensor]]:
+        """Collects the last hidden states; asked for all of them, transformers would keep every layer's."""
+        collected: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(
+            lambda module, args, output: collected.append(output.last_hidden_state)
+        )
+        try:
+            yield collected
+        finally:
+            hook.remove()
 
     def _inputs(
         self, batch: PromptBatch, embeddings: Float[Tensor, "prompts tokens dim"] | None = None
@@ -173,17 +222,19 @@ class DecoderOnlyReader(Reader):
             inputs["position_ids"] = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return inputs
 
-    def answer_loss(self, reading: Reading, log_p_retr: Float[Tensor, "batch passages"]) -> Float[Tensor, ""]:
+    # ---- answers ----
+
+    def answer_loss(
+        self, output: AnswerOutput, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, ""]:
         """Loss that trains the reader: mean over questions of the mean label token's negative log-likelihood.
 
         `concatenated`: of the answer given all passages. `independent`: of the marginal over the passages,
         log sum_i p_RETR(n_i | Q) p(a_t | a_<t, n_i, Q), the distribution that `generate` decodes from
         (REPLUG, and Atlas's EMDR2 per token); no gradient into p_RETR.
         """
-        assert reading.label_log_probs is not None, "read with_labels=True"
-        assert reading.label_mask is not None
-        log_probs, mask = reading.label_log_probs, reading.label_mask
-        if self.prompts.context is Context.INDEPENDENT:
+        log_probs, mask = output.label_log_probs, output.label_mask
+        if self.reads_alone:
             batch, passages = log_p_retr.shape
             # the prompts of a question all end with the same answer
             by_passage = log_probs.view(batch, passages, -1) + log_p_retr.detach()[..., None]
@@ -193,48 +244,43 @@ class DecoderOnlyReader(Reader):
 
     @torch.no_grad()
     def generate(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        log_p_retr: Float[Tensor, "batch passages"],
-        max_new_tokens: int = 32,
-        order_seed: int = 0,
+        self, batch: Batch, log_p_retr: Float[Tensor, "batch passages"], max_new_tokens: int = 32
     ) -> list[str]:
         """Greedy answers, up to the end of the line.
 
         `independent` averages the passages' next-token probabilities, weighted by p_RETR (REPLUG).
         """
-        batch = self.prompts.build(questions, passages, None, order_seed).to(self.device)
-        if self.prompts.context is Context.INDEPENDENT:
-            answers = self._continue(batch, max_new_tokens, AverageOverPassages(log_p_retr))
-            return answers[:: batch.num_passages]
-        return self._continue(batch, max_new_tokens)
+        prompts = self.prompts.build(replace(batch, answers=())).to(self.device)
+        if self.reads_alone:
+            answers = self._continue(prompts, max_new_tokens, AverageOverPassages(log_p_retr))
+            return answers[:: prompts.num_passages]
+        return self._continue(prompts, max_new_tokens)
 
     @torch.no_grad()
     def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
         """See `Reader.generate_closed_book`."""
-        batch = self.prompts.build_closed_book(questions).to(self.device)
-        return self._continue(batch, max_new_tokens)
+        prompts = self.prompts.build_closed_book(questions).to(self.device)
+        return self._continue(prompts, max_new_tokens)
 
-    def _continue(self, batch: PromptBatch, max_new_tokens: int, *processors: LogitsProcessor) -> list[str]:
+    def _continue(self, prompts: PromptBatch, max_new_tokens: int, *processors: LogitsProcessor) -> list[str]:
         """What follows each prompt: one token that does not end the answer, then up to the end of the line.
 
         Args:
-            batch: the prompts.
+            prompts: to continue.
             max_new_tokens: of an answer.
             processors: of the true probabilities. `min_new_tokens` of transformers would come before them
                 and take the end out of what they see.
         """
         tokenizer = self.prompts.tokenizer
-        num_tokens = batch.input_ids.shape[1]
+        num_tokens = prompts.input_ids.shape[1]
         first_token = MinNewTokensLengthLogitsProcessor(
             num_tokens, 1, self._end_ids(), device=str(self.device)
         )
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         with eval_mode(self.model):
             output = self.model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
+                input_ids=prompts.input_ids,
+                attention_mask=prompts.attention_mask.long(),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=self._end_ids(),
@@ -249,6 +295,12 @@ class DecoderOnlyReader(Reader):
         tokenizer = self.prompts.tokenizer
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
         return [tokenizer.eos_token_id, *(newline if len(newline) == 1 else [])]
+
+
+def _answer_tokens(prompts: PromptBatch) -> TargetTokens:
+    """The answer as it stands in each prompt."""
+    positions, genuine = padded_positions(prompts.target_mask)
+    return TargetTokens(prompts.input_ids.gather(1, positions), genuine, genuine)
 
 
 class AverageOverPassages(LogitsProcessor):

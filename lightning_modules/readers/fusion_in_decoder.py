@@ -1,21 +1,40 @@
 """Fusion-in-Decoder readers: T5 encodes the passages one by one, its decoder attends to all of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, T5ForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+    T5ForConditionalGeneration,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
-from datamodules.batches import AnswerBatch, Passage, PromptBatch, Question
+from datamodules.batches import AnswerBatch, Batch, PromptBatch, Question
 from datamodules.fusion_prompts import FusionPromptBuilder
-from datamodules.prompts import Shown
+from datamodules.prompts import Context, Shown
 from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.objectives import AnswerLikelihoods, answer_log_likelihood
-from lightning_modules.readers.reader import Reader, Reading, TargetTokens, TokenEmbeddings, log_probs_of
+from lightning_modules.loading import load_seq2seq
+from lightning_modules.readers.base import Reader, log_probs_of
+from lightning_modules.readers.outputs import (
+    AnswerLikelihoods,
+    AnswerOutput,
+    AttentionOutput,
+    EmbeddedPass,
+    HeadOutput,
+    ReaderOutput,
+    TargetTokens,
+    mean_log_prob,
+)
 
 
 class FusionInDecoderReader(Reader):
@@ -34,6 +53,8 @@ class FusionInDecoderReader(Reader):
         ValueError: another architecture, or a model that lacks a chosen head.
     """
 
+    family: ClassVar[str] = "fusion_in_decoder"
+
     prompts: FusionPromptBuilder
 
     def __init__(
@@ -45,91 +66,83 @@ class FusionInDecoderReader(Reader):
         if not isinstance(model, T5ForConditionalGeneration):
             name = type(model).__name__
             raise ValueError(f"a Fusion-in-Decoder reader is built on T5ForConditionalGeneration, not {name}")
-        super().__init__(model, prompts)
-        self.attention_heads = attention_heads
-        self._heads = None
-        if attention_heads is not None:
-            self._heads = attention_heads.mask(len(model.decoder.block), model.config.num_heads)
+        super().__init__(model, prompts, attention_heads)
+
+    @classmethod
+    def accepts(cls, config: PreTrainedConfig) -> bool:
+        return bool(config.is_encoder_decoder)
+
+    @classmethod
+    def load(
+        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+    ) -> "FusionInDecoderReader":
+        model, tokenizer = load_seq2seq(name)
+        # there is one way of showing passages, and no order in which
+        own = {key: value for key, value in prompts.items() if key not in ("context", "passage_order")}
+        return cls(model, FusionPromptBuilder(tokenizer, **own), attention_heads)
+
+    @property
+    def contexts(self) -> Sequence[Context | None]:
+        return [None]
+
+    @property
+    def context(self) -> Context | None:
+        return None
+
+    @property
+    def reads_alone(self) -> bool:
+        return False
+
+    @property
+    def num_layers_and_heads(self) -> tuple[int, int]:
+        return len(self.model.decoder.block), self.model.config.num_heads
 
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
         """See `Reader.embedding_matrix`."""
         return self.model.encoder.get_input_embeddings().weight.detach()
 
-    def read(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        order_seed: int = 0,
-        with_labels: bool = False,
-        embeddings: TokenEmbeddings | str | None = None,
-        by_head: bool = False,
-    ) -> Reading:
-        """See `Reader.read`; there is no order in which passages are shown."""
-        prompts = self.prompts.build(questions, passages).to(self.device)
-        labels = self.prompts.build_answers(answers).to(self.device)
-        return self.read_prompts(prompts, labels, with_labels, embeddings, by_head)
+    # ---- passes ----
 
-    def read_prompts(
-        self,
-        prompts: PromptBatch,
-        labels: AnswerBatch,
-        with_labels: bool = False,
-        embeddings: TokenEmbeddings | str | None = None,
-        by_head: bool = False,
-    ) -> Reading:
+    def read(self, batch: Batch) -> AttentionOutput:
+        """See `Reader.read`; the vocabulary's projection is not computed at all."""
+        return self.read_prompts(*self._tokenised(batch))
+
+    def read_prompts(self, prompts: PromptBatch, labels: AnswerBatch) -> AttentionOutput:
         """`read` of tokenised prompts and answers."""
         encoded = self._encode(prompts)
         states, mask = _concatenate(encoded, prompts)
-        layers = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
-        attention = AnswerAttention(
-            labels.label_mask,
-            len(layers),
-            num_keys=mask.shape[1],
-            within=layers,
-            heads=self._heads,
-            by_head=by_head,
-        )
-        label_log_probs = label_mask = None
+        attention = self._attention(labels, mask)
         with attention:
-            if with_labels:
-                logits, label_mask = self._decode(states, mask, labels), labels.label_mask
-                label_log_probs = log_probs_of(logits, labels.ids) * label_mask
-            else:
-                self.model.decoder(
-                    input_ids=self._decoder_inputs(labels),
-                    encoder_hidden_states=states,
-                    encoder_attention_mask=mask.long(),
-                    use_cache=False,
-                )
-        row_scores = attention.row_scores()
-        return Reading(
-            prompts,
-            _by_prompt(attention.token_scores(), prompts),
-            *self._embeddings(encoded, embeddings),
-            label_log_probs,
-            label_mask,
-            _by_prompt(row_scores, prompts),
-            attention.row_mask.repeat_interleave(prompts.num_passages, dim=0),
-            self._answer_tokens(labels, prompts.num_passages, embeddings),
-            is_fused=True,
-            head_scores=_by_prompt(attention.head_scores(), prompts) if by_head else None,
-        )
+            self.model.decoder(
+                input_ids=self._decoder_inputs(labels),
+                encoder_hidden_states=states,
+                encoder_attention_mask=mask.long(),
+                use_cache=False,
+            )
+        return AttentionOutput(**self._attended(prompts, labels, encoded, attention))
 
-    def answer_likelihoods(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        shown: Shown,
-        order_seed: int = 0,
-        temperature: float = 1.0,
-    ) -> AnswerLikelihoods:
+    def read_answer(self, batch: Batch) -> AnswerOutput:
+        """See `Reader.read_answer`."""
+        return self.read_answer_prompts(*self._tokenised(batch))
+
+    def read_answer_prompts(self, prompts: PromptBatch, labels: AnswerBatch) -> AnswerOutput:
+        """`read_answer` of tokenised prompts and answers."""
+        fields, _ = self._answered(prompts, labels)
+        return AnswerOutput(**fields)
+
+    def read_heads(self, batch: Batch) -> HeadOutput:
+        """See `Reader.read_heads`."""
+        return self.read_heads_prompts(*self._tokenised(batch))
+
+    def read_heads_prompts(self, prompts: PromptBatch, labels: AnswerBatch) -> HeadOutput:
+        """`read_heads` of tokenised prompts and answers."""
+        fields, attention = self._answered(prompts, labels, by_head=True)
+        return HeadOutput(**fields, head_scores=_by_prompt(attention.head_scores(), prompts))
+
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`. A passage is left out by hiding its encoding from the decoder."""
-        prompts = self.prompts.build(questions, passages).to(self.device)
-        labels = self.prompts.build_answers(answers).to(self.device)
-        return self.prompt_likelihoods(prompts, labels, shown, temperature)
+        return self.prompt_likelihoods(*self._tokenised(batch), shown, temperature)
 
     def prompt_likelihoods(
         self, prompts: PromptBatch, labels: AnswerBatch, shown: Shown, temperature: float = 1.0
@@ -147,6 +160,90 @@ class FusionInDecoderReader(Reader):
         by_passage = by_passage.masked_fill(~labels.label_mask[:, None], 0.0)
         return AnswerLikelihoods(by_passage, labels.label_mask, shown is Shown.EACH_LEFT_OUT)
 
+    def embed_each_alone(self, batch: Batch) -> EmbeddedPass:
+        """See `Reader.embed_each_alone`."""
+        prompts, labels = self._tokenised(batch)
+        prompts = replace(prompts, is_fused=False)  # the answer is decoded from one passage at a time
+        repeated = _repeat(labels, prompts.num_passages)
+        inputs = self.model.encoder.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
+
+        def log_likelihoods(of: PromptBatch, said: AnswerBatch, given: Tensor) -> tuple[Tensor, Tensor]:
+            encoded = self._encode(of, given)
+            logits = self._decode(encoded, of.attention_mask, said)
+            log_probs = log_probs_of(logits, said.ids) * said.label_mask
+            return encoded, mean_log_prob(log_probs[:, None], said.label_mask)[:, 0]
+
+        encoded, whole = log_likelihoods(prompts, repeated, inputs)
+        return EmbeddedPass(
+            prompts,
+            _answer_tokens(repeated),
+            encoded.detach(),
+            inputs,
+            whole,
+            rescore=lambda rows, given: log_likelihoods(prompts.select(rows), repeated.select(rows), given)[
+                1
+            ],
+        )
+
+    def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
+        """See `Reader.embed_answer`: those of the answer encoded alone.
+
+        The decoder's states of it live in another space than the encoder's of the passages.
+        """
+        times = output.prompts.num_passages
+        ids, mask = output.answer.ids[::times], output.answer.token_mask[::times]
+        with torch.no_grad():
+            states = self.model.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return states.repeat_interleave(times, dim=0)
+
+    def _tokenised(self, batch: Batch) -> tuple[PromptBatch, AnswerBatch]:
+        prompts = self.prompts.build(batch).to(self.device)
+        return prompts, self.prompts.build_answers(batch.answers).to(self.device)
+
+    def _attention(
+        self, labels: AnswerBatch, mask: Bool[Tensor, "batch keys"], by_head: bool = False
+    ) -> AnswerAttention:
+        layers = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
+        return AnswerAttention(
+            labels.label_mask,
+            len(layers),
+            num_keys=mask.shape[1],
+            within=layers,
+            heads=self.heads_mask,
+            by_head=by_head,
+        )
+
+    def _answered(
+        self, prompts: PromptBatch, labels: AnswerBatch, by_head: bool = False
+    ) -> tuple[dict[str, Any], AnswerAttention]:
+        """The fields of an `AnswerOutput`, and the attention that was seen."""
+        encoded = self._encode(prompts)
+        states, mask = _concatenate(encoded, prompts)
+        attention = self._attention(labels, mask, by_head)
+        with attention:
+            logits = self._decode(states, mask, labels)
+        fields = self._attended(prompts, labels, encoded, attention)
+        fields["label_log_probs"] = log_probs_of(logits, labels.ids) * labels.label_mask
+        fields["label_mask"] = labels.label_mask
+        return fields, attention
+
+    def _attended(
+        self,
+        prompts: PromptBatch,
+        labels: AnswerBatch,
+        encoded: Float[Tensor, "prompts tokens dim"],
+        attention: AnswerAttention,
+    ) -> dict[str, Any]:
+        """The fields of an `AttentionOutput`."""
+        return {
+            "prompts": prompts,
+            "answer": _answer_tokens(_repeat(labels, prompts.num_passages)),
+            "hidden": encoded.detach(),
+            "token_scores": _by_prompt(attention.token_scores(), prompts),
+            "row_scores": _by_prompt(attention.row_scores(), prompts),
+            "row_mask": attention.row_mask.repeat_interleave(prompts.num_passages, dim=0),
+        }
+
     def _likelihoods_without_each(
         self,
         encoded: Float[Tensor, "prompts tokens dim"],
@@ -162,41 +259,6 @@ class FusionInDecoderReader(Reader):
             logits = self._decode(states, others.flatten(1), labels)
             by_passage.append(log_probs_of(logits, labels.ids, temperature))
         return torch.stack(by_passage, dim=1)
-
-    def _embed_each_alone(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        answers: Sequence[str],
-        embeddings: TokenEmbeddings | str | None,
-    ) -> tuple[Reading, Float[Tensor, "prompts tokens dim"]]:
-        prompts = self.prompts.build(questions, passages).to(self.device)
-        labels = self.prompts.build_answers(answers).to(self.device)
-        inputs = self.model.encoder.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
-        encoded = self._encode(prompts, inputs)
-        repeated = _repeat(labels, prompts.num_passages)
-        logits = self._decode(encoded, prompts.attention_mask, repeated)
-        reading = Reading(
-            prompts,
-            torch.zeros_like(prompts.input_ids, dtype=torch.float32),
-            *self._embeddings(encoded, embeddings),
-            log_probs_of(logits, repeated.ids) * repeated.label_mask,
-            repeated.label_mask,
-            answer=self._answer_tokens(labels, prompts.num_passages, embeddings),
-        )
-        return reading, inputs
-
-    def _log_likelihoods(
-        self, reading: Reading, rows: Int[Tensor, " rows"], inputs: Float[Tensor, "rows tokens dim"]
-    ) -> Float[Tensor, " rows"]:
-        prompts = reading.prompts.select(rows)
-        assert reading.answer is not None
-        assert reading.label_mask is not None
-        target = reading.answer.mask[rows]
-        labels = AnswerBatch(reading.answer.ids[rows], reading.label_mask[rows], target, target)
-        logits = self._decode(self._encode(prompts, inputs), prompts.attention_mask, labels)
-        log_probs = log_probs_of(logits, labels.ids) * labels.label_mask
-        return answer_log_likelihood(log_probs[:, None], labels.label_mask)[:, 0]
 
     def _encode(
         self, prompts: PromptBatch, inputs: Float[Tensor, "prompts tokens dim"] | None = None
@@ -223,50 +285,21 @@ class FusionInDecoderReader(Reader):
         """Labels shifted right; padding becomes T5's own."""
         return self.model._shift_right(labels.ids.masked_fill(~labels.label_mask, -100))
 
-    def _embeddings(
-        self, encoded: Tensor, wanted: TokenEmbeddings | str | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Contextual embeddings, and the embedding matrix; None what is not wanted."""
-        if wanted is None:
-            return None, None
-        if TokenEmbeddings(wanted) is TokenEmbeddings.INPUT:
-            return None, self.embedding_matrix
-        return encoded.detach().float(), None
+    # ---- answers ----
 
-    def _answer_tokens(
-        self, labels: AnswerBatch, num_passages: int, wanted: TokenEmbeddings | str | None
-    ) -> TargetTokens:
-        """The answer beside each prompt; its contextual embeddings are those of the answer encoded alone.
-
-        The decoder's states of it live in another space than the encoder's of the passages.
-        """
-        contextual = None
-        if wanted is not None and TokenEmbeddings(wanted) is TokenEmbeddings.CONTEXTUAL:
-            encoder = self.model.encoder
-            with torch.no_grad():
-                states = encoder(input_ids=labels.ids, attention_mask=labels.label_mask.long())
-            contextual = states.last_hidden_state.float().repeat_interleave(num_passages, dim=0)
-        repeated = _repeat(labels, num_passages)
-        return TargetTokens(repeated.ids, repeated.target_mask, contextual)
-
-    def answer_loss(self, reading: Reading, log_p_retr: Float[Tensor, "batch passages"]) -> Float[Tensor, ""]:
+    def answer_loss(
+        self, output: AnswerOutput, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, ""]:
         """Mean over questions of the mean label token's negative log-likelihood, given all passages."""
-        assert reading.label_log_probs is not None, "read with_labels=True"
-        assert reading.label_mask is not None
-        per_question = reading.label_log_probs.sum(dim=1) / reading.label_mask.sum(dim=1)
+        per_question = output.label_log_probs.sum(dim=1) / output.label_mask.sum(dim=1)
         return -per_question.mean()
 
     @torch.no_grad()
     def generate(
-        self,
-        questions: Sequence[Question],
-        passages: Sequence[Sequence[Passage]],
-        log_p_retr: Float[Tensor, "batch passages"],
-        max_new_tokens: int = 32,
-        order_seed: int = 0,
+        self, batch: Batch, log_p_retr: Float[Tensor, "batch passages"], max_new_tokens: int = 32
     ) -> list[str]:
         """Greedy answers from all passages at once; p_RETR plays no part."""
-        return self._answer(self.prompts.build(questions, passages), max_new_tokens)
+        return self._answer(self.prompts.build(batch), max_new_tokens)
 
     @torch.no_grad()
     def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
@@ -303,6 +336,11 @@ def _by_prompt(scores: Float[Tensor, "batch *parts keys"], prompts: PromptBatch)
     """[prompts, *parts, tokens]: what the decoder gave to the concatenated tokens, prompt by prompt."""
     split = scores.unflatten(-1, (prompts.num_passages, -1))
     return split.movedim(-2, 1).flatten(0, 1)
+
+
+def _answer_tokens(labels: AnswerBatch) -> TargetTokens:
+    """The answer beside each prompt."""
+    return TargetTokens(labels.ids, labels.target_mask, labels.label_mask)
 
 
 def _repeat(labels: AnswerBatch, times: int) -> AnswerBatch:

@@ -119,17 +119,17 @@ def test_a_broken_loss_is_seen_within_the_step_budget(tmp_path, check_every, see
             for parameter in pl_module.retriever.parameters():
                 parameter.grad = None
 
-    def break_teacher(module) -> None:
-        retriever_loss = module.teacher.retriever_loss
+    def break_loss(module) -> None:
+        loss = module.objective.loss
 
         def broken(*args):
-            return retriever_loss(*args) * torch.nan
+            return loss(*args) * torch.nan
 
-        object.__setattr__(module.teacher, "retriever_loss", broken)
+        object.__setattr__(module.objective, "loss", broken)
 
     run = Run(
         tmp_path,
-        [DoAt(3, break_teacher), KeepWeights()],
+        [DoAt(3, break_loss), KeepWeights()],
         check_every_steps=check_every,
         every=100,
         every_save=100,

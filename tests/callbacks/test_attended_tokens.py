@@ -4,9 +4,12 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from callbacks.attended_tokens import token_texts, view_question, word_spans
+from callbacks.attended_tokens import view_question, word_spans
 from datamodules.answer_matching import AnswerMatch
-from lightning_modules.evaluation import Evaluation, find_hits
+from datamodules.batches import Batch
+from datamodules.token_pieces import token_pieces
+from lightning_modules.evaluation import ReadQuestions, find_hits
+from lightning_modules.metrics.units import token_units
 from tests.tiny_models import tiny_reader_of, tiny_tokenizer, toy_passages, toy_questions
 
 TEXT = " Paris, the naïve café 日本 — “quoted”."
@@ -26,17 +29,17 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), sentencepiece_tokenizer()], ids=["bytes", "pieces"])
 def test_texts_add_up(tokenizer):
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    texts = token_texts(tokenizer, ids)
-    assert "".join(text for text, _ in texts).strip() == TEXT.strip()
-    assert sum(number for _, number in texts) == len(ids)
-    assert not any("\ufffd" in text for text, _ in texts)
-    assert " the" in [text for text, _ in texts] or " t" in [text for text, _ in texts]
+    texts = token_pieces(tokenizer, ids)
+    assert "".join(texts).strip() == TEXT.strip()
+    assert len(texts) == len(ids)
+    assert not any("\ufffd" in text for text in texts)
+    assert " the" in texts or " t" in texts
 
 
 def test_bytes_of_a_character_stay_together():
     tokenizer = tiny_tokenizer()
-    texts = dict(token_texts(tokenizer, tokenizer("a日b")["input_ids"]))
-    assert texts == {"a": 1, "日": 3, "b": 1}
+    texts = token_pieces(tokenizer, tokenizer("a日b")["input_ids"])
+    assert texts == ["a", "", "", "日", "b"]
 
 
 def test_words_are_whole_and_in_any_case():
@@ -53,15 +56,16 @@ def test_a_view_of_each_reader(kind):
     questions, all_passages = toy_questions()[:2], toy_passages()
     passages = [[all_passages[0], all_passages[12]], [all_passages[13], all_passages[1]]]
     answers = [question.answers[0] for question in questions]
-    reading = reader.read(questions, passages, answers)
-    log_p = reading.token_scores.new_tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    batch = Batch(questions, passages, answers)
+    output = reader.read(batch)
+    p = output.token_scores.new_tensor([[0.25, 0.75], [0.5, 0.5]])
     is_hit = find_hits(questions, passages, AnswerMatch.TOKENS)
-    evaluation = Evaluation(questions, passages, is_hit, answers, 2, reading, log_p, log_p, ["x", "y"])
+    read = ReadQuestions(is_hit, p, token_units(output, reader), batch, output, p.log(), p.sum())
     for row in range(2):
-        view = view_question(evaluation, row, tokenizer)
+        view = view_question(read, row, "xy"[row], tokenizer)
         assert view.question is questions[row]
         assert view.prediction == "xy"[row]
-        assert view.is_attention
+        assert view.scores_are == "attention"
         for k, passage in enumerate(view.passages):
             assert "".join(p.text for p in passage.title).strip() == passages[row][k].title
             assert "".join(p.text for p in passage.text).strip() == passages[row][k].text
@@ -73,10 +77,8 @@ def test_a_view_of_each_reader(kind):
             assert marked == (answers[row] if passage.holds_answer else "")
             assert any(p.in_noun for p in passage.text) == passage.holds_answer, "capital is in those only"
     # scores are of the right tokens
-    prompts = reading.prompts
-    first = (
-        (prompts.question_of_prompt == 1)[:, None] & (prompts.passage_of_token == 1) & prompts.content_mask
-    )
-    scores = reading.token_scores[first]
+    prompts = output.prompts
+    first = (prompts.question_of_prompt == 1)[:, None] & (prompts.block_of_token == 1) & prompts.content_mask
+    scores = output.token_scores[first]
     shown = [p.attention for p in view.passages[1].title + view.passages[1].text]
     assert shown == pytest.approx((scores / scores.mean()).tolist(), rel=1e-4)

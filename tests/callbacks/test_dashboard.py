@@ -9,10 +9,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from callbacks.dashboard import Dashboard, layout
 from callbacks.refresh_index import RefreshIndex
-from callbacks.stop_on_indicators import MONITORS, RETRIEVAL_HIT
+from callbacks.stop_on_indicators import MONITORS
 from datamodules.batches import Passage
 from datamodules.passages import build_knowledge_base
 from experiments import run
+from lightning_modules.metrics.measures import RETRIEVAL_HIT
 from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
@@ -117,7 +118,15 @@ def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader,
     assert patterns(trains_reader) - found == missing
     changes = {tag for tag in logged if tag.startswith("stopping/")}
     # of too few questions is the AUC, since hardly any of them has passages of both kinds
-    monitors = (MONITORS[0], RETRIEVAL_HIT) if trains_reader else (RETRIEVAL_HIT,)
+    monitors = (MONITORS[0], RETRIEVAL_HIT.name) if trains_reader else (RETRIEVAL_HIT.name,)
     charts = layout(trains_reader, monitors)["5 Decisions: change since the start, with its bounds"]
     assert {tag for _, tags in charts.values() for tag in tags} == changes
     assert all(sum(bool(re.search(pattern, tag)) for tag in logged) == 1 for pattern in found)
+
+
+def test_only_the_loss_of_the_objective_has_a_chart():
+    for loss_name, other in (("kl", "emdr2"), ("emdr2", "kl")):
+        charts = [tags for c in layout(False, loss_name=loss_name).values() for _, tags in c.values()]
+        tags = [tag for of_chart in charts for tag in of_chart]
+        assert {f"^train/{loss_name}$", f"^validation/{loss_name}$"} <= set(tags)
+        assert not any(other in tag for tag in tags)

@@ -41,15 +41,15 @@ class Simulation(Callback):
         self.num_read = 0
         self._asked: tuple = ()
         module.retrieve = self.retrieve
-        teach_and_read = module._teach_and_read
+        read_questions = module.read_questions
 
-        def noted(questions, passages, answers):
-            self._asked = (questions, passages)
-            self.num_read += len(questions)
-            return teach_and_read(questions, passages, answers)
+        def noted(batch):
+            self._asked = (batch.questions, batch.passages)
+            self.num_read += len(batch)
+            return read_questions(batch)
 
-        module._teach_and_read = noted
-        object.__setattr__(module.teacher, "log_p_target", self.log_p_target)
+        module.read_questions = noted
+        object.__setattr__(module.objective, "log_p_target", self.log_p_target)
 
     def retrieve(self, questions, k):
         others = "r" if self.module.trainer.global_step == 0 else "c"
@@ -60,9 +60,9 @@ class Simulation(Callback):
             found.append([PASSAGES[f"c{right}"], *(PASSAGES[f"{others}{rank}"] for rank in ranks)])
         return found
 
-    def log_p_target(self, taught, log_p_retr):
+    def log_p_target(self, output, log_p_retr):
         if torch.is_grad_enabled():  # what is trained on does not matter
-            return type(self.module.teacher).log_p_target(self.module.teacher, taught, log_p_retr)
+            return type(self.module.objective).log_p_target(self.module.objective, output, log_p_retr)
         step = self.module.trainer.global_step
         is_worse = self.worse_at is not None and step >= self.worse_at
         scores = [
@@ -100,27 +100,27 @@ def simulate(folder, worse_at=None, monitors=MONITORS[:2]):
     trainer.validate(module, data, verbose=False)
     assert simulation.num_read == 12, "the start's candidates are read once"
     trainer.fit(module, data)
-    return stopping, logged.readings, simulation
+    return stopping, logged.metrics, simulation
 
 
 class Logged(Callback):
     def __init__(self) -> None:
-        self.readings: list[dict[str, float]] = []
+        self.metrics: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        self.readings.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
 def test_an_unchanged_teacher_is_not_stopped_by_harder_passages(tmp_path):
     stopping, logged, simulation = simulate(tmp_path)
     assert (stopping.reason, len(logged)) == (None, 9)
     assert logged[0]["teacher/auc"] == logged[0]["start_candidates/teacher/auc"] == 1
-    for readings in logged[1:]:
-        assert readings["teacher/auc"] < 0.7
-        assert readings["start_candidates/teacher/auc"] == 1
+    for metrics in logged[1:]:
+        assert metrics["teacher/auc"] < 0.7
+        assert metrics["start_candidates/teacher/auc"] == 1
         for name in ("indicator1/spearman_p90", "indicator2/attention_p95"):
             name = f"start_candidates/{name}"
-            assert readings[name] == pytest.approx(logged[0][name], abs=1e-6, nan_ok=True)
+            assert metrics[name] == pytest.approx(logged[0][name], abs=1e-6, nan_ok=True)
     assert simulation.num_read == 12 * (1 + 2 * 8), "read twice where they differ"
 
 
@@ -134,7 +134,7 @@ def test_the_teacher_on_what_is_retrieved_now_would_have_been_stopped(tmp_path):
 def test_a_reader_that_gets_worse_on_fixed_passages_is_stopped(tmp_path):
     stopping, logged, _ = simulate(tmp_path, worse_at=3)
     assert (stopping.reason, len(logged)) == ("ineffective", 5)
-    assert stopping.decisions[0].reading == "start_candidates/teacher/auc"
+    assert stopping.decisions[0].metric == "start_candidates/teacher/auc"
     assert "the reader has become a worse teacher" in stopping.message
 
 
@@ -157,11 +157,11 @@ def train(folder, max_steps, ckpt_path=None, rate=STAYS, start=None):
     if ckpt_path is None and start is None:
         trainer.validate(module, data, verbose=False)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
-    return candidates, logged.readings
+    return candidates, logged.metrics
 
 
-def start_readings(readings):
-    return {name: value for name, value in readings.items() if name.startswith("start_candidates/")}
+def of_start(metrics):
+    return {name: value for name, value in metrics.items() if name.startswith("start_candidates/")}
 
 
 def test_resuming_goes_on_with_the_same_passages(tmp_path):
@@ -171,21 +171,21 @@ def test_resuming_goes_on_with_the_same_passages(tmp_path):
     whole, expected = train(tmp_path / "whole", 4, rate=rate)
     assert len(whole.candidates) == 12
     assert all(len(ids) == 5 for ids in whole.candidates.values())
-    assert start_readings(expected[4]) != pytest.approx(start_readings(expected[0]), nan_ok=True)
+    assert of_start(expected[4]) != pytest.approx(of_start(expected[0]), nan_ok=True)
     train(tmp_path / "killed", 2, rate=rate)
-    resumed, readings = train(tmp_path / "killed", 4, tmp_path / "killed" / "last.ckpt", rate=rate)
+    resumed, metrics = train(tmp_path / "killed", 4, tmp_path / "killed" / "last.ckpt", rate=rate)
     assert resumed.candidates == whole.candidates
-    for after, before in zip(readings, expected[3:], strict=True):
-        assert start_readings(after) == pytest.approx(start_readings(before), abs=1e-6, nan_ok=True)
-    # a run that was killed before its first checkpoint has them from the readings of its start
-    _, readings = train(tmp_path / "again", 4, rate=rate, start=whole.candidates)
-    assert start_readings(readings[3]) == pytest.approx(start_readings(expected[4]), abs=1e-6, nan_ok=True)
+    for after, before in zip(metrics, expected[3:], strict=True):
+        assert of_start(after) == pytest.approx(of_start(before), abs=1e-6, nan_ok=True)
+    # a run that was killed before its first checkpoint has them from the metrics of its start
+    _, metrics = train(tmp_path / "again", 4, rate=rate, start=whole.candidates)
+    assert of_start(metrics[3]) == pytest.approx(of_start(expected[4]), abs=1e-6, nan_ok=True)
 
 
 def test_questions_keep_their_values(tmp_path):
     candidates, logged = train(tmp_path, 2)
-    instances = candidates.latest_instances
-    assert sorted(instances.question_ids) == sorted(candidates.candidates)
-    values = instances.values["start_candidates/indicator1/attention_p90"]
+    found = candidates.latest_questions
+    assert sorted(found.question_ids) == sorted(candidates.candidates)
+    values = found.values["start_candidates/indicator1/attention_p90"]
     mean = logged[-1]["start_candidates/indicator1/attention_p90"]
     assert np.nanmean(values) == pytest.approx(mean, abs=1e-6)

@@ -18,19 +18,19 @@ def evaluate(folder, stage="test", times=1, **settings):
     path = folder / "predictions.jsonl"
     index = RefreshIndex("-1", folder / "index", show_progress=False)
     indicators = LogIndicators()
-    # readings are complete at the end of the epoch, so the order of the two must not matter
+    # metrics are complete at the end of the epoch, so the order of the two must not matter
     callbacks = [index, SavePredictions(path, indicators), indicators]
     trainer = toy_trainer(folder, callbacks, limit_val_batches=1.0)
     module, datamodule = toy_module(folder, **settings), toy_datamodule()
     for _ in range(times):
         getattr(trainer, stage)(module, datamodule, verbose=False)
-    readings = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     lines = path.read_text().splitlines() if path.is_file() else None
-    return lines and [json.loads(line) for line in lines], readings, datamodule
+    return lines and [json.loads(line) for line in lines], logged, datamodule
 
 
 def test_a_line_each_in_the_latest_test(tmp_path):
-    records, readings, datamodule = evaluate(tmp_path, times=2)
+    records, logged, datamodule = evaluate(tmp_path, times=2)
     assert [record["id"] for record in records] == [question.id for question in datamodule.test]
     for record, question in zip(records, datamodule.test, strict=True):
         assert (record["question"], record["answers"]) == (question.text, list(question.answers))
@@ -43,19 +43,19 @@ def test_a_line_each_in_the_latest_test(tmp_path):
         assert record["first_hit_rank"] == expected
     hits = [record["first_hit_rank"] is not None for record in records]
     assert 0 < sum(hits) < len(hits)
-    assert sum(hits) / len(hits) == pytest.approx(readings["test/hr_at_5"])
-    assert sum(record["em"] for record in records) / len(records) == pytest.approx(readings["test/em"])
+    assert sum(hits) / len(hits) == pytest.approx(logged["test/hr_at_5"])
+    assert sum(record["em"] for record in records) / len(records) == pytest.approx(logged["test/em"])
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_readings_of_each_question(tmp_path):
-    records, readings, _ = evaluate(tmp_path)
+def test_metrics_of_each_question(tmp_path):
+    records, logged, _ = evaluate(tmp_path)
     undefined = 0
     for name in ("indicator1/spearman_p90", "indicator2/attention_p95", "teacher/auc"):
-        values = [record["readings"][name] for record in records]
+        values = [record["metrics"][name] for record in records]
         defined = [value for value in values if value is not None]
         undefined += len(values) - len(defined)
-        expected = readings[f"test/{name}"]
+        expected = logged[f"test/{name}"]
         if defined:
             assert sum(defined) / len(defined) == pytest.approx(expected, abs=1e-6)
         else:
@@ -66,14 +66,14 @@ def test_readings_of_each_question(tmp_path):
 def test_questions_that_were_only_retrieved_for(tmp_path):
     records, _, datamodule = evaluate(tmp_path, num_read=3)
     assert [record["id"] for record in records] == [question.id for question in datamodule.test]
-    for name in ("prediction", "em", "f1", "readings"):
+    for name in ("prediction", "em", "f1", "metrics"):
         assert [name in record for record in records] == [True] * 3 + [False] * 3
     assert all("first_hit_rank" in record for record in records)
 
 
-def test_readings_without_answers(tmp_path):
+def test_metrics_without_answers(tmp_path):
     records, _, _ = evaluate(tmp_path, generate=False)
-    assert all("readings" in record and "prediction" not in record for record in records)
+    assert all("metrics" in record and "prediction" not in record for record in records)
 
 
 def test_no_file_of_a_validation(tmp_path):

@@ -8,13 +8,14 @@ import torch
 from lightning import Callback
 
 from callbacks.refresh_index import RefreshIndex
-from callbacks.save_tokens import SaveTokens, token_units
+from callbacks.save_tokens import SaveTokens, units_of
 from datamodules.answer_matching import has_answer
+from datamodules.batches import Batch
 from datamodules.token_file import TokenFile
-from lightning_modules.evaluation import Evaluation
+from lightning_modules.evaluation import ReadQuestions
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.reading_indicators import reading_units
-from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.metrics.units import token_units
+from lightning_modules.readers.base import Reader, TokenEmbeddings
 from tests.tiny_models import tiny_reader_of, toy_passages, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
@@ -24,19 +25,21 @@ K = 3
 QUESTIONS = [toy_questions()[0], replace(toy_questions()[1], nouns=()), toy_questions()[2]]
 PASSAGES = [[toy_passages()[i] for i in rows] for rows in ((0, 13, 5), (1, 2, 15), (20, 2, 7))]
 ANSWERS = ["Paris", "Tokyo", "Lima"]
+BATCH = Batch(QUESTIONS, PASSAGES, ANSWERS)
 
 
-def evaluated(kind, drops=False) -> tuple[Evaluation, DecoderOnlyReader]:
+def evaluated(kind, drops=False) -> tuple[ReadQuestions, Reader]:
     """Three questions, the second one without nouns, read by a reader of a kind."""
     reader = tiny_reader_of(kind)
     read = reader.read_drops if drops else reader.read
     with torch.no_grad():
-        reading = read(QUESTIONS, PASSAGES, ANSWERS, embeddings="contextual")
+        output = read(BATCH)
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(2, 3, K, generator=generator).log_softmax(dim=-1)
     hits = torch.zeros(3, K, dtype=torch.bool)
-    evaluation = Evaluation(QUESTIONS, PASSAGES, hits, ANSWERS, 3, reading, log_p[0], log_p[1])
-    return evaluation, reader
+    units = token_units(output, reader)
+    loss = torch.tensor(0.5)
+    return ReadQuestions(hits, log_p[0].exp(), units, BATCH, output, log_p[1], loss), reader
 
 
 @pytest.fixture(params=["concatenated", "independent", "fusion_in_decoder"])
@@ -46,14 +49,14 @@ def kind(request):
 
 @pytest.mark.parametrize("drops", [False, True])
 def test_units_are_those_of_the_indicators(kind, drops):
-    evaluation, reader = evaluated(kind, drops)
-    units = token_units(evaluation, reader)
+    questions, reader = evaluated(kind, drops)
+    units = units_of(questions, reader)
     assert [(u.question_id, u.rank) for u in units] == [(f"q{b}", k) for b in range(3) for k in range(K)]
     read = reader.read_drops if drops else reader.read
-    for embeddings in ("input", "contextual"):
-        with torch.no_grad():
-            reading = read(QUESTIONS, PASSAGES, ANSWERS, embeddings=embeddings)
-        shares = reading_units(reading, AttentionNormalization.PROMPT)
+    with torch.no_grad():
+        output = read(BATCH)
+    for embeddings in TokenEmbeddings:
+        shares = token_units(output, reader, embeddings, AttentionNormalization.PROMPT)
         for row in range(3 * K):
             place = (shares.question_of_unit[row], shares.rank_of_unit[row])
             found = units[int(place[0]) * K + int(place[1])]
@@ -71,29 +74,29 @@ def test_units_are_those_of_the_indicators(kind, drops):
 
 
 def test_what_is_known_of_a_passage(kind):
-    evaluation, reader = evaluated(kind)
-    for row, found in enumerate(token_units(evaluation, reader)):
+    read, reader = evaluated(kind)
+    for row, found in enumerate(units_of(read, reader)):
         b, k = divmod(row, K)
         passage, question = PASSAGES[b][k], QUESTIONS[b]
         assert (found.passage_id, found.title) == (passage.id, passage.title)
         assert (found.question, found.answers, found.answer) == (question.text, question.answers, ANSWERS[b])
         assert found.holds_answer_tokens == has_answer(passage.text, question.answers, "tokens")
         assert found.holds_answer_substring == has_answer(passage.text, question.answers, "substring")
-        assert found.p_attn == pytest.approx(float(evaluation.log_p_attn[b, k].exp()))
-        assert found.p_retr == pytest.approx(float(evaluation.log_p_retr[b, k].exp()))
+        assert found.p_attn == pytest.approx(float(read.p_target[b, k]))
+        assert found.p_retr == pytest.approx(float(read.log_p_retr[b, k].exp()))
         assert len(found.token_ids) == len(found.token_texts) == len(found.token_scores)
         assert "".join(found.token_texts) == f" {passage.title} {passage.text}"
         assert reader.prompts.tokenizer.decode(found.token_ids) == f" {passage.title} {passage.text}"
-    assert any(found.holds_answer_tokens for found in token_units(evaluation, reader))
+    assert any(found.holds_answer_tokens for found in units_of(read, reader))
 
 
 def test_a_passage_of_which_nothing_was_read(kind):
-    evaluation, reader = evaluated(kind)
-    prompts = evaluation.reading.prompts
-    hidden = (prompts.passage_of_token == 1) & (prompts.question_of_prompt == 2)[:, None]
+    read, reader = evaluated(kind)
+    prompts = read.output.prompts
+    hidden = (prompts.block_of_token == 1) & (prompts.question_of_prompt == 2)[:, None]
     prompts = replace(prompts, content_mask=prompts.content_mask & ~hidden)
-    evaluation = replace(evaluation, reading=replace(evaluation.reading, prompts=prompts))
-    units = token_units(evaluation, reader)
+    read = replace(read, output=replace(read.output, prompts=prompts))
+    units = units_of(read, reader)
     lengths = [len(found.token_ids) for found in units]
     assert len(lengths) == 3 * K
     assert [row for row, length in enumerate(lengths) if not length] == [2 * K + 1]

@@ -1,4 +1,4 @@
-"""The readings of each validation, once each, whatever interrupts the run."""
+"""The metrics of each validation, once each, whatever interrupts the run."""
 
 import json
 import math
@@ -55,11 +55,11 @@ def test_a_line_each(tmp_path):
     trainer.fit(module, datamodule, weights_only=True)
     found = lines(tmp_path)
     assert [line["step"] for line in found] == [0, 2, 4, 6]
-    assert found[0]["readings"]["validation/hr_at_5"] == start
+    assert found[0]["metrics"]["validation/hr_at_5"] == start
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert any(name.startswith("train/") for name in last)
     kept = {name: value for name, value in last.items() if name.startswith("validation/")}
-    assert found[-1]["readings"] == kept
+    assert found[-1]["metrics"] == kept
     assert {"validation/hr_at_1", "validation/hr_at_5", "validation/em", "validation/kl"} <= set(kept)
     assert not list(tmp_path.glob("*.partial"))
 
@@ -81,6 +81,6 @@ def test_a_resumed_run_writes_no_step_twice(tmp_path, every):
     trainer, module, datamodule = prepare(folder, every)
     trainer.fit(module, datamodule, ckpt_path=folder / "last.ckpt", weights_only=True)
     assert [line["step"] for line in lines(folder)] == [0, 2, 4, 6]
-    assert [line["readings"] for line in lines(folder)] == [
-        pytest.approx(line["readings"]) for line in lines(tmp_path / "whole")
+    assert [line["metrics"] for line in lines(folder)] == [
+        pytest.approx(line["metrics"]) for line in lines(tmp_path / "whole")
     ]

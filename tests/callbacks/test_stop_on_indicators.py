@@ -1,4 +1,4 @@
-"""Scripted readings of 12 questions in a real Trainer: what is decided, when, and what it says."""
+"""Scripted metrics of 12 questions in a real Trainer: what is decided, when, and what it says."""
 
 import itertools
 import math
@@ -11,11 +11,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from callbacks.log_indicators import InstanceReadings, LogIndicators
+from callbacks.log_indicators import LogIndicators
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
-from callbacks.stop_on_indicators import MONITORS, StopOnIndicators, pair_questions
+from callbacks.stop_on_indicators import MONITORS, StopOnIndicators
 from lightning_modules.metrics.paired_change import paired_change
+from lightning_modules.metrics.question_values import QuestionValues, pair_questions
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -26,14 +27,14 @@ NOISE = np.random.default_rng(0).normal(scale=0.02, size=(100, NUM_QUESTIONS))
 """Less than what a change of 0.1 needs to be significant."""
 
 
-def readings(mean: float, validation: int, ids=None) -> InstanceReadings:
+def values_around(mean: float, validation: int, ids=None) -> QuestionValues:
     """Around `mean`; the AUC is constant, as of a teacher that only one reading finds fault with."""
     ids = ids or [f"q{i}" for i in range(NUM_QUESTIONS)]
     values = (mean + NOISE[validation]).tolist()
-    return InstanceReadings(ids, {MONITOR: values, AUC: [0.7] * NUM_QUESTIONS})
+    return QuestionValues(ids, {MONITOR: values, AUC: [0.7] * NUM_QUESTIONS})
 
 
-class ScriptedReadings(LogIndicators):
+class ScriptedMetrics(LogIndicators):
     """Reads the means one after the other, a validation each: at the start, then after every step."""
 
     def __init__(self, means) -> None:
@@ -43,9 +44,9 @@ class ScriptedReadings(LogIndicators):
 
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
         next_one = self.script.pop(0)
-        if not isinstance(next_one, InstanceReadings):
-            next_one = readings(next_one, self.num_read)
-        self.latest_instances = next_one
+        if not isinstance(next_one, QuestionValues):
+            next_one = values_around(next_one, self.num_read)
+        self.latest_questions = next_one
         self.num_read += 1
 
     def on_validation_batch_end(self, *_args, **_kwargs) -> None:
@@ -76,7 +77,7 @@ def loader() -> StatefulDataLoader:
 
 def run(folder, means, callbacks=(), ckpt_path=None, with_start=True, logger=False, **settings):
     """The callback and the number of steps done; the first reading is the start's."""
-    indicators = ScriptedReadings(means)
+    indicators = ScriptedMetrics(means)
     stopping = StopOnIndicators(indicators, **settings)
     trainer = toy_trainer(
         folder,
@@ -98,18 +99,18 @@ def run(folder, means, callbacks=(), ckpt_path=None, with_start=True, logger=Fal
 
 def test_the_start_is_the_baseline_and_no_validation_counts_before_it(tmp_path):
     stopping, steps = run(tmp_path, [0.5, 0.5, 0.5])
-    assert stopping.baseline == readings(0.5, 0)
+    assert stopping.baseline == values_around(0.5, 0)
     assert (stopping.reason, steps, stopping.decisions) == (None, 2, [])
 
 
 def test_a_known_start_stays(tmp_path):
-    stopping, steps = run(tmp_path, [0.3] * 4, baseline=readings(0.9, 9), with_start=False)
-    assert stopping.baseline == readings(0.9, 9)
+    stopping, steps = run(tmp_path, [0.3] * 4, baseline=values_around(0.9, 9), with_start=False)
+    assert stopping.baseline == values_around(0.9, 9)
     assert (stopping.reason, steps) == ("ineffective", 2)
 
 
 def test_a_known_start_wins_over_the_validation_of_the_start(tmp_path):
-    stopping, steps = run(tmp_path, [0.3] * 4, baseline=readings(0.9, 9))
+    stopping, steps = run(tmp_path, [0.3] * 4, baseline=values_around(0.9, 9))
     assert (stopping.reason, steps) == ("ineffective", 2)
 
 
@@ -129,7 +130,7 @@ def test_a_decline_stops_after_patience_validations(tmp_path, patience):
     assert (stopping.reason, steps) == ("ineffective", 1 + patience)
     change = paired_change(0.5 + NOISE[0], 0.39 + NOISE[1 + patience], stopping.rule.level)
     [decision] = stopping.decisions
-    assert (decision.step, decision.action, decision.reading) == (1 + patience, "stop", MONITOR)
+    assert (decision.step, decision.action, decision.metric) == (1 + patience, "stop", MONITOR)
     assert decision.baseline == pytest.approx(0.5 + NOISE[0].mean())
     assert (decision.change, decision.low, decision.high) == pytest.approx(change[:3])
     for part in (
@@ -146,7 +147,7 @@ def test_a_decline_stops_after_patience_validations(tmp_path, patience):
 def test_a_decline_that_few_questions_cannot_tell_from_noise_goes_on(tmp_path):
     """The same mean decline as one that stops, but of readings that differ much between validations."""
     script = [
-        InstanceReadings(readings(0, 0).question_ids, {MONITOR: (mean + 10 * NOISE[i]).tolist()})
+        QuestionValues(values_around(0, 0).question_ids, {MONITOR: (mean + 10 * NOISE[i]).tolist()})
         for i, mean in enumerate([0.5] + [0.39] * 6)
     ]
     stopping, steps = run(tmp_path, script)
@@ -166,12 +167,12 @@ def test_undefined_counts_as_below(tmp_path):
     assert "undefined now for 100% of the 12 questions that had a value at the start" in stopping.message
 
 
-def defined_for(count: int, of: int = NUM_QUESTIONS) -> InstanceReadings:
+def defined_for(count: int, of: int = NUM_QUESTIONS) -> QuestionValues:
     """A reading that has not changed, of the first questions alone."""
-    made = readings(0.5, 0)
+    made = values_around(0.5, 0)
     values = made.values[MONITOR]
     made.values[MONITOR] = [value if i < count else math.nan for i, value in enumerate(values[:of])]
-    return InstanceReadings(made.question_ids[:of], {MONITOR: made.values[MONITOR]})
+    return QuestionValues(made.question_ids[:of], {MONITOR: made.values[MONITOR]})
 
 
 @pytest.mark.parametrize(
@@ -201,12 +202,12 @@ def test_an_undefined_start_is_compared_with_nothing(tmp_path, caplog):
 
 
 def test_validations_that_read_nothing_decide_nothing(tmp_path):
-    stopping, steps = run(tmp_path, [InstanceReadings()] * 4, target=0.0)
+    stopping, steps = run(tmp_path, [QuestionValues()] * 4, target=0.0)
     assert (stopping.reason, steps, stopping.baseline) == (None, 3, None)
 
 
-def with_auc(values) -> InstanceReadings:
-    made = readings(0.5, 0)
+def with_auc(values) -> QuestionValues:
+    made = values_around(0.5, 0)
     made.values[AUC] = (values + NOISE[50]).tolist()
     return made
 
@@ -214,20 +215,20 @@ def with_auc(values) -> InstanceReadings:
 def test_any_monitor_may_stop_a_run(tmp_path):
     script = [with_auc(np.full(12, 0.7)), *[with_auc(np.full(12, 0.5))] * 3]
     stopping, steps = run(tmp_path, script)
-    assert (stopping.reason, steps, stopping.decisions[0].reading) == ("ineffective", 2, AUC)
+    assert (stopping.reason, steps, stopping.decisions[0].metric) == ("ineffective", 2, AUC)
     stopping, steps = run(tmp_path, script, monitors=[MONITOR])
     assert (stopping.reason, steps) == (None, 3)
 
 
-def with_hits(num_hits: int) -> InstanceReadings:
-    made = readings(0.5, 0)
+def with_hits(num_hits: int) -> QuestionValues:
+    made = values_around(0.5, 0)
     made.values[HIT] = [float(i < num_hits) for i in range(NUM_QUESTIONS)]
     return made
 
 
 def test_a_message_says_what_got_worse(tmp_path):
     stopping, _ = run(tmp_path, [with_hits(12), *[with_hits(1)] * 3])
-    assert stopping.decisions[0].reading == HIT
+    assert stopping.decisions[0].metric == HIT
     assert f"{HIT} changed by -0.917 from the start's 1.000 (12 questions, bounds " in stopping.message
     assert "the retriever finds passages with an answer for fewer questions" in stopping.message
     assert "teacher" not in stopping.message
@@ -262,7 +263,7 @@ def test_without_target_a_good_reading_goes_on(tmp_path):
     "settings", [{"margin": -0.1}, {"patience": 0}, {"monitors": []}, {"action": "give_up"}]
 )
 def test_bad_arguments_are_refused(settings):
-    with pytest.raises(ValueError, match=r"margin|num_readings|choose one of: stop, freeze_retriever"):
+    with pytest.raises(ValueError, match=r"margin|num_metrics|choose one of: stop, freeze_retriever"):
         StopOnIndicators(LogIndicators(), **settings)
 
 
@@ -270,8 +271,8 @@ def test_bad_arguments_are_refused(settings):
 
 
 def test_questions_are_paired_by_id():
-    before = InstanceReadings(["a", "b", "c"], {MONITOR: [1.0, 2.0, 3.0]})
-    after = InstanceReadings(["d", "c", "a", "c"], {MONITOR: [40.0, 30.0, 10.0, 30.0]})
+    before = QuestionValues(["a", "b", "c"], {MONITOR: [1.0, 2.0, 3.0]})
+    after = QuestionValues(["d", "c", "a", "c"], {MONITOR: [40.0, 30.0, 10.0, 30.0]})
     first, second = pair_questions(before, after, MONITOR)
     assert (first.tolist(), second.tolist()) == ([3.0, 1.0], [30.0, 10.0])
     first, second = pair_questions(before, after, AUC)
@@ -286,7 +287,7 @@ def test_the_order_of_the_questions_does_not_matter(tmp_path):
     for i, mean in enumerate([0.5, 0.39, 0.39, 0.39]):
         order = np.random.default_rng(i).permutation(12)
         values = (mean + spread + NOISE[i])[order].tolist()
-        script.append(InstanceReadings([ids[place] for place in order], {MONITOR: values}))
+        script.append(QuestionValues([ids[place] for place in order], {MONITOR: values}))
     stopping, steps = run(tmp_path, script)
     assert (stopping.reason, steps) == ("ineffective", 2)
 
@@ -321,7 +322,7 @@ def test_state_survives_a_checkpoint(tmp_path):
     resumed, steps = run(
         tmp_path, [0.3, 0.3], [SaveLast(tmp_path / "new.ckpt", 99)], ckpt_path=path, with_start=False
     )
-    assert resumed.baseline == readings(0.5, 0)
+    assert resumed.baseline == values_around(0.5, 0)
     assert (resumed.reason, steps) == ("ineffective", 3), "one validation below was in the checkpoint"
 
 
@@ -367,8 +368,8 @@ class Weights(L.Callback):
         )
 
 
-def renamed(mean: float, validation: int, monitor: str) -> InstanceReadings:
-    made = readings(mean, validation)
+def renamed(mean: float, validation: int, monitor: str) -> QuestionValues:
+    made = values_around(mean, validation)
     made.values[monitor] = made.values.pop(MONITOR)
     return made
 
@@ -386,7 +387,7 @@ def train(
 ):
     """Tiny models, whose readings are scripted; Adam with weight decay, a validation after every step."""
     indicators, weights = (
-        ScriptedReadings([renamed(mean, i, monitor) for i, mean in enumerate(means)]),
+        ScriptedMetrics([renamed(mean, i, monitor) for i, mean in enumerate(means)]),
         Weights(),
     )
     stopping = StopOnIndicators(
@@ -426,7 +427,7 @@ def test_a_frozen_retriever_stays_as_it_is_while_the_reader_trains(tmp_path):
     [decision] = stopping.decisions
     assert (decision.step, decision.action, stopping.reason) == (2, "freeze_retriever", None)
     assert index.refresh_steps == [1, 2], "nothing to refresh afterwards"
-    assert not module.distils
+    assert not module.retriever_learns
 
 
 def test_the_reader_first_until_it_has_recovered(tmp_path):
@@ -436,7 +437,7 @@ def test_the_reader_first_until_it_has_recovered(tmp_path):
     assert made == [(2, "reader_first"), (5, "distil"), (7, "reader_first")]
     assert changes(seen, 0) == [2, 6, 7]
     assert changes(seen, 1) == [2, 3, 4, 5, 6, 7, 8]
-    assert not module.distils
+    assert not module.retriever_learns
     assert trainer.global_step == 8
 
 

@@ -7,6 +7,7 @@ import pytest
 from callbacks.attended_tokens import PassageView, Piece, QuestionView
 from callbacks.token_page import html_page, markdown
 from datamodules.batches import Question
+from lightning_modules.readers.outputs import DropOutput
 
 
 def view(**changes) -> QuestionView:
@@ -19,7 +20,13 @@ def view(**changes) -> QuestionView:
     passages = [PassageView(title, text, True, 0.75, 0.25), PassageView([], text, False, 0.25, 0.75)]
     question = Question("q", "is <i> a capital", ("Paris", "A|B"), nouns=((9, 16),))
     return QuestionView(
-        **{"question": question, "passages": passages, "prediction": "<u>", "is_attention": True, **changes}
+        **{
+            "question": question,
+            "passages": passages,
+            "prediction": "<u>",
+            "scores_are": "attention",
+            **changes,
+        }
     )
 
 
@@ -59,20 +66,21 @@ def test_the_page():
     assert shown.count("✓ holds an answer") == 2
     assert "p_ATTN 0.750" in shown
     assert "reader: <u>" in shown
-    assert page.styles["_x_"] == "background:rgba(230,159,0,0.03)"
+    assert page.styles["_x_"] == "--shade:0.03"
     assert page.classes["_x_"] == "n"
     assert page.classes["capital"] == "n"
 
 
 def test_shades_end_at_full():
     page = html_page([view()], step=0)
-    assert '<span class="a" style="background:rgba(230,159,0,1.00)" title="9.00×">Paris</span>' in page
+    assert '<span class="a" style="--shade:1.00" title="9.00×">Paris</span>' in page
+    assert "--shading: 230 159 0" in page
     assert "http" not in page, "self-contained"
 
 
 def test_it_says_what_the_shade_is():
     assert "shade: attention" in html_page([view()], 0)
-    assert "shade: drop in the answer" in html_page([view(is_attention=False)], 0)
+    assert "shade: drop in the answer" in html_page([view(scores_are=DropOutput.scores_are)], 0)
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")

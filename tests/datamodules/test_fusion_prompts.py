@@ -2,6 +2,7 @@
 
 import pytest
 
+from datamodules.batches import Batch, TokenScope
 from datamodules.fusion_prompts import FusionPromptBuilder
 from tests.tiny_models import tiny_tokenizer, toy_passages, toy_questions
 
@@ -20,7 +21,7 @@ def text_of(builder, batch, row, mask):
 
 def test_template_is_atlas(tokenizer):
     builder = FusionPromptBuilder(tokenizer)
-    batch = builder.build(QUESTIONS, PASSAGES)
+    batch = builder.build(Batch(QUESTIONS, PASSAGES))
     assert batch.question_of_prompt.tolist() == [0, 0, 0, 1, 1, 1]
     for row in range(6):
         question, passage = QUESTIONS[row // 3], PASSAGES[row // 3][row % 3]
@@ -35,19 +36,26 @@ def test_template_is_atlas(tokenizer):
 
 
 def test_token_scope_says_what_counts(tokenizer):
-    batch = FusionPromptBuilder(tokenizer).build(QUESTIONS, PASSAGES)
-    assert ((batch.passage_of_token >= 0) == batch.content_mask).all()
-    whole = FusionPromptBuilder(tokenizer, token_scope="prompt").build(QUESTIONS, PASSAGES)
-    assert ((whole.passage_of_token >= 0) == whole.attention_mask).all()
-    assert (whole.content_mask == batch.content_mask).all()
+    batch = FusionPromptBuilder(tokenizer).build(Batch(QUESTIONS, PASSAGES))
+    assert ((batch.passage_of_token(TokenScope.PASSAGE) >= 0) == batch.content_mask).all()
+    whole = batch.passage_of_token(TokenScope.PROMPT)
+    assert ((whole >= 0) == batch.attention_mask).all()
+    assert (whole >= batch.passage_of_token(TokenScope.PASSAGE)).all()
     for row in range(6):
-        assert set(whole.passage_of_token[row][whole.attention_mask[row]].tolist()) == {row % 3}
+        assert set(whole[row][batch.attention_mask[row]].tolist()) == {row % 3}
+
+
+def test_the_encoder_never_sees_the_answer(tokenizer):
+    builder = FusionPromptBuilder(tokenizer)
+    asked, answered = (builder.build(Batch(QUESTIONS, PASSAGES, a)) for a in ((), ("xyzzy", "plugh")))
+    assert (asked.input_ids == answered.input_ids).all()
+    assert not answered.answer_mask.any()
 
 
 def test_long_passages_are_cut_to_the_prompts_length(tokenizer):
-    whole = FusionPromptBuilder(tokenizer).build(QUESTIONS, PASSAGES)
+    whole = FusionPromptBuilder(tokenizer).build(Batch(QUESTIONS, PASSAGES))
     limit = int(whole.attention_mask.sum(dim=1).min()) - 3
-    cut = FusionPromptBuilder(tokenizer, max_tokens_per_passage=limit).build(QUESTIONS, PASSAGES)
+    cut = FusionPromptBuilder(tokenizer, max_tokens_per_passage=limit).build(Batch(QUESTIONS, PASSAGES))
     lengths = cut.attention_mask.sum(dim=1)
     # the end-of-sequence token comes on top where the tokenizer does not count it
     assert (lengths <= limit + 1).all()

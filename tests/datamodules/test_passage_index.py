@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules import passage_index
-from datamodules.passage_index import PassageIndex, StaleIndexError, fingerprint
+from datamodules.passage_index import PassageIndex, StaleIndexError
 
 
 def random_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -288,13 +288,6 @@ class TestGpu:
         assert moves == ["to gpu", "to cpu"]
         assert len(PassageIndex.load(tmp_path, "abc", use_gpu=True)) == 6
         assert moves == ["to gpu", "to cpu", "to gpu"]
-
-
-def test_fingerprint_is_stable_and_minds_boundaries():
-    assert fingerprint(["a", b"b"]) == fingerprint(iter(["a", "b"]))
-    distinct = [[], [""], ["ab"], ["a", "b"], ["b", "a"], ["ab", ""]]
-    assert len({fingerprint(parts) for parts in distinct}) == len(distinct)
-    assert all(len(fingerprint(parts)) == 64 for parts in distinct)
 
 
 def test_docstring_examples():

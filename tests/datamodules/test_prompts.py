@@ -10,7 +10,7 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 
 from datamodules import prompts
-from datamodules.batches import Passage, PromptBatch, Question
+from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question, TokenScope
 from datamodules.errors import DataError
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import PromptBuilder
@@ -79,7 +79,7 @@ CASES = {
 def built(request, tokenizer):
     context, side, case = request.param
     builder = PromptBuilder(tokenizer, context=context, padding_side=side)
-    return builder, *CASES[case], builder.build(*CASES[case])
+    return builder, *CASES[case], builder.build(Batch(*CASES[case]))
 
 
 # ------------------------------------------------------------------------------------- what tokens are
@@ -100,14 +100,14 @@ def test_spans_hold_exactly_title_text_answer_and_nouns(built):
     for row in range(len(batch.input_ids)):
         b = row // per_question
         assert batch.question_of_prompt[row] == b
-        for k in set(batch.passage_of_token[row].tolist()) - {-1}:
-            of_passage = batch.passage_of_token[row] == k
+        for k in set(batch.passage_of_token()[row].tolist()) - {-1}:
+            of_passage = batch.passage_of_token()[row] == k
             assert (
                 text_where(builder, batch, row, of_passage)
                 == f" {passages[b][k].title} {passages[b][k].text}"
             )
             seen.add((b, k))
-        assert torch.equal(batch.content_mask[row], batch.passage_of_token[row] >= 0)
+        assert torch.equal(batch.content_mask[row], batch.passage_of_token()[row] >= 0)
         assert text_where(builder, batch, row, batch.answer_mask[row]) == f" {answers[b]}"
         nouns = [questions[b].text[start:end] for start, end in questions[b].nouns]
         found = text_where(builder, batch, row, batch.noun_mask[row])
@@ -118,7 +118,7 @@ def test_spans_hold_exactly_title_text_answer_and_nouns(built):
 
 def test_nouns_are_those_of_the_last_question(tokenizer):
     builder = PromptBuilder(tokenizer)
-    batch = builder.build(toy_questions()[:1], [toy_passages()[:2]], ["Paris"])
+    batch = builder.build(Batch(toy_questions()[:1], [toy_passages()[:2]], ["Paris"]))
     (positions,) = batch.noun_mask[0].nonzero(as_tuple=True)
     after = decode(builder, batch.input_ids[0, positions[-1] + 1 :])
     assert after == " of France\nAnswer: Paris</s>"
@@ -140,7 +140,7 @@ def test_nouns_are_found_whatever_white_space_is_between_the_words(tokenizer, ki
     question = Question("q", text, ("x",), nouns=spans)
     fusion = kind == "fusion"
     builder = FusionPromptBuilder(tokenizer) if fusion else PromptBuilder(tokenizer, context=kind)
-    batch = builder.build([question], [toy_passages()[:2]])
+    batch = builder.build(Batch([question], [toy_passages()[:2]]))
     for row in range(len(batch.input_ids)):
         marked = text_where(builder, batch, row, batch.noun_mask[row])
         assert "".join(marked.split()) == "".join("".join(nouns).split())
@@ -166,26 +166,26 @@ def test_answer_rows_and_labels_equal_a_loop_over_the_answer(built):
 def test_a_token_across_a_border_is_what_its_last_character_is(scope):
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([".\n", ": Fr"])
-    builder = PromptBuilder(tokenizer, token_scope=scope)
+    builder = PromptBuilder(tokenizer)
     passage = Passage("p", "France", "It is a country.")
-    batch = builder.build(toy_questions()[:1], [[passage]], ["Paris"])
+    batch = builder.build(Batch(toy_questions()[:1], [[passage]], ["Paris"]))
     ids = batch.input_ids[0].tolist()
     for text, counts in ((": Fr", True), (".\n", scope == "prompt")):
         (place,) = [t for t, i in enumerate(ids) if decode(builder, [i]) == text]
-        assert (batch.passage_of_token[0, place] == 0) == counts
+        assert (batch.passage_of_token(TokenScope(scope))[0, place] == 0) == counts
         assert batch.content_mask[0, place] == (text == ": Fr")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_on_its_side_and_is_nothing(tokenizer, side):
     builder = PromptBuilder(tokenizer, padding_side=side)
-    batch = builder.build(toy_questions()[:2], [FOREIGN[:1], toy_passages()[:1]], ["Paris", "Rome"])
+    batch = builder.build(Batch(toy_questions()[:2], [FOREIGN[:1], toy_passages()[:1]], ["Paris", "Rome"]))
     mask = batch.attention_mask.int()
     assert len({*mask.sum(dim=1).tolist()}) == 2, "prompts of equal length would show nothing"
     assert torch.equal(mask.sort(dim=1, descending=side == "right", stable=True).values, mask)
     padding = ~batch.attention_mask
     assert (batch.input_ids[padding] == 0).all()
-    assert (batch.passage_of_token[padding] == -1).all()
+    assert (batch.block_of_token[padding] == -1).all()
     for name in ("content_mask", "noun_mask", "answer_mask", "answer_rows_mask", "label_mask"):
         assert not getattr(batch, name)[padding].any(), name
 
@@ -193,19 +193,19 @@ def test_padding_is_on_its_side_and_is_nothing(tokenizer, side):
 def test_a_tokenizer_without_padding_token_pads_with_its_end(tokenizer):
     bare = tiny_tokenizer()
     bare.pad_token = None
-    batch = PromptBuilder(bare).build(toy_questions()[:2], [FOREIGN[:1], toy_passages()[:1]])
+    batch = PromptBuilder(bare).build(Batch(toy_questions()[:2], [FOREIGN[:1], toy_passages()[:1]]))
     assert (batch.input_ids[~batch.attention_mask] == bare.eos_token_id).all()
 
 
 # ---------------------------------------------------------------------------------------------- shapes
 @pytest.mark.parametrize(("context", "prompts"), [("concatenated", 3), ("independent", 12)])
 def test_shapes_and_passages_of_a_context(tokenizer, context, prompts):
-    batch = PromptBuilder(tokenizer, context=context).build(*CASES["toy"])
+    batch = PromptBuilder(tokenizer, context=context).build(Batch(*CASES["toy"]))
     assert (batch.num_questions, batch.num_passages) == (3, 4)
     for name, value in vars(batch).items():
         if isinstance(value, torch.Tensor):
             assert value.shape == ((prompts,) if name == "question_of_prompt" else batch.input_ids.shape)
-    for row, ranks in enumerate(batch.passage_of_token):
+    for row, ranks in enumerate(batch.passage_of_token()):
         wanted = {-1, 0, 1, 2, 3} if context == "concatenated" else {-1, row % 4}
         assert set(ranks.tolist()) == wanted
     assert batch.question_of_prompt.tolist() == [b for b in range(3) for _ in range(prompts // 3)]
@@ -216,8 +216,8 @@ def test_shapes_and_passages_of_a_context(tokenizer, context, prompts):
 def test_without_answer_it_is_a_prefix_of_the_prompt_with_one(context, template):
     builder = PromptBuilder(with_special_tokens(template), context=context)
     questions, passages, answers = CASES["toy"]
-    asked = real_ids(builder.build(questions, passages))
-    answered = real_ids(builder.build(questions, passages, answers))
+    asked = real_ids(builder.build(Batch(questions, passages)))
+    answered = real_ids(builder.build(Batch(questions, passages, answers)))
     for short, long in zip(asked, answered, strict=True):
         assert len(short) < len(long)
         assert long[: len(short)] == short
@@ -227,22 +227,24 @@ def test_without_answer_it_is_a_prefix_of_the_prompt_with_one(context, template)
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_a_prompt_without_answer_has_no_answer_rows(tokenizer, context):
-    batch = PromptBuilder(tokenizer, context=context).build(*CASES["toy"][:2])
+    batch = PromptBuilder(tokenizer, context=context).build(Batch(*CASES["toy"][:2]))
     assert not (batch.answer_mask | batch.answer_rows_mask | batch.label_mask).any()
 
 
 @pytest.mark.parametrize("scope", ["passage", "prompt"])
 def test_tokens_that_a_tokenizer_adds_belong_to_nothing(scope):
-    builder = PromptBuilder(with_special_tokens("<s> $A </s>"), context="independent", token_scope=scope)
-    plain = PromptBuilder(tiny_tokenizer(), context="independent", token_scope=scope)
+    builder = PromptBuilder(with_special_tokens("<s> $A </s>"), context="independent")
+    plain = PromptBuilder(tiny_tokenizer(), context="independent")
     case = CASES["toy"]
-    batch, expected = builder.build(*case), plain.build(*case)
+    batch, expected = builder.build(Batch(*case)), plain.build(Batch(*case))
     bos = builder.tokenizer.bos_token_id
     assert [ids[0] for ids in real_ids(batch)] == [bos] * len(batch.input_ids)
     assert [ids[1:] for ids in real_ids(batch)] == real_ids(expected)
-    for name in ("passage_of_token", "content_mask", "noun_mask", "answer_mask", "label_mask"):
+    for name in ("block_of_token", "content_mask", "noun_mask", "answer_mask", "label_mask"):
         assert torch.equal(getattr(batch, name)[:, 1:], getattr(expected, name)), name
-    assert (batch.passage_of_token[batch.input_ids == bos] == -1).all()
+    counted = batch.passage_of_token(TokenScope(scope))
+    assert torch.equal(counted[:, 1:], expected.passage_of_token(TokenScope(scope)))
+    assert (counted[batch.input_ids == bos] == -1).all()
 
 
 # --------------------------------------------------------------------------------------------- choices
@@ -256,15 +258,15 @@ def test_shuffled_prompts_show_a_permutation_that_the_seed_decides(tokenizer):
     }
     orders = set()
     for seed in range(12):
-        batch = builder.build(questions, [passages, passages], order_seed=seed)
-        again = builder.build(questions, [passages, passages], order_seed=seed)
+        batch = builder.build(Batch(questions, [passages, passages], order_seed=seed))
+        again = builder.build(Batch(questions, [passages, passages], order_seed=seed))
         assert torch.equal(batch.input_ids, again.input_ids)
         for row, ids in enumerate(real_ids(batch)):
             order = of_text[decode(builder, ids)]
-            shown = [k for k in dict.fromkeys(batch.passage_of_token[row].tolist()) if k >= 0]
+            shown = [k for k in dict.fromkeys(batch.passage_of_token()[row].tolist()) if k >= 0]
             assert shown == list(order), "passage_of_token is the rank, wherever the passage stands"
             for k in range(4):
-                text = text_where(builder, batch, row, batch.passage_of_token[row] == k)
+                text = text_where(builder, batch, row, batch.passage_of_token()[row] == k)
                 assert text == f" {passages[k].title} {passages[k].text}"
             orders.add(order)
     assert len(orders) > 8, "seeds and questions give orders of their own"
@@ -272,17 +274,17 @@ def test_shuffled_prompts_show_a_permutation_that_the_seed_decides(tokenizer):
 
 def shown_order(batch: PromptBatch, row: int) -> list[int]:
     """Ranks of a concatenated prompt's passages, in the order in which it shows them."""
-    return [k for k in dict.fromkeys(batch.passage_of_token[row].tolist()) if k >= 0]
+    return [k for k in dict.fromkeys(batch.passage_of_token()[row].tolist()) if k >= 0]
 
 
 def test_a_question_has_its_own_order_whatever_batch_it_comes_in(tokenizer):
     builder = PromptBuilder(tokenizer, passage_order="shuffled")
     questions, passages = toy_questions(), toy_passages()[:5]
-    together = builder.build(questions, [passages] * len(questions))
-    backwards = builder.build(questions[::-1], [passages] * len(questions))
+    together = builder.build(Batch(questions, [passages] * len(questions)))
+    backwards = builder.build(Batch(questions[::-1], [passages] * len(questions)))
     orders = [shown_order(together, b) for b in range(len(questions))]
     assert orders == [shown_order(backwards, b) for b in range(len(questions))][::-1]
-    assert orders == [shown_order(builder.build([question], [passages]), 0) for question in questions]
+    assert orders == [shown_order(builder.build(Batch([question], [passages])), 0) for question in questions]
     assert len({tuple(order) for order in orders}) > 8, "questions differ in their orders"
 
 
@@ -292,7 +294,7 @@ def test_a_teacher_that_looks_at_the_place_alone_tells_nothing(tokenizer):
     passages, chance = [Passage(str(k), "a", "b") for k in range(5)], random.Random(0)
     p_place, has_answer = [], []
     for number in range(400):
-        batch = builder.build([Question(f"q{number}", "c", ("d",))], [passages])
+        batch = builder.build(Batch([Question(f"q{number}", "c", ("d",))], [passages]))
         order = shown_order(batch, 0)
         p_place.append([float(order.index(k)) for k in range(5)])
         has_answer.append([chance.random() < 0.5 / (k + 1) for k in range(5)])
@@ -305,36 +307,38 @@ def test_a_teacher_that_looks_at_the_place_alone_tells_nothing(tokenizer):
 def test_independent_prompts_are_never_shuffled(tokenizer):
     shuffled = PromptBuilder(tokenizer, context="independent", passage_order="shuffled")
     plain = PromptBuilder(tokenizer, context="independent")
-    assert torch.equal(shuffled.build(*CASES["toy"]).input_ids, plain.build(*CASES["toy"]).input_ids)
+    assert torch.equal(
+        shuffled.build(Batch(*CASES["toy"])).input_ids, plain.build(Batch(*CASES["toy"])).input_ids
+    )
 
 
 def test_prompt_scope_takes_the_template_of_the_block_in(tokenizer):
-    builder = PromptBuilder(tokenizer, token_scope="prompt")
+    builder = PromptBuilder(tokenizer)
     questions, passages, answers = CASES["toy"]
-    batch = builder.build(questions, passages, answers)
-    narrow = PromptBuilder(tokenizer).build(questions, passages, answers)
+    batch = builder.build(Batch(questions, passages, answers))
+    wide = batch.passage_of_token(TokenScope.PROMPT)
     for b, found in enumerate(passages):
         for k, passage in enumerate(found):
-            block = text_where(builder, batch, b, batch.passage_of_token[b] == k)
+            block = text_where(builder, batch, b, wide[b] == k)
             assert block == f"Title: {passage.title}\nPassage: {passage.text}\n"
-    assert torch.equal(batch.content_mask, narrow.content_mask)
+    narrow = batch.passage_of_token(TokenScope.PASSAGE)
+    assert torch.equal(narrow, wide.where(batch.content_mask, NOTHING))
 
 
 def test_prompt_scope_of_independent_prompts_takes_the_question_in(tokenizer):
-    builder = PromptBuilder(tokenizer, context="independent", token_scope="prompt")
+    builder = PromptBuilder(tokenizer, context="independent")
     questions, passages, answers = CASES["toy"]
-    batch = builder.build(questions, passages, answers)
+    batch = builder.build(Batch(questions, passages, answers))
+    wide = batch.passage_of_token(TokenScope.PROMPT)
     expected = [
         text
         for q, found in zip(questions, passages, strict=True)
         for text in written_out("independent", q, found)
     ]
     for row, text in enumerate(expected):
-        assert text_where(builder, batch, row, batch.passage_of_token[row] == row % 4) == text
-    assert torch.equal(
-        batch.content_mask,
-        PromptBuilder(tokenizer, context="independent").build(questions, passages, answers).content_mask,
-    )
+        assert text_where(builder, batch, row, wide[row] == row % 4) == text
+    narrow = batch.passage_of_token(TokenScope.PASSAGE)
+    assert torch.equal(narrow, wide.where(batch.content_mask, NOTHING))
 
 
 # ------------------------------------------------------------------------------------------ truncation
@@ -366,7 +370,7 @@ def test_prompts_stay_within_their_tokens(tokenizer, context, alphabet):
             )
             for k in range(num_passages)
         ]
-        lengths = builder.build([question], [passages]).attention_mask.sum(dim=1)
+        lengths = builder.build(Batch([question], [passages])).attention_mask.sum(dim=1)
         allowed = limit * num_passages if context == "concatenated" else limit
         assert lengths.max() <= allowed
         if context == "concatenated" and all(len(p.text) > 300 for p in passages):
@@ -377,10 +381,10 @@ def test_each_passage_of_a_prompt_gets_an_equal_share(tokenizer):
     builder = PromptBuilder(tokenizer, max_tokens_per_passage=40)
     long = " ".join(["the capital of France is Paris and"] * 30)
     passages = [Passage("0", "A", long), Passage("1", "B", "short."), Passage("2", "C", f"Tokyo {long}")]
-    batch = builder.build([toy_questions()[0]], [passages])
+    batch = builder.build(Batch([toy_questions()[0]], [passages]))
     texts = []
     for k, passage in enumerate(passages):
-        text = text_where(builder, batch, 0, batch.passage_of_token[0] == k)
+        text = text_where(builder, batch, 0, batch.passage_of_token()[0] == k)
         assert f" {passage.title} {passage.text}".startswith(text)
         texts.append(text)
     assert texts[1] == " B short."
@@ -400,7 +404,7 @@ def test_long_questions_titles_and_answers_are_cut(tokenizer, context):
         "q", "what is the capital of France and Spain", ("x",), nouns=((12, 19), (23, 29), (34, 39))
     )
     passage = Passage("p", "Rivers of France of Spain", "Rivers run.")
-    batch = builder.build([question], [[passage]], ["Rivers of France run down to the sea"])
+    batch = builder.build(Batch([question], [[passage]], ["Rivers of France run down to the sea"]))
     text = decode(builder, real_ids(batch)[0])
     asked = "Question: what is the capital of\n"
     before = asked if context == "concatenated" else ""
@@ -414,7 +418,7 @@ def test_long_questions_titles_and_answers_are_cut(tokenizer, context):
 def test_texts_are_put_in_one_line(tokenizer):
     builder = PromptBuilder(tokenizer)
     passage = Passage("p", " A\ntitle", "one\n\ttwo   three ")
-    batch = builder.build([Question("q", "who", ("x",))], [[passage]], ["a\nb"])
+    batch = builder.build(Batch([Question("q", "who", ("x",))], [[passage]], ["a\nb"]))
     text = decode(builder, real_ids(batch)[0])
     assert text == "Question: who\nTitle: A title\nPassage: one two three\nQuestion: who\nAnswer: a b</s>"
 
@@ -434,7 +438,7 @@ def test_unusable_tokenizers_and_settings_are_refused(tokenizer):
 
 
 def test_moves_to_a_device_whole(tokenizer):
-    batch = PromptBuilder(tokenizer).build(*CASES["toy"])
+    batch = PromptBuilder(tokenizer).build(Batch(*CASES["toy"]))
     moved = batch.to("meta")
     assert all(value.is_meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
     assert (moved.num_questions, moved.num_passages) == (3, 4)
@@ -442,7 +446,7 @@ def test_moves_to_a_device_whole(tokenizer):
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_closed_book_prompts_hold_the_question_alone(tokenizer, context):
-    builder = PromptBuilder(tokenizer, context=context, token_scope="prompt")
+    builder = PromptBuilder(tokenizer, context=context)
     questions = [*toy_questions()[:2], ABOUT_FOREIGN]
     batch = builder.build_closed_book(questions)
     assert (batch.num_questions, batch.num_passages) == (3, 0)
@@ -450,5 +454,5 @@ def test_closed_book_prompts_hold_the_question_alone(tokenizer, context):
     for row, question in enumerate(questions):
         shown = text_where(builder, batch, row, batch.attention_mask[row])
         assert shown == f"Question: {question.text}\nAnswer:"
-    assert (batch.passage_of_token == -1).all()
+    assert (batch.block_of_token == -1).all()
     assert not (batch.content_mask | batch.answer_mask | batch.label_mask).any()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from datamodules.batches import Batch
 from datamodules.prompts import PromptBuilder, Shown
 from tests.tiny_models import tiny_tokenizer, toy_passages, toy_questions
 
@@ -24,8 +25,8 @@ def texts(builder, batch):
 @pytest.mark.parametrize("max_tokens", [128, 30])
 def test_a_passage_left_out_leaves_the_rest_to_the_letter(tokenizer, order, max_tokens):
     builder = PromptBuilder(tokenizer, passage_order=order, max_tokens_per_passage=max_tokens)
-    whole = texts(builder, builder.build(QUESTIONS, PASSAGES, ANSWERS, order_seed=3))
-    batch = builder.build(QUESTIONS, PASSAGES, ANSWERS, order_seed=3, shown=Shown.EACH_LEFT_OUT)
+    whole = texts(builder, builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS, order_seed=3)))
+    batch = builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS, order_seed=3), Shown.EACH_LEFT_OUT)
     assert batch.question_of_prompt.tolist() == [0, 0, 0, 1, 1, 1]
     for row, text in enumerate(texts(builder, batch)):
         b, k = divmod(row, 3)
@@ -38,22 +39,22 @@ def test_a_passage_left_out_leaves_the_rest_to_the_letter(tokenizer, order, max_
         for block in others:
             passage_lines = block.split("Question:")[0]
             assert f"Title:{passage_lines}" in text
-        assert set(batch.passage_of_token[row].tolist()) - {-1} == {j for j in range(3) if j != k}
+        assert set(batch.passage_of_token()[row].tolist()) - {-1} == {j for j in range(3) if j != k}
 
 
 def test_each_alone_is_a_prompt_of_one_passage(tokenizer):
     builder = PromptBuilder(tokenizer)
-    batch = builder.build(QUESTIONS, PASSAGES, ANSWERS, shown=Shown.EACH_ALONE)
+    batch = builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS), Shown.EACH_ALONE)
     for row, text in enumerate(texts(builder, batch)):
         b, k = divmod(row, 3)
-        (alone,) = texts(builder, builder.build([QUESTIONS[b]], [[PASSAGES[b][k]]], [ANSWERS[b]]))
+        (alone,) = texts(builder, builder.build(Batch([QUESTIONS[b]], [[PASSAGES[b][k]]], [ANSWERS[b]])))
         assert text == alone
-        assert set(batch.passage_of_token[row].tolist()) == {-1, k}
+        assert set(batch.passage_of_token()[row].tolist()) == {-1, k}
 
 
 def test_independent_prompts_are_alone_anyway(tokenizer):
     builder = PromptBuilder(tokenizer, context="independent")
-    alone = builder.build(QUESTIONS, PASSAGES, ANSWERS, shown=Shown.EACH_ALONE)
-    assert (alone.input_ids == builder.build(QUESTIONS, PASSAGES, ANSWERS).input_ids).all()
+    alone = builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS), Shown.EACH_ALONE)
+    assert (alone.input_ids == builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS)).input_ids).all()
     with pytest.raises(AssertionError, match="none to leave out"):
-        builder.build(QUESTIONS, PASSAGES, ANSWERS, shown=Shown.EACH_LEFT_OUT)
+        builder.build(Batch(QUESTIONS, PASSAGES, ANSWERS), Shown.EACH_LEFT_OUT)

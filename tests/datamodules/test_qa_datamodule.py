@@ -87,7 +87,7 @@ def test_an_incomplete_last_batch_is_dropped_unless_it_is_the_only_one():
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_an_empty_split_is_refused(split):
-    with pytest.raises(DataError, match=rf"the {split} split has no questions; set data\.{split}"):
+    with pytest.raises(DataError, match=rf"the {split} split has no questions; set {split} to one"):
         datamodule(**{split: []})
     assert datamodule(train=[]).train == []
 

@@ -1,4 +1,4 @@
-"""From a run to its token file and its readings, as a user asks for them."""
+"""From a run to its token file and its metrics, as a user asks for them."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.token_file import TokenFile
-from experiments import analyse, measure_tokens, run
-from experiments.runs import RunFolder
+from experiments import analyse, run
+from experiments.runs import RunFolder, snapshot_of_run
 from tests.tiny_models import save_tiny_models
 from tests.toy_files import as_overrides, toy_settings
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_run(folder, experiment, **changes) -> RunFolder:
-    """A run on toy files, with passages of both kinds among those retrieved."""
+    """A run on toy files, whose questions retrieve positive and negative passages."""
     changes = {"training__num_passages": 20, "evaluation__monitor": "null", **changes}
     settings = toy_settings(folder, stopping__enabled="false", **changes)
     assert run.main(["--exp", experiment, *as_overrides(settings)]) == 0
@@ -49,37 +49,40 @@ def logged(made, when) -> dict[str, float]:
     return {name: pair[when] for name, pair in {**summary["indicators"], **summary["teacher"]}.items()}
 
 
-def assert_same(readings, expected):
-    names = {name for name in readings if name.startswith(("indicator", "teacher"))}
-    assert names == {
-        n for n in expected if n.endswith(("_p90", "_p95", "auc", "mrr")) and "undefined" not in n
-    }
+def assert_same(path, expected):
+    """The file's means, deviations and counts of undefined passages are those that the run logged."""
+    content = json.loads(path.read_text())
+    metrics, counts = content["metrics"], content["counts"]
+    names = {name for name in metrics if name.startswith(("indicator", "teacher"))}
+    ends = ("_p90", "_p95", "auc", "mrr", "share_with_both")
+    assert names == {n for n in expected if n.endswith(ends) and "undefined" not in n}
     for name in names:
-        found = readings[name]
+        found = metrics[name]
         assert found["mean"] == pytest.approx(expected[name], abs=1e-5), name
         if f"{name}_std" in expected:
             assert found["std"] == pytest.approx(expected[f"{name}_std"], abs=1e-5), name
         if "/spearman" in name:
-            assert found["undefined"] == expected[name.replace("spearman", "undefined")]
+            undefined = name.replace("spearman", "undefined")
+            assert counts[undefined] == expected[undefined]
         if found["n"] > 1:
             assert found["low"] <= found["mean"] <= found["high"]
 
 
-def readings_of(path) -> dict:
-    return json.loads(path.read_text())["readings"]
+def metrics_of(path) -> dict:
+    return json.loads(path.read_text())["metrics"]
 
 
 # ---- the numbers are the run's own ----
 
 
-def test_the_end_of_a_run_reads_as_the_run_logged_it(trained, measured):
+def test_the_end_of_a_run_is_as_the_run_logged_it(trained, measured):
     assert logged(trained, "before") != logged(trained, "after")
     assert logged(trained, "after")["teacher/auc"] is not None
-    assert_same(readings_of(measured / "readings.json"), logged(trained, "after"))
+    assert_same(measured / "metrics.json", logged(trained, "after"))
 
 
 def test_so_does_its_start(trained, measured):
-    assert_same(readings_of(measured / "readings-start.json"), logged(trained, "before"))
+    assert_same(measured / "metrics-start.json", logged(trained, "before"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_run_that_only_measures_under_other_settings(tmp_path, changes):
     made = start_run(tmp_path, "checkpoint_vital", **changes)
     assert analyse.main(["--run", str(made.path), "--show", "0"]) == 0
     expected = {n.replace("_p50", "_p90"): v for n, v in logged(made, "after").items()}
-    found = readings_of(made.path / "analysis" / "readings.json")
+    found = metrics_of(made.path / "analysis" / "metrics.json")
     found = {n.replace("_p50", "_p90"): v for n, v in found.items()}
     for name, value in found.items():
         assert value["mean"] == pytest.approx(expected[name], abs=1e-5), name
@@ -105,18 +108,18 @@ def test_a_fusion_reader(tmp_path):
     reader, _ = save_tiny_models(tmp_path / "t5", family="t5")
     made = start_run(tmp_path, "checkpoint_vital", reader__name=reader)
     assert analyse.main(["--run", str(made.path), "--show", "0"]) == 0
-    assert_same(readings_of(made.path / "analysis" / "readings.json"), logged(made, "after"))
+    assert_same(made.path / "analysis" / "metrics.json", logged(made, "after"))
 
 
 def test_every_question_has_a_line(measured):
     lines = [json.loads(line) for line in (measured / "instances.jsonl").read_text().splitlines()]
     assert {line["id"] for line in lines} == {f"q{i}" for i in range(1, 12, 2)}
-    for name, reading in readings_of(measured / "readings.json").items():
-        values = [line["readings"][name] for line in lines]
+    for name, summary in metrics_of(measured / "metrics.json").items():
+        values = [line["metrics"][name] for line in lines]
         defined = [value for value in values if value is not None]
-        assert len(defined) == reading["n"]
+        assert len(defined) == summary["n"]
         if defined:
-            assert sum(defined) / len(defined) == pytest.approx(reading["mean"], abs=1e-6)
+            assert sum(defined) / len(defined) == pytest.approx(summary["mean"], abs=1e-6)
 
 
 def test_the_file_says_where_it_comes_from(trained, measured):
@@ -145,7 +148,7 @@ def test_a_sample_is_what_a_run_reads_first(trained, measured, tmp_path, capsys)
     assert [u.question_id for u in TokenFile(path).units(9)] == [u.question_id for u in everything[: 4 * 20]]
     assert {p.name for p in tmp_path.iterdir()} == {
         "sample.parquet",
-        "readings-sample.json",
+        "metrics-sample.json",
         "instances-sample.jsonl",
     }
     assert "fewer" not in capsys.readouterr().out
@@ -156,7 +159,7 @@ def test_another_split_has_files_of_its_own(trained, capsys):
     assert analyse.main(["--run", str(trained.path), "--split", "validation"]) == 0
     assert {p.name for p in (trained.path / "analysis").glob("*")} - before == {
         "tokens-validation.parquet",
-        "readings-validation.json",
+        "metrics-validation.json",
         "instances-validation.jsonl",
     }
     assert "the validation split has 6 questions, fewer than 1000: all were read" in capsys.readouterr().out
@@ -170,7 +173,7 @@ def test_an_experiment_needs_no_run(tmp_path):
     folder = tmp_path / "runs" / "step2_vital" / "analysis"
     assert {p.name for p in folder.iterdir()} == {
         "tokens-start.parquet",
-        "readings-start.json",
+        "metrics-start.json",
         "instances-start.jsonl",
     }
     assert TokenFile(folder / "tokens-start.parquet").info["run"] is None
@@ -184,7 +187,7 @@ def test_a_run_that_has_not_finished_is_read_at_its_start(trained, tmp_path, cap
     shutil.copy(trained.config, unfinished)
     assert analyse.main(["--run", str(unfinished)]) == 0
     assert "has not finished: its weights at the start" in capsys.readouterr().out
-    assert_same(readings_of(unfinished / "analysis" / "readings-start.json"), logged(trained, "before"))
+    assert_same(unfinished / "analysis" / "metrics-start.json", logged(trained, "before"))
 
 
 def test_the_runs_index_is_used_and_kept(trained, measured, monkeypatch):
@@ -201,7 +204,7 @@ def test_a_run_keeps_the_reader_that_it_started_from(trained, tmp_path):
     """`latest:` would name another run today."""
     settings = {"init__reader_from": trained.path, "training__train_reader": "false"}
     made = start_run(tmp_path, "step2_vital", **settings)
-    found = measure_tokens.measured_run(made.path, ["init.reader_from=latest:step1_vital"])
+    found = snapshot_of_run(made.path, ["init.reader_from=latest:step1_vital"])
     assert found.weights == {"reader": trained.reader, "retriever": made.retriever}
 
 
@@ -209,19 +212,19 @@ def test_a_run_keeps_the_reader_that_it_started_from(trained, tmp_path):
 
 
 def test_other_settings_are_shown_and_not_saved(measured, capsys):
-    before = (measured / "readings.json").read_bytes()
+    before = (measured / "metrics.json").read_bytes()
     arguments = ["--from", str(measured / "tokens.parquet"), "--show", "0"]
     assert analyse.main([*arguments, "--percentiles", "50", "--normalization", "prompt"]) == 0
     shown = capsys.readouterr().out
     assert "Indicator 1 Spearman p50" in shown
     assert "p90" not in shown
     assert "other settings than the run's: shown, not saved" in shown
-    assert (measured / "readings.json").read_bytes() == before
+    assert (measured / "metrics.json").read_bytes() == before
 
 
 def test_the_runs_own_settings_give_the_same_files_again(measured):
     path = measured / "tokens.parquet"
-    names = ("readings.json", "instances.jsonl")
+    names = ("metrics.json", "instances.jsonl")
     before = {name: (measured / name).read_bytes() for name in names}
     for name in names:
         (measured / name).unlink()

@@ -1,13 +1,13 @@
-"""Baselines come back as they were written, and what is no baseline is refused with a mend."""
+"""A baseline for stopping is read as written; other files are refused, with what to do instead."""
 
 import json
 import math
 
 import pytest
 
-from callbacks.log_indicators import InstanceReadings
-from experiments.baseline import check_overlap, instances_from_json, instances_to_json, read_baseline
+from experiments.checks import check_overlap, read_baseline
 from experiments.config import ConfigError
+from lightning_modules.metrics.question_values import QuestionValues
 
 IDS = [f"q{i}" for i in range(9)]
 MONITOR = "indicator1/spearman_p90"
@@ -16,14 +16,6 @@ MONITOR = "indicator1/spearman_p90"
 def write(path, content):
     path.write_text(json.dumps(content))
     return path
-
-
-def test_undefined_values_survive_as_null():
-    instances = InstanceReadings(["a", "b"], {MONITOR: [0.25, math.nan]})
-    text = json.dumps(instances_to_json(instances), allow_nan=False)
-    back = instances_from_json(json.loads(text))
-    assert back.question_ids == ["a", "b"]
-    assert back.values[MONITOR] == pytest.approx([0.25, math.nan], nan_ok=True)
 
 
 def test_the_instances_of_a_file_are_read(tmp_path):
@@ -65,7 +57,7 @@ def test_what_a_probe_measured_was_measured_on_the_passages_of_the_start(tmp_pat
     assert found[f"start_candidates/{MONITOR}"] == [0.2] * 9, "a run's own is on its start's passages"
 
 
-def test_a_reading_of_too_few_questions_is_refused(tmp_path):
+def test_a_metric_of_too_few_questions_is_refused(tmp_path):
     values = {MONITOR: [0.1] * 9, "teacher/auc": [0.5] * 7 + [None] * 2}
     path = write(tmp_path / "file.json", {"instances": {"question_ids": IDS, "values": values}})
     with pytest.raises(
@@ -77,7 +69,7 @@ def test_a_reading_of_too_few_questions_is_refused(tmp_path):
 
 
 def test_other_questions_are_refused(tmp_path):
-    baseline = InstanceReadings(IDS)
-    check_overlap(tmp_path, baseline, InstanceReadings(["x", *IDS[1:]]))
+    baseline = QuestionValues(IDS)
+    check_overlap(tmp_path, baseline, QuestionValues(["x", *IDS[1:]]))
     with pytest.raises(ConfigError, match=r"only 7 of the questions .* at least 8 .*evaluation\.num_read"):
-        check_overlap(tmp_path, baseline, InstanceReadings(["x", *IDS[2:]]))
+        check_overlap(tmp_path, baseline, QuestionValues(["x", *IDS[2:]]))

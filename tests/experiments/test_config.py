@@ -1,40 +1,37 @@
-"""One typed configuration: every shipped one loads, and every mistake is named with its mend."""
+"""One typed configuration: every shipped one loads, and every mistake is named."""
 
 import dataclasses
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from experiments import build, checks
-from experiments.checks import check_config
+from experiments import build
+from experiments.checks import check_config, value_of
 from experiments.config import (
     CONFIGS,
+    SETTING,
     ConfigError,
     ExperimentConfig,
+    _layers,
+    all_fields,
     experiment_names,
     load_config,
+    naming,
     read_config,
     to_yaml,
     trains,
 )
 from experiments.runs import create_run
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = ("checkpoint", "offshelf", "step1", "step2")
 
 
-def leaves(config, schema=ExperimentConfig, prefix=""):
-    """Yields (key, value, declared type) of all settings."""
-    hints = typing.get_type_hints(schema)
-    for item in dataclasses.fields(schema):
-        value, declared = getattr(config, item.name), hints[item.name]
-        if dataclasses.is_dataclass(declared):
-            assert isinstance(value, declared), f"{prefix}{item.name}"
-            yield from leaves(value, declared, f"{prefix}{item.name}.")
-        else:
-            yield f"{prefix}{item.name}", value, declared
+LEAVES = {key: item for key, item in all_fields() if not dataclasses.is_dataclass(item.type)}
 
 
 def is_of(value, declared) -> bool:
@@ -52,9 +49,25 @@ def test_every_shipped_configuration_loads_and_is_typed(name, monkeypatch):
     assert config.description
     assert "\n" not in config.description
     assert config.scale in ("embedded", "paper")
-    for key, value, declared in leaves(config):
-        assert is_of(value, declared), f"{key}={value!r} is not of type {declared}"
+    for key, item in LEAVES.items():
+        value = value_of(config, key)
+        assert is_of(value, item.type), f"{key}={value!r} is not of type {item.type}"
     check_config(config)
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_setting_says_what_it_is_for(key):
+    told = LEAVES[key].metadata[SETTING].help
+    assert told
+    assert "\n" not in told
+    assert not told.endswith(".")
+
+
+def test_a_configuration_is_shown_without_importing_torch():
+    shown = "import sys; from experiments.config import *; to_yaml(load_config('quickstart'))"
+    subprocess.run(
+        [sys.executable, "-c", f"{shown}; assert 'torch' not in sys.modules"], cwd=ROOT, check=True
+    )
 
 
 def test_all_experiments_of_the_specification_are_there():
@@ -78,12 +91,30 @@ def test_what_each_setting_trains(data):
     assert load_config(f"step2_{data}").init.reader_from == f"latest:step1_{data}"
 
 
-def test_the_yaml_files_hold_differences_only():
-    """A file that repeats a default of the schema hides what an experiment is about."""
+def test_fragments_are_no_experiments():
     for path in (CONFIGS / "base").glob("*.yaml"):
-        assert path.stem not in experiment_names(), "a fragment is no experiment"
+        assert path.stem not in experiment_names()
         with pytest.raises(ConfigError, match="unknown experiment"):
             load_config(f"base/{path.stem}")
+
+
+def yaml_leaves(layer, prefix=""):
+    """Yields (key, value) of all settings of a YAML file."""
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            yield from yaml_leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_yaml_files_hold_differences_only(path):
+    """A line that repeats what holds without it hides what an experiment is about."""
+    *bases, own = _layers(path)
+    without = OmegaConf.merge(OmegaConf.structured(ExperimentConfig), *bases)
+    settings = dict(yaml_leaves(OmegaConf.to_container(own)))
+    assert settings, "the file says nothing"
+    assert not {key: value for key, value in settings.items() if OmegaConf.select(without, key) == value}
 
 
 def test_layers_and_overrides_in_order():
@@ -165,111 +196,26 @@ def test_a_damaged_saved_configuration_is_refused(tmp_path):
         read_config(path)
 
 
-@pytest.mark.parametrize("key", checks._CHOICES)
-def test_choices(key):
-    trains_both = ["training.train_reader=true", "training.train_retriever=true"]
-    for member in checks._CHOICES[key]:
-        check_config(load_config("quickstart", [f"{key}={member.value}", *trains_both]))
-    with pytest.raises(ConfigError, match=f"{key}='nonsense' is unknown; choose one of: ") as error:
-        check_config(load_config("quickstart", [f"{key}=nonsense"]))
-    assert all(member.value in str(error.value) for member in checks._CHOICES[key])
-
-
-def test_no_choice_of_the_schema_is_left_unchecked():
-    """Settings whose comment lists alternatives, as `a | b`, are the choices that are checked."""
-    source = (Path(checks.__file__).parent / "config.py").read_text()
-    listed = [line for line in source.splitlines() if " | " in line.partition("#")[2] and '= "' in line]
-    names = {line.split(":")[0].strip() for line in listed} - {"scale", "accelerator"}
-    assert names == {key.split(".")[1] for key in checks._CHOICES}
-
-
-@pytest.mark.parametrize("key", checks._AT_LEAST_ONE)
-def test_counts_are_at_least_one(key):
-    check_config(load_config("quickstart", [f"{key}=1"]))
-    for value in (0, -3):
-        with pytest.raises(ConfigError, match=f"{key}={value} must be at least 1"):
-            check_config(load_config("quickstart", [f"{key}={value}"]))
-
-
 @pytest.mark.parametrize(
-    ("overrides", "smallest"),
+    ("message", "named"),
     [
-        (["reader.context=independent", "training.num_passages=1"], 104),
-        (["reader.context=concatenated", "training.num_passages=5"], 104),
-        (["reader.context=concatenated", "training.num_passages=1"], 152),
-        (["reader.family=fusion_in_decoder", "training.num_passages=1"], 104),
+        ("normalize must be true", "retriever.normalize must be true"),
+        ("retriever x has 3 layers; num_layers=4 is not within", "x has 3 layers; retriever.num_layers=4 is"),
+        (
+            "with tied=false set name to a folder",
+            "with retriever.tied=false set init.retriever_from to a folder",
+        ),
+        # what only looks like an argument
+        ("no file of that name is here", "no file of that name is here"),
+        ("name.json: dropout_rate=1", "name.json: dropout_rate=1"),
+        ("set retriever.name or reader.name", "set retriever.name or reader.name"),
     ],
 )
-def test_prompts_have_room_for_the_text_of_a_passage(overrides, smallest):
-    def check(size):
-        check_config(load_config("quickstart", [*overrides, f"reader.max_tokens_per_passage={size}"]))
-
-    check(smallest)
-    with pytest.raises(ConfigError, match=f"it must be at least {smallest}"):
-        check(smallest - 1)
-
-
-@pytest.mark.parametrize("name", ["closed_book", "retrieve_only"])
-@pytest.mark.parametrize(
-    "untrained",
-    [["trainer.max_steps=0"], ["training.train_retriever=false", "training.train_reader=false"]],
-)
-def test_a_part_is_measured_by_itself_where_nothing_is_trained(name, untrained):
-    check_config(load_config("quickstart", [f"evaluation.{name}=true", *untrained]))
-
-
-@pytest.mark.parametrize("key", checks._POSITIVE)
-def test_temperatures_are_positive(key):
-    check_config(load_config("quickstart", [f"{key}=1e-3"]))
-    for value in ("0", "-1", ".nan"):
-        with pytest.raises(ConfigError, match=f"{key}=.* must be above 0"):
-            check_config(load_config("quickstart", [f"{key}={value}"]))
-
-
-@pytest.mark.parametrize("ks", ["[]", "[0]", "[1,-5]"])
-def test_cut_offs_are_positive(ks):
-    with pytest.raises(ConfigError, match=r"evaluation.hit_rate_ks=.* must be numbers from 1 on"):
-        check_config(load_config("quickstart", [f"evaluation.hit_rate_ks={ks}"]))
-
-
-def test_the_refresh_schedule_is_read_at_once():
-    with pytest.raises(ConfigError, match=r'index.refresh: refresh schedule.*"0-500:50,500-2000:250"'):
-        check_config(load_config("quickstart", ["index.refresh=0-100"]))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("index.refresh=when_stale:2", "index.refresh: 'when_stale:2' is not of the form when_stale:OVERLAP"),
-        ("index.staleness_every_steps=0", "index.staleness_every_steps=0 must be at least 1, or null"),
-        ("evaluation.token_view_questions=-1", "evaluation.token_view_questions=-1 must be at least 0"),
-    ],
-)
-def test_what_is_measured_beside_training(override, message):
-    for right in ("index.refresh=when_stale:0.8", "index.staleness_every_steps=5"):
-        check_config(load_config("quickstart", [right, "evaluation.token_view_questions=0"]))
-    with pytest.raises(ConfigError, match=message):
-        check_config(load_config("quickstart", [override]))
-
-
-def test_hardware(monkeypatch):
-    def hardware(*overrides):
-        return build.hardware(load_config("quickstart", list(overrides)))
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert hardware() == {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
-    with pytest.raises(ConfigError, match=r"torch sees no GPU here; use trainer.accelerator=cpu"):
-        check_config(load_config("quickstart", ["trainer.accelerator=gpu"]))
-    with pytest.raises(ConfigError, match=r"trainer.accelerator='tpu' is unknown; use auto, cpu or gpu"):
-        hardware("trainer.accelerator=tpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert hardware() == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
-    assert hardware("trainer.accelerator=cpu")["precision"] == "32-true"
-    assert hardware("trainer.precision=32-true")["precision"] == "32-true"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert hardware()["precision"] == "32-true"
-    assert hardware("trainer.accelerator=cpu", "trainer.devices=2")["devices"] == 2
-    with pytest.raises(ConfigError, match=r"trainer.devices=2, but torch sees 1 GPU"):
-        hardware("trainer.devices=2")
+def test_errors_of_the_library_name_the_settings(message, named):
+    with pytest.raises(OSError, match="name=x"), naming("retriever"):
+        raise OSError("name=x")
+    for _ in range(2):  # a second time changes nothing
+        with pytest.raises(ConfigError) as error, naming("retriever", name="init.retriever_from"):
+            raise ConfigError(message)
+        message = str(error.value)
+        assert named in message

@@ -13,13 +13,11 @@ import pytest
 
 from experiments import report, run
 from experiments.command_line import USER_ERROR
-from experiments.reporting.collect import collect_runs
-from experiments.reporting.conclusions import describe_changes
-from experiments.reporting.entries import sort_runs
-from experiments.reporting.estimates import Estimate
-from experiments.reporting.figures import hit_rate_curve
-from experiments.reporting.paper import paper_value
-from experiments.reporting.tables import make_tables
+from experiments.show.figures import hit_rate_curve
+from experiments.show.report_rows import PooledEstimate, sort_runs
+from experiments.show.report_runs import collect_runs, paper_value
+from experiments.show.report_tables import make_tables
+from experiments.show.report_text import describe_changes
 from tests.toy_files import as_overrides, toy_settings
 
 SPEARMAN = "indicator1/spearman_p90"
@@ -86,7 +84,7 @@ def test_seeds_are_pooled(toy_runs):
     files = sorted(toy_runs.glob("offshelf_vital/*/predictions.jsonl"))
     assert [run.config.seed for run in entry.runs] == [0, 1]
     records = [record for file in files for record in lines(file)]
-    values = [record["readings"][SPEARMAN] for record in records]
+    values = [record["metrics"][SPEARMAN] for record in records]
     defined = np.array([value for value in values if value is not None])
     found = entry.estimates[SPEARMAN]
     assert found.n == len(defined) < len(values), "a question whose correlation is undefined"
@@ -121,7 +119,7 @@ def test_changes_are_of_the_same_questions(toy_runs):
     differences = []
     for folder in toy_runs.glob("offshelf_vital/*"):
         before, after = (
-            {r["id"]: r["readings"]["indicator2/attention_p90"] for r in lines(folder / name)}
+            {r["id"]: r["metrics"]["indicator2/attention_p90"] for r in lines(folder / name)}
             for name in ("predictions_start.jsonl", "predictions.jsonl")
         )
         differences += [after[key] - before[key] for key in after]
@@ -136,7 +134,7 @@ def test_the_curve_is_that_of_the_validations(toy_runs):
     curve = hit_rate_curve(entry)
     assert list(curve) == [0, 2, 4]
     files = sorted(toy_runs.glob("offshelf_vital/*/validations.jsonl"))
-    expected = [line["readings"]["validation/hr_at_5"] for line in (lines(file)[-1] for file in files)]
+    expected = [line["metrics"]["validation/hr_at_5"] for line in (lines(file)[-1] for file in files)]
     assert sorted(curve[4]) == sorted(expected)
 
 
@@ -144,7 +142,7 @@ def test_an_analysis_goes_first(runs):
     [folder] = runs.glob("offshelf_nq/*")
     (folder / "analysis").mkdir()
     for name, value in (("instances", 0.5), ("instances-start", 0.125)):
-        records = [{"id": f"q{i}", "readings": {SPEARMAN: value, "teacher/auc": None}} for i in range(3)]
+        records = [{"id": f"q{i}", "metrics": {SPEARMAN: value, "teacher/auc": None}} for i in range(3)]
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / "analysis" / f"{name}.jsonl").write_text(text)
     [entry] = entries_of(folder)["paper", "nq", "offshelf"]
@@ -154,27 +152,52 @@ def test_an_analysis_goes_first(runs):
     assert entry.estimates["hr_at_5"].n == 6, "not in the analysis"
 
 
-def test_mean_attention_that_falls_as_passages_grow_is_no_decline(toy_runs):
-    """Longer passages, more of whose attention goes to the tokens that matter: it is lift that is read."""
+def test_mean_attention_that_decreases_as_passages_grow_is_no_decline(toy_runs):
+    """Longer passages, more of whose attention goes to the tokens that matter: the report looks at lift."""
     [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
     changes = {
-        "hr_at_5": Estimate(0.2, 0.1, 0.1, 0.3, 12),
-        "indicator1/attention_p90": Estimate(-0.01, 0.01, -0.02, -0.005, 12),
-        "indicator1/lift_p90": Estimate(0.4, 0.1, 0.3, 0.5, 12),
+        "hr_at_5": PooledEstimate(0.2, 0.1, 0.1, 0.3, 12),
+        "indicator1/attention_p90": PooledEstimate(-0.01, 0.01, -0.02, -0.005, 12),
+        "indicator1/lift_p90": PooledEstimate(0.4, 0.1, 0.3, 0.5, 12),
     }
     changed = dataclasses.replace(entry, changes=changes)
     [said] = describe_changes([changed])
-    assert "With it went: Indicator 1 lift p90 (+0.400, 95% interval +0.300 to +0.500)." in said
-    assert "The other way" not in said
+    assert "Hit Rate@5 improves significantly (+0.200, 95% interval +0.100 to +0.300)." in said
+    assert (
+        "Significantly improved as well: Indicator 1 lift p90 (+0.400, 95% interval +0.300 to +0.500)."
+        in said
+    )
+    assert "decreased" not in said
     assert "attention" not in said
-    table = make_tables([changed])[-1]
+    table = make_tables([entry, changed])[-1]
     assert [head for head in table.columns if "Indicator" in head] == [
         f"Indicator {number} {part} p90" for number in (1, 2) for part in ("lift", "Spearman")
     ]
-    assert "+0.400\n[0.300, 0.500]\nn = 12" in table.rows[0]
+    assert "+0.400\n[0.300, 0.500]\nn = 12" in table.rows[1]
 
 
-def test_lift_is_read_of_every_run(toy_runs):
+@pytest.mark.parametrize(
+    ("hit_rate", "lift", "expected"),
+    [
+        (0.2, -0.4, "Significantly decreased, unlike Hit Rate@5: Indicator 1 lift p90 (-0.400"),
+        (-0.2, -0.4, "Significantly decreased as well: Indicator 1 lift p90 (-0.400"),
+        (0.0, 0.4, "Significantly improved: Indicator 1 lift p90 (+0.400"),
+        (0.2, 0.0, "No significant change: Indicator 1 lift p90."),
+    ],
+)
+def test_an_indicator_is_set_beside_the_hit_rate(toy_runs, hit_rate, lift, expected):
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    changes = {
+        name: PooledEstimate(mean, 0.1, mean - 0.1, mean + 0.1, 12)
+        for name, mean in (("hr_at_5", hit_rate), ("indicator1/lift_p90", lift))
+    }
+    [said] = describe_changes([dataclasses.replace(entry, changes=changes)])
+    assert expected in said
+    verb = "improves" if hit_rate > 0 else "decreases" if hit_rate < 0 else "does not change"
+    assert f"Hit Rate@5 {verb} significantly" in said
+
+
+def test_every_run_has_lift(toy_runs):
     [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
     for number in (1, 2):
         assert entry.estimates[f"indicator{number}/lift_p95"].n > 0
@@ -205,10 +228,10 @@ def test_missing_and_unfinished_runs_are_named(runs):
 
 def test_the_newest_run_of_a_seed_counts(toy_runs):
     found = sort_runs(collect_runs([toy_runs]))
-    fates = {run.path: fate for run, fate in found.fates if run.config.name == "checkpoint_vital"}
-    older, newer = sorted(fates, key=lambda path: (path.name[:15], path.name))
-    assert fates[newer] == "counts"
-    assert fates[older] == "does not count: a newer run has its settings and seed"
+    statuses = {run.path: status for run, status in found.statuses if run.config.name == "checkpoint_vital"}
+    older, newer = sorted(statuses, key=lambda path: (path.name[:15], path.name))
+    assert statuses[newer] == "counts"
+    assert statuses[older] == "does not count: a newer run has its settings and seed"
 
 
 def test_runs_with_other_settings_are_not_pooled(runs):

@@ -4,24 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments import run
 from experiments.config import ExperimentConfig, experiment_names, load_config
+from experiments.show.report_runs import TABLES
 from tests.tiny_models import save_tiny_models
 from tests.toy_files import as_overrides, toy_settings
 
-# tables.yaml of the paper: peak learning rate, steps, warm-up steps
+# by setting and data set: peak learning rate, steps, warm-up steps
+PAPER = OmegaConf.to_container(OmegaConf.load(TABLES))["hyperparameters"]
 HYPERPARAMETERS = {
-    "offshelf_nq": (1e-5, 160_000, 2_000),
-    "offshelf_triviaqa": (1e-5, 320_000, 4_000),
-    "step1_nq": (1e-5, 160_000, 2_000),
-    "step1_triviaqa": (1e-5, 320_000, 4_000),
-    "step2_nq": (5e-7, 6_000, 300),
-    "step2_triviaqa": (5e-7, 32_000, 600),
-    "atlas_large_nq": (4e-5, 10_000, 500),
-    "atlas_large_triviaqa": (4e-5, 30_000, 600),
-    "perplexity_nq": (4e-5, 20_000, 1_000),
-    "perplexity_triviaqa": (4e-5, 10_000, 500),
+    f"{setting}_{data}": (told["lr"], told["steps"], told["warmup"])
+    for setting, of_setting in PAPER.items()
+    for data, told in of_setting.items()
 }
 
 
@@ -57,6 +53,11 @@ def test_builds_and_steps(name, readers, tmp_path):
     assert found["stopped"].startswith("all 2 steps done" if trains else "nothing is trained")
     assert (summary.parent / "retriever").is_dir() == (trains and config.training.train_retriever)
     assert (summary.parent / "reader").is_dir() == (trains and config.training.train_reader)
+
+
+def test_every_experiment_of_the_paper_is_compared():
+    trained = {name for name in experiment_names() if load_config(name).scale == "paper"}
+    assert set(HYPERPARAMETERS) == {name for name in trained if not name.startswith("checkpoint_")}
 
 
 @pytest.mark.parametrize("name", sorted(HYPERPARAMETERS))

@@ -50,7 +50,7 @@ def test_ranges_that_run_backwards_are_refused(text):
 
 @pytest.mark.parametrize(("text", "missing"), [("0.1,4.0", "4.0"), ("2-4.*", "2-4.*"), ("3.12", "3.12")])
 def test_heads_that_the_model_lacks_are_refused(text, missing):
-    message = f"reader.attention_heads={text}: the reader has no {missing}; its layers are 0 to 3, the heads"
+    message = f"attention_heads={text}: the reader has no {missing}; its layers are 0 to 3, the heads"
     with pytest.raises(ValueError) as error:  # noqa: PT011 the whole message is compared
         AttentionHeads.parse(text).mask(LAYERS, HEADS)
     assert str(error.value).startswith(message)

@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import FalconConfig, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
+from datamodules.batches import Batch, TokenScope
 from datamodules.prompts import Context, PromptBuilder
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.head_search import head_passage_scores
+from lightning_modules.objectives import ADist
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
-from lightning_modules.teacher import Teacher
+from lightning_modules.readers.outputs import AnswerOutput, AttentionOutput, HeadOutput
+from lightning_modules.scores import PassageTokens
 from tests.tiny_models import (
     tiny_falcon_rw,
     tiny_llama,
@@ -26,6 +29,7 @@ K = 3
 QUESTIONS = toy_questions()[:3]
 PASSAGES = [[toy_passages()[i] for i in rows] for rows in ((0, 13, 5), (1, 2, 15), (20, 2, 7))]
 ANSWERS = ["Paris", "Tokyo or Kyoto", "Lima"]
+BATCH = Batch(QUESTIONS, PASSAGES, ANSWERS)
 LOG_P_RETR = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3]]).log()
 
 
@@ -45,8 +49,8 @@ def single_prompts(reader, answers):
     for b, (question, passages) in enumerate(zip(QUESTIONS, PASSAGES, strict=True)):
         groups = [[p] for p in passages] if reader.prompts.context is Context.INDEPENDENT else [passages]
         for group in groups:
-            answer = None if answers is None else [answers[b]]
-            singles.append((b, reader.prompts.build([question], [group], answer)))
+            answer = () if answers is None else [answers[b]]
+            singles.append((b, reader.prompts.build(Batch([question], [group], answer))))
     return singles
 
 
@@ -61,16 +65,16 @@ def plain_log_probs(reader, prompt):
 # ---------------------------------------------------------------------------------------------- reading
 @torch.no_grad()
 def test_label_log_probs_equal_plain_passes_one_by_one(reader):
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
+    output = reader.read_answer(BATCH)
     singles = single_prompts(reader, ANSWERS)
-    assert len(reading.label_log_probs) == len(singles)
+    assert len(output.label_log_probs) == len(singles)
     for row, (_, prompt) in enumerate(singles):
         expected = plain_log_probs(reader, prompt).float()
-        real = reading.label_mask[row]
-        torch.testing.assert_close(reading.label_log_probs[row][real], expected, rtol=1e-4, atol=1e-5)
-        assert (reading.label_log_probs[row][~real] == 0).all()
-    assert not reading.label_mask.all(), "answers of one length would hide the padding"
-    assert reading.label_log_probs.std() > 0.1
+        real = output.label_mask[row]
+        torch.testing.assert_close(output.label_log_probs[row][real], expected, rtol=1e-4, atol=1e-5)
+        assert (output.label_log_probs[row][~real] == 0).all()
+    assert not output.label_mask.all(), "answers of one length would hide the padding"
+    assert output.label_log_probs.std() > 0.1
 
 
 @torch.no_grad()
@@ -84,68 +88,64 @@ def test_learned_positions_count_real_tokens_only():
     model = GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").eval()
     model.transformer.wpe.weight.data.normal_()
     reader = DecoderOnlyReader(model, PromptBuilder(tokenizer, context="independent"))
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
+    output = reader.read_answer(BATCH)
     for row, (_, prompt) in enumerate(single_prompts(reader, ANSWERS)):
         expected = plain_log_probs(reader, prompt).float()
-        found = reading.label_log_probs[row][reading.label_mask[row]]
+        found = output.label_log_probs[row][output.label_mask[row]]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_token_scores_do_not_depend_on_what_else_is_asked_for(reader):
-    plain = reader.read(QUESTIONS, PASSAGES, ANSWERS)
-    labelled = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True, embeddings="contextual")
+    plain = reader.read(BATCH)
+    labelled = reader.read_answer(BATCH)
     torch.testing.assert_close(plain.token_scores, labelled.token_scores)
-    assert plain.label_log_probs is plain.label_mask is plain.token_embeddings is plain.vocabulary is None
+    assert type(plain) is AttentionOutput
+    assert type(labelled) is AnswerOutput
     assert plain.token_scores[~plain.prompts.attention_mask].abs().max() == 0
     for row, (_, prompt) in enumerate(single_prompts(reader, ANSWERS)):
         b = int(plain.prompts.question_of_prompt[row])
         shown = [[PASSAGES[b][row % K]]] if len(plain.token_scores) > K else [PASSAGES[b]]
-        alone = reader.read([QUESTIONS[b]], shown, [ANSWERS[b]])
+        alone = reader.read(Batch([QUESTIONS[b]], shown, [ANSWERS[b]]))
         assert torch.equal(alone.prompts.input_ids, prompt.input_ids)
         real = plain.prompts.attention_mask[row]
         torch.testing.assert_close(plain.token_scores[row][real], alone.token_scores[0], rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_contextual_embeddings_are_the_last_hidden_states(reader, with_labels):
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=with_labels, embeddings="contextual")
-    assert reading.vocabulary is None
+@pytest.mark.parametrize("how", ["read", "read_answer", "read_heads"])
+def test_contextual_embeddings_are_the_last_hidden_states(reader, how):
+    output = getattr(reader, how)(BATCH)
     for row, (_, prompt) in enumerate(single_prompts(reader, ANSWERS)):
         hidden = reader.model(prompt.input_ids, output_hidden_states=True).hidden_states[-1][0]
-        real = reading.prompts.attention_mask[row]
-        torch.testing.assert_close(reading.token_embeddings[row][real], hidden, rtol=1e-3, atol=1e-4)
+        real = output.prompts.attention_mask[row]
+        torch.testing.assert_close(output.hidden[row][real], hidden, rtol=1e-3, atol=1e-4)
 
 
 def test_input_embeddings_are_the_vocabulary():
     reader = tiny_reader()
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
-    assert reading.token_embeddings is None
-    assert torch.equal(reading.vocabulary, reader.model.model.embed_tokens.weight)
-    assert not reading.vocabulary.requires_grad
+    assert torch.equal(reader.embedding_matrix, reader.model.model.embed_tokens.weight)
+    assert not reader.embedding_matrix.requires_grad
 
 
 # ------------------------------------------------------------------------------------------------- loss
 def test_answer_loss_of_concatenated_prompts_is_the_models_own(family):
     reader = tiny_reader("concatenated", family)
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
+    output = reader.read_answer(BATCH)
     losses = []
     for _, prompt in single_prompts(reader, ANSWERS):
         labels = prompt.input_ids.clone()
         labels[:, : int(prompt.answer_mask[0].nonzero()[0])] = -100
         losses.append(reader.model(prompt.input_ids, labels=labels).loss)
-    loss = reader.answer_loss(reading, LOG_P_RETR)
+    loss = reader.answer_loss(output, LOG_P_RETR)
     torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
-    assert torch.equal(loss, reader.answer_loss(reading, LOG_P_RETR.flip(1))), (
-        "all passages are in one prompt"
-    )
+    assert torch.equal(loss, reader.answer_loss(output, LOG_P_RETR.flip(1))), "all passages are in one prompt"
 
 
 @torch.no_grad()
 def test_answer_loss_of_independent_prompts_is_the_marginal(family):
     reader = tiny_reader("independent", family)
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
+    output = reader.read_answer(BATCH)
     of_question = [[], [], []]
     for b, prompt in single_prompts(reader, ANSWERS):
         of_question[b].append(plain_log_probs(reader, prompt).tolist())
@@ -156,17 +156,18 @@ def test_answer_loss_of_independent_prompts_is_the_marginal(family):
             marginal = sum(math.exp(LOG_P_RETR[b, k].item()) * math.exp(by_passage[k][t]) for k in range(K))
             negative.append(-math.log(marginal))
         losses.append(sum(negative) / len(negative))
-    loss = reader.answer_loss(reading, LOG_P_RETR)
+    loss = reader.answer_loss(output, LOG_P_RETR)
     assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-4)
-    assert loss.item() != pytest.approx(reader.answer_loss(reading, LOG_P_RETR.flip(1)).item(), rel=1e-4)
+    assert loss.item() != pytest.approx(reader.answer_loss(output, LOG_P_RETR.flip(1)).item(), rel=1e-4)
 
 
 def test_gradient_flows_where_it_should(reader):
     log_p_retr = LOG_P_RETR.clone().requires_grad_()
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True, embeddings="input")
-    reader.answer_loss(reading, log_p_retr).backward()
+    output = reader.read_answer(BATCH)
+    reader.answer_loss(output, log_p_retr).backward()
     assert log_p_retr.grad is None
-    assert not reading.token_scores.requires_grad
+    assert not output.token_scores.requires_grad
+    assert not output.hidden.requires_grad
     missing = [name for name, p in reader.named_parameters() if p.grad is None or not p.grad.any()]
     # a constant added to all keys changes no attention
     assert all("query_key_value.bias" in name or "k_proj.bias" in name for name in missing), missing
@@ -174,23 +175,24 @@ def test_gradient_flows_where_it_should(reader):
 
 def test_a_frozen_reader_records_no_gradient(reader):
     reader.requires_grad_(False)
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True, embeddings="contextual")
-    assert not reading.label_log_probs.requires_grad
-    assert not reader.answer_loss(reading, LOG_P_RETR).requires_grad
+    output = reader.read_answer(BATCH)
+    assert not output.label_log_probs.requires_grad
+    assert not reader.answer_loss(output, LOG_P_RETR).requires_grad
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("with_labels", [False, True])
-def test_chosen_heads_alone_count(reader, with_labels):
+@pytest.mark.parametrize("how", ["read", "read_answer"])
+def test_chosen_heads_alone_count(reader, how):
     heads = AttentionHeads.parse("0.1-2,1.3")
     choosy = DecoderOnlyReader(reader.model, reader.prompts, heads)
-    reading = choosy.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=with_labels, by_head=True)
-    expected = reading.head_scores[:, heads.mask(2, 4)].mean(dim=1)
-    torch.testing.assert_close(reading.token_scores, expected)
-    all_heads = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=with_labels)
-    assert all_heads.head_scores is None
-    torch.testing.assert_close(reading.head_scores.mean(dim=(1, 2)), all_heads.token_scores)
-    assert not torch.allclose(all_heads.token_scores, reading.token_scores, rtol=0.1)
+    output = choosy.read_heads(BATCH)
+    expected = output.head_scores[:, heads.mask(2, 4)].mean(dim=1)
+    torch.testing.assert_close(output.token_scores, expected)
+    torch.testing.assert_close(getattr(choosy, how)(BATCH).token_scores, expected)
+    all_heads = getattr(reader, how)(BATCH)
+    assert not isinstance(all_heads, HeadOutput)
+    torch.testing.assert_close(output.head_scores.mean(dim=(1, 2)), all_heads.token_scores)
+    assert not torch.allclose(all_heads.token_scores, output.token_scores, rtol=0.1)
 
 
 def test_a_head_that_the_model_lacks_is_refused(reader):
@@ -202,16 +204,13 @@ def test_a_head_that_the_model_lacks_is_refused(reader):
 @torch.no_grad()
 def test_the_teacher_of_chosen_heads_is_what_a_search_scores(reader):
     """Their mean passage score, head by head, is what the reader then teaches from."""
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, by_head=True)
-    prompts = reading.prompts
-    by_head = head_passage_scores(
-        reading.head_scores, prompts.passage_of_token, prompts.question_of_prompt, len(QUESTIONS), K
-    )
+    output = reader.read_heads(BATCH)
+    by_head = head_passage_scores(output.head_scores, PassageTokens.of(output.prompts, TokenScope.PASSAGE))
     heads = AttentionHeads.parse("0.1-2,1.3")
     choosy = DecoderOnlyReader(reader.model, reader.prompts, heads)
-    taught = Teacher(attention_distribution="sum").log_p_attn(choosy.read(QUESTIONS, PASSAGES, ANSWERS))
+    log_p_attn = ADist(attention_distribution="sum").log_p_target(choosy.read(BATCH), LOG_P_RETR)
     scores = by_head[:, heads.mask(2, 4)].mean(dim=1)
-    torch.testing.assert_close(taught.exp(), scores / scores.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(log_p_attn.exp(), scores / scores.sum(dim=1, keepdim=True))
 
 
 # --------------------------------------------------------------------------------------------- generate
@@ -239,7 +238,7 @@ def test_generated_from_concatenated_prompts_is_greedy_one_by_one(family):
             pad_token_id=0,
         )
         expected.append(texts_of(reader, output[0, prompt.input_ids.shape[1] :]))
-    assert reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=7) == expected
+    assert reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=7) == expected
     assert len(set(expected)) > 1
 
 
@@ -269,7 +268,7 @@ def test_generated_from_independent_prompts_averages_probabilities(family):
             slow_average_decoding(reader, [p for owner, p in singles if owner == b], row, 6)
             for b, row in enumerate(log_p_retr.exp().tolist())
         ]
-        results[name] = reader.generate(QUESTIONS, PASSAGES, log_p_retr, max_new_tokens=6)
+        results[name] = reader.generate(Batch(QUESTIONS, PASSAGES), log_p_retr, max_new_tokens=6)
         assert results[name] == expected
     assert results["given"] != results["other"], "weights that change nothing would hide a mistake"
 
@@ -288,7 +287,7 @@ def test_a_passage_that_has_no_answer_has_no_say_in_the_first_token():
 
     reader.model.lm_head.register_forward_hook(dictate)
     weights = torch.tensor([[0.5, 0.5]]).log()
-    assert reader.generate(QUESTIONS[:1], [PASSAGES[0][:2]], weights, max_new_tokens=4) == ["b"]
+    assert reader.generate(Batch(QUESTIONS[:1], [PASSAGES[0][:2]]), weights, max_new_tokens=4) == ["b"]
 
 
 def test_generated_from_the_question_alone_is_greedy_one_by_one(reader):
@@ -303,13 +302,13 @@ def test_generated_from_the_question_alone_is_greedy_one_by_one(reader):
             new.append(int(logits.argmax()))
         expected.append(texts_of(reader, new))
     assert reader.generate_closed_book(QUESTIONS, max_new_tokens=6) == expected
-    assert expected != reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=6)
+    assert expected != reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=6)
 
 
 def test_batches_generate_what_single_questions_do(reader):
-    together = reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=6)
+    together = reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=6)
     alone = [
-        reader.generate([question], [passages], row[None], max_new_tokens=6)[0]
+        reader.generate(Batch([question], [passages]), row[None], max_new_tokens=6)[0]
         for question, passages, row in zip(QUESTIONS, PASSAGES, LOG_P_RETR, strict=True)
     ]
     assert together == alone
@@ -332,7 +331,7 @@ def test_generation_stops_at_the_end_of_the_line_and_of_the_sequence(context, en
         return forced
 
     reader.model.lm_head.register_forward_hook(dictate)
-    texts = reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=9)
+    texts = reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=9)
     assert texts == ["capital of"] * 3
     assert len(steps) == len(tokenizer(" capital of")["input_ids"]) + 1
 
@@ -346,12 +345,12 @@ def test_generation_has_a_limit_and_at_least_one_token():
         logits[..., newline] = 1e4
         return logits
 
-    longest = reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=2)
+    longest = reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=2)
     num_tokens = [len(reader.prompts.tokenizer(text)["input_ids"]) for text in longest]
     assert max(num_tokens) >= 1
     handle = reader.model.lm_head.register_forward_hook(prefer_the_end)
-    assert all(len(text) <= 12 for text in reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR))
-    assert any(reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR))
+    assert all(len(text) <= 12 for text in reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR))
+    assert any(reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR))
     handle.remove()
 
 
@@ -359,7 +358,9 @@ def test_generation_is_in_eval_mode_and_leaves_the_mode():
     tokenizer = tiny_tokenizer()
     model = tiny_falcon_rw(len(tokenizer), attention_dropout=0.9)
     reader = DecoderOnlyReader(model, PromptBuilder(tokenizer)).train()
-    texts = [tuple(reader.generate(QUESTIONS, PASSAGES, LOG_P_RETR, max_new_tokens=6)) for _ in range(2)]
+    texts = [
+        tuple(reader.generate(Batch(QUESTIONS, PASSAGES), LOG_P_RETR, max_new_tokens=6)) for _ in range(2)
+    ]
     assert texts[0] == texts[1]
     assert all(module.training for module in reader.modules())
 
@@ -379,8 +380,8 @@ def test_has_dropout_says_whether_train_mode_differs(settings):
         losses = []
         for mode in (True, False):
             reader.train(mode)
-            reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, with_labels=True)
-            losses.append(reader.answer_loss(reading, LOG_P_RETR).item())
+            output = reader.read_answer(BATCH)
+            losses.append(reader.answer_loss(output, LOG_P_RETR).item())
     assert (losses[0] != losses[1]) is bool(settings)
     assert reader.has_dropout is bool(settings)
 
@@ -417,15 +418,15 @@ class Recorder(TorchFunctionMode):
 def test_mixed_precision_rounds_q_and_k_but_not_the_scores(family):
     reader = tiny_reader("concatenated", family)
     with torch.autocast("cpu", dtype=torch.bfloat16), Recorder() as recorder:
-        reading = reader.read(QUESTIONS, PASSAGES, ANSWERS)
+        output = reader.read(BATCH)
     assert len(recorder.calls) == 2
-    expected = torch.zeros_like(reading.token_scores)
+    expected = torch.zeros_like(output.token_scores)
     for (query, key, value), kwargs in recorder.calls:
         heads = query.shape[1]
         copies = heads // key.shape[1]
         scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
         for row in range(len(expected)):
-            places = reading.prompts.answer_rows_mask[row].nonzero()[:, 0]
+            places = output.prompts.answer_rows_mask[row].nonzero()[:, 0]
             for head in range(heads):
                 q, k = query[row, head].float(), key[row, head // copies].float()
                 logits = q[places] @ k.T * scale
@@ -435,7 +436,7 @@ def test_mixed_precision_rounds_q_and_k_but_not_the_scores(family):
                 alpha = logits.softmax(dim=-1).mean(dim=0)
                 expected[row] += alpha * value[row, head // copies].float().norm(dim=-1)
     expected /= len(recorder.calls) * heads
-    torch.testing.assert_close(reading.token_scores, expected, rtol=1e-4, atol=1e-6)
-    assert reading.token_scores.dtype == torch.float32
-    in_float32 = reader.read(QUESTIONS, PASSAGES, ANSWERS).token_scores
-    assert (reading.token_scores - in_float32).abs().max() > 1e-4, "mixed precision was not on"
+    torch.testing.assert_close(output.token_scores, expected, rtol=1e-4, atol=1e-6)
+    assert output.token_scores.dtype == torch.float32
+    in_float32 = reader.read(BATCH).token_scores
+    assert (output.token_scores - in_float32).abs().max() > 1e-4, "mixed precision was not on"

@@ -85,7 +85,7 @@ def test_dropout_is_set_everywhere_or_left_alone(saved):
 # ----------------------------------------------------------------------------------------------- refused
 @pytest.mark.parametrize("num_layers", [0, 4, -1])
 def test_layers_that_there_are_not_are_refused(saved, num_layers):
-    with pytest.raises(ModelError, match=rf"has 3 layers; retriever\.num_layers={num_layers} is not within"):
+    with pytest.raises(ModelError, match=rf"has 3 layers; num_layers={num_layers} is not within"):
         load_encoder(saved["retriever"], num_layers=num_layers)
 
 
@@ -102,7 +102,7 @@ def test_a_missing_gguf_file_is_named(tmp_path):
 def test_a_name_that_the_hub_does_not_give_tells_the_way_around(monkeypatch, kind):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=rf"not on this machine.*--local-dir no-such.*set {kind}\.name to"):
+    with pytest.raises(ModelError, match=r"not on this machine.*--local-dir no-such.*set name to"):
         LOAD[kind]("nobody-here/no-such")
 
 

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.refresh_index import RefreshIndex
+from datamodules.batches import Batch
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import build_knowledge_base
 from datamodules.prompts import PromptBuilder
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.objectives import ADist
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
-from lightning_modules.teacher import Teacher
 from tests.tiny_models import (
     tiny_bert,
     tiny_falcon_rw,
@@ -90,16 +93,16 @@ def slow_retrieve(module, question, embeddings, k):
 @torch.no_grad()
 def slow_log_p_attn(module, question, passages, answer, atlas, how):
     """Eq. 1 with plain numbers, from the token scores of this question's prompts alone."""
-    reading = module.reader.read([question], [passages], [answer])
+    output = module.reader.read(Batch([question], [passages], [answer]))
     totals, counts = [0.0] * len(passages), [0] * len(passages)
-    for scores, ranks in zip(reading.token_scores, reading.prompts.passage_of_token, strict=True):
+    for scores, ranks in zip(output.token_scores, output.prompts.passage_of_token(), strict=True):
         for score, k in zip(scores.tolist(), ranks.tolist(), strict=True):
             if k >= 0:
                 totals[k] += score
                 counts[k] += 1
     scores = [total / count if how == "mean" else total for total, count in zip(totals, counts, strict=True)]
     scores = [
-        score / (256 if atlas and how == "sum" else 1) / module.teacher.attention_temperature
+        score / (256 if atlas and how == "sum" else 1) / module.objective.attention_temperature
         for score in scores
     ]
     normalizer = math.log(sum(math.exp(score) for score in scores))
@@ -187,7 +190,7 @@ def test_training_moves_the_retriever_towards_a_fixed_reader(tmp_path):
         build_knowledge_base(passages, tmp_path / "small.arrow"),
         retriever_rate=LearningRate(1e-3),
         hit_rate_ks=(1,),
-        teacher=Teacher(attention_temperature=0.05),
+        objective=ADist(attention_temperature=0.05),
         retrieval_temperature=0.05,
     )
     questions = toy_questions()
@@ -274,16 +277,18 @@ def test_each_model_gets_its_learning_rate(tmp_path):
 def test_a_reader_with_dropout_teaches_in_eval_mode(tmp_path, mode):
     module = with_dropout(tmp_path, **MODES[mode])
     assert module.reader.has_dropout
-    read, scores = module._read_for_training, []
+    read, scores = module._read, []
 
-    def watched(questions, passages, answers, order_seed):
-        teacher, student = read(questions, passages, answers, order_seed)
-        evaluated = module.read(questions, passages, answers, order_seed)
+    def watched(batch, student=None, **settings):
+        taught = read(batch, student, **settings)
+        if not torch.is_grad_enabled():
+            return taught  # of the evaluation below
+        evaluated = module.read_questions(batch).output
         learned = None if student is None else student.token_scores
-        scores.append((teacher.token_scores, learned, evaluated.token_scores))
-        return teacher, student
+        scores.append((taught.token_scores, learned, evaluated.token_scores))
+        return taught
 
-    module._read_for_training = watched
+    module._read = watched
     trainer(tmp_path, max_steps=2).fit(module, toy_datamodule())
     assert len(scores) == 2
     for teacher, student, evaluated in scores:
@@ -296,8 +301,10 @@ def test_a_reader_with_dropout_teaches_in_eval_mode(tmp_path, mode):
 
 def test_one_pass_serves_both_where_there_is_no_dropout(tmp_path):
     module = toy_module(tmp_path, **MODES["both"])
-    read, counted = module.reader.read, []
-    module.reader.read = lambda *args, **kwargs: counted.append(1) or read(*args, **kwargs)
+    counted = []
+    for name in ("read", "read_answer"):
+        read = getattr(module.reader, name)
+        setattr(module.reader, name, lambda batch, read=read: counted.append(1) or read(batch))
     trainer(tmp_path, max_steps=3).fit(module, toy_datamodule())
     assert len(counted) == 3
 
@@ -456,18 +463,20 @@ def test_an_evaluation_holds_what_the_equations_give(tmp_path):
             found = slow_retrieve(module, question, embeddings, 5)
             assert evaluation.passages[b] == found
             assert evaluation.is_hit[b].tolist() == [question.answers[0] in passage.text for passage in found]
-            assert evaluation.answers[b] == question.answers[0]
+            assert evaluation.read.batch.answers[b] == question.answers[0]
+            assert evaluation.read.batch.passages[b] == found[:K]
+            assert evaluation.read.has_answer[b].tolist() == evaluation.is_hit[b, :K].tolist()
             log_p_attn = slow_log_p_attn(module, question, found, question.answers[0], False, "sum")
             log_p_retr = slow_log_p_retr(module, question, found, False)
-            assert evaluation.log_p_attn[b].tolist() == pytest.approx(log_p_attn, rel=1e-3, abs=1e-4)
-            assert evaluation.log_p_retr[b].tolist() == pytest.approx(log_p_retr, rel=1e-3, abs=1e-4)
+            assert evaluation.read.p_target[b].log().tolist() == pytest.approx(log_p_attn, rel=1e-3, abs=1e-4)
+            assert evaluation.read.log_p_retr[b].tolist() == pytest.approx(log_p_retr, rel=1e-3, abs=1e-4)
+            log_p = evaluation.read.log_p_retr[b]
             assert (
                 evaluation.predictions[b]
-                == module.reader.generate([question], [found], evaluation.log_p_retr[b][None], 3)[0]
+                == module.reader.generate(Batch([question], [found]), log_p[None], 3)[0]
             )
             kls.append(slow_kl(log_p_attn, log_p_retr))
-        assert evaluation.reading.vocabulary is not None
-        assert evaluation.reading.prompts.num_passages == K
+        assert evaluation.read.output.prompts.num_passages == K
     assert logged["validation/kl"] == pytest.approx(np.mean(kls), rel=1e-3)
     num_words = [
         len(passage.text.split()) for e in evaluations for found in e.passages for passage in found[:K]
@@ -479,7 +488,7 @@ def test_an_evaluation_holds_what_the_equations_give(tmp_path):
 def test_hit_rates_and_answer_scores_are_logged(tmp_path, stage, monkeypatch):
     module = toy_module(tmp_path, hit_rate_ks=(1, 3, 20, 100))
     said = {q.id: q.answers[0] if i % 2 else f"{q.answers[0]} city" for i, q in enumerate(toy_questions())}
-    monkeypatch.setattr(module.reader, "generate", lambda questions, *_: [said[q.id] for q in questions])
+    monkeypatch.setattr(module.reader, "generate", lambda batch, *_: [said[q.id] for q in batch.questions])
     evaluations, logged, datamodule = evaluate(tmp_path, module, stage)
     questions = datamodule.validation if stage == "validation" else datamodule.test
     ranks = []
@@ -508,15 +517,15 @@ def test_reads_num_read_questions_and_then_no_more_each_time(tmp_path, num_read,
         evaluations, logged, _ = evaluate(tmp_path, module)
         assert [evaluation.num_read for evaluation in evaluations] == of_batches
         for evaluation, expected, count in zip(evaluations, whole, of_batches, strict=True):
-            assert evaluation.read_questions == evaluation.questions[:count]
             if count == 0:
-                assert evaluation.reading is evaluation.predictions is None
-                assert evaluation.log_p_attn is evaluation.log_p_retr is None
+                assert evaluation.read is None
+                assert not evaluation.predictions
             else:
-                torch.testing.assert_close(evaluation.log_p_attn, expected.log_p_attn[:count])
-                torch.testing.assert_close(evaluation.log_p_retr, expected.log_p_retr[:count])
+                assert evaluation.read.batch.questions == evaluation.questions[:count]
+                torch.testing.assert_close(evaluation.read.p_target, expected.read.p_target[:count])
+                torch.testing.assert_close(evaluation.read.log_p_retr, expected.read.log_p_retr[:count])
                 assert evaluation.predictions == expected.predictions[:count]
-                assert evaluation.reading.prompts.num_questions == count
+                assert evaluation.read.output.prompts.num_questions == count
         ranks = [evaluation.is_hit[:, 0].float() for evaluation in evaluations]
         assert logged["validation/hr_at_1"] == pytest.approx(torch.cat(ranks).mean().item())
         assert len(torch.cat(ranks)) == 4, "all questions are retrieved for"
@@ -524,8 +533,7 @@ def test_reads_num_read_questions_and_then_no_more_each_time(tmp_path, num_read,
 
 def test_without_a_reader_evaluations_retrieve_only(tmp_path):
     complete = toy_module(tmp_path)
-    frozen = {"train_retriever": False, "hit_rate_ks": (1, 5)}
-    module = RetrieverReaderModule(complete.retriever, None, complete.knowledge_base, **frozen)
+    module = RetrievalModule(complete.retriever, complete.knowledge_base, hit_rate_ks=(1, 5))
     evaluations, logged, _ = evaluate(tmp_path, module)
     _, expected, _ = evaluate(tmp_path, complete)
     assert all(evaluation.num_read == 0 for evaluation in evaluations)
@@ -535,14 +543,15 @@ def test_without_a_reader_evaluations_retrieve_only(tmp_path):
 
 
 def test_nothing_is_trained_without_a_reader(tmp_path):
-    with pytest.raises(ValueError, match="nothing can be trained without a reader"):
-        RetrieverReaderModule(tiny_retriever(), None, toy_knowledge_base(tmp_path))
+    module = RetrievalModule(tiny_retriever(), toy_knowledge_base(tmp_path), hit_rate_ks=(1, 5))
+    with pytest.raises(MisconfigurationException, match="No `training_step"):
+        trainer(tmp_path, max_steps=1).fit(module, toy_datamodule())
 
 
 def test_nothing_is_generated_unless_asked_for(tmp_path):
     evaluations, logged, _ = evaluate(tmp_path, toy_module(tmp_path, generate=False))
-    assert all(evaluation.predictions is None for evaluation in evaluations)
-    assert all(evaluation.reading is not None for evaluation in evaluations)
+    assert not any(evaluation.predictions for evaluation in evaluations)
+    assert all(evaluation.read is not None for evaluation in evaluations)
     assert not {"validation/em", "validation/f1"} & logged.keys()
     assert "validation/kl" in logged
 
@@ -552,28 +561,27 @@ def test_evaluation_reads_as_training_does(tmp_path, monkeypatch):
     module = toy_module(tmp_path)
     evaluations, _, datamodule = evaluate(tmp_path, module)
     trained = []
-    log_p_attn = Teacher.log_p_attn
+    log_p_target = ADist.log_p_target
     monkeypatch.setattr(
-        Teacher,
-        "log_p_attn",
-        lambda teacher, reading: trained.append(reading) or log_p_attn(teacher, reading),
+        ADist,
+        "log_p_target",
+        lambda objective, output, log_p: trained.append(output) or log_p_target(objective, output, log_p),
     )
     datamodule.train = datamodule.validation  # the same questions, in whatever order
     trainer(tmp_path, max_steps=2).fit(module, datamodule)
     in_training = {}
-    for reading in trained:
-        for row, ids in enumerate(reading.prompts.input_ids):
-            real = reading.prompts.attention_mask[row]
-            in_training[tuple(ids[real].tolist())] = reading.token_scores[row][real]
+    for output in trained:
+        for row, ids in enumerate(output.prompts.input_ids):
+            real = output.prompts.attention_mask[row]
+            in_training[tuple(ids[real].tolist())] = output.token_scores[row][real]
     compared = 0
     for evaluation in evaluations:
-        prompts = evaluation.reading.prompts
+        output = evaluation.read.output
+        prompts = output.prompts
         for row, ids in enumerate(prompts.input_ids):
             real = prompts.attention_mask[row]
             scores = in_training.get(tuple(ids[real].tolist()))
             if scores is not None:
-                torch.testing.assert_close(
-                    evaluation.reading.token_scores[row][real], scores, rtol=1e-4, atol=1e-6
-                )
+                torch.testing.assert_close(output.token_scores[row][real], scores, rtol=1e-4, atol=1e-6)
                 compared += 1
     assert compared >= 2

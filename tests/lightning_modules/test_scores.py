@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from datamodules.errors import DataError
-from lightning_modules.scores import log_p_attn, log_p_retr, passage_scores
+from lightning_modules.objectives import ADist
+from lightning_modules.scores import PASSAGE_SCORES, PassageTokens, log_p_attn, log_p_retr
 
 B, K = 3, 4
 
@@ -29,6 +30,13 @@ def loop(token_scores, passage_of_token, question_of_prompt, how):
     return torch.tensor(result, dtype=torch.float32)
 
 
+def passage_scores(token_scores, passage_of_token, question_of_prompt, how="sum"):
+    """Of the scores of one answer row a prompt."""
+    tokens = PassageTokens(passage_of_token, question_of_prompt, B, K)
+    row_mask = torch.ones(len(token_scores), 1, dtype=torch.bool)
+    return PASSAGE_SCORES[how](token_scores[:, None], row_mask, tokens)
+
+
 def prompts(context):
     """Random scores, tokens of nothing (-1) among them, and a passage without any token."""
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +56,7 @@ def prompts(context):
 @pytest.mark.parametrize("context", ["concatenated", "independent"])
 def test_passage_scores_equal_a_loop(context, how):
     token_scores, passage_of_token, question_of_prompt = prompts(context)
-    scores = passage_scores(token_scores, passage_of_token, question_of_prompt, B, K, how)
+    scores = passage_scores(token_scores, passage_of_token, question_of_prompt, how)
     expected = loop(token_scores.tolist(), passage_of_token.tolist(), question_of_prompt.tolist(), how)
     torch.testing.assert_close(scores, expected)
     assert scores[0, 0] == 0
@@ -60,8 +68,8 @@ def test_tokens_of_nothing_do_not_count():
     changed = torch.where(passage_of_token == -1, 1e6, token_scores)
     for how in ("sum", "mean"):
         assert torch.equal(
-            passage_scores(changed, passage_of_token, question_of_prompt, B, K, how),
-            passage_scores(token_scores, passage_of_token, question_of_prompt, B, K, how),
+            passage_scores(changed, passage_of_token, question_of_prompt, how),
+            passage_scores(token_scores, passage_of_token, question_of_prompt, how),
         )
 
 
@@ -114,9 +122,9 @@ def test_mixed_precision_leaves_the_scores_alone():
     prompt = prompts("concatenated")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         retr = log_p_retr(queries, passages)
-        attn = log_p_attn(passage_scores(*prompt, B, K))
+        attn = log_p_attn(passage_scores(*prompt))
     assert torch.equal(retr, log_p_retr(queries, passages))
-    assert torch.equal(attn, log_p_attn(passage_scores(*prompt, B, K)))
+    assert torch.equal(attn, log_p_attn(passage_scores(*prompt)))
     assert retr.dtype == attn.dtype == torch.float32
 
 
@@ -128,7 +136,32 @@ def test_gradient_of_p_retr_flows_into_both_embeddings():
 
 
 def test_unknown_choices_are_refused():
-    with pytest.raises(DataError, match="choose one of: sum, mean"):
-        passage_scores(*prompts("concatenated"), B, K, "max")
+    with pytest.raises(ValueError, match="choose one of: sum, mean"):
+        ADist(passage_score="max")
     with pytest.raises(DataError, match="choose one of: softmax, sum"):
         log_p_attn(torch.ones(1, 2), "linear")
+
+
+@pytest.mark.parametrize("context", ["concatenated", "independent"])
+def test_sums_and_counts_of_passages_equal_a_loop(context):
+    token_scores, passage_of_token, question_of_prompt = prompts(context)
+    tokens = PassageTokens(passage_of_token, question_of_prompt, B, K)
+    expected = loop(token_scores.tolist(), passage_of_token.tolist(), question_of_prompt.tolist(), "sum")
+    torch.testing.assert_close(tokens.sum(token_scores), expected)
+    ones = torch.ones_like(token_scores).tolist()
+    counts = loop(ones, passage_of_token.tolist(), question_of_prompt.tolist(), "sum")
+    assert torch.equal(tokens.count(), counts.long())
+    assert tokens.count()[0, 0] == 0
+
+
+@pytest.mark.parametrize("num", [1, 3, 100])
+@pytest.mark.parametrize("context", ["concatenated", "independent"])
+def test_highest_tokens_are_those_that_sorting_finds(context, num):
+    token_scores, passage_of_token, question_of_prompt = prompts(context)
+    highest = PassageTokens(passage_of_token, question_of_prompt, B, K).highest(token_scores, num)
+    for row, ranks in enumerate(passage_of_token.tolist()):
+        for k in range(K):
+            own = [t for t, rank in enumerate(ranks) if rank == k]
+            own.sort(key=lambda t: -float(token_scores[row, t]))
+            kept = (highest.passage_of_token[row] == k).nonzero()[:, 0].tolist()
+            assert kept == sorted(own[:num])

@@ -41,16 +41,16 @@ def evaluate(folder, **settings) -> dict:
     keep("validation")
     measured["start"] = alarm.start
     for name, of_callback in (
-        ("instances", indicators.latest_instances),
+        ("read", indicators.latest_questions),
         ("hits", indicators.latest_hits),
-        ("candidates", candidates.latest_instances),
+        ("candidates", candidates.latest_questions),
     ):
         measured[name] = sorted(of_callback.question_ids)
     trainer.test(module, data, verbose=False)
     keep("test")
     for num_read in (1, 3):
-        module.num_read = num_read
-        trainer.validate(module, data, verbose=False)
+        with module.evaluating(num_read=num_read):
+            trainer.validate(module, data, verbose=False)
         keep(f"first {num_read}")
     asking = toy_trainer(folder, [], **settings)
     asking.test(ClosedBookModule(module.reader, max_new_tokens=3), data, verbose=False)

@@ -14,7 +14,7 @@ from lightning_modules.metrics.head_search import (
     layer_auc,
     search_heads,
 )
-from lightning_modules.scores import passage_scores
+from lightning_modules.scores import PassageTokens
 
 QUESTIONS, LAYERS, HEADS, PASSAGES = 60, 4, 5, 8
 
@@ -41,7 +41,7 @@ def slow_auc(scores: list[float], has_answer: list[bool]) -> float:
 
 
 def slow_mean_auc(scores: torch.Tensor, has_answer: torch.Tensor) -> float:
-    """Over the questions of both kinds. scores [questions, passages]"""
+    """Over the questions that have one. scores [questions, passages]"""
     found = [slow_auc(s, a) for s, a in zip(scores.tolist(), has_answer.tolist(), strict=True)]
     return statistics.mean(auc for auc in found if not math.isnan(auc))
 
@@ -49,26 +49,16 @@ def slow_mean_auc(scores: torch.Tensor, has_answer: torch.Tensor) -> float:
 # ---- from token scores to AUC ----
 
 
-@pytest.mark.parametrize("how", ["sum", "mean"])
-def test_passage_scores_by_head_are_those_of_each_head(how):
+def test_passage_scores_by_head_are_those_of_each_head():
     generator = torch.Generator().manual_seed(0)
     by_head = torch.rand(6, LAYERS, HEADS, 11, generator=generator)
     passage_of_token = torch.randint(-1, 3, (6, 11), generator=generator)
-    question_of_prompt = torch.tensor([0, 0, 0, 1, 1, 1])
-    found = head_passage_scores(by_head, passage_of_token, question_of_prompt, 2, 3, how)
+    tokens = PassageTokens(passage_of_token, torch.tensor([0, 0, 0, 1, 1, 1]), 2, 3)
+    found = head_passage_scores(by_head, tokens)
     for layer in range(LAYERS):
         for head in range(HEADS):
-            alone = passage_scores(by_head[:, layer, head], passage_of_token, question_of_prompt, 2, 3, how)
-            torch.testing.assert_close(found[:, layer, head], alone)
-    of_all = passage_scores(by_head.mean(dim=(1, 2)), passage_of_token, question_of_prompt, 2, 3, how)
-    torch.testing.assert_close(found.mean(dim=(1, 2)), of_all)
-
-
-@pytest.mark.parametrize("how", ["top5", "first"])
-def test_passage_scores_that_are_not_means_of_heads_are_refused(how):
-    tokens = torch.zeros(1, 4, dtype=torch.long)
-    with pytest.raises(ValueError, match=f"passage_score={how} cannot be taken head by head; set it to sum"):
-        head_passage_scores(torch.rand(1, 2, 2, 4), tokens, torch.tensor([0]), 1, 1, how)
+            torch.testing.assert_close(found[:, layer, head], tokens.sum(by_head[:, layer, head]))
+    torch.testing.assert_close(found.mean(dim=(1, 2)), tokens.sum(by_head.mean(dim=(1, 2))))
 
 
 def test_auc_by_head_and_by_layer_equal_the_loop():
@@ -84,7 +74,7 @@ def test_auc_by_head_and_by_layer_equal_the_loop():
         assert by_layer[layer].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_no_question_of_both_kinds_is_nan():
+def test_no_question_with_an_auc_is_nan():
     scores, has_answer = noise(seed=0)
     assert head_auc(scores, torch.ones_like(has_answer)).isnan().all()
 
@@ -176,7 +166,7 @@ def test_ties_are_half_and_the_first_heads_are_taken():
     assert str(found.heads) == "0.*,1.*,2.*,3.0", "16 of 20, the most heads among equals"
 
 
-def test_questions_of_one_kind_and_broken_ones_do_not_count():
+def test_questions_without_an_auc_and_broken_ones_do_not_count():
     scores, has_answer = noise(seed=5)
     has_answer[:, 0], has_answer[:, 1] = True, False
     added, _ = noise(seed=6)

@@ -73,7 +73,7 @@ def test_few_pairs_decide_nothing():
     [
         (DeclineRule(patience=1), 20),
         (DeclineRule(patience=3), 6),
-        (DeclineRule(patience=2, num_readings=2), 20),
+        (DeclineRule(patience=2, num_metrics=2), 20),
         (DeclineRule(patience=5, num_validations=3), 1),
     ],
 )
@@ -88,7 +88,7 @@ def test_the_rate_is_shared_by_all_chances_to_stop(rule, num_chances):
         {"margin": math.nan},
         {"patience": 0},
         {"num_validations": 0},
-        {"num_readings": 0},
+        {"num_metrics": 0},
         {"false_stop_rate": 0.0},
         {"false_stop_rate": 0.5},
     ],
@@ -135,7 +135,7 @@ def rate_of_stops(
 @pytest.mark.parametrize("patience", [1, 2])
 def test_noise_alone_rarely_stops_a_run(num_questions, num_runs, shared_start, patience):
     """The rate for one of the readings must stay below its share of the whole."""
-    rule = DeclineRule(patience=patience, num_validations=NUM_VALIDATIONS, num_readings=NUM_READINGS)
+    rule = DeclineRule(patience=patience, num_validations=NUM_VALIDATIONS, num_metrics=NUM_READINGS)
     rate = rate_of_stops(
         rule, START, num_questions, NUM_VALIDATIONS, num_runs=num_runs, shared_start=shared_start
     )
@@ -152,14 +152,14 @@ def test_without_the_correction_noise_stops_runs():
     ("num_questions", "share", "power"), [(200, 0.3, 0.8), (200, 0.6, 0.97), (1000, 0.3, 0.999)]
 )
 def test_the_decline_of_the_paper_is_found_within_three_validations(num_questions, share, power):
-    rule = DeclineRule(num_validations=NUM_VALIDATIONS, num_readings=NUM_READINGS)
+    rule = DeclineRule(num_validations=NUM_VALIDATIONS, num_metrics=NUM_READINGS)
     assert rate_of_stops(rule, DECLINED, num_questions, 3, share, num_runs=500) > power
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.3, 0.01, 0.1), (0.6, 0.05, 0.2)])
 def test_32_questions_rarely_show_the_decline_within_three_validations(share, low, high):
     """The honest limit of small validations: most declines of the paper's size are not found so soon."""
-    rule = DeclineRule(num_validations=NUM_VALIDATIONS, num_readings=NUM_READINGS)
+    rule = DeclineRule(num_validations=NUM_VALIDATIONS, num_metrics=NUM_READINGS)
     assert low < rate_of_stops(rule, DECLINED, 32, 3, share, num_runs=3000) < high
 
 

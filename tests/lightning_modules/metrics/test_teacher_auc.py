@@ -95,7 +95,7 @@ class TestTeacherAUC:
         summary = {name: value.item() for name, value in metric.compute().items()}
         assert summary == pytest.approx(expected, abs=1e-6)
         np.testing.assert_allclose(metric.values()["teacher/auc"], aucs, atol=1e-6)
-        np.testing.assert_allclose(metric.values()["teacher/reciprocal_rank"], reciprocal_ranks, atol=1e-6)
+        np.testing.assert_allclose(metric.values()["teacher/mrr"], reciprocal_ranks, atol=1e-6)
 
     def test_before_any_update_is_nan_without_warning(self):
         summary = TeacherAUC().compute()

@@ -8,21 +8,17 @@ import torch
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from datamodules.batches import AnswerBatch, PromptBatch
+from datamodules.batches import AnswerBatch, PromptBatch, TokenScope
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
 from lightning_modules.answer_attention import AnswerAttention
-from lightning_modules.objectives import (
-    ATLAS_PASSAGE_LENGTH,
-    answer_log_likelihood,
-    distillation_loss,
-    leave_one_out_scores,
-    log_p_of_scores,
-    marginal_likelihood_loss,
-)
+from lightning_modules.objectives import LOOP, ADist, PDist
+from lightning_modules.objectives.adist import ATLAS_PASSAGE_LENGTH
+from lightning_modules.objectives.base import kl_divergence
+from lightning_modules.objectives.emdr2 import marginal_likelihood_loss
+from lightning_modules.readers.base import log_probs_of
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
-from lightning_modules.readers.reader import log_probs_of
-from lightning_modules.scores import log_p_retr, passage_scores_of_rows
+from lightning_modules.scores import PASSAGE_SCORES, PassageTokens, log_p_retr
 from tests.tiny_models import tiny_tokenizer
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
@@ -56,7 +52,7 @@ def make_prompts(goldens, counted: Tensor) -> PromptBatch:
     return PromptBatch(
         input_ids=ids.flatten(0, 1),
         attention_mask=mask.flatten(0, 1),
-        passage_of_token=torch.where(counted, torch.arange(passages)[:, None], -1).flatten(0, 1),
+        block_of_token=torch.where(counted, torch.arange(passages)[:, None], -1).flatten(0, 1),
         content_mask=nothing,
         noun_mask=nothing,
         answer_mask=nothing,
@@ -66,6 +62,7 @@ def make_prompts(goldens, counted: Tensor) -> PromptBatch:
         question_of_prompt=torch.arange(batch).repeat_interleave(passages),
         num_questions=batch,
         num_passages=passages,
+        is_fused=True,
     )
 
 
@@ -95,12 +92,12 @@ def repeat(labels: AnswerBatch, times: int) -> AnswerBatch:
 @torch.no_grad()
 def test_answer_loss(reader, prompts, labels, goldens):
     """Atlas averages over the tokens of the batch, the product over those of each answer first."""
-    reading = reader.read_prompts(prompts, labels, with_labels=True)
+    output = reader.read_answer_prompts(prompts, labels)
     torch.testing.assert_close(
-        -reading.label_log_probs.sum() / labels.label_mask.sum(), goldens["reader.loss"], **TOLERANCE
+        -output.label_log_probs.sum() / labels.label_mask.sum(), goldens["reader.loss"], **TOLERANCE
     )
     per_answer = [float(-r.label_log_probs.mean()) for r in one_by_one(reader, prompts, labels)]
-    loss = reader.answer_loss(reading, torch.zeros(2, 5))
+    loss = reader.answer_loss(output, torch.zeros(2, 5))
     torch.testing.assert_close(float(loss), sum(per_answer) / 2, rtol=1e-5, atol=0)
 
 
@@ -111,8 +108,8 @@ def one_by_one(reader, prompts: PromptBatch, labels: AnswerBatch):
         own["question_of_prompt"] = torch.zeros(5, dtype=torch.long)
         length = int(labels.label_mask[b].sum())
         answer = AnswerBatch(*(tensor[b : b + 1, :length] for tensor in vars(labels).values()))
-        batch = PromptBatch(**own, num_questions=1, num_passages=5)
-        yield reader.read_prompts(batch, answer, with_labels=True)
+        batch = PromptBatch(**own, num_questions=1, num_passages=5, is_fused=True)
+        yield reader.read_answer_prompts(batch, answer)
 
 
 class Probabilities(AnswerAttention):
@@ -140,8 +137,8 @@ def kind(request) -> str:
 @torch.no_grad()
 def read_rows(reader, prompts, labels, kind: str, monkeypatch) -> tuple[Tensor, Tensor]:
     monkeypatch.setattr("lightning_modules.readers.fusion_in_decoder.AnswerAttention", KINDS[kind])
-    reading = reader.read_prompts(prompts, labels)
-    return reading.row_scores, reading.row_mask
+    output = reader.read_prompts(prompts, labels)
+    return output.row_scores, output.row_mask
 
 
 def test_row_scores_are_the_mean_over_layers_of_atlas_storages(
@@ -171,26 +168,27 @@ def test_aggregates(reader, prompts, labels, goldens, kind, aggregate, monkeypat
         is_query[..., : goldens["in.mask_query"].shape[1]] = goldens["in.mask_query"][:, None]
         counted = counted & ~is_query
     batch = make_prompts(goldens, counted)
-    scores = passage_scores_of_rows(rows, mask, batch.passage_of_token, batch.question_of_prompt, 2, 5, how)
+    scores = PASSAGE_SCORES[how](rows, mask, PassageTokens.of(batch, TokenScope.PROMPT))
     # logits of both signs cancel, so that their sums keep fewer digits
     atol = 1e-7 if kind == "scores" else 1e-9
     torch.testing.assert_close(scores / divisor, goldens[f"agg.{kind}{aggregate}"], rtol=1e-5, atol=atol)
 
 
+UNUSED = torch.full((2, 5), 0.2).log()
+"""p_RETR, which plays no part in these scores."""
+
+
 @torch.no_grad()
 def teacher_scores(reader, prompts, labels, objective: str) -> Tensor:
     if objective == "adist":
-        reading = reader.read_prompts(prompts, labels)
-        sums = passage_scores_of_rows(
-            reading.row_scores, reading.row_mask, prompts.passage_of_token, prompts.question_of_prompt, 2, 5
-        )
-        return sums / ATLAS_PASSAGE_LENGTH
+        atlas = ADist("atlas", token_scope="prompt")
+        return atlas.passage_scores(reader.read_prompts(prompts, labels), UNUSED)
     if objective == "ppmean":
         alone = reader.prompt_likelihoods(prompts, labels, Shown.EACH_ALONE)
-        return answer_log_likelihood(alone.log_probs, alone.mask)
+        return PDist("atlas").passage_scores(alone, UNUSED)
     without = reader.prompt_likelihoods(prompts, labels, Shown.EACH_LEFT_OUT)
-    assert without.leaves_out
-    return leave_one_out_scores(without.log_probs, without.mask)
+    assert without.left_out
+    return LOOP("atlas").passage_scores(without, UNUSED)
 
 
 @pytest.mark.parametrize("objective", ["adist", "ppmean", "loop"])
@@ -218,8 +216,8 @@ def test_distillation(reader, prompts, labels, goldens, objective, name, of_gold
         # scores / 0.01 before the exponential: a rounding of 1e-7 becomes one of 1e-4
         gold, rtol = teacher_scores(reader, prompts, labels, objective), 2e-4
     log_p, scores = retriever_distribution(goldens, of_score)
-    target = log_p_of_scores(gold, of_gold)
-    loss = distillation_loss(target, log_p, "atlas")
+    target = ADist(attention_temperature=of_gold).log_p_of_scores(gold)
+    loss = kl_divergence(target, log_p, "atlas")
     loss.backward()
     got = {
         "gold_dist": target.exp(),

@@ -9,18 +9,21 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from datamodules.batches import AnswerBatch, PromptBatch
+from datamodules.batches import AnswerBatch, Batch, PromptBatch
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.reading_indicators import reading_units
+from lightning_modules.metrics.units import token_units
+from lightning_modules.readers.base import TokenEmbeddings
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.readers.outputs import HeadOutput
 from tests.tiny_models import tiny_fusion_reader, tiny_llama, tiny_tokenizer, toy_passages, toy_questions
 
 QUESTIONS = toy_questions()[:3]
 PASSAGES = [[toy_passages()[j] for j in (i, i + 12, i + 3, 23 - i)] for i in range(3)]
 ANSWERS = ["Paris", "Tokyo or Kyoto", "Lima"]
+BATCH = Batch(QUESTIONS, PASSAGES, ANSWERS)
 UNIFORM = torch.full((3, 4), 0.25).log()
 
 
@@ -60,14 +63,14 @@ def slow_head_scores(model, prompts: PromptBatch, labels: AnswerBatch, b: int) -
 
 @torch.no_grad()
 def assert_equals_eager(reader, prompts: PromptBatch, labels: AnswerBatch) -> None:
-    reading = reader.read_prompts(prompts, labels, by_head=True)
-    torch.testing.assert_close(reading.head_scores.mean(dim=(1, 2)), reading.token_scores)
+    output = reader.read_heads_prompts(prompts, labels)
+    torch.testing.assert_close(output.head_scores.mean(dim=(1, 2)), output.token_scores)
     for b in range(prompts.num_questions):
         own = slice(b * prompts.num_passages, (b + 1) * prompts.num_passages)
         mask = prompts.attention_mask[own]
-        scores = reading.token_scores[own]
+        scores = output.token_scores[own]
         by_head = slow_head_scores(reader.model, prompts, labels, b)
-        found = reading.head_scores[own].movedim(0, 2)[:, :, mask]
+        found = output.head_scores[own].movedim(0, 2)[:, :, mask]
         torch.testing.assert_close(found, by_head, rtol=1e-4, atol=1e-6)
         expected = by_head.mean(dim=(0, 1))
         torch.testing.assert_close(scores[mask], expected, rtol=1e-4, atol=1e-7)
@@ -76,7 +79,7 @@ def assert_equals_eager(reader, prompts: PromptBatch, labels: AnswerBatch) -> No
 
 
 def test_equals_eager_attention(reader):
-    prompts = reader.prompts.build(QUESTIONS, PASSAGES)
+    prompts = reader.prompts.build(Batch(QUESTIONS, PASSAGES))
     assert_equals_eager(reader, prompts, reader.prompts.build_answers(ANSWERS))
 
 
@@ -84,21 +87,19 @@ def test_equals_eager_attention(reader):
 def test_chosen_heads_alone_count(reader):
     heads = AttentionHeads.parse("0.1,2.*")
     choosy = FusionInDecoderReader(reader.model, reader.prompts, heads)
-    reading = choosy.read(QUESTIONS, PASSAGES, ANSWERS, by_head=True)
-    assert reading.head_scores.shape[1:3] == (3, 4)
-    expected = reading.head_scores[:, heads.mask(3, 4)].mean(dim=1)
-    torch.testing.assert_close(reading.token_scores, expected)
-    all_heads = reader.read(QUESTIONS, PASSAGES, ANSWERS)
-    assert all_heads.head_scores is None
-    assert not torch.allclose(all_heads.token_scores, reading.token_scores, rtol=0.1)
+    output = choosy.read_heads(BATCH)
+    assert output.head_scores.shape[1:3] == (3, 4)
+    expected = output.head_scores[:, heads.mask(3, 4)].mean(dim=1)
+    torch.testing.assert_close(output.token_scores, expected)
+    all_heads = reader.read(BATCH)
+    assert not isinstance(all_heads, HeadOutput)
+    assert not torch.allclose(all_heads.token_scores, output.token_scores, rtol=0.1)
 
 
 def test_a_head_that_the_decoder_lacks_is_refused(reader):
     FusionInDecoderReader(reader.model, reader.prompts, AttentionHeads.parse("2.3"))
     for text in ("3.0", "0.4"):
-        with pytest.raises(
-            ValueError, match=f"reader.attention_heads={text}: the reader has no {text}; .* 0 to 2"
-        ):
+        with pytest.raises(ValueError, match=f"^attention_heads={text}: the reader has no {text}; .* 0 to 2"):
             FusionInDecoderReader(reader.model, reader.prompts, AttentionHeads.parse(text))
 
 
@@ -108,7 +109,7 @@ def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[P
     prompts = PromptBatch(
         input_ids=torch.randint(2, 300, (num_passages, num_tokens), generator=generator),
         attention_mask=real,
-        passage_of_token=torch.arange(num_passages)[:, None].expand(-1, num_tokens),
+        block_of_token=torch.arange(num_passages)[:, None].expand(-1, num_tokens),
         content_mask=real,
         noun_mask=~real,
         answer_mask=~real,
@@ -118,6 +119,7 @@ def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[P
         question_of_prompt=torch.zeros(num_passages, dtype=torch.long),
         num_questions=1,
         num_passages=num_passages,
+        is_fused=True,
     )
     ids = torch.randint(2, 300, (1, num_labels), generator=generator)
     label_mask = torch.ones(1, num_labels, dtype=torch.bool)
@@ -131,22 +133,22 @@ def test_self_attention_of_equal_shape_does_not_count(reader, num_passages):
 
 
 def test_nothing_is_left_on_the_model(reader):
-    reader.read(QUESTIONS, PASSAGES, ANSWERS)
+    reader.read(BATCH)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in reader.modules())
 
 
 @torch.no_grad()
 def test_passages_are_read_alone_and_left_out_one_by_one(reader):
-    prompts = reader.prompts.build(QUESTIONS, PASSAGES)
+    prompts = reader.prompts.build(Batch(QUESTIONS, PASSAGES))
     labels = reader.prompts.build_answers(ANSWERS)
     alone = reader.prompt_likelihoods(prompts, labels, Shown.EACH_ALONE)
     without = reader.prompt_likelihoods(prompts, labels, Shown.EACH_LEFT_OUT)
     for b, k in itertools.product(range(3), range(4)):
         others = [passage for j, passage in enumerate(PASSAGES[b]) if j != k]
         for likelihoods, shown in ((alone, [PASSAGES[b][k]]), (without, others)):
-            reading = reader.read([QUESTIONS[b]], [shown], [ANSWERS[b]], with_labels=True)
+            output = reader.read_answer(Batch([QUESTIONS[b]], [shown], [ANSWERS[b]]))
             found = likelihoods.log_probs[b, k][likelihoods.mask[b]]
-            torch.testing.assert_close(found, reading.label_log_probs[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found, output.label_log_probs[0], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -155,12 +157,12 @@ def test_generates_what_a_greedy_loop_finds(reader, closed_book):
     if closed_book:
         texts = reader.generate_closed_book(QUESTIONS, max_new_tokens=6)
     else:
-        texts = reader.generate(QUESTIONS, PASSAGES, UNIFORM, max_new_tokens=6)
+        texts = reader.generate(Batch(QUESTIONS, PASSAGES), UNIFORM, max_new_tokens=6)
     for b in range(3):
         if closed_book:
             prompts = reader.prompts.build_closed_book([QUESTIONS[b]])
         else:
-            prompts = reader.prompts.build([QUESTIONS[b]], [PASSAGES[b]])
+            prompts = reader.prompts.build(Batch([QUESTIONS[b]], [PASSAGES[b]]))
         states = reader._encode(prompts).reshape(1, -1, 32)
         ids = torch.tensor([[0]])
         for step in range(6):
@@ -180,21 +182,23 @@ def test_generates_what_a_greedy_loop_finds(reader, closed_book):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("embeddings", ["input", "contextual"])
+@pytest.mark.parametrize("embeddings", list(TokenEmbeddings))
 def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings=embeddings)
-    units = reading_units(reading)
+    output = reader.read(BATCH)
+    units = token_units(output, reader, embeddings)
     labels = reader.prompts.build_answers(ANSWERS)
     for unit in range(12):
         b = int(units.question_of_unit[unit])
         answer = labels.ids[b][labels.answer_mask[b]]
         assert reader.prompts.tokenizer.decode(answer) == ANSWERS[b]
         words = [t for t, token in enumerate(answer) if reader.prompts.tokenizer.decode([token]).strip()]
-        if embeddings == "input":
-            vectors, targets = reading.vocabulary[reading.prompts.input_ids[unit]], reading.vocabulary[answer]
+        if embeddings is TokenEmbeddings.INPUT:
+            vectors, targets = (
+                reader.embedding_matrix[ids] for ids in (output.prompts.input_ids[unit], answer)
+            )
         else:
             whole = labels.ids[b][labels.label_mask[b]][None]
-            vectors = reading.token_embeddings[unit]
+            vectors = output.hidden[unit]
             targets = reader.model.encoder(input_ids=whole).last_hidden_state[0, :-1]
         targets = targets[words]
         cosines = torch.cosine_similarity(vectors[:, None], targets[None], dim=-1).amax(dim=1)
@@ -204,17 +208,18 @@ def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
 
 
 def test_attention_normalised_over_the_prompt_is_shared_out_over_all_passages(reader):
-    reading = reader.read(QUESTIONS, PASSAGES, ANSWERS, embeddings="input")
-    shares = reading_units(reading, AttentionNormalization.PROMPT).attention.sum(dim=1).view(3, 4).sum(dim=1)
+    output = reader.read(BATCH)
+    units = token_units(output, reader, normalization=AttentionNormalization.PROMPT)
+    shares = units.attention.sum(dim=1).view(3, 4).sum(dim=1)
     assert (shares < 1).all(), "the template's tokens get some"
-    content = reading.token_scores.masked_fill(~reading.prompts.content_mask, 0.0)
-    expected = content.view(3, -1).sum(dim=1) / reading.token_scores.view(3, -1).sum(dim=1)
+    content = output.token_scores.masked_fill(~output.prompts.content_mask, 0.0)
+    expected = content.view(3, -1).sum(dim=1) / output.token_scores.view(3, -1).sum(dim=1)
     torch.testing.assert_close(shares, expected)
 
 
 def test_reads_in_half_precision_with_scores_in_float32(reader):
     reader.model.to(torch.bfloat16)
-    assert reader.read(QUESTIONS, PASSAGES, ANSWERS).token_scores.dtype == torch.float32
+    assert reader.read(BATCH).token_scores.dtype == torch.float32
 
 
 def test_another_architecture_is_refused():

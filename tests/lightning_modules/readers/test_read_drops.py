@@ -3,16 +3,17 @@
 import pytest
 import torch
 
+from datamodules.batches import Batch
 from datamodules.prompts import Shown
-from lightning_modules.metrics.reading_indicators import reading_units
-from lightning_modules.objectives import answer_log_likelihood
-from lightning_modules.readers.reader import TokenEmbeddings
+from lightning_modules.metrics.units import token_units
+from lightning_modules.readers.base import TokenEmbeddings
+from lightning_modules.readers.outputs import AttentionOutput, mean_log_prob
 from lightning_modules.token_drops import TokenDrops, first_order_drops
 from tests.tiny_models import tiny_reader_of, toy_passages, toy_questions
 
 QUESTIONS = toy_questions()[:2]
 PASSAGES = [[toy_passages()[j] for j in (i, i + 12)] for i in range(2)]
-ANSWERS = ["Paris", "Tokyo"]
+BATCH = Batch(QUESTIONS, PASSAGES, ["Paris", "Tokyo"])
 
 
 @pytest.fixture(params=["concatenated", "independent", "fusion_in_decoder"])
@@ -43,25 +44,25 @@ class Fade:
 
 @torch.no_grad()
 def likelihoods(reader):
-    found = reader.answer_likelihoods(QUESTIONS, PASSAGES, ANSWERS, Shown.EACH_ALONE)
-    return answer_log_likelihood(found.log_probs.double(), found.mask).flatten()
+    found = reader.answer_likelihoods(BATCH, Shown.EACH_ALONE)
+    return mean_log_prob(found.log_probs.double(), found.mask).flatten()
 
 
 def test_agree_with_masking_to_first_order(reader):
     """Fading a token towards its mask loses its share of the drop; far from it the likelihood bends."""
-    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, how="gradient")
+    output = reader.read_drops(BATCH, "gradient")
     reader.double()
     whole, slopes, faded, row = likelihoods(reader), [], [], 1
-    tokens = reading.prompts.attention_mask[row].nonzero()[:, 0].tolist()
+    tokens = output.prompts.attention_mask[row].nonzero()[:, 0].tolist()
     for token in tokens:
         at = {}
         for factor in (1.01, 0.99, 0.8):
-            with Fade(reader, reading.prompts, row, token, factor):
+            with Fade(reader, output.prompts, row, token, factor):
                 at[factor] = float(likelihoods(reader)[row])
         slopes.append((at[1.01] - at[0.99]) / 0.02)
         faded.append(float(whole[row]) - at[0.8])
     slopes, faded = torch.tensor(slopes), torch.tensor(faded)
-    drops = reading.token_scores[row][tokens]
+    drops = output.token_scores[row][tokens]
     torch.testing.assert_close(drops, slopes.clamp(min=0.0), rtol=0.02, atol=1e-3)
     large = faded.abs() > faded.abs().median()
     assert ((drops > 0) == (faded > 0))[large].float().mean() > 0.8
@@ -69,23 +70,23 @@ def test_agree_with_masking_to_first_order(reader):
 
 
 def test_masking_equals_masking_one_token_in_a_plain_pass(reader):
-    reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, how="masked")
+    output = reader.read_drops(BATCH, "masked")
     reader.double()
     whole = likelihoods(reader)
-    for row, real in enumerate(reading.prompts.attention_mask):
+    for row, real in enumerate(output.prompts.attention_mask):
         for token in real.nonzero()[:, 0].tolist():
-            with Fade(reader, reading.prompts, row, token, 0.0):
+            with Fade(reader, output.prompts, row, token, 0.0):
                 lost = float(whole[row] - likelihoods(reader)[row])
-            assert reading.token_scores[row, token].item() == pytest.approx(max(lost, 0.0), abs=2e-5)
-    assert 0.2 < (reading.token_scores > 0).float().mean() < 0.8
+            assert output.token_scores[row, token].item() == pytest.approx(max(lost, 0.0), abs=2e-5)
+    assert 0.2 < (output.token_scores > 0).float().mean() < 0.8
 
 
 @pytest.mark.parametrize("how", list(TokenDrops))
-def test_both_ways_are_readings_of_the_same_prompts(reader, how):
+def test_both_ways_are_passes_over_the_same_prompts(reader, how):
     """All that the indicators need, whatever the similarities are computed from."""
+    output = reader.read_drops(BATCH, how)
     for embeddings in TokenEmbeddings:
-        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, embeddings, how)
-        units = reading_units(reading)
+        units = token_units(output, reader, embeddings)
         torch.testing.assert_close(units.attention.sum(dim=1), torch.ones(4))
         assert units.answer_similarity[units.mask].isfinite().all()
 
@@ -94,11 +95,11 @@ def test_both_ways_are_readings_of_the_same_prompts(reader, how):
 def test_leave_no_trace(reader, how):
     reader.train()
     with torch.inference_mode():
-        reading = reader.read_drops(QUESTIONS, PASSAGES, ANSWERS, "input", how)
-    assert not reading.token_scores.requires_grad
-    assert not reading.token_scores[~reading.prompts.attention_mask].any()
-    assert (reading.token_scores >= 0).all()
-    assert reading.row_scores is None
+        output = reader.read_drops(BATCH, how)
+    assert not output.token_scores.requires_grad
+    assert not output.token_scores[~output.prompts.attention_mask].any()
+    assert (output.token_scores >= 0).all()
+    assert not isinstance(output, AttentionOutput), "drops have no rows"
     assert all(parameter.grad is None for parameter in reader.parameters())
     assert reader.training
 
@@ -107,4 +108,4 @@ def test_drop_is_the_gradient_times_what_is_lost():
     gradients = torch.tensor([[[1.0, 2.0], [-1.0, 0.0]]])
     embeddings = torch.tensor([[[3.0, 1.0], [1.0, 1.0]]])
     assert first_order_drops(gradients, embeddings).tolist() == [[5.0, 0.0]]
-    assert first_order_drops(gradients, embeddings, torch.tensor([4.0, 1.0])).tolist() == [[0.0, 3.0]]
+    assert first_order_drops(gradients, embeddings - torch.tensor([4.0, 1.0])).tolist() == [[0.0, 3.0]]

@@ -1,1 +1,0 @@
-"""The pre-flight check: reads, measures, judges and shows."""

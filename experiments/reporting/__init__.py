@@ -1,1 +1,0 @@
-"""From run folders to the tables and figures of a report."""

@@ -1,0 +1,1 @@
+"""How results are presented: on the console, as HTML pages, in figures."""

@@ -1,0 +1,179 @@
+"""What a pre-flight check prints."""
+
+import math
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.show.console import console_table, new_console
+from lightning_modules.metrics.indicators import IndicatorUnits
+from lightning_modules.metrics.measures import measure_labels
+from lightning_modules.preflight import Advice, PreflightResult, TeacherRow
+from lightning_modules.preflight.verdict import LARGEST_LENGTH_TAU, USEFUL_AUC
+
+HOW_TO_READ_MORE = "more questions: --instances, --split train; more passages: training.num_passages"
+
+_COLOURS = {Advice.GO: "bold green", Advice.NO_GO: "bold red", Advice.UNSURE: "bold yellow"}
+_COLUMNS = (
+    "teacher",
+    "AUC [95%]",
+    "equal\nlen.",
+    "len.\ntau",
+    "same\norder",
+    "MRR",
+    "mass",
+    "ent-\nropy",
+    "tempe-\nrature",
+    "n",
+)
+
+
+def print_preflight(result: PreflightResult, console: Console | None = None) -> None:
+    """The verdict last, where it is seen."""
+    console = console or new_console()
+    console.print(_teachers(result))
+    console.print(_indicators(result))
+    for line in facts(result):
+        console.print(f"· {line}", markup=False)
+    verdict = result.verdict
+    colour = _COLOURS[verdict.advice]
+    console.print(f"\nverdict on {escape(result.configured)}: [{colour}]{verdict.advice.value}[/]")
+    for reason in verdict.reasons:
+        console.print(f"  - {reason}", markup=False)
+    if verdict.needs_more:
+        console.print(HOW_TO_READ_MORE, highlight=False)
+    for line in advice(result):
+        # settings are there to be copied, and a wrapped one is another one
+        console.print(line, markup=False, soft_wrap=is_settings(line))
+
+
+def shown_rows(result: PreflightResult) -> list[TeacherRow]:
+    """The configured teacher, and of each objective, context and order the plain variant and the best one.
+
+    Variants that are unusual in more than one way are for the page.
+    """
+    rows, seen = [result.rows[0]], set()
+    for row in result.rows[1:]:
+        if len(row.details) > 1:
+            continue
+        if row.is_plain or row.way not in seen:
+            rows.append(row)
+        seen.add(row.way)
+    return rows
+
+
+def _teachers(result: PreflightResult) -> Table:
+    rows = [_cells(row) for row in shown_rows(result)]
+    references = [_cells(row) for row in result.references]
+    return console_table(
+        "teachers: do passages with an answer get more?",
+        _COLUMNS,
+        [*rows, [], *references],
+        caption="equal len.: AUC between passages of equal length\n"
+        f"len. tau: Kendall's tau with passage length, refused beyond {LARGEST_LENGTH_TAU:g} with either "
+        "sign\n"
+        "same order: Kendall's tau with the order for an unrelated question (1 = whatever is asked)\n"
+        "mass: on passages with an answer, at this temperature",
+        bold=[0],
+        is_dense=True,
+    )
+
+
+def _cells(row: TeacherRow) -> list[str]:
+    return [
+        row.name,
+        row.auc.text,
+        _number(row.at_equal_length.mean),
+        _number(row.length_tau.mean, "+"),
+        _number(row.fixed_preference.mean),
+        _number(row.mrr.mean),
+        _number(row.mass_on_answers.mean),
+        _number(row.entropy.mean),
+        f"{row.temperature:.2g}" if row.temperature is not None else "",
+        str(row.auc.n),
+    ]
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.2f}"
+
+
+def _indicators(result: PreflightResult) -> Table:
+    percentiles = sorted({name.rpartition("_p")[2] for name in result.indicators})
+    columns = ["", *(f"p{percentile}" for percentile in percentiles), "n"]
+    rows = []
+    labels = measure_labels([int(percentile) for percentile in percentiles])
+    for number in (1, 2):
+        for part in IndicatorUnits._fields:
+            names = [f"indicator{number}/{part}_p{percentile}" for percentile in percentiles]
+            found = [result.indicators[name] for name in names]
+            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-" for e in found]
+            label = labels[names[0]].removesuffix(f" p{percentiles[0]}")
+            rows.append([label, *cells, str(found[0].n)])
+    return console_table("indicators of the configured teacher, 95% intervals", columns, rows)
+
+
+def facts(result: PreflightResult) -> list[str]:
+    """What else was found, a line each."""
+    shares = result.shares
+    lines = [
+        f"Hit Rate@K {result.hit_rate:.2f}; {result.share_with_both:.0%} of all questions retrieved for have "
+        "passages both with and without an answer, so that there is something to learn",
+        f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
+        f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
+    ]
+    own = result.rows[0].fixed_preference
+    if own.n:
+        lines.append(
+            f"{result.configured} asked an unrelated question: Kendall tau {own.text} with the order for the "
+            "passages' own; the nearer to 1, the more it teaches to prefer the same ones whatever is asked"
+        )
+    for order, masses in result.mass_by_position.items():
+        shown = ", ".join(f"{mass:.0%}" for mass in masses)
+        lines.append(
+            f"concatenated, passages in {order} order, attention by place (even: "
+            f"{1 / len(masses):.0%}): {shown}"
+        )
+    for pair, tau in result.agreement.items():
+        lines.append(f"agreement of {pair}: Kendall tau {tau.text}")
+    if result.heads is not None:
+        heads = result.heads
+        lines.append(
+            f"attention heads {heads.heads}, chosen by their AUC: held out {heads.auc:.2f}, all heads "
+            f"{heads.auc_of_all:.2f}, gain {heads.gain:+.2f} [{heads.low:+.2f}, {heads.high:+.2f}] on "
+            f"{heads.num_questions} questions; at equal length {heads.at_equal_length.mean:.2f} and "
+            f"{heads.at_equal_length_of_all.mean:.2f}: choosing "
+            f"{'pays' if heads.pays else 'does not surely pay'}"
+        )
+    if result.stopped_early:
+        lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
+    return lines
+
+
+def advice(result: PreflightResult) -> list[str]:
+    """What to use, and indented the overrides to paste."""
+    best = result.recommended
+    if best is None:
+        return [
+            f"recommended: none; no teacher has an AUC surely above {USEFUL_AUC}, "
+            f"also at equal length, without following passage length (tau beyond {LARGEST_LENGTH_TAU:g})"
+        ]
+    assert best.overrides is not None
+    lines = [
+        f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}, same "
+        f"order for an unrelated question {best.fixed_preference.text}; chosen from {len(result.rows)} "
+        "variants: confirm it on other questions, --split train)",
+        "  " + " ".join(best.overrides),
+    ]
+    if result.heads is not None and result.heads.pays:
+        lines += [
+            "for the configured context, attention of the chosen heads alone (objective.name=adist):",
+            f"  'reader.attention_heads=\"{result.heads.heads}\"'",
+        ]
+    return lines
+
+
+def is_settings(line: str) -> bool:
+    """Whether a line of the advice is one to paste."""
+    return line.startswith("  ")

@@ -1,0 +1,242 @@
+"""The pre-flight check as a page of its own, with a map of the attention heads."""
+
+import re
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from callbacks.html_page import page
+from datamodules.text_files import write_whole
+from experiments.show.preflight_console import HOW_TO_READ_MORE, advice, facts, is_settings
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.metrics.measures import measure_labels
+from lightning_modules.preflight import PreflightResult, TeacherRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PALETTE = "PuOr_r"  # diverging, and clear with any colour vision: purple below 0.5, orange above
+_LEAST_SPREAD = 0.05  # so that noise about 0.5 looks like noise
+
+_STYLE = """
+th, td { text-align: right; white-space: nowrap; }
+th { white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
+tr.configured { font-weight: bold; background: var(--panel); }
+tr.reference { color: var(--soft); }
+.verdict { padding: .8rem 1rem; border-left: .5rem solid; background: var(--panel); max-width: 52rem; }
+.verdict ul { margin: .3rem 0 0; }
+.go { border-color: var(--accent); } .no-go { border-color: #d55e00; } .unsure { border-color: var(--soft); }
+.intervals { display: block; width: 100%; max-width: 30rem; height: auto; }
+.intervals text { font-size: 11px; paint-order: stroke; stroke: var(--paper); stroke-width: 3px; }
+svg .name, svg .tick { fill: var(--ink); }
+svg .grid { stroke: var(--line); } svg .chance { stroke: var(--soft); }
+svg .teacher { stroke: var(--soft); fill: var(--soft); }
+svg .first { stroke: var(--accent); fill: var(--accent); }
+figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+"""
+
+
+def write_page(result: PreflightResult, name: str, description: str, path: Path) -> None:
+    """Writes one HTML file that needs no other, and beside it the map of the attention heads.
+
+    Args:
+        result: what was found.
+        name, description: of the experiment that was checked.
+        path: of the file; its folder must be there.
+    """
+    verdict = result.verdict
+    parts = [
+        f"<h1>Pre-flight check: {escape(name)}</h1>",
+        f"<p>{escape(description)}. Teacher: <b>{escape(result.configured)}</b>.</p>",
+        f'<div class="verdict {verdict.advice.value}"><b>{verdict.advice.value}</b>',
+        f"{_list(verdict.reasons)}{HOW_TO_READ_MORE if verdict.needs_more else ''}</div>",
+        "<h2>Recommended</h2>",
+        "".join(f"<p>{_advice(line)}</p>" for line in advice(result)),
+        "<h2>Does the teacher prefer passages with an answer?</h2>",
+        _intervals(result),
+        _teachers(result),
+        "<h2>Indicators of the configured teacher</h2>",
+        _indicators(result),
+        "<h2>What else was found</h2>",
+        _list(facts(result)),
+        _heads(result, path.with_name("heads")),
+    ]
+    write_whole(path, page(f"Pre-flight check: {name}", "\n".join(parts), _STYLE))
+
+
+def _heads(result: PreflightResult, path: Path) -> str:
+    """The map of all heads, drawn into the page."""
+    if result.heads is None:
+        return ""
+    auc = np.array(result.heads.head_auc)
+    chosen = AttentionHeads.parse(result.heads.heads).mask(*auc.shape)
+    _, svg = draw_head_map(auc, chosen.numpy(), path)
+    # what the picture was made with and when: links that the page does not need
+    picture = re.sub("<metadata>.*?</metadata>", "", svg.read_text(), flags=re.DOTALL)
+    return (
+        "<h2>Attention heads, one by one</h2><p>Teacher AUC of every head by itself, on the questions that "
+        "the outlined ones were chosen on: it flatters them. What choosing gains on others is said above."
+        f"</p><figure>{picture[picture.index('<svg') :]}</figure>"
+    )
+
+
+def _advice(line: str) -> str:
+    shown = escape(line.strip())
+    return f"<code>{shown}</code>" if is_settings(line) else shown[0].upper() + shown[1:]
+
+
+def _list(lines: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _teachers(result: PreflightResult) -> str:
+    heads = (
+        "teacher",
+        "AUC",
+        "AUC at equal length",
+        "tau with passage length",
+        "same order for an unrelated question",
+        "MRR",
+        "mass on answers",
+        "entropy",
+        "temperature",
+        "questions",
+    )
+    rows = [_row(row, "configured" if number == 0 else "") for number, row in enumerate(result.rows)]
+    rows += [_row(row, "reference") for row in result.references]
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _row(row: TeacherRow, kind: str) -> str:
+    temperature = "" if row.temperature is None else f"{row.temperature:.3g}"
+    cells = (
+        escape(row.name),
+        row.auc.text,
+        row.at_equal_length.text,
+        row.length_tau.text,
+        row.fixed_preference.text,
+        row.mrr.text,
+        row.mass_on_answers.text,
+        row.entropy.text,
+        temperature,
+        str(row.auc.n),
+    )
+    return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _indicators(result: PreflightResult) -> str:
+    percentiles = sorted({int(name.rpartition("_p")[2]) for name in result.indicators})
+    labels = measure_labels(percentiles)
+    rows = "".join(
+        f"<tr><td>{escape(labels[name])}</td><td>{value.mean:.3f}</td>"
+        f"<td>[{value.low:.3f}, {value.high:.3f}]</td><td>{value.n}</td></tr>"
+        for name, value in sorted(result.indicators.items())
+        if value.n
+    )
+    return (
+        '<div class="scroll"><table><tr><th>metric</th><th>mean</th><th>95% interval</th>'
+        f"<th>questions</th></tr>{rows}</table></div>"
+    )
+
+
+def _intervals(result: PreflightResult) -> str:
+    """AUC of each teacher with its interval, as a picture."""
+    rows = [*result.rows, *result.references]
+    left, width, step = 12, 330, 34
+    height = step * len(rows) + 40
+
+    def x(value: float) -> float:
+        return left + width * value
+
+    lines = [
+        f'<line x1="{x(v):.0f}" x2="{x(v):.0f}" y1="0" y2="{height - 30}" '
+        f'class="{"chance" if v == 0.5 else "grid"}"/>'
+        f'<text class="tick" x="{x(v):.0f}" y="{height - 12}" text-anchor="middle">{v:g}</text>'
+        for v in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    for number, row in enumerate(rows):
+        if row.auc.n < 2:
+            continue
+        y, kind = step * number + 26, "first" if number == 0 else "teacher"
+        lines.append(
+            f'<text class="name" x="{left}" y="{y - 11}">{escape(row.name)}</text>'
+            f'<line x1="{x(row.auc.low):.1f}" x2="{x(row.auc.high):.1f}" y1="{y}" y2="{y}" class="{kind}" '
+            f'stroke-width="3"/><circle cx="{x(row.auc.mean):.1f}" cy="{y}" r="4" class="{kind}"/>'
+        )
+    label = "AUC with 95% interval of every teacher; 0.5 is chance"
+    return (
+        f'<svg class="intervals" role="img" aria-label="{label}" '
+        f'viewBox="0 0 {left + width + 12} {height}">{"".join(lines)}</svg>'
+        f"<p>{label}</p>"
+    )
+
+
+# ---- how well each attention head separates passages with an answer from the others ----
+
+
+def draw_head_map(auc: np.ndarray, chosen: np.ndarray, path: Path) -> tuple[Path, Path]:
+    """Draws the AUC of every head, with the chosen heads outlined and the mean of each layer beside it.
+
+    Args:
+        auc: [layers, heads] of `lightning_modules.metrics.head_search.head_auc`; NaN is left grey.
+        chosen: [layers, heads], True = outlined (`AttentionHeads.mask`).
+        path: where to, without an ending; its folder must be there.
+
+    Returns:
+        The two files: `path` with the endings .png and .svg.
+    """
+    # both take a second to import, and matplotlib writes a cache of fonts when it first is
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    assert auc.shape == chosen.shape, "one flag a head"
+    num_layers, num_heads = auc.shape
+    size = (3.2 + 0.3 * max(num_heads, 6), 1.8 + 0.22 * max(num_layers, 8))
+    files = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")
+    with matplotlib.rc_context({"svg.hashsalt": "head map", "font.size": 9}):  # same picture, same bytes
+        figure = Figure(figsize=size, layout="constrained")
+        heads, layers = figure.subplots(1, 2, sharey=True, width_ratios=[max(num_heads, 6), 4])
+        _draw_heads(figure, heads, auc, chosen)
+        _draw_layer_means(layers, auc)
+        _save(figure, files)
+    return files
+
+
+def _draw_heads(figure: "Figure", axes: "Axes", auc: np.ndarray, chosen: np.ndarray) -> None:
+    from matplotlib.patches import Rectangle
+
+    spread = float(np.nanmax(np.abs(auc - 0.5), initial=_LEAST_SPREAD))
+    image = axes.imshow(auc, cmap=_PALETTE, vmin=0.5 - spread, vmax=0.5 + spread, aspect="auto")
+    axes.set_facecolor("0.8")
+    for layer, head in np.argwhere(chosen):
+        axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2))
+    axes.set(xlabel="head", ylabel="layer", title="chosen: outlined" if chosen.any() else "")
+    for axis, count in ((axes.xaxis, auc.shape[1]), (axes.yaxis, auc.shape[0])):
+        axis.set_ticks(range(0, count, 1 if count <= 12 else 2 if count <= 40 else 5))
+    figure.colorbar(image, ax=axes, location="bottom", label="AUC (0.5 = chance)", pad=0.02)
+
+
+def _draw_layer_means(axes: "Axes", auc: np.ndarray) -> None:
+    """Bars from 0.5, on the axis of the layers beside them; a layer without any AUC has none."""
+    known = ~np.isnan(auc)
+    beyond_chance = np.where(known, auc - 0.5, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    axes.barh(range(len(auc)), beyond_chance, left=0.5, height=0.8, color="0.35")
+    axes.axvline(0.5, color="black", linewidth=0.8)
+    axes.set(xlabel="AUC", title="mean of layer")
+    axes.tick_params(left=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _save(figure: "Figure", files: tuple[Path, ...]) -> None:
+    """Writes beside the file and renames; without dates, which would make equal pictures differ."""
+    for file in files:
+        partial = file.with_name(f"{file.name}.partial")
+        kind = file.suffix.removeprefix(".")
+        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
+        partial.replace(file)

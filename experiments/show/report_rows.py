@@ -1,0 +1,234 @@
+"""The rows of a report: runs pooled over seeds, never over other settings or scales."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import experiment_names, load_config
+from experiments.runs import LATEST
+from experiments.show.report_runs import DATASETS, SETTINGS, QuestionMetrics, Run, paper_steps
+from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
+from lightning_modules.metrics.measures import all_measures
+
+SCALES = ("paper", "embedded")
+
+_WITHOUT_EFFECT = {
+    "name",
+    "description",
+    "seed",
+    "runs",
+    "data.root",
+    "trainer.progress_bar",
+    "trainer.log_every_steps",
+    "trainer.checkpoint_every_steps",
+}
+"""Settings in which runs may differ and still be pooled."""
+
+SHORTENED = "shortened"
+OTHER_SOURCES = "other data or models"
+
+_SOURCES = ("data.train", "data.validation", "data.test", "data.passages", "reader.name", "retriever.name")
+_LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
+
+
+@dataclass(frozen=True)
+class PooledEstimate:
+    """A mean over instances, and how far it may be off.
+
+    Attributes:
+        mean: over the instances of all seeds.
+        std: sample standard deviation over them; NaN of a single one.
+        low, high: 95% bootstrap interval; of several seeds by seeds and then by questions.
+        n: number of instances, over all seeds.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def direction(self) -> int:
+        """Of a change: 1 = a significant increase, -1 = a significant decrease, 0 = not significant.
+
+        A change is significant where its interval excludes 0.
+        """
+        return (self.low > 0) - (self.high < 0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of every table: runs that differ in their seed only, or a setting that no finished run has.
+
+    Attributes:
+        scale: `paper` or `embedded`.
+        dataset, setting: such as `nq` and `step2`.
+        status: `measured`, `unfinished` or `missing`.
+        notes: what sets the row apart: `shortened`, `other data or models` (at the paper's scale), or
+            settings in which it differs from other rows of the same experiment.
+        runs: one a seed.
+        estimates: of the final test.
+        changes: final test - starting checkpoint, question by question.
+    """
+
+    scale: str
+    dataset: str
+    setting: str
+    status: str
+    notes: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = ()
+    estimates: Mapping[str, PooledEstimate] = field(default_factory=dict)
+    changes: Mapping[str, PooledEstimate] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        return self.status == "measured"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of a report.
+
+    Attributes:
+        entries: scale by scale, data set by data set.
+        statuses: each run with its status in the report: whether it counts, or why not.
+    """
+
+    entries: list[Entry]
+    statuses: list[tuple[Run, str]]
+
+
+def sort_runs(runs: Sequence[Run]) -> Runs:
+    """Makes the rows of a report.
+
+    Args:
+        runs: oldest first; of several with the same settings and seed the newest finished one counts.
+    """
+    entries: list[Entry] = []
+    scales = sorted({run.config.scale for run in runs}, key=lambda scale: _place(SCALES, scale))
+    for scale in scales:
+        of_scale = [run for run in runs if run.config.scale == scale]
+        for dataset in sorted({run.dataset for run in of_scale}, key=lambda name: _place(DATASETS, name)):
+            of_dataset = [run for run in of_scale if run.dataset == dataset]
+            present = {run.setting for run in of_dataset}
+            shipped = {name for name in SETTINGS if f"{name}_{dataset}" in experiment_names()}
+            for setting in sorted(present | shipped, key=lambda name: _place(SETTINGS, name)):
+                of_setting = [run for run in of_dataset if run.setting == setting]
+                entries += _entries_of(scale, dataset, setting, of_setting)
+    counted = {run.path for entry in entries for run in entry.runs}
+    return Runs(entries, [(run, _status(run, counted)) for run in runs])
+
+
+def changed_settings(run: Run) -> dict[str, str]:
+    """Settings in which a run differs from its experiment as it is shipped now."""
+    if run.config.name not in experiment_names():
+        return {}
+    shipped, own = flatten(load_config(run.config.name)), flatten(run.config)
+    return {
+        key: str(value) for key, value in own.items() if value != shipped[key] and key not in _WITHOUT_EFFECT
+    }
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Settings by their dotted keys."""
+    return dict(_flat(dataclasses.asdict(config)))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _place(order: Sequence[str], name: str) -> tuple[int, str]:
+    return (order.index(name) if name in order else len(order), name)
+
+
+def _entries_of(scale: str, dataset: str, setting: str, runs: Sequence[Run]) -> Iterator[Entry]:
+    """The rows of one experiment: one for each way in which its finished runs were set."""
+    variants: dict[tuple, dict[int, Run]] = {}
+    for run in runs:
+        if run.is_finished:
+            variants.setdefault(tuple(_comparable(run).items()), {})[run.config.seed] = run
+    if not variants:
+        yield Entry(scale, dataset, setting, "unfinished" if runs else "missing")
+    all_settings = [dict(variant) for variant in variants]
+    for own, by_seed in zip(all_settings, variants.values(), strict=True):
+        chosen = tuple(by_seed[seed] for seed in sorted(by_seed))
+        differing = [key for key in own if any(other[key] != own[key] for other in all_settings)]
+        notes = [f"{key}={own[key]}" for key in differing]
+        notes = [*_departures_from_paper(chosen[0]), *notes]
+        yield Entry(
+            scale,
+            dataset,
+            setting,
+            "measured",
+            tuple(notes),
+            chosen,
+            estimate_all([run.after for run in chosen]),
+            estimate_all([run.changes for run in chosen]),
+        )
+
+
+def _comparable(run: Run) -> dict[str, str]:
+    """Settings that runs must share to be pooled; of the run that one started from, the experiment."""
+    settings = {key: str(value) for key, value in flatten(run.config).items() if key not in _WITHOUT_EFFECT}
+    for key in ("init.reader_from", "init.retriever_from"):
+        source = settings[key]
+        is_folder = source != "None" and not source.startswith(LATEST)
+        settings[key] = Path(source).parent.name if is_folder else source.removeprefix(LATEST)
+    return settings
+
+
+def _departures_from_paper(run: Run) -> Iterator[str]:
+    """How a run at the paper's scale departs from the paper."""
+    if run.config.scale != "paper" or run.config.name not in experiment_names():
+        return
+    settings, shipped = flatten(run.config), flatten(load_config(run.config.name))
+    steps = paper_steps(run.setting, run.dataset) or 0
+    if settings["trainer.max_steps"] < steps or any(settings[key] is not None for key in _LIMITS):
+        yield SHORTENED
+    # a local copy in another folder is the same
+    if any(Path(str(settings[key])).name != Path(str(shipped[key])).name for key in _SOURCES):
+        yield OTHER_SOURCES
+
+
+def _status(run: Run, counted: set[Path]) -> str:
+    if not run.is_finished:
+        return f"does not count: {run.status}"
+    return "counts" if run.path in counted else "does not count: a newer run has its settings and seed"
+
+
+# ---- means over questions ----
+
+
+def pooled_estimate(groups: Sequence[Sequence[float]]) -> PooledEstimate | None:
+    """Pools the instances of runs that differ in their seed only; None where there are none.
+
+    Args:
+        groups: values of each seed's instances.
+    """
+    filled = [np.asarray(values) for values in groups if len(values)]
+    if not filled:
+        return None
+    pooled = np.concatenate(filled)
+    low, high = bootstrap_interval(pooled) if len(filled) == 1 else hierarchical_bootstrap_interval(filled)
+    std = float(pooled.std(ddof=1)) if len(pooled) > 1 else np.nan
+    return PooledEstimate(float(pooled.mean()), std, low, high, len(pooled))
+
+
+def estimate_all(metrics_of_seeds: Sequence[QuestionMetrics]) -> dict[str, PooledEstimate]:
+    """Every metric of a report that has values; one value for each question."""
+    names = [measure.name for measure in all_measures() if measure.has_questions]
+    found = {
+        name: pooled_estimate([list(metrics.get(name, {}).values()) for metrics in metrics_of_seeds])
+        for name in names
+    }
+    return {name: value for name, value in found.items() if value is not None}

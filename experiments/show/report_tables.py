@@ -1,0 +1,232 @@
+"""The paper's tables with our numbers, the changes since the start, and the list of runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.show.document import Table
+from experiments.show.report_rows import OTHER_SOURCES, SHORTENED, Entry, PooledEstimate, changed_settings
+from experiments.show.report_runs import Run, paper_value
+from lightning_modules.metrics.measures import Shown, all_measures, measure_labels
+
+NO_VALUE = "–"
+
+_SETTINGS = {
+    "checkpoint": "Initial checkpoint",
+    "offshelf": "Off-the-shelf",
+    "step1": "Step 1",
+    "step2": "Step 2 (fine-tuned)",
+    "atlas_large": "Atlas-large",
+    "perplexity": "Perplexity distillation",
+}
+_DATASETS = {"nq": "NQ", "triviaqa": "TriviaQA", "vital": "Vital QA"}
+_LABELS = measure_labels()
+_SCALES = {
+    "paper": "Paper scale",
+    "embedded": "Embedded scale: small models; not comparable with the paper",
+}
+
+
+# ---- labels ----
+
+
+def scale_label(scale: str) -> str:
+    return _SCALES.get(scale, f"Scale {scale!r}: not comparable with the paper")
+
+
+def dataset_label(dataset: str) -> str:
+    return _DATASETS.get(dataset, dataset)
+
+
+def setting_label(entry: Entry, separator: str = ", ") -> str:
+    """The setting, and after the separator what sets its runs apart."""
+    return separator.join([_SETTINGS.get(entry.setting, entry.setting), *entry.notes])
+
+
+def metric_label(name: str) -> str:
+    """`indicator1/spearman_p90` -> `Indicator 1 Spearman p90`."""
+    return _LABELS[name]
+
+
+# ---- columns ----
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric, its name in a table of the paper, and how it is written."""
+
+    metric: str
+    paper_name: str
+    head: str
+    factor: float = 1.0
+    decimals: int = 3
+    with_std: bool = False
+
+
+_ANSWERS = (
+    Column("em", "em", f"{metric_label('em')} (%)", 100.0, 2),
+    Column("f1", "f1", f"{metric_label('f1')} (%)", 100.0, 2),
+    Column("hr_at_5", "hr5", metric_label("hr_at_5")),
+)
+_CHANGES = tuple(
+    measure.name
+    for measure in all_measures()
+    if measure.has_questions and measure.shown is Shown.EVERYWHERE and not measure.follows_length
+)
+
+
+def _indicator_columns(number: int) -> tuple[Column, ...]:
+    """The table's title names the indicator, its columns need not."""
+    names = [f"{part}_p{percentile}" for percentile in (90, 95) for part in ("attention", "spearman")]
+    heads = [metric_label(f"indicator{number}/{name}").removeprefix(f"Indicator {number} ") for name in names]
+    return tuple(
+        Column(f"indicator{number}/{name}", name, head, with_std=True)
+        for name, head in zip(names, heads, strict=True)
+    )
+
+
+# ---- tables ----
+
+
+def make_tables(entries: Sequence[Entry]) -> list[Table]:
+    """Tables 1 to 4 and the changes since the start, for the entries of one scale."""
+    title = "answer-related tokens (Indicator 1)"
+    return [
+        _paper_table("Table 1: answers and retrieval, test questions", "table1", _ANSWERS, entries),
+        _paper_table(f"Tables 2 and 3: {title}", "table3", _indicator_columns(1), entries),
+        _paper_table(
+            "Table 4: question-related tokens (Indicator 2)", "table4", _indicator_columns(2), entries
+        ),
+        _change_table(entries),
+    ]
+
+
+def make_run_table(statuses: Sequence[tuple[Run, str]]) -> Table:
+    """Every run that was given, and its status in the report."""
+    rows = []
+    for run, status in statuses:
+        changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run).items())
+        origins = ", ".join(f"{name}: {path}" for name, path in run.summary.get("started_from", {}).items())
+        cells = (run.config.scale, status, run.summary.get("stopped"), origins, changed)
+        rows.append((str(run.path), *(cell or NO_VALUE for cell in cells)))
+    head = (
+        "run",
+        "scale",
+        "status in this report",
+        "ended because",
+        "started from",
+        "differs from the shipped experiment in",
+    )
+    return Table("Runs given", head, tuple(rows), num_labels=len(head))
+
+
+def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Sequence[Entry]) -> Table:
+    """Ours, and the paper's beside it where the paper has the data set."""
+
+    def papers(entry: Entry) -> list[tuple[float, float | None] | None]:
+        return [paper_value(table, entry.setting, entry.dataset, column.paper_name) for column in columns]
+
+    with_paper = any(value is not None for entry in entries for value in papers(entry))
+    orientation = "" if all(entry.scale == "paper" for entry in entries) else " (orientation)"
+    head = ["data", "setting", "seeds"]
+    for column in columns:
+        head += [column.head, f"paper{orientation}"] if with_paper else [column.head]
+    rows = []
+    for entry in entries:
+        cells = _labels(entry)
+        for column, value in zip(columns, papers(entry), strict=True):
+            cells.append(_estimate_cell(entry, column))
+            if with_paper:
+                cells.append(_paper_cell(value, column))
+        rows.append(tuple(cells))
+    return Table(title, tuple(head), tuple(rows), num_labels=2, notes=_notes(entries, columns[0].with_std))
+
+
+def _change_table(entries: Sequence[Entry]) -> Table:
+    measured = {name for entry in entries for name in entry.changes}
+    columns = [Column(name, "", metric_label(name)) for name in _CHANGES if name in measured]
+    rows = []
+    for entry in entries:
+        if entry.changes:
+            cells = [_change_cell(entry.changes.get(column.metric), column) for column in columns]
+            rows.append((*_labels(entry), *cells))
+    notes: tuple[str, ...] = (
+        "Final test - starting checkpoint, on the same questions, with 95% bootstrap intervals as above.",
+        "A change is significant where its interval excludes 0. Lift: attention relative to an even share of "
+        "the passage's attention.",
+    )
+    if not rows:
+        notes = ("No run here was trained and measured before and after.",)
+    head = ("data", "setting", "seeds", *(column.head for column in columns))
+    return Table("Changes since the starting checkpoint", head, tuple(rows), num_labels=2, notes=notes)
+
+
+def _labels(entry: Entry) -> list[str]:
+    seeds = ", ".join(str(run.config.seed) for run in entry.runs)
+    count = f"{len(entry.runs)}\nseed {seeds}" if entry.is_measured else entry.status
+    return [dataset_label(entry.dataset), setting_label(entry, "\n"), count]
+
+
+def _estimate_cell(entry: Entry, column: Column) -> str:
+    found = entry.estimates.get(column.metric)
+    if found is None:
+        return NO_VALUE
+    return f"{_mean(found.mean, found.std, column)}\n{_interval(found, column)}\nn = {found.n}"
+
+
+def _paper_cell(value: tuple[float, float | None] | None, column: Column) -> str:
+    if value is None:
+        return NO_VALUE
+    mean, std = value
+    # the paper's EM and F1 are percentages already
+    return _mean(mean / column.factor, std, column)
+
+
+def _change_cell(change: PooledEstimate | None, column: Column) -> str:
+    if change is None:
+        return NO_VALUE
+    return f"{_number(change.mean, column.decimals, '+')}\n{_interval(change, column)}\nn = {change.n}"
+
+
+def _number(value: float, decimals: int, sign: str = "") -> str:
+    # + 0.0: no "-0.000"
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
+
+
+def _mean(mean: float, std: float | None, column: Column) -> str:
+    text = _number(mean * column.factor, column.decimals)
+    if column.with_std and std is not None and not math.isnan(std):
+        text += f" ± {_number(std * column.factor, column.decimals)}"
+    return text
+
+
+def _interval(found: PooledEstimate, column: Column) -> str:
+    low, high = (_number(end * column.factor, column.decimals) for end in (found.low, found.high))
+    return f"[{low}, {high}]"
+
+
+def _notes(entries: Sequence[Entry], with_std: bool) -> tuple[str, ...]:
+    measured = [entry for entry in entries if entry.is_measured]
+    if not measured:
+        return ("No finished run.",)
+    notes = [
+        ("mean ± standard deviation over n questions" if with_std else "mean over n questions")
+        + ", those of all seeds together; in brackets the mean's 95% bootstrap interval."
+    ]
+    if any(len(entry.runs) == 1 for entry in measured):
+        notes.append("Rows of one seed: the bootstrap draws questions; intervals leave out other seeds.")
+    if any(len(entry.runs) > 1 for entry in measured):
+        notes.append(
+            "Rows of several seeds: the bootstrap draws seeds, then questions of each (hierarchical)."
+        )
+    analysed = [entry for entry in measured if with_std and any(run.from_analysis for run in entry.runs)]
+    if analysed:
+        names = ", ".join(f"{dataset_label(entry.dataset)} {setting_label(entry)}" for entry in analysed)
+        notes.append(f"From the runs' analysis/instances.jsonl: {names}.")
+    if any(SHORTENED in entry.notes for entry in measured):
+        notes.append(f"{SHORTENED}: fewer steps or fewer data than the paper's.")
+    if any(OTHER_SOURCES in entry.notes for entry in measured):
+        notes.append(
+            f"{OTHER_SOURCES}: files or models with other names than the paper's; see the list of runs."
+        )
+    return tuple(notes)

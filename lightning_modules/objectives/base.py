@@ -1,0 +1,230 @@
+"""What every objective is: what it needs of the reader, its passage scores, its target, its loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.batches import Batch
+from datamodules.choices import Choice
+from datamodules.prompts import Shown
+from lightning_modules.readers.outputs import AnswerLikelihoods, AnswerOutput, AttentionOutput, TokenOutput
+from lightning_modules.token_drops import TokenDrops
+
+OutputT = TypeVar("OutputT")
+
+
+@runtime_checkable
+class Passes(Protocol):
+    """The passes of a reader that objectives ask for: a `Reader`, or what keeps its outputs."""
+
+    def read(self, batch: Batch) -> AttentionOutput: ...
+
+    def answer_likelihoods(
+        self, batch: Batch, shown: Shown, temperature: float = 1.0
+    ) -> AnswerLikelihoods: ...
+
+    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
+
+
+class Constants(Choice):
+    """Which scale factors stand in Eq. 1, Eq. 2 and the losses."""
+
+    PLAIN = "plain"
+    """None: scores as in the equations, losses averaged over questions."""
+    ATLAS = "atlas"
+    """Passage scores / 256, retriever scores / sqrt(dim), KL averaged over all B * K elements, EMDR2 over
+    all answer tokens of the batch."""
+
+
+class Cost(Choice):
+    """What an objective costs beside one pass over the prompts."""
+
+    NOTHING = "nothing"
+    """It needs no more than that pass, if it needs one at all."""
+    EACH_ALONE = "each_alone"
+    """A pass over each passage alone, where the prompts show several."""
+    EACH_LEFT_OUT = "each_left_out"
+    """K passes, each over all passages but one, where the prompts show several."""
+
+
+@dataclass(frozen=True)
+class Objective(ABC, Generic[OutputT]):
+    r"""What of the reader the retriever learns from, as a distribution over the retrieved passages.
+
+    .. math:: L = \mathrm{KL}(p_{target} \,\|\, p_{RETR})
+
+    p_target is p_ATTN (Eq. 1) for ADist. An objective is its settings: equal settings, equal objective.
+
+    Attributes:
+        constants: scale factors, `plain` or `atlas`.
+    """
+
+    name: ClassVar[str]
+    """What `objective.name` calls it."""
+    loss_name: ClassVar[str] = "kl"
+    """What the retriever's loss is logged as."""
+    cost: ClassVar[Cost] = Cost.NOTHING
+    """Of its passes."""
+    fewest_passages: ClassVar[int] = 1
+    """K must be at least this."""
+    uses_reader: ClassVar[bool] = True
+    """Whether it teaches what the reader does; False = it needs no pass."""
+    uses_attention: ClassVar[bool] = False
+    """Whether attention teaches, and so whose (`attention_heads`)."""
+
+    constants: Constants | str = Constants.PLAIN
+
+    def __post_init__(self) -> None:
+        self._choose("constants", Constants)
+
+    def _choose(self, name: str, choice: type[Choice]) -> None:
+        """Makes a field that was given as text the choice that it names."""
+        object.__setattr__(self, name, choice(getattr(self, name)))
+
+    # ---- the passes ----
+
+    @abstractmethod
+    def read(self, reader: Passes, batch: Batch) -> OutputT:
+        """The pass that it needs; eval mode and gradients are the caller's."""
+
+    def from_student(self, output: AnswerOutput) -> OutputT | None:
+        """What it needs, taken from the pass that trains the reader; None = it needs a pass of its own."""
+        return None
+
+    def read_tokens(self, reader: Passes, batch: Batch, output: OutputT, drops: TokenDrops) -> TokenOutput:
+        """The pass whose token scores say what it looks at: what the indicators are computed from.
+
+        Args:
+            reader, batch: as in `read`.
+            output: of `read`, which may be that pass already.
+            drops: how drops in likelihood are found, where likelihoods teach.
+        """
+        return reader.read(batch)
+
+    # ---- the target ----
+
+    @abstractmethod
+    def passage_scores(
+        self, output: OutputT, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, "batch passages"]:
+        """What the target is a softmax of, before any temperature.
+
+        Args:
+            output: of `read`.
+            log_p_retr: log p_RETR of the same passages, for objectives that weigh by it; no gradient.
+        """
+
+    @abstractmethod
+    def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
+        """Passage scores as a log-distribution over the passages of each question."""
+
+    @torch.no_grad()
+    def log_p_target(
+        self, output: OutputT, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, "batch passages"]:
+        """The target over the retrieved passages, log p_ATTN (Eq. 1) for ADist; without gradient."""
+        return self.log_p_of_scores(self.passage_scores(output, log_p_retr))
+
+    # ---- the loss ----
+
+    def loss(
+        self,
+        log_p_target: Float[Tensor, "batch passages"],
+        log_p_retr: Float[Tensor, "batch passages"],
+        output: OutputT,
+    ) -> Float[Tensor, ""]:
+        """KL(p_target || p_RETR); no gradient into the target, so none into the reader."""
+        return kl_divergence(log_p_target, log_p_retr, self.constants)
+
+    # ---- what the pre-flight check compares ----
+
+    @property
+    def temperature(self) -> float | None:
+        """What its scores are divided by; None where there is nothing to choose."""
+        return None
+
+    def at_temperature(self, temperature: float | None) -> "Objective[OutputT]":
+        """The same with a softmax of its scores divided by another temperature; unchanged without one."""
+        assert temperature is None, f"{self.name} has no temperature"
+        return self
+
+    def variants(self) -> Sequence["Objective"]:
+        """Itself, and other settings worth comparing that need the same pass."""
+        return [self]
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Those of its settings that make another order of the passages, in words; none = the usual ones."""
+        return ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the settings behind `details` are the usual ones."""
+        return True
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Keys of an experiment's configuration and their values, beside its name, that make it."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TemperedObjective(Objective[OutputT]):
+    """An objective whose target is softmax(score / tau).
+
+    Attributes:
+        attention_temperature: tau, Atlas's `temperature_gold`.
+    """
+
+    attention_temperature: float = 1.0
+
+    def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
+        """log softmax(score / tau) (Atlas `src/atlas.py`, `kldivloss`)."""
+        return (scores / self.attention_temperature).log_softmax(dim=-1)
+
+    @property
+    def temperature(self) -> float | None:
+        return self.attention_temperature
+
+    def at_temperature(self, temperature: float | None) -> "TemperedObjective[OutputT]":
+        assert temperature is not None, f"{self.name} has a temperature"
+        return replace(self, attention_temperature=temperature)
+
+
+@dataclass(frozen=True)
+class LikelihoodObjective(Objective[AnswerLikelihoods]):
+    """An objective that looks at how likely the answer is; its token scores are drops in that likelihood."""
+
+    shown: ClassVar[Shown] = Shown.EACH_ALONE
+    """Which of the passages the likelihoods are given."""
+
+    def read(self, reader: Passes, batch: Batch) -> AnswerLikelihoods:
+        return reader.answer_likelihoods(batch, self.shown)
+
+    def read_tokens(
+        self, reader: Passes, batch: Batch, output: AnswerLikelihoods, drops: TokenDrops
+    ) -> TokenOutput:
+        return reader.read_drops(batch, drops)
+
+
+def kl_divergence(
+    log_p_target: Float[Tensor, "batch passages"],
+    log_p_retr: Float[Tensor, "batch passages"],
+    constants: Constants | str = Constants.PLAIN,
+) -> Float[Tensor, ""]:
+    """KL(target || p_RETR), no gradient into the target.
+
+    Args:
+        log_p_target: log of the reader's distribution over the retrieved passages.
+        log_p_retr: log of the retriever's.
+        constants: `plain` sums over passages and averages over questions; `atlas` averages over both
+            (`src/atlas.py`, `kldivloss`), which is K times smaller.
+    """
+    total = F.kl_div(log_p_retr, log_p_target.detach(), reduction="sum", log_target=True)
+    return total / (log_p_retr.numel() if Constants(constants) is Constants.ATLAS else len(log_p_retr))

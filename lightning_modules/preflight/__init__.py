@@ -1,0 +1,96 @@
+"""The pre-flight check: is a reader worth distilling? Reads some questions, and trains nothing."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from datamodules.batches import Question
+from lightning_modules.encoding import build_index
+from lightning_modules.preflight.choosing import PreflightSettings, choose_questions
+from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.other_passes import read_otherwise
+from lightning_modules.preflight.result import HeadChoice, PreflightResult, is_clear, make_result
+from lightning_modules.preflight.rows import TeacherRow
+from lightning_modules.preflight.verdict import Advice, Verdict
+from lightning_modules.retriever_reader import RetrieverReaderModule
+
+__all__ = [
+    "Advice",
+    "HeadChoice",
+    "PreflightResult",
+    "PreflightSettings",
+    "Progress",
+    "TeacherRow",
+    "Verdict",
+    "preflight",
+]
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """What shows how far a piece of work is, such as tqdm's."""
+
+    def update(self, n: int) -> object: ...
+
+
+Progress = Callable[[str, int | None], contextlib.AbstractContextManager[Bar]]
+"""Begins a piece of work on some questions, None = nobody knows how many, and makes the bar that shows it."""
+
+
+def preflight(
+    module: RetrieverReaderModule,
+    questions: Sequence[Question],
+    settings: PreflightSettings | None = None,
+    *,
+    percentiles: Sequence[int] = (90, 95),
+    stops_early: bool = True,
+    progress: Progress | None = None,
+    tag: Callable[[list[Question]], list[Question]] | None = None,
+) -> PreflightResult:
+    """Says of a teacher, before it teaches, whether the retriever should learn from it.
+
+    Reads questions as training would, with the module's reader, retriever and objective; the first of them
+    that have a positive and a negative passage also in other contexts and orders of the passages, and by the
+    other objectives. Nothing is trained, and the module stays as it is.
+
+    Args:
+        module: on the device that it should run on. Where it has no index, an exact one of its knowledge base
+            is built in memory, for the check alone.
+        questions: with their answers, and with their nouns for Indicator 2.
+        settings: how much is read.
+        percentiles: the p's of the indicators.
+        stops_early: whether to read no more once the verdict is clear.
+        progress: shows what was read.
+        tag: finds the nouns of the questions that were chosen to be read, where they are not known yet
+            (`datamodules.nouns.NounTagger.tag`).
+
+    Raises:
+        ValueError: there are no questions.
+    """
+    settings = settings or PreflightSettings()
+    progress = progress or _no_progress
+    with contextlib.ExitStack() as stack:
+        if module.index is None:
+            index = build_index(module.retriever, module.knowledge_base)
+            stack.enter_context(module.evaluating(index=index))
+        chosen = choose_questions(module, questions, settings)
+        asked = tag(chosen.questions) if tag else chosen.questions
+        teacher = ConfiguredTeacher(module, percentiles)
+
+        def is_enough() -> bool:
+            return stops_early and is_clear(teacher.collected, teacher.variant)
+
+        with progress("Reading", len(asked)) as bar:
+            stopped_early = teacher.read(asked, settings, is_enough, bar.update)
+        with progress("Comparing variants", None) as bar:
+            read_otherwise(teacher, settings, bar.update)
+    return make_result(teacher, chosen, percentiles, stopped_early)
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        """Shows nothing."""
+
+
+def _no_progress(work: str, num_questions: int | None) -> contextlib.AbstractContextManager[Bar]:
+    return contextlib.nullcontext(_NoBar())

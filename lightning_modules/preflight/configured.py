@@ -1,0 +1,103 @@
+"""The configured teacher, read as training and validations would read it."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from datamodules.batches import Batch, Question, TokenScope
+from datamodules.prompts import Context
+from lightning_modules.metrics.head_search import head_passage_scores
+from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures
+from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.objectives.base import Cost, Objective
+from lightning_modules.preflight.choosing import PreflightSettings, in_batches
+from lightning_modules.preflight.passes import KeptPasses
+from lightning_modules.preflight.placement import attention_shares, prompt_positions
+from lightning_modules.preflight.question_scores import QuestionScores
+from lightning_modules.preflight.variants import ComparedObjectives, Variant, order_of
+from lightning_modules.retriever_reader import RetrieverReaderModule, preferred_answers
+from lightning_modules.scores import PassageTokens
+
+
+class ConfiguredTeacher:
+    """Reads questions with a module's reader as it is, and scores them by every objective that this allows.
+
+    Args:
+        module: with its index.
+        percentiles: of the indicators.
+
+    Attributes:
+        variant: what the module itself would teach by.
+        objectives: what is compared with it.
+        collected: the scores of what was read.
+    """
+
+    def __init__(self, module: RetrieverReaderModule, percentiles: Sequence[int] = (90, 95)) -> None:
+        self.module = module
+        self.reader = module.reader
+        self.order = order_of(module.reader)
+        self.variant = Variant.of_pass(module.objective, module.reader.context, self.order)
+        self.objectives = ComparedObjectives.beside(module.objective)
+        self.collected = QuestionScores()
+        self.measures = ReaderMeasures(percentiles).to(module.device)
+
+    def read(
+        self,
+        questions: Sequence[Question],
+        settings: PreflightSettings,
+        is_clear: Callable[[], bool],
+        progress: Callable[[int], object],
+    ) -> bool:
+        """Reads questions until all are read or the verdict is clear.
+
+        Args:
+            questions: to read.
+            settings: how many at a time.
+            is_clear: whether what was read so far is enough.
+            progress: called with numbers of questions read.
+
+        Returns:
+            Whether it stopped early.
+        """
+        looked_at = 0
+        for batch in in_batches(questions, settings.batch_size):
+            self._read_batch(batch)
+            progress(len(batch))
+            num_read = len(self.collected.questions)
+            if num_read - looked_at >= settings.look_every and num_read < len(questions):
+                looked_at = num_read
+                if is_clear():
+                    return True
+        return False
+
+    @torch.no_grad()
+    def _read_batch(self, questions: list[Question]) -> None:
+        module, reader, collected = self.module, self.reader, self.collected
+        passages = module.retrieve(questions, module.num_passages)
+        batch = Batch(questions, passages, preferred_answers(questions))
+        passes = KeptPasses(reader, batch)
+        read = module.read_questions(batch, passes)
+        self.measures.update(read)
+        output = passes.read(batch)
+        tokens = PassageTokens.of(output.prompts, TokenScope.PASSAGE)
+        rows = collected.add_questions(questions, passages, read.has_answer, read.log_p_retr, tokens.count())
+        scores = passes.scores(self._scored(), read.log_p_retr, reader.context, self.order)
+        collected.add_scores(rows, scores)
+        collected.add_head_scores(head_passage_scores(output.head_scores, tokens))
+        if reader.context is Context.CONCATENATED:
+            collected.add_positions(rows, self.order, prompt_positions(output.prompts))
+        collected.add_shares(attention_shares(output))
+
+    def _scored(self) -> list[Objective]:
+        """What costs no more than the configured objective's own passes."""
+        objectives, cost = self.objectives, self.module.objective.cost
+        scored = objectives.of_pass(self.reader)
+        if cost is not Cost.NOTHING:
+            scored += [o for o in objectives.costing(cost) if o not in scored]
+        return [*scored, *objectives.of_no_pass, *objectives.only_configured]
+
+    def question_values(self) -> QuestionValues:
+        """One value for each question read, in their order: what validations measure, and hits."""
+        values = {name: v.tolist() for name, v in self.measures.question_values().items()}
+        values[RETRIEVAL_HIT.name] = self.collected.has_answer.any(dim=1).float().tolist()
+        return QuestionValues([question.id for question in self.collected.questions], values)

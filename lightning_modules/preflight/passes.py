@@ -1,0 +1,81 @@
+"""A reader's passes over one batch, each made once: many objectives are read off the same ones."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.batches import Batch
+from datamodules.prompts import Context, Shown
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.objectives import Objective
+from lightning_modules.preflight.variants import Order, Scores, Variant
+from lightning_modules.readers.base import Reader
+from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput
+from lightning_modules.token_drops import TokenDrops
+
+
+class KeptPasses:
+    """The `lightning_modules.objectives.base.Passes` of a reader over one batch, in eval mode, kept.
+
+    A reader that never sees two passages at a time gives all likelihoods in the pass that scores its tokens.
+
+    Args:
+        reader: that makes the passes.
+        batch: the only one that may be asked for.
+    """
+
+    def __init__(self, reader: Reader, batch: Batch) -> None:
+        self.reader = reader
+        self.batch = batch
+        self._output: HeadOutput | None = None
+        self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
+
+    def read(self, batch: Batch) -> HeadOutput:
+        """See `Reader.read_heads`."""
+        assert batch is self.batch, "passes over one batch are kept"
+        if self._output is None:
+            with torch.no_grad(), eval_mode(self.reader):
+                self._output = self.reader.read_heads(batch)
+        return self._output
+
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
+        """See `Reader.answer_likelihoods`."""
+        assert batch is self.batch, "passes over one batch are kept"
+        if self.reader.reads_alone:
+            shown = Shown.EACH_ALONE
+        key = shown, temperature
+        if key not in self._likelihoods:
+            if self.reader.reads_alone and temperature == 1.0:
+                self._likelihoods[key] = self.read(batch).each_alone()
+            else:
+                with torch.no_grad(), eval_mode(self.reader):
+                    self._likelihoods[key] = self.reader.answer_likelihoods(batch, shown, temperature)
+        return self._likelihoods[key]
+
+    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> HeadOutput:
+        """Attention: there is no time to mask token by token."""
+        return self.read(batch)
+
+    @torch.no_grad()
+    def scores(
+        self,
+        objectives: Iterable[Objective],
+        log_p_retr: Float[Tensor, "batch passages"],
+        context: Context | None,
+        order: Order = Order.RANK,
+    ) -> Scores:
+        """Passage scores of some objectives from these passes.
+
+        Args:
+            objectives: to be scored.
+            log_p_retr: log p_RETR of the same passages.
+            context, order: of the reader.
+        """
+        return {
+            Variant.of_pass(objective, context, order): objective.passage_scores(
+                objective.read(self, self.batch), log_p_retr
+            )
+            for objective in objectives
+        }

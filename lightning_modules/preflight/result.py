@@ -1,0 +1,219 @@
+"""From passage scores to what a pre-flight check says: a row for each variant, and a verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from datamodules.prompts import Context
+from lightning_modules.metrics.estimates import Estimate, estimate
+from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
+from lightning_modules.metrics.matched_auc import matched_auc
+from lightning_modules.metrics.measures import indicator_measures
+from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.metrics.teacher_auc import teacher_auc
+from lightning_modules.metrics.teacher_checks import kendall_tau, mass_by_position
+from lightning_modules.preflight.choosing import ChosenQuestions
+from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.question_scores import QuestionScores
+from lightning_modules.preflight.rows import (
+    TeacherRow,
+    configured_row,
+    recommended_row,
+    reference_row,
+    variant_row,
+)
+from lightning_modules.preflight.variants import Variant
+from lightning_modules.preflight.verdict import Advice, Verdict, judge, of_matched
+from lightning_modules.scores import AttentionDistribution, log_p_attn
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Whether choosing attention heads pays, on questions that had no part in the choice.
+
+    Attributes:
+        heads: the choice, as `AttentionHeads.parse` takes it.
+        auc, auc_of_all: held-out teacher AUC of choices made on the other folds, and of all heads.
+        gain, low, high: their difference with its bootstrap 95% interval.
+        at_equal_length, at_equal_length_of_all: the same AUCs between passages of the same length.
+        pays: whether the whole interval is above 0, and nothing is lost at equal length.
+        num_questions: with a positive and a negative passage.
+        layer_auc: of each layer's mean over its heads.
+        head_auc: of each head, layer by layer; on the same questions that `heads` was chosen on.
+    """
+
+    heads: str
+    auc: float
+    auc_of_all: float
+    gain: float
+    low: float
+    high: float
+    at_equal_length: Estimate
+    at_equal_length_of_all: Estimate
+    pays: bool
+    num_questions: int
+    layer_auc: list[float]
+    head_auc: list[list[float]]
+
+
+@dataclass(frozen=True)
+class PreflightResult:
+    """All that a pre-flight check found, ready to be shown or saved.
+
+    Attributes:
+        verdict: on the configured teacher.
+        configured: its name; the first of `rows`.
+        rows: the variants, best AUC first after the configured one.
+        references: the retriever itself, and passage length alone.
+        indicators: metric -> value, over the questions that were not chosen for their passages.
+        agreement: pairs of objectives, and each with passage length: Kendall's tau between the orders that
+            they put passages in.
+        mass_by_position: attention by place in a concatenated prompt, by order; empty where not read.
+        shares: attention on passages, first token, and the rest.
+        share_with_both: of all questions retrieved for, those with a positive and a negative passage.
+        hit_rate: Hit Rate@K over all questions retrieved for.
+        recommended: the row to use, with its overrides; None where nothing is surely useful.
+        stopped_early: whether the verdict was clear before all questions were read.
+        num_questions: read in the configured context.
+        heads: the search for the heads that teach best; None where there are too few questions for it.
+        questions: what validations measure, of every question read: what a run may later be compared with.
+        retrieved: question id -> ids of its K passages.
+    """
+
+    verdict: Verdict
+    configured: str
+    rows: list[TeacherRow]
+    references: list[TeacherRow]
+    indicators: dict[str, Estimate]
+    agreement: dict[str, Estimate]
+    mass_by_position: dict[str, list[float]]
+    shares: dict[str, Estimate]
+    share_with_both: float
+    hit_rate: float
+    recommended: TeacherRow | None
+    stopped_early: bool
+    num_questions: int
+    heads: HeadChoice | None
+    questions: QuestionValues
+    retrieved: dict[str, list[str]]
+
+
+def judge_configured(collected: QuestionScores, configured: Variant, level: float = 0.95) -> Verdict:
+    """The verdict on the configured teacher from what was read so far."""
+    has_answer, lengths = collected.has_answer, collected.lengths.float()
+    scores = collected.scores(configured)
+    return judge(
+        collected.auc(configured).numpy(),
+        teacher_auc(collected.log_p_retr, has_answer).numpy(),
+        matched_auc(scores, has_answer, lengths, level),
+        kendall_tau(scores, lengths).numpy(),
+        level,
+    )
+
+
+def is_clear(collected: QuestionScores, configured: Variant) -> bool:
+    """Whether no more questions are needed; stricter than the verdict, since it is asked again and again."""
+    return judge_configured(collected, configured, level=0.99).advice is not Advice.UNSURE
+
+
+def make_result(
+    teacher: ConfiguredTeacher, chosen: ChosenQuestions, percentiles: Sequence[int], stopped_early: bool
+) -> PreflightResult:
+    """Everything that is said of what was read.
+
+    Args:
+        teacher: that has read.
+        chosen: the questions chosen for it.
+        percentiles: of the indicators.
+        stopped_early: whether it did not read all of them.
+    """
+    collected, configured = teacher.collected, teacher.variant
+    chooses_heads = teacher.reader.attention_heads is not None
+    rows = [variant_row(collected, variant, chooses_heads) for variant in collected.variants]
+    own = configured_row(collected, configured)
+    others = sorted((row for row in rows if row.name != own.name), key=lambda row: -row.auc.mean)
+    values = teacher.question_values()
+    return PreflightResult(
+        verdict=judge_configured(collected, configured),
+        configured=own.name,
+        rows=[own, *others],
+        references=[
+            reference_row("retriever (p_RETR)", collected.log_p_retr, collected),
+            reference_row("passage length alone", collected.lengths.float().log_softmax(dim=-1), collected),
+        ],
+        indicators=_typical_indicators(values, chosen.typical, percentiles),
+        agreement=_agreement(collected, teacher.reader.context),
+        mass_by_position=_mass_by_position(collected),
+        shares={name: estimate(of_questions) for name, of_questions in collected.shares.items()},
+        share_with_both=chosen.share_with_both,
+        hit_rate=chosen.hit_rate,
+        recommended=recommended_row(rows),
+        stopped_early=stopped_early,
+        num_questions=len(collected.questions),
+        heads=_search_heads(collected),
+        questions=values,
+        retrieved=dict(zip(values.question_ids, collected.passages, strict=True)),
+    )
+
+
+def _typical_indicators(
+    values: QuestionValues, typical: frozenset[str], percentiles: Sequence[int]
+) -> dict[str, Estimate]:
+    is_typical = [question_id in typical for question_id in values.question_ids]
+    measured = [measure.name for measure in indicator_measures(percentiles) if measure.has_questions]
+    return {
+        name: estimate(
+            [value for value, counts in zip(values.values[name], is_typical, strict=True) if counts]
+        )
+        for name in measured
+    }
+
+
+def _search_heads(collected: QuestionScores) -> HeadChoice | None:
+    scores, has_answer = collected.head_scores, collected.has_answer
+    try:
+        found = search_heads(scores, has_answer, collected.lengths.float())
+    except ValueError:  # too few questions with a positive and a negative passage
+        return None
+    return HeadChoice(
+        str(found.heads),
+        found.auc,
+        found.auc_of_all,
+        found.difference,
+        *found.interval,
+        of_matched(found.at_equal_length),
+        of_matched(found.at_equal_length_of_all),
+        found.pays,
+        found.num_questions,
+        layer_auc(scores, has_answer).tolist(),
+        head_auc(scores, has_answer).tolist(),
+    )
+
+
+def _agreement(collected: QuestionScores, context: Context | None) -> dict[str, Estimate]:
+    """Between the plain objectives, each in the configured context where it was read in it, and length."""
+    chosen: dict[str, Variant] = {}
+    for variant in sorted(collected.variants, key=lambda v: v.context != context):
+        if variant.objective.is_plain:
+            chosen.setdefault(variant.objective.name, variant)
+    scores = {variant.name: collected.scores(variant) for variant in chosen.values()}
+    scores["passage length"] = collected.lengths.float()
+    return {
+        f"{first} / {second}": estimate(kendall_tau(scores[first], scores[second]))
+        for first, second in combinations(scores, 2)
+    }
+
+
+def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
+    """Share of the passages' attention by where in a concatenated prompt they stood (Eq. 1 with `sum`)."""
+    masses = {}
+    for variant in collected.variants:
+        is_attention = variant.objective.uses_attention and variant.objective.is_plain
+        positions = collected.positions(variant.order)
+        if not is_attention or variant.context is not Context.CONCATENATED or positions is None:
+            continue
+        scores = collected.scores(variant)
+        read = ~(scores.isnan() | positions.isnan()).any(dim=1)
+        log_p = log_p_attn(scores[read], AttentionDistribution.SUM)
+        masses[variant.order.value] = mass_by_position(log_p, positions[read].long()).tolist()
+    return masses

@@ -1,0 +1,141 @@
+"""What a pre-flight check compares: objectives, in the contexts and orders in which a reader can be shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.choices import Choice
+from datamodules.prompts import Context, PassageOrder
+from lightning_modules.objectives import OBJECTIVES, Objective, make_objective
+from lightning_modules.objectives.base import Cost
+from lightning_modules.readers.base import Reader
+
+
+class Order(Choice):
+    """In which order a reader of several passages saw them."""
+
+    RANK = "rank"
+    SHUFFLED = "shuffled"
+    AVERAGED = "averaged"
+    """Scores averaged over several orders."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An objective in a context.
+
+    Attributes:
+        objective: what of the reader teaches.
+        context: how the reader was shown the passages; None where it has but one way, or none was read.
+        order: of the passages, where a prompt holds several.
+    """
+
+    objective: Objective
+    context: Context | None = None
+    order: Order = Order.RANK
+
+    @classmethod
+    def of_pass(cls, objective: Objective, context: Context | None, order: Order = Order.RANK) -> "Variant":
+        """What an objective is called when its scores were found in a pass.
+
+        The order is said of those alone that are scored by the pass itself.
+        """
+        if not objective.uses_reader:
+            return cls(objective)
+        return cls(objective, context, order if objective.cost is Cost.NOTHING else Order.RANK)
+
+    @property
+    def way(self) -> str:
+        """Objective, context and order, such as `adist concatenated shuffled`."""
+        return " ".join([self.objective.name, *self._shown_as])
+
+    @property
+    def name(self) -> str:
+        """`way` and what is unusual about the objective, such as `adist concatenated shuffled sum`."""
+        return " ".join([self.way, *self.objective.details])
+
+    @property
+    def _shown_as(self) -> list[str]:
+        order = [] if self.order is Order.RANK else [self.order.value]
+        return order if self.context is None else [self.context.value, *order]
+
+    @property
+    def overrides(self) -> list[str] | None:
+        """Settings under which an experiment teaches like this; None: it cannot (an average over orders)."""
+        if self.order is Order.AVERAGED:
+            return None
+        settings = {"objective.name": self.objective.name}
+        if self.context is not None:
+            settings["reader.context"] = self.context.value
+        if self.context is Context.CONCATENATED:
+            settings["reader.passage_order"] = self.order.value
+        return [f"{key}={value}" for key, value in {**settings, **self.objective.settings}.items()]
+
+
+Scores = Mapping[Variant, Float[Tensor, "batch passages"]]
+"""What each variant's target is a softmax of, before any temperature."""
+
+
+@dataclass(frozen=True)
+class ComparedObjectives:
+    """The objectives that are compared.
+
+    Attributes:
+        usual: every registered one in its variants. Those that the configured one makes as well are its own.
+        only_configured: further variants of the configured one, which are scored in its context alone.
+    """
+
+    usual: list[Objective]
+    only_configured: list[Objective]
+
+    @classmethod
+    def beside(cls, configured: Objective) -> "ComparedObjectives":
+        """All that are worth comparing with the configured one, with its constants."""
+        registered = [make_objective(name, constants=configured.constants) for name in OBJECTIVES]
+        usual = {(o.name, o.details): o for made in registered for o in made.variants()}
+        own = {(o.name, o.details): o for o in configured.variants()}
+        return cls(
+            [own.get(key, objective) for key, objective in usual.items()],
+            [objective for key, objective in own.items() if key not in usual],
+        )
+
+    def of_pass(self, reader: Reader) -> list[Objective]:
+        """Those that one pass of a reader over its prompts scores."""
+        return [o for o in self.usual if o.uses_reader and (o.cost is Cost.NOTHING or reader.reads_alone)]
+
+    @property
+    def of_no_pass(self) -> list[Objective]:
+        """Those that need no reader."""
+        return [o for o in self.usual if not o.uses_reader]
+
+    def costing(self, cost: Cost) -> list[Objective]:
+        """Those that need so much where the prompts show several passages."""
+        return [o for o in self.usual if o.uses_reader and o.cost is cost]
+
+
+def averaged_over_orders(by_order: list[Scores]) -> Scores:
+    """The mean of each variant's scores over several orders of the passages."""
+    in_any_order = [{replace(v, order=Order.AVERAGED): s for v, s in scores.items()} for scores in by_order]
+    return {
+        variant: torch.stack([scores[variant] for scores in in_any_order]).mean(dim=0)
+        for variant in in_any_order[0]
+    }
+
+
+def order_of(reader: Reader) -> Order:
+    """In which order its prompts show several passages."""
+    if reader.context is Context.CONCATENATED:
+        return Order(reader.prompts.passage_order.value)
+    return Order.RANK
+
+
+def shown_in(reader: Reader, context: Context | None, order: Order = Order.RANK) -> Reader:
+    """The same model, shown the passages in another of its contexts, or in another order."""
+    if context is None:  # there is no other
+        return reader
+    changes: dict[str, Any] = {"context": context, "passage_order": PassageOrder(order.value)}
+    return reader.showing(**changes)

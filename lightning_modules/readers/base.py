@@ -1,0 +1,223 @@
+"""What every reader offers: passes that score the passages' tokens, likelihoods of the answer, answers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from datamodules.batches import Batch, Question
+from datamodules.choices import Choice
+from datamodules.prompts import Context, PromptBuilder, Shown
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.eval_mode import eval_mode, has_dropout
+from lightning_modules.loading import save_pretrained
+from lightning_modules.readers.outputs import (
+    AnswerLikelihoods,
+    AnswerOutput,
+    AttentionOutput,
+    DropOutput,
+    EmbeddedPass,
+    HeadOutput,
+    ReaderOutput,
+)
+from lightning_modules.token_drops import TokenDrops, drops_of_pass
+
+
+class TokenEmbeddings(Choice):
+    """Where the indicators take token embeddings from."""
+
+    INPUT = "input"
+    """The reader's embedding matrix."""
+    CONTEXTUAL = "contextual"
+    """Its last hidden layer."""
+
+
+class Reader(nn.Module, ABC):
+    """A language model that answers from retrieved passages.
+
+    Args:
+        model: loaded with `attn_implementation="sdpa"`.
+        prompts: how it sees the passages.
+        attention_heads: the heads whose attention makes the token scores; None = all.
+
+    Raises:
+        ValueError: a model of another architecture, or one that lacks a chosen head.
+    """
+
+    family: ClassVar[str]
+    """What `reader.family` calls it."""
+
+    model: Any
+    prompts: PromptBuilder
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: AttentionHeads | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.prompts = prompts
+        self.attention_heads = attention_heads
+        self.heads_mask = None
+        if attention_heads is not None:
+            self.heads_mask = attention_heads.mask(*self.num_layers_and_heads)
+
+    # ---- what a family is ----
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, config: PreTrainedConfig) -> bool:
+        """Whether a model with this configuration is made into a reader of this family."""
+
+    @classmethod
+    @abstractmethod
+    def load(
+        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+    ) -> "Reader":
+        """A reader from the hub, a folder or a file.
+
+        Args:
+            name: hub name, folder, or a .gguf file.
+            attention_heads: see `Reader`.
+            prompts: settings of prompt builders; a family takes those that it has.
+
+        Raises:
+            ModelError: not to be loaded, or of another architecture.
+        """
+
+    @property
+    @abstractmethod
+    def contexts(self) -> Sequence[Context | None]:
+        """The ways in which it can show several passages; None stands for the only way of its family."""
+
+    @property
+    @abstractmethod
+    def context(self) -> Context | None:
+        """The one of `contexts` in which it shows them."""
+
+    @property
+    @abstractmethod
+    def reads_alone(self) -> bool:
+        """Whether it never sees two passages at a time, so that one pass gives each passage's likelihood."""
+
+    @property
+    @abstractmethod
+    def num_layers_and_heads(self) -> tuple[int, int]:
+        """Of the attention that is scored."""
+
+    @property
+    @abstractmethod
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
+        """The input embeddings of what reads the passages, without gradient."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.prompts.tokenizer
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a pass in train mode may differ from one in eval mode."""
+        return has_dropout(self.model)
+
+    def showing(self, **changes: Any) -> "Reader":
+        """A reader of the same model that is shown the passages in another way.
+
+        Args:
+            changes: settings of the prompt builder, such as `context` or `passage_order`.
+        """
+        return type(self)(self.model, self.prompts.changed(**changes), self.attention_heads)
+
+    # ---- passes ----
+
+    @abstractmethod
+    def read(self, batch: Batch) -> AttentionOutput:
+        """Reads passages and answers once, and scores every token by the answer's attention."""
+
+    @abstractmethod
+    def read_answer(self, batch: Batch) -> AnswerOutput:
+        """`read`, with the answer's log-probabilities and their gradient: the reader is trained on them."""
+
+    @abstractmethod
+    def read_heads(self, batch: Batch) -> HeadOutput:
+        """`read_answer`, with the token scores of every head."""
+
+    @abstractmethod
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
+        """How likely the answer is given each passage alone, or given all passages but one.
+
+        A reader that `reads_alone` answers `EACH_LEFT_OUT` with each alone (`AnswerLikelihoods.left_out`):
+        `leave_one_out_marginals` makes the one of the other.
+
+        Args:
+            batch: as in `read`.
+            shown: `EACH_ALONE` or `EACH_LEFT_OUT`.
+            temperature: what the reader's logits are divided by (Atlas's EMDR2).
+        """
+
+    @abstractmethod
+    def embed_each_alone(self, batch: Batch) -> EmbeddedPass:
+        """A pass over each passage alone from input embeddings, with gradient where it is on."""
+
+    @abstractmethod
+    def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
+        """Contextual embeddings of the answer's tokens, to compare `output.hidden` with."""
+
+    def read_drops(self, batch: Batch, how: TokenDrops | str = TokenDrops.MASKED) -> DropOutput:
+        """Scores every token by what perplexity distillation looks at, in place of attention.
+
+        s_t is the drop in the answer's mean log-likelihood, given the passage alone, when the token's
+        input embedding is masked (set to 0), at least 0. In eval mode, with any grad mode around it; no
+        gradient reaches the weights.
+
+        Args:
+            batch: as in `read`.
+            how: by masking each token for real, or to first order.
+        """
+        how = TokenDrops(how)
+        with torch.inference_mode(False), torch.set_grad_enabled(how.needs_gradient), eval_mode(self.model):
+            made = self.embed_each_alone(batch)
+            return DropOutput(made.prompts, made.answer, made.hidden, drops_of_pass(made, how))
+
+    # ---- answers ----
+
+    @abstractmethod
+    def answer_loss(
+        self, output: AnswerOutput, log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, ""]:
+        """Mean over questions of the mean label token's negative log-likelihood; what the reader learns from.
+
+        Args:
+            output: of `read_answer`, with gradient.
+            log_p_retr: weights of the passages where they are read one by one; no gradient flows into them.
+        """
+
+    @abstractmethod
+    def generate(
+        self, batch: Batch, log_p_retr: Float[Tensor, "batch passages"], max_new_tokens: int = 32
+    ) -> list[str]:
+        """Greedy answers, one line each; the batch's own answers play no part."""
+
+    @abstractmethod
+    def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
+        """Greedy answers from the questions alone, one line each."""
+
+    def save(self, folder: Path | str) -> None:
+        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
+        save_pretrained(self.model, self.tokenizer, Path(folder))
+
+
+def log_probs_of(
+    logits: Float[Tensor, "answers labels vocabulary"],
+    labels: Int[Tensor, "answers labels"],
+    temperature: float = 1.0,
+) -> Float[Tensor, "answers labels"]:
+    """log softmax(logits / temperature) of each label."""
+    return (logits.float() / temperature).log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]

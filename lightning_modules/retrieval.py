@@ -1,0 +1,135 @@
+"""Retrieval alone: questions -> passages, and how often they hold an answer."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.answer_matching import AnswerMatch
+from datamodules.batches import Passage, Question
+from datamodules.passage_index import PassageIndex
+from datamodules.passages import KnowledgeBase
+from lightning_modules.answering import AnsweringModule
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words
+from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.metrics.question_mean import QuestionMean
+from lightning_modules.retriever import Retriever
+
+
+class RetrievalModule(AnsweringModule):
+    """Retrieves passages for questions, and measures Hit Rate in validations and tests; trains nothing.
+
+    Args:
+        retriever: the encoder.
+        knowledge_base: the passages D.
+        num_passages: K.
+        rerank_from: retrieve so many passages from the index, stale as it may be, and keep the best of them
+            by their fresh embeddings (Atlas's `--retrieve_with_rerank`); None = as the index ranks them.
+        answer_match: when a passage counts as a hit.
+        hit_rate_ks: the K's of Hit Rate@K.
+        num_read, generate: see `AnsweringModule`.
+
+    Attributes:
+        index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
+        index_is_fresh: whether it was of the present passage encoder when the latest validation began; set
+            likewise.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        knowledge_base: KnowledgeBase,
+        *,
+        num_passages: int = 5,
+        rerank_from: int | None = None,
+        answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
+        hit_rate_ks: Sequence[int] = (1, 5, 20),
+        num_read: int | None = None,
+        generate: bool = True,
+    ) -> None:
+        super().__init__(num_read, generate)
+        self.retriever = retriever
+        self.knowledge_base = knowledge_base
+        self.num_passages = num_passages
+        self.rerank_from = rerank_from
+        self.answer_match = AnswerMatch(answer_match)
+        # a small knowledge base may hold fewer passages than the largest K asks for
+        self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
+        self.index: PassageIndex | None = None
+        self.index_is_fresh = True
+        self.hit_rate = HitRate(self.hit_rate_ks)
+        self.passage_words = QuestionMean()
+        self.strict_loading = False  # checkpoints hold the trained models only
+
+    # ---- retrieving ----
+
+    @torch.no_grad()
+    def retrieve(self, questions: Sequence[Question], k: int) -> list[list[Passage]]:
+        """D_n: the k passages that the index ranks first for the fresh embedding of each question.
+
+        With `rerank_from` the index finds so many, and the fresh passage encoder ranks them.
+
+        Raises:
+            ValueError: there is no index.
+        """
+        if self.index is None:
+            raise ValueError(
+                "there is no index to retrieve from: give the trainer callbacks.refresh_index.RefreshIndex, "
+                "which builds it before anything is retrieved"
+            )
+        num_found = k
+        if self.rerank_from is not None:
+            num_found = min(max(k, self.rerank_from), len(self.knowledge_base))
+        with eval_mode(self.retriever):
+            queries = self.retriever.encode_queries([question.text for question in questions])
+            _, rows = self.index.search(queries.float().cpu().numpy(), num_found)
+            found = [self.knowledge_base.select(of_question.tolist()) for of_question in rows]
+            if self.rerank_from is None:
+                return found
+            return [self._rerank(query, passages)[:k] for query, passages in zip(queries, found, strict=True)]
+
+    def _rerank(self, query: Float[Tensor, " dim"], passages: Sequence[Passage]) -> list[Passage]:
+        """The passages by their fresh score s(n, Q), best first."""
+        scores = (self.retriever.encode_passages(passages) * query).sum(dim=-1)
+        return [passages[i] for i in scores.argsort(descending=True, stable=True).tolist()]
+
+    # ---- evaluation ----
+
+    # callbacks get an `Evaluation`, which Lightning hands on without looking at it
+    def validation_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
+        return self.evaluate(self.drop_padding(batch))
+
+    def test_step(self, batch: list[Question], batch_idx: int) -> Evaluation:  # type: ignore[override]
+        return self.evaluate(self.drop_padding(batch))
+
+    @torch.no_grad()
+    def evaluate(self, questions: list[Question]) -> Evaluation:
+        """Retrieves for some questions, maybe none, and counts them in this evaluation's Hit Rate."""
+        k = max(self.num_passages, *self.hit_rate_ks)
+        if not questions:  # on this process; all others go on as well, there is nothing to wait for
+            no_hits = torch.zeros(0, k, dtype=torch.bool, device=self.device)
+            return Evaluation([], [], no_hits, self.num_passages)
+        passages = self.retrieve(questions, k)
+        is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
+        self.hit_rate.update(first_hit_ranks(is_hit))
+        # a retriever that has come to prefer long passages raises its Hit Rate at first, and learns nothing
+        self.passage_words.update(mean_words(passages, self.num_passages), len(questions))
+        return Evaluation(questions, passages, is_hit, self.num_passages)
+
+    def on_validation_epoch_end(self) -> None:
+        # Lightning would count the steps of a validation within training from 0, those of all else from 1
+        self.log("step", float(self.global_step))
+        self.log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_evaluation("test")
+
+    def log_evaluation(self, stage: str) -> None:
+        """Logs what an evaluation counted, and begins anew."""
+        for name, value in self.hit_rate.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
+        self.hit_rate.reset()
+        self.log(f"{stage}/passage_words", self.passage_words.compute())
+        self.passage_words.reset()

@@ -1,0 +1,91 @@
+"""The page of a pre-flight check; the picture of its heads: the same bytes each time, and what is drawn."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from experiments.show.preflight_page import draw_head_map, write_page
+from lightning_modules.metrics.measures import indicator_measures
+from tests.experiments.show.test_preflight_console import result, wide_row
+
+
+def head_auc(layers: int, heads: int) -> np.ndarray:
+    return 0.5 + 0.1 * np.random.default_rng(0).standard_normal((layers, heads))
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(30, 9), (1, 1)])
+def test_draws_png_and_svg(tmp_path, layers, heads):
+    auc = head_auc(layers, heads)
+    png, svg = draw_head_map(auc, auc > 0.6, tmp_path / "heads.v1")
+    assert (png.name, svg.name) == ("heads.v1.png", "heads.v1.svg")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in svg.read_text()
+    assert sorted(tmp_path.iterdir()) == [png, svg], "nothing half-written is left"
+
+
+def test_the_same_heads_give_the_same_files(tmp_path):
+    auc = head_auc(5, 3)
+    pictures = [draw_head_map(auc, auc > 0.6, tmp_path / name) for name in ("a", "b")]
+    for first, second in zip(*pictures, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_every_chosen_head_is_outlined(tmp_path):
+    auc = head_auc(5, 3)
+    outlines = []
+    for num_chosen in (0, 1, 4):
+        chosen = np.zeros((5, 3), dtype=bool)
+        chosen.flat[:num_chosen] = True
+        _, svg = draw_head_map(auc, chosen, tmp_path / "heads")
+        outlines.append(len(re.findall(r"fill: none; stroke: #000000; stroke-width: 2;", svg.read_text())))
+    assert outlines == [0, 1, 4]
+
+
+def test_heads_without_auc_are_drawn_as_nothing(tmp_path):
+    auc = head_auc(4, 3)
+    auc[1] = np.nan
+    auc[2, 0] = np.nan
+    png, _ = draw_head_map(auc, np.zeros((4, 3), dtype=bool), tmp_path / "some")
+    assert png.stat().st_size > 0
+    draw_head_map(np.full((4, 3), np.nan), np.zeros((4, 3), dtype=bool), tmp_path / "none")
+
+
+# ---- the page ----
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed, and gathers what is shown."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        self.text += data
+
+
+def test_the_page_shows_every_teacher_and_escapes_names(tmp_path):
+    found = result(rows=[wide_row()], references=[replace(wide_row(), name="<b>even")])
+    write_page(found, "toy <i>", "a & b", tmp_path / "probe.html")
+    page = (tmp_path / "probe.html").read_text()
+    shown = Page(page).text
+    for part in ("toy <i>", "a & b", "<b>even", wide_row().name, "0.90 [0.80, 1.00]", "-0.71"):
+        assert part in shown
+    labels = [measure.label for measure in indicator_measures([90]) if measure.name in found.indicators]
+    assert len(labels) == 6
+    assert all(label in shown for label in labels)
+    assert "http" not in page, "self-contained"
+    assert [path.name for path in tmp_path.iterdir()] == ["probe.html"], "no heads were chosen"

@@ -1,0 +1,219 @@
+"""What no run can have is refused, and the message names the key and what it may be."""
+
+import typing
+
+import pytest
+import torch
+
+from experiments import build
+from experiments.checks import check_config, monitors_of
+from experiments.config import SETTING, ConfigError, ExperimentConfig, all_fields, load_config
+
+FIELDS = {key: item for key, item in all_fields() if SETTING in item.metadata}
+CHOICES = {
+    key: item.metadata[SETTING].choices for key, item in FIELDS.items() if item.metadata[SETTING].choices
+}
+NUMBERS = [key for key, item in FIELDS.items() if {int, float} & {item.type, *typing.get_args(item.type)}]
+UNBOUNDED = {"stopping.target"}
+READER = ("start_candidates/indicator1/spearman_p90", "start_candidates/teacher/auc")
+
+
+def rules_of(key):
+    return FIELDS[key].metadata[SETTING]
+
+
+def check(*overrides):
+    check_config(load_config("quickstart", overrides))
+
+
+def as_override(key, value) -> str:
+    is_list = typing.get_origin(FIELDS[key].type) is list
+    return f"{key}=[50,{value}]" if is_list else f"{key}={value}"
+
+
+def test_the_defaults_pass():
+    check_config(ExperimentConfig())
+
+
+# ---- choices and bounds ----
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_choices(key, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    known = CHOICES[key]()
+    assert len(known) > 1
+    for name in known:
+        check(f"{key}={name}", "training.train_reader=true", "training.train_retriever=true")
+    with pytest.raises(ConfigError) as error:
+        check(f"{key}=nonsense")
+    assert str(error.value) == f"{key}='nonsense' is unknown; choose one of: {', '.join(known)}"
+
+
+def test_every_number_has_a_bound():
+    assert {key for key in NUMBERS if not rules_of(key).is_bounded} == UNBOUNDED
+    assert all(key in NUMBERS for key in FIELDS if rules_of(key).is_bounded)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_numbers_are_finite(key, value):
+    with pytest.raises(ConfigError) as error:
+        check(as_override(key, value))
+    assert key in str(error.value)
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key not in UNBOUNDED])
+def test_numbers_are_within_bounds(key):
+    rules = rules_of(key)
+    beyond = [(rules.at_least, -1), (rules.above, 0), (rules.at_most, 1), (rules.below, 0)]
+    for value in [bound + step for bound, step in beyond if bound is not None]:
+        with pytest.raises(ConfigError, match=f"^{key}=.* must be "):
+            check(as_override(key, value))
+
+
+@pytest.mark.parametrize(
+    "key", sorted({*NUMBERS} - {"reader.max_tokens_per_passage", "retriever.rerank_from"})
+)
+def test_bounds_themselves_are_allowed_where_they_say_so(key):
+    for bound in (rules_of(key).at_least, rules_of(key).at_most):
+        if bound is not None:
+            check(as_override(key, bound))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_steps=-1", "trainer.max_steps=-1 must be at least 0"),
+        ("trainer.gradient_clip=0", "trainer.gradient_clip=0.0 must be above 0, or null"),
+        ("retriever.dropout=1.5", "retriever.dropout=1.5 must be between 0 and 1, or null"),
+        (
+            "stopping.false_stop_rate=0.5",
+            "stopping.false_stop_rate=0.5 must be between 0 and 0.5, both excluded",
+        ),
+        ("training.reader_lr=.inf", "training.reader_lr=inf must be at least 0, and finite"),
+        ("stopping.target=.nan", "stopping.target=nan must be finite, or null"),
+        (
+            "evaluation.percentiles=[90,101]",
+            "evaluation.percentiles=[90, 101] must be one or more numbers, each between 0 and 100",
+        ),
+        (
+            "evaluation.hit_rate_ks=[]",
+            "evaluation.hit_rate_ks=[] must be one or more numbers, each at least 1",
+        ),
+    ],
+)
+def test_messages(override, message):
+    with pytest.raises(ConfigError) as error:
+        check(override)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, item in FIELDS.items() if type(None) in typing.get_args(item.type)]
+)
+def test_null_is_possible_where_the_type_says_so(key):
+    check(f"{key}=null")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("index.refresh=0-100", r'index.refresh: refresh schedule.*"0-500:50,500-2000:250"'),
+        ("index.refresh=when_stale:2", "index.refresh: 'when_stale:2' is not of the form when_stale:OVERLAP"),
+        ("reader.attention_heads=12", "reader.attention_heads: '12' names no attention head"),
+    ],
+)
+def test_what_is_written_in_a_form_is_read_at_once(override, message):
+    check("index.refresh=when_stale:0.8", "reader.attention_heads=0-3.*")
+    with pytest.raises(ConfigError, match=message):
+        check(override)
+
+
+# ---- settings that depend on others ----
+
+
+@pytest.mark.parametrize(
+    ("overrides", "smallest"),
+    [
+        (["reader.context=independent", "training.num_passages=1"], 104),
+        (["reader.context=concatenated", "training.num_passages=5"], 104),
+        (["reader.context=concatenated", "training.num_passages=1"], 152),
+        (["reader.family=fusion_in_decoder", "training.num_passages=1"], 104),
+    ],
+)
+def test_prompts_have_room_for_the_text_of_a_passage(overrides, smallest):
+    check(*overrides, f"reader.max_tokens_per_passage={smallest}")
+    with pytest.raises(ConfigError, match=f"it must be at least {smallest}"):
+        check(*overrides, f"reader.max_tokens_per_passage={smallest - 1}")
+
+
+@pytest.mark.parametrize("name", ["closed_book", "retrieve_only"])
+@pytest.mark.parametrize(
+    "untrained",
+    [["trainer.max_steps=0"], ["training.train_retriever=false", "training.train_reader=false"]],
+)
+def test_a_part_is_measured_by_itself_where_nothing_is_trained(name, untrained):
+    check(f"evaluation.{name}=true", *untrained)
+
+
+def test_objectives_are_asked_what_they_need():
+    check("objective.name=pdist", "training.num_passages=1")
+    with pytest.raises(ConfigError, match=r"objective.name=loop .* training.num_passages must be at least 2"):
+        check("objective.name=loop", "training.num_passages=1")
+    with pytest.raises(
+        ConfigError, match=r"objective.name=pdist looks at no attention; set objective.name=adist"
+    ):
+        check("objective.name=pdist", "reader.attention_heads=0.1")
+
+
+def test_hardware(monkeypatch):
+    def hardware(*overrides):
+        return build.hardware(load_config("quickstart", list(overrides)))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert hardware() == {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    with pytest.raises(ConfigError, match=r"torch sees no GPU here; use trainer.accelerator=cpu"):
+        check("trainer.accelerator=gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert hardware() == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
+    assert hardware("trainer.accelerator=cpu")["precision"] == "32-true"
+    assert hardware("trainer.precision=32-true")["precision"] == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert hardware()["precision"] == "32-true"
+    assert hardware("trainer.accelerator=cpu", "trainer.devices=2")["devices"] == 2
+    with pytest.raises(ConfigError, match=r"trainer.devices=2, but torch sees 1 GPU"):
+        hardware("trainer.devices=2")
+
+
+# ---- what is watched: by default only what can become worse in the run ----
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("quickstart", ("retrieval/hit",)),
+        ("step2_vital", ("retrieval/hit",)),
+        ("offshelf_vital", (*READER, "retrieval/hit")),
+        ("step1_vital", READER),
+    ],
+)
+def test_what_is_watched_by_default(experiment, expected):
+    assert monitors_of(load_config(experiment)) == expected
+
+
+def test_what_is_named_is_watched():
+    config = load_config("offshelf_vital", ["stopping.monitors=[teacher/auc]"])
+    assert monitors_of(config) == ("teacher/auc",)
+    check_config(config)
+
+
+@pytest.mark.parametrize("name", ["teacher/auc", "indicator2/attention_p95", "start_candidates/teacher/auc"])
+def test_a_frozen_reader_is_not_watched(name):
+    with pytest.raises(ConfigError, match=f"stopping.monitors names {name}, but the reader is frozen"):
+        check(f"stopping.monitors=[retrieval/hit,{name}]")
+    check(f"stopping.monitors=[retrieval/hit,{name}]", "training.train_reader=true")

@@ -1,0 +1,122 @@
+"""The table of measures against the public metrics, on the same questions."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batches import Batch, Passage
+from lightning_modules.evaluation import Evaluation, ScoredQuestions
+from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.metrics.indicators import Indicator
+from lightning_modules.metrics.measures import (
+    RETRIEVAL_HIT,
+    ReaderMeasures,
+    Shown,
+    all_measures,
+    hit_rate_measure,
+    indicator_measures,
+)
+from lightning_modules.metrics.teacher_auc import TeacherAUC
+from lightning_modules.metrics.units import token_units
+from tests.tiny_models import tiny_reader, toy_passages, toy_questions
+
+PERCENTILES = (50, 90)
+K = 4
+BATCHES = [
+    Batch(
+        toy_questions()[start : start + size],
+        [[toy_passages()[(b + j) % 24] for j in (0, 3, 12, 17)] for b in range(start, start + size)],
+        [question.answers[0] for question in toy_questions()[start : start + size]],
+    )
+    for start, size in ((0, 3), (3, 2))
+]
+
+
+@torch.no_grad()
+def scored() -> list[ScoredQuestions]:
+    """Two batches; a question whose passages are all without an answer, and a constant teacher among them."""
+    reader, generator, made = tiny_reader("independent"), torch.Generator().manual_seed(0), []
+    for batch in BATCHES:
+        has_answer = torch.rand(len(batch), K, generator=generator) < 0.5
+        has_answer[0] = False
+        p_target = torch.rand(len(batch), K, generator=generator).softmax(dim=-1)
+        p_target[-1] = 1 / K
+        made.append(ScoredQuestions(has_answer, p_target, token_units(reader.read(batch), reader)))
+    return made
+
+
+def public_metrics() -> dict[str, torch.Tensor]:
+    """What `Indicator` and `TeacherAUC` say of the same questions, one value a question and all means."""
+    auc, indicators = TeacherAUC(), [Indicator(f"indicator{n}", PERCENTILES) for n in (1, 2)]
+    for batch in scored():
+        auc.update(batch.p_target, batch.has_answer)
+        units = batch.units
+        for indicator, similarity in zip(
+            indicators, (units.answer_similarity, units.noun_similarity), strict=True
+        ):
+            indicator.update(units.attention, similarity, units.mask, units.question_of_unit, len(batch))
+    metrics = (auc, *indicators)
+    of_questions = {name: values for metric in metrics for name, values in metric.values().items()}
+    means = {name: value for metric in metrics for name, value in metric.compute().items()}
+    return {**{f"{name} each": values for name, values in of_questions.items()}, **means}
+
+
+def test_every_row_is_what_the_public_metric_says():
+    expected, measures = public_metrics(), ReaderMeasures(PERCENTILES)
+    for batch in scored():
+        measures.update(batch)
+    values, compared = measures.question_values(), 0
+    for name, of_questions in values.items():
+        public = f"{name} each"
+        if public in expected:
+            torch.testing.assert_close(of_questions, expected[public], equal_nan=True)
+            compared += 1
+    assert compared == 2 * 3 * len(PERCENTILES) + 2
+    computed = measures.compute()
+    public = {name for name in expected if not name.endswith((" each", "num_instances"))}
+    assert public - computed.keys() == set()
+    for name in public:
+        torch.testing.assert_close(computed[name].float(), expected[name].float(), equal_nan=True)
+    assert not computed["indicator1/spearman_p50"].isnan()
+    assert 0 < computed["teacher/share_with_both"] < 1
+
+
+def test_names_are_unique_and_all_are_explained():
+    measures = all_measures(PERCENTILES)
+    names = [measure.name for measure in measures]
+    assert len(set(names)) == len(names)
+    assert len({name.replace("/", "_") for name in names}) == len(names), "as the metric's states"
+    assert all(measure.label and measure.meaning and measure.decimals > 0 for measure in measures)
+    of_one_kind = [(m.of_read, m.of_retrieved, m.of_answer) for m in measures]
+    assert all(sum(function is not None for function in functions) <= 1 for functions in of_one_kind)
+
+
+def test_before_any_update_there_is_nothing_and_no_warning():
+    computed = ReaderMeasures(PERCENTILES).compute()
+    counts = {measure.name for measure in all_measures(PERCENTILES) if measure.shown is Shown.COUNT}
+    undefined = {f"indicator{number}/undefined_p{p}" for number in (1, 2) for p in PERCENTILES}
+    assert counts == {"teacher/num_questions", *undefined}
+    for name, value in computed.items():
+        assert value.shape == ()
+        assert value == 0 if name in counts else value.isnan(), name
+
+
+def test_a_second_percentile_is_a_detail():
+    shown = {measure.name: measure.shown for measure in indicator_measures((90, 95))}
+    assert shown["indicator1/lift_p90"] is Shown.EVERYWHERE
+    assert shown["indicator1/lift_p95"] is Shown.DETAIL
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_measures_of_what_is_retrieved(k):
+    is_hit = torch.tensor([[False, True, False], [False, False, True], [False, False, False]])
+    texts = [["a", "b c", "d e f g"]] * 3
+    passages = [[Passage(str(i), "a title", text) for i, text in enumerate(found)] for found in texts]
+    evaluation = Evaluation(toy_questions()[:3], passages, is_hit, num_passages=2)
+    hit_rate = HitRate((k,))
+    hit_rate.update(torch.tensor([1, 2, -1]))
+    of_questions = hit_rate_measure(k).of_retrieved(evaluation)
+    torch.testing.assert_close(of_questions.mean(), hit_rate.compute()[f"hr_at_{k}"].float())
+    assert RETRIEVAL_HIT.of_retrieved(evaluation).tolist() == [1.0, 0.0, 0.0]
+    words = next(measure for measure in all_measures() if measure.name == "passage_words")
+    np.testing.assert_allclose(words.of_retrieved(evaluation), [1.5] * 3)

@@ -1,0 +1,179 @@
+"""The pre-flight check from Python, on tiny models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datamodules.batches import Batch, Question
+from lightning_modules import RetrieverReaderModule
+from lightning_modules import preflight as package
+from lightning_modules.encoding import build_index
+from lightning_modules.objectives import EMDR2, LOOP, ADist, PDist
+from lightning_modules.preflight import PreflightSettings, preflight
+from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.other_passes import read_otherwise
+from lightning_modules.retriever_reader import preferred_answers
+from tests.tiny_models import tiny_reader_of, tiny_retriever, toy_knowledge_base, toy_questions
+
+KINDS = ["concatenated", "independent", "fusion_in_decoder"]
+FEW = PreflightSettings(num_instances=12, num_compared=4, num_left_out=2)
+
+
+@pytest.fixture(scope="module")
+def knowledge_base(tmp_path_factory):
+    return toy_knowledge_base(tmp_path_factory.mktemp("toy"))
+
+
+def module_of(knowledge_base, kind="concatenated", **settings) -> RetrieverReaderModule:
+    settings = {"num_passages": 20, "hit_rate_ks": (1, 5), **settings}
+    return RetrieverReaderModule(tiny_retriever(), tiny_reader_of(kind), knowledge_base, **settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_check_in_a_few_lines_of_python(knowledge_base, kind):
+    module = module_of(knowledge_base, kind, train_reader=True)
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    result = preflight(module, toy_questions(), FEW, stops_early=False)
+    assert result.verdict.reasons
+    assert result.num_questions == len(result.retrieved) == 12
+    assert result.rows[0].name == result.configured
+    assert result.questions.question_ids == list(result.retrieved)
+    assert {len(values) for values in result.questions.values.values()} == {12}
+    assert {len(found) for found in result.retrieved.values()} == {20}
+    assert module.index is None, "it was built for the check alone"
+    assert module.reader.training
+    assert all(torch.equal(weight, weights[name]) for name, weight in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_an_index_that_is_there_is_used(knowledge_base):
+    module = module_of(knowledge_base)
+    settings = replace(FEW, num_compared=0)
+    expected = preflight(module, toy_questions(), settings)
+    module.index = index = build_index(module.retriever, knowledge_base)
+    found = preflight(module, toy_questions(), settings)
+    assert module.index is index
+    assert (found.verdict, found.retrieved) == (expected.verdict, expected.retrieved)
+
+
+def read_by(module: RetrieverReaderModule, knowledge_base) -> ConfiguredTeacher:
+    """Everything is read, and nothing said of it."""
+    module.index = build_index(module.retriever, knowledge_base)
+    teacher = ConfiguredTeacher(module)
+    teacher.read(toy_questions(), FEW, lambda: False, lambda num: None)
+    read_otherwise(teacher, FEW, lambda num: None)
+    return teacher
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "objective", [ADist(), PDist(), EMDR2(), LOOP(), EMDR2(reader_temperature=0.5)], ids=str
+)
+def test_the_configured_teacher_is_what_training_would_use(knowledge_base, kind, objective):
+    module = module_of(knowledge_base, kind, objective=objective, num_passages=6, token_drops="gradient")
+    teacher = read_by(module, knowledge_base)
+    scores = teacher.collected.scores(teacher.variant)
+    for question, found in zip(teacher.collected.questions, scores, strict=True):
+        batch = Batch([question], module.retrieve([question], 6), preferred_answers([question]))
+        read = module.read_questions(batch)
+        target = objective.log_p_of_scores(found[None]).exp()
+        torch.testing.assert_close(target, read.p_target, rtol=1e-3, atol=1e-5)
+
+
+def test_how_many_questions_each_objective_reads(knowledge_base):
+    def counts(objective, kind="concatenated"):
+        module = module_of(knowledge_base, kind, objective=objective)
+        collected = read_by(module, knowledge_base).collected
+        assert collected.has_both.sum() > 4
+        scores = {variant.name: collected.scores(variant) for variant in collected.variants}
+        return {name: int((~found.isnan()).all(dim=1).sum()) for name, found in scores.items()}
+
+    by_attention = counts(ADist())
+    assert by_attention["adist concatenated sum"] == 12
+    assert by_attention["adist concatenated shuffled top5"] == by_attention["adist independent sum"] == 4
+    assert by_attention["pdist concatenated"] == by_attention["pdist independent"] == 4
+    assert (by_attention["loop concatenated"], by_attention["loop independent"]) == (2, 4)
+    by_likelihood = counts(EMDR2(reader_temperature=0.5))
+    names = ("pdist concatenated", "emdr2 concatenated", "emdr2 concatenated logits/0.5")
+    assert [by_likelihood[name] for name in names] == [12] * 3
+    assert counts(LOOP())["loop concatenated"] == 12
+    alone = counts(ADist(), "independent")
+    names = ("adist independent sum", "pdist independent", "emdr2 independent", "loop independent")
+    assert [alone[name] for name in names] == [12] * 4
+    assert (alone["adist concatenated averaged sum"], alone["loop concatenated"]) == (4, 2)
+    assert "pdist concatenated" not in alone
+    fused = counts(ADist(), "fusion_in_decoder")
+    assert (fused["adist sum"], fused["pdist"], fused["emdr2"], fused["loop"]) == (12, 4, 4, 2)
+
+
+def test_an_objective_that_needs_no_reader_has_one_row_and_an_unrelated_order(knowledge_base, monkeypatch):
+    class ByLength(ADist):
+        name = "by_length"
+        uses_reader = False
+        uses_attention = False
+
+        def variants(self):
+            return [self]
+
+        @property
+        def details(self):
+            return ()
+
+    registered = {ADist.name: ADist, ByLength.name: ByLength}
+    monkeypatch.setattr("lightning_modules.objectives.OBJECTIVES", registered)
+    monkeypatch.setattr("lightning_modules.preflight.variants.OBJECTIVES", registered)
+    result = preflight(module_of(knowledge_base), toy_questions(), FEW, stops_early=False)
+    [row] = [row for row in result.rows if row.name.startswith("by_length")]
+    assert row.name == row.way == "by_length"
+    assert row.auc.n == result.rows[0].auc.n
+    assert row.fixed_preference.n == 4
+
+
+def test_a_clear_verdict_stops_early(knowledge_base, monkeypatch):
+    monkeypatch.setattr(package, "is_clear", lambda collected, configured: len(collected.questions) >= 4)
+    module, settings = module_of(knowledge_base), replace(FEW, num_compared=0, look_every=4)
+    result = preflight(module, toy_questions(), settings)
+    assert result.stopped_early
+    assert result.num_questions == 4
+    assert preflight(module, toy_questions(), settings, stops_early=False).num_questions == 12
+
+
+def test_progress_counts_what_is_read(knowledge_base):
+    counted = {}
+
+    class Bar:
+        def __init__(self, work, total):
+            self.work, self.total = work, total
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def update(self, n):
+            counted[self.work, self.total] = counted.get((self.work, self.total), 0) + n
+
+    preflight(module_of(knowledge_base), toy_questions(), FEW, stops_early=False, progress=Bar)
+    # 4 in other contexts and orders, 4 about unrelated questions, 2 with passages left out
+    assert counted == {("Reading", 12): 12, ("Comparing variants", None): 10}
+
+
+def test_nouns_are_sought_in_the_chosen_questions_alone(knowledge_base):
+    tagged = []
+
+    def tag(questions: list[Question]) -> list[Question]:
+        tagged.extend(question.id for question in questions)
+        return [replace(question, nouns=((12, 19),)) for question in questions]
+
+    questions = [replace(question, nouns=()) for question in toy_questions()]
+    result = preflight(module_of(knowledge_base), questions, replace(FEW, num_instances=6), tag=tag)
+    assert tagged == result.questions.question_ids
+    assert len(tagged) == 6
+    assert result.indicators["indicator2/lift_p90"].n == 3, "half of them were not chosen for their passages"
+
+
+def test_no_questions_are_refused(knowledge_base):
+    with pytest.raises(ValueError, match="there are no questions to read"):
+        preflight(module_of(knowledge_base), [])

@@ -1,0 +1,41 @@
+"""README and docs: what they show is true of this code."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.embedded
+@pytest.mark.filterwarnings("ignore")
+def test_the_program_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    """As it stands, in an empty folder."""
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path(str(path))
+    assert made["verdict"].advice in ("go", "no-go", "unsure")
+    assert made["trainer"].global_step == made["trainer"].max_steps
+    assert "validation/hr_at_5" in made["trainer"].callback_metrics
+    assert (tmp_path / "retriever" / "model.safetensors").is_file()
+
+
+def test_the_page_of_measures_is_that_of_the_table():
+    write = runpy.run_path(str(ROOT / "docs" / "write_measures.py"))["write"]
+    assert (ROOT / "docs" / "measures.md").read_text() == write(), "run: python docs/write_measures.py"
+
+
+def test_the_figure_of_the_method_is_that_of_its_script():
+    draw = runpy.run_path(str(ROOT / "docs" / "draw_method.py"))["draw"]
+    assert (ROOT / "docs" / "method.svg").read_text() == draw(), "run: python docs/draw_method.py"
+
+
+def test_links_within_the_docs_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page}: {target}"
