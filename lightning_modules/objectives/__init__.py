@@ -8,8 +8,19 @@ from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
+from lightning_modules.objectives.uniform import Uniform
 
-__all__ = ["EMDR2", "LOOP", "OBJECTIVES", "ADist", "Constants", "Objective", "PDist", "make_objective"]
+__all__ = [
+    "EMDR2",
+    "LOOP",
+    "OBJECTIVES",
+    "ADist",
+    "Constants",
+    "Objective",
+    "PDist",
+    "Uniform",
+    "make_objective",
+]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
@@ -18,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         PDist,
         EMDR2,
         LOOP,
+        Uniform,
     )
 }
 """All objectives by name: what configuration, pre-flight check and docs offer."""

@@ -172,7 +172,9 @@ def test_every_row_says_how_it_goes_with_passage_length(probed):
     context, _, saved, out = probed
     rows = {row["name"]: row for row in [*saved["result"]["rows"], *saved["result"]["references"]]}
     assert rows["passage length alone"]["length_tau"]["mean"] == pytest.approx(1.0)
-    scored = [row for row in rows.values() if row["auc"]["n"]]
+    assert rows["uniform"]["auc"]["mean"] == 0.5
+    assert rows["uniform"]["length_tau"]["n"] == 0, "an order that is none"
+    scored = [row for row in rows.values() if row["auc"]["n"] and row["name"] != "uniform"]
     assert scored
     assert all(row["length_tau"]["n"] > 0 for row in scored)
     own = saved["result"]["rows"][0]
