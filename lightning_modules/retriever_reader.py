@@ -150,7 +150,7 @@ class RetrieverReaderModule(RetrievalModule):
             output = self._read(batch, student) if self.retriever_learns else None  # without
         with self.timer.part("encode"):
             log_p_retr = self.log_p_retr(batch)  # Eq. 2
-        if output is not None:
+        if self.retriever_learns:
             log_p_target = self.objective.log_p_target(output, log_p_retr)  # Eq. 1
             losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
         if student is not None:
