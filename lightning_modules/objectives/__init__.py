@@ -6,6 +6,7 @@ from typing import Any
 from lightning_modules.objectives.adist import ADist
 from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
+from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
 from lightning_modules.objectives.uniform import Uniform
@@ -16,6 +17,7 @@ __all__ = [
     "OBJECTIVES",
     "ADist",
     "Constants",
+    "Length",
     "Objective",
     "PDist",
     "Uniform",
@@ -30,6 +32,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         EMDR2,
         LOOP,
         Uniform,
+        Length,
     )
 }
 """All objectives by name: what configuration, pre-flight check and docs offer."""

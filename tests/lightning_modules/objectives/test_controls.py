@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from callbacks.refresh_index import RefreshIndex
 from datamodules.batches import Batch
 from lightning_modules.objectives import make_objective
 from tests.tiny_models import toy_passages, toy_questions
+from tests.toy_training import toy_datamodule, toy_module, toy_trainer
 
 
 class NoReader:
@@ -35,3 +37,30 @@ def test_uniform_teaches_every_passage_alike_and_reads_nothing():
     assert loss.item() == pytest.approx(by_hand, rel=1e-5)
     loss.backward()
     assert log_p_retr.grad.abs().sum() > 0, "it pulls p_RETR towards even"
+
+
+def test_length_teaches_to_prefer_long_passages():
+    asked = batch()
+    objective = make_objective("length", attention_temperature=0.5)
+    log_p_retr = torch.zeros(2, 3).log_softmax(dim=-1)
+    log_p_target = objective.log_p_target(objective.read(NoReader(), asked), log_p_retr)
+    for found, row in zip(asked.passages, log_p_target.exp().tolist(), strict=True):
+        # softmax of log(words) / 0.5 is words^2 as shares
+        squares = [len(passage.text.split()) ** 2 for passage in found]
+        assert row == pytest.approx([square / sum(squares) for square in squares], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["uniform", "length"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_control_trains_the_retriever_alone(tmp_path, name):
+    module = toy_module(tmp_path, objective=name)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    module.reader.read = module.reader.read_answer = None  # nothing may be read in training
+    trainer = toy_trainer(
+        tmp_path, [RefreshIndex("-1", tmp_path / "index", show_progress=False)], max_steps=2
+    )
+    trainer.fit(module, toy_datamodule())
+    changed = {
+        key.split(".")[0] for key, value in module.state_dict().items() if not before[key].equal(value)
+    }
+    assert changed == {"retriever"}
