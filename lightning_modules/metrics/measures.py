@@ -19,6 +19,7 @@ from lightning_modules.evaluation import Evaluation, ScoredQuestions, first_hit_
 from lightning_modules.metrics.indicators import instance_means
 from lightning_modules.metrics.instance_values import InstanceValues, mean_and_std
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
+from lightning_modules.metrics.teacher_checks import relative_entropy_of
 
 VALIDATION = "validation/"
 """Before the names of measures that a module logs itself; in tests `test/` stands there."""
@@ -287,6 +288,14 @@ TEACHER = (
         Shown.DETAIL,
         of_read=lambda scored: teacher_reciprocal_rank(scored.p_target, scored.has_answer),
         needs_both=True,
+    ),
+    Measure(
+        "teacher/entropy",
+        "teacher entropy",
+        "entropy of p_ATTN relative to that of equal shares: 1 = no difference, 0 = all on one passage",
+        Better.NEITHER,
+        (RETRIEVAL, "teacher entropy"),
+        of_read=lambda scored: relative_entropy_of(scored.p_target.log()),
     ),
     Measure(
         "teacher/share_with_both",

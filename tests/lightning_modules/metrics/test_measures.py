@@ -1,8 +1,11 @@
 """The table of measures against the public metrics, on the same questions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from datamodules.batches import Batch, Passage
 from lightning_modules.evaluation import Evaluation, ScoredQuestions
@@ -120,3 +123,12 @@ def test_measures_of_what_is_retrieved(k):
     assert RETRIEVAL_HIT.of_retrieved(evaluation).tolist() == [1.0, 0.0, 0.0]
     words = next(measure for measure in all_measures() if measure.name == "passage_words")
     np.testing.assert_allclose(words.of_retrieved(evaluation), [1.5] * 3)
+
+
+def test_the_entropy_of_a_teacher_is_scipys():
+    [batch, *_] = scored()
+    expected = [entropy(row) / np.log(len(row)) for row in batch.p_target.numpy()]
+    [measure] = [measure for measure in all_measures() if measure.name == "teacher/entropy"]
+    np.testing.assert_allclose(measure.of_read(batch).numpy(), expected, atol=1e-6)
+    sure = replace(batch, p_target=torch.eye(batch.p_target.shape[1])[: len(batch)])
+    assert measure.of_read(sure).tolist() == [0.0] * len(batch)
