@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.show.console import console_table, new_console
-from lightning_modules.metrics.indicators import IndicatorUnits
 from lightning_modules.metrics.measures import measure_labels
 from lightning_modules.preflight import Advice, PreflightResult, TeacherRow
 from lightning_modules.preflight.verdict import LARGEST_LENGTH_TAU, USEFUL_AUC
@@ -33,7 +32,7 @@ def print_preflight(result: PreflightResult, console: Console | None = None) -> 
     """The verdict last, where it is seen."""
     console = console or new_console()
     console.print(_teachers(result))
-    console.print(_indicators(result))
+    console.print(_measures(result))
     for line in facts(result):
         console.print(f"· {line}", markup=False)
     verdict = result.verdict
@@ -99,19 +98,13 @@ def _number(value: float, sign: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.2f}"
 
 
-def _indicators(result: PreflightResult) -> Table:
-    percentiles = sorted({name.rpartition("_p")[2] for name in result.indicators})
-    columns = ["", *(f"p{percentile}" for percentile in percentiles), "n"]
-    rows = []
-    labels = measure_labels([int(percentile) for percentile in percentiles])
-    for number in (1, 2):
-        for part in IndicatorUnits._fields:
-            names = [f"indicator{number}/{part}_p{percentile}" for percentile in percentiles]
-            found = [result.indicators[name] for name in names]
-            cells = [f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-" for e in found]
-            label = labels[names[0]].removesuffix(f" p{percentiles[0]}")
-            rows.append([label, *cells, str(found[0].n)])
-    return console_table("indicators of the configured teacher, 95% intervals", columns, rows)
+def _measures(result: PreflightResult) -> Table:
+    labels = measure_labels(result.percentiles)
+    rows = [
+        [labels[name], f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" if e.n else "-", str(e.n)]
+        for name, e in result.measures.items()
+    ]
+    return console_table("the configured teacher, 95% intervals", ["", "mean", "n"], rows)
 
 
 def facts(result: PreflightResult) -> list[str]:

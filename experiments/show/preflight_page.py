@@ -59,8 +59,8 @@ def write_page(result: PreflightResult, name: str, description: str, path: Path)
         "<h2>Does the teacher prefer passages with an answer?</h2>",
         _intervals(result),
         _teachers(result),
-        "<h2>Indicators of the configured teacher</h2>",
-        _indicators(result),
+        "<h2>The configured teacher</h2>",
+        _measures(result),
         "<h2>What else was found</h2>",
         _list(facts(result)),
         _heads(result, path.with_name("heads")),
@@ -129,13 +129,12 @@ def _row(row: TeacherRow, kind: str) -> str:
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _indicators(result: PreflightResult) -> str:
-    percentiles = sorted({int(name.rpartition("_p")[2]) for name in result.indicators})
-    labels = measure_labels(percentiles)
+def _measures(result: PreflightResult) -> str:
+    labels = measure_labels(result.percentiles)
     rows = "".join(
         f"<tr><td>{escape(labels[name])}</td><td>{value.mean:.3f}</td>"
         f"<td>[{value.low:.3f}, {value.high:.3f}]</td><td>{value.n}</td></tr>"
-        for name, value in sorted(result.indicators.items())
+        for name, value in result.measures.items()
         if value.n
     )
     return (

@@ -8,7 +8,7 @@ from datamodules.prompts import Context
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
 from lightning_modules.metrics.matched_auc import matched_auc
-from lightning_modules.metrics.measures import indicator_measures
+from lightning_modules.metrics.measures import all_measures
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.metrics.teacher_checks import kendall_tau, mass_by_position
@@ -65,7 +65,9 @@ class PreflightResult:
         configured: its name; the first of `rows`.
         rows: the variants, best AUC first after the configured one.
         references: the retriever itself, and passage length alone.
-        indicators: metric -> value, over the questions that were not chosen for their passages.
+        measures: of the configured teacher, metric -> value, over the questions that were not chosen for
+            their passages; without those that only questions with a positive and a negative passage have.
+        percentiles: of the indicators among them.
         agreement: pairs of objectives, and each with passage length: Kendall's tau between the orders that
             they put passages in.
         mass_by_position: attention by place in a concatenated prompt, by order; empty where not read.
@@ -84,7 +86,8 @@ class PreflightResult:
     configured: str
     rows: list[TeacherRow]
     references: list[TeacherRow]
-    indicators: dict[str, Estimate]
+    measures: dict[str, Estimate]
+    percentiles: list[int]
     agreement: dict[str, Estimate]
     mass_by_position: dict[str, list[float]]
     shares: dict[str, Estimate]
@@ -141,7 +144,8 @@ def make_result(
             reference_row("retriever (p_RETR)", collected.log_p_retr, collected),
             reference_row("passage length alone", collected.lengths.float().log_softmax(dim=-1), collected),
         ],
-        indicators=_typical_indicators(values, chosen.typical, percentiles),
+        measures=_typical_measures(values, chosen.typical, percentiles),
+        percentiles=list(percentiles),
         agreement=_agreement(collected, teacher.reader.context),
         mass_by_position=_mass_by_position(collected),
         shares={name: estimate(of_questions) for name, of_questions in collected.shares.items()},
@@ -156,11 +160,15 @@ def make_result(
     )
 
 
-def _typical_indicators(
+def _typical_measures(
     values: QuestionValues, typical: frozenset[str], percentiles: Sequence[int]
 ) -> dict[str, Estimate]:
     is_typical = [question_id in typical for question_id in values.question_ids]
-    measured = [measure.name for measure in indicator_measures(percentiles) if measure.has_questions]
+    measured = [
+        measure.name
+        for measure in all_measures(percentiles)
+        if measure.of_read is not None and measure.has_questions and not measure.needs_both
+    ]
     return {
         name: estimate(
             [value for value, counts in zip(values.values[name], is_typical, strict=True) if counts]

@@ -23,9 +23,10 @@ def result(**changes) -> PreflightResult:
         "configured": own.name,
         "rows": [own],
         "references": [],
-        "indicators": {
+        "measures": {
             f"indicator{i}/{part}_p90": GOOD for i in (1, 2) for part in ("attention", "spearman", "lift")
         },
+        "percentiles": [90],
         "agreement": {},
         "mass_by_position": {},
         "shares": dict.fromkeys(("passages", "first_token", "rest"), GOOD),
@@ -109,7 +110,8 @@ def test_where_little_was_read_it_says_how_to_read_more():
 
 def test_both_indicators_have_a_row_for_each_part():
     lifts = {"indicator1/lift_p90": Estimate(1.25, 1.1, 1.4, 50)}
-    shown = printed(result(indicators=result().indicators | lifts))
+    shown = printed(result(measures=result().measures | lifts | {"teacher/entropy": GOOD}))
     [lift] = [line for line in shown.splitlines() if "Indicator 1 lift" in line]
     assert "1.250 [1.100, 1.400]" in lift
     assert sum("Indicator 2 " in line for line in shown.splitlines()) == 3
+    assert "teacher entropy" in shown, "and so has every other measure"

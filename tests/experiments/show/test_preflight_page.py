@@ -84,7 +84,7 @@ def test_the_page_shows_every_teacher_and_escapes_names(tmp_path):
     shown = Page(page).text
     for part in ("toy <i>", "a & b", "<b>even", wide_row().name, "0.90 [0.80, 1.00]", "-0.71"):
         assert part in shown
-    labels = [measure.label for measure in indicator_measures([90]) if measure.name in found.indicators]
+    labels = [measure.label for measure in indicator_measures([90]) if measure.name in found.measures]
     assert len(labels) == 6
     assert all(label in shown for label in labels)
     assert "http" not in page, "self-contained"

@@ -171,7 +171,7 @@ def test_nouns_are_sought_in_the_chosen_questions_alone(knowledge_base):
     result = preflight(module_of(knowledge_base), questions, replace(FEW, num_instances=6), tag=tag)
     assert tagged == result.questions.question_ids
     assert len(tagged) == 6
-    assert result.indicators["indicator2/lift_p90"].n == 3, "half of them were not chosen for their passages"
+    assert result.measures["indicator2/lift_p90"].n == 3, "half of them were not chosen for their passages"
 
 
 def test_no_questions_are_refused(knowledge_base):
