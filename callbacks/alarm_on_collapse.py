@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from callbacks.decisions import announce
+from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.refresh_index import searches_stale_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation
@@ -25,7 +26,7 @@ class CollapseError(Exception):
     """What collapsed, with its numbers; nothing was saved since it did."""
 
 
-class AlarmOnCollapse(Callback):
+class AlarmOnCollapse(EvaluationCallback):
     """Raises `CollapseError` in training when one of these is seen.
 
     - A loss or gradient norm that is NaN or infinite. Both are looked at in each step on the device, which is
@@ -138,18 +139,9 @@ class AlarmOnCollapse(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             self._check_embeddings(trainer, self._health)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
+    def on_validated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         assert self._hits is not None
-        is_hit = outputs.is_hit[:, : _checked(pl_module).num_passages].any(dim=1)
+        is_hit = evaluation.is_hit[:, : _checked(pl_module).num_passages].any(dim=1)
         self._hits += torch.tensor([int(is_hit.sum()), len(is_hit)], device=self._hits.device)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

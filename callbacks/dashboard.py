@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
 from lightning_modules.evaluation import Evaluation
@@ -15,7 +16,7 @@ from lightning_modules.metrics.measures import (
     LOSSES,
     READER,
     TEACHER,
-    Shown,
+    Prominence,
     all_measures,
 )
 from lightning_modules.retriever_reader import RetrieverReaderModule
@@ -43,7 +44,7 @@ def layout(
     tags: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for measure in all_measures(percentiles):
         is_other_loss = measure in LOSSES and measure.name != loss_name
-        if measure.chart is not None and measure.shown is not Shown.COUNT and not is_other_loss:
+        if measure.chart is not None and measure.prominence is not Prominence.COUNT and not is_other_loss:
             category, chart = measure.chart
             tags[category][chart].append(measure.in_validation)
             if measure.of_answer is not None:
@@ -81,7 +82,7 @@ def layout(
     }
 
 
-class Dashboard(Callback):
+class Dashboard(EvaluationCallback):
     """Writes the custom-scalars layout once, and a few questions with their passages at each validation.
 
     Args:
@@ -106,19 +107,10 @@ class Dashboard(Callback):
                 logger.experiment.add_custom_scalars(self._layout(pl_module))
                 self._has_layout = True
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
-        for row in range(len(outputs.questions)):
+    def on_validated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
+        for row in range(len(evaluation.questions)):
             if len(self._shown) < self.num_questions:
-                self._shown.append(_describe(outputs, row, self.num_passages))
+                self._shown.append(_describe(evaluation, row, self.num_passages))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in self._loggers(trainer):

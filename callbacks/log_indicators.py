@@ -1,12 +1,13 @@
 """Measures at each validation whether the reader's attention is worth distilling."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from callbacks.evaluation_callback import EvaluationCallback
 from lightning_modules.evaluation import Evaluation, ReadQuestions
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures, is_retrieved
 from lightning_modules.metrics.question_values import QuestionValues
@@ -58,7 +59,7 @@ class ReadQuestionsMeter:
         )
 
 
-class LogIndicators(Callback):
+class LogIndicators(EvaluationCallback):
     """Logs Indicators 1 and 2 and the teacher's validity from the passes that distillation learns from.
 
     In validation under the names of the table of measures (`indicator1/spearman_p90`, `teacher/auc`, ...), in
@@ -87,22 +88,13 @@ class LogIndicators(Callback):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
-        if outputs.num_passages:
-            hits = is_retrieved(outputs).tolist()
-            self._hits.update(zip((question.id for question in outputs.questions), hits, strict=True))
-        self.meter.update(outputs.read)
+    def on_validated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
+        if evaluation.num_passages:
+            hits = is_retrieved(evaluation).tolist()
+            self._hits.update(zip((question.id for question in evaluation.questions), hits, strict=True))
+        self.meter.update(evaluation.read)
 
-    on_test_batch_end = on_validation_batch_end
+    on_tested = on_validated
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, prefix="")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
+from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import ReadQuestionsMeter, gather
 from datamodules.batches import Batch, Passage
 from lightning_modules.evaluation import Evaluation, ReadQuestions
@@ -14,7 +15,7 @@ START_CANDIDATES = "start_candidates/"
 """Before the names of `LogIndicators`: measured on the passages that the start retrieved."""
 
 
-class ReadStartCandidates(Callback):
+class ReadStartCandidates(EvaluationCallback):
     """Logs the indicators and the teacher's validity on fixed passages: `start_candidates/teacher/auc`, ...
 
     As a retriever learns, the passages without an answer that it still finds become those that the teacher
@@ -51,18 +52,9 @@ class ReadStartCandidates(Callback):
                 for question_id, ids in self.candidates.items()
             }
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
+    def on_validated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         assert isinstance(pl_module, RetrieverReaderModule)
-        read = outputs.read
+        read = evaluation.read
         if read is not None:
             questions, present = read.batch.questions, read.batch.passages
             if self._is_start:

@@ -5,15 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
+from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
 from datamodules.text_files import write_whole
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
 
 
-class SavePredictions(Callback):
+class SavePredictions(EvaluationCallback):
     """Writes a JSON line for each test question, also for those that were only retrieved for.
 
     Each line holds `id`, `question`, `answers`, `first_hit_rank` (rank from 0 of the first passage that holds
@@ -34,28 +35,19 @@ class SavePredictions(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._records = []
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
-        for row, rank in enumerate(first_hit_ranks(outputs.is_hit).tolist()):
-            question = outputs.questions[row]
+    def on_tested(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
+        for row, rank in enumerate(first_hit_ranks(evaluation.is_hit).tolist()):
+            question = evaluation.questions[row]
             record = {
                 "id": question.id,
                 "question": question.text,
                 "answers": list(question.answers),
                 "first_hit_rank": rank if rank >= 0 else None,
-                "passages": [passage.id for passage in outputs.passages[row]],
-                "holds_answer": outputs.is_hit[row].tolist(),
+                "passages": [passage.id for passage in evaluation.passages[row]],
+                "holds_answer": evaluation.is_hit[row].tolist(),
             }
-            if row < len(outputs.predictions):
-                prediction = outputs.predictions[row]
+            if row < len(evaluation.predictions):
+                prediction = evaluation.predictions[row]
                 record["prediction"] = prediction
                 for answer in ANSWERS:
                     assert answer.of_answer is not None

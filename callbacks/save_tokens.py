@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.evaluation_callback import EvaluationCallback
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Question
 from datamodules.token_file import TokenFileWriter
@@ -16,12 +17,12 @@ from datamodules.token_pieces import token_pieces
 from datamodules.token_units import TokenUnit
 from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.units import TokenUnits, token_units
+from lightning_modules.metrics.units import PassageUnits, passage_units
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
-class SaveTokens(Callback):
+class SaveTokens(EvaluationCallback):
     """Writes a token file from the questions that a test reads.
 
     One pass gives both similarities: the contextual ones from its last hidden layer, the others from the
@@ -40,20 +41,11 @@ class SaveTokens(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._writer = TokenFileWriter(self.path, self.info)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
+    def on_tested(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
         assert isinstance(pl_module, RetrieverReaderModule)
         assert self._writer is not None
-        if outputs.read is not None:
-            self._writer.write(units_of(outputs.read, pl_module.reader))
+        if evaluation.read is not None:
+            self._writer.write(units_of(evaluation.read, pl_module.reader))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._writer is not None
@@ -74,7 +66,7 @@ def units_of(read: ReadQuestions, reader: Reader) -> list[TokenUnit]:
         reader: that read them.
     """
     plain, contextual = (
-        _on_cpu(token_units(read.output, reader, embeddings, AttentionNormalization.NONE))
+        _on_cpu(passage_units(read.output, reader, embeddings, AttentionNormalization.NONE))
         for embeddings in (TokenEmbeddings.INPUT, TokenEmbeddings.CONTEXTUAL)
     )
     place = zip(plain.question_of_unit.tolist(), plain.rank_of_unit.tolist(), strict=True)
@@ -114,7 +106,7 @@ def _of_question(question: Question, answer: str) -> dict[str, Any]:
     }
 
 
-def _scores(plain: TokenUnits, contextual: TokenUnits, unit: int | None) -> dict[str, Any]:
+def _scores(plain: PassageUnits, contextual: PassageUnits, unit: int | None) -> dict[str, Any]:
     """What was measured of a unit's tokens; of none where the reader saw nothing of the passage."""
     if unit is None:
         names = [f"{target}_similarity_{kind}" for target in ("answer", "noun") for kind in _KINDS]
@@ -138,5 +130,5 @@ def _similarity(of_tokens: Tensor) -> np.ndarray | None:
     return None if bool(of_tokens.isnan().any()) else of_tokens.numpy()
 
 
-def _on_cpu(units: TokenUnits) -> TokenUnits:
-    return TokenUnits(**{field.name: getattr(units, field.name).cpu() for field in fields(TokenUnits)})
+def _on_cpu(units: PassageUnits) -> PassageUnits:
+    return PassageUnits(**{field.name: getattr(units, field.name).cpu() for field in fields(PassageUnits)})

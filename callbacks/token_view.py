@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.attended_tokens import QuestionView, view_question
+from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.token_page import html_page, markdown
 from datamodules.text_files import write_whole
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
-class TokenView(Callback):
+class TokenView(EvaluationCallback):
     """Writes `step-N.html`, a copy as `latest.html`, and a plainer text for TensorBoard.
 
     The questions are the first that a validation reads, the same ones each time. Under DDP they are those of
@@ -33,22 +33,13 @@ class TokenView(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._views = []
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        assert isinstance(outputs, Evaluation)
-        if outputs.read is None or not trainer.is_global_zero:
+    def on_validated(self, trainer: Trainer, pl_module: LightningModule, evaluation: Evaluation) -> None:
+        if evaluation.read is None or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, RetrieverReaderModule)
-        predictions: Sequence[str | None] = outputs.predictions or [None] * len(outputs.read)
-        for row in range(min(len(outputs.read), self.num_questions - len(self._views))):
-            view = view_question(outputs.read, row, predictions[row], pl_module.reader.tokenizer)
+        predictions: Sequence[str | None] = evaluation.predictions or [None] * len(evaluation.read)
+        for row in range(min(len(evaluation.read), self.num_questions - len(self._views))):
+            view = view_question(evaluation.read, row, predictions[row], pl_module.reader.tokenizer)
             self._views.append(view)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,7 +9,7 @@ from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Batch
 from datamodules.token_pieces import token_pieces
 from lightning_modules.evaluation import ReadQuestions, find_hits
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from tests.tiny_models import tiny_reader_of, tiny_tokenizer, toy_passages, toy_questions
 
 TEXT = " Paris, the naïve café 日本 — “quoted”."
@@ -60,7 +60,7 @@ def test_a_view_of_each_reader(kind):
     output = reader.read(batch)
     p = output.token_scores.new_tensor([[0.25, 0.75], [0.5, 0.5]])
     is_hit = find_hits(questions, passages, AnswerMatch.TOKENS)
-    read = ReadQuestions(is_hit, p, token_units(output, reader), batch, output, p.log(), p.sum())
+    read = ReadQuestions(is_hit, p, passage_units(output, reader), batch, output, p.log(), p.sum())
     for row in range(2):
         view = view_question(read, row, "xy"[row], tokenizer)
         assert view.question is questions[row]

@@ -12,7 +12,7 @@ from callbacks.refresh_index import RefreshIndex
 from lightning_modules.metrics.indicators import AttentionNormalization, indicator_units, instance_means
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.metrics.teacher_auc import teacher_auc
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from tests.tiny_models import tiny_reader
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
@@ -72,7 +72,7 @@ def test_values_are_those_of_the_pure_functions(tmp_path, normalization):
     assert len(outputs) == 2, "several batches, the last one smaller"
     assert len(indicators.latest_questions.question_ids) == 4
     for units, output in ((output.read.units, output.read.output) for output in outputs):
-        again = token_units(output, tiny_reader(), normalization=normalization)
+        again = passage_units(output, tiny_reader(), normalization=normalization)
         torch.testing.assert_close(units.attention, again.attention)
     for number, target in ((1, "answer"), (2, "noun")):
         for p in (50, 90):

@@ -14,7 +14,7 @@ from datamodules.batches import Batch
 from datamodules.token_file import TokenFile
 from lightning_modules.evaluation import ReadQuestions
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from tests.tiny_models import tiny_reader_of, toy_passages, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
@@ -37,7 +37,7 @@ def evaluated(kind, drops=False) -> tuple[ReadQuestions, Reader]:
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(2, 3, K, generator=generator).log_softmax(dim=-1)
     hits = torch.zeros(3, K, dtype=torch.bool)
-    units = token_units(output, reader)
+    units = passage_units(output, reader)
     loss = torch.tensor(0.5)
     return ReadQuestions(hits, log_p[0].exp(), units, BATCH, output, log_p[1], loss), reader
 
@@ -56,7 +56,7 @@ def test_units_are_those_of_the_indicators(kind, drops):
     with torch.no_grad():
         output = read(BATCH)
     for embeddings in TokenEmbeddings:
-        shares = token_units(output, reader, embeddings, AttentionNormalization.PROMPT)
+        shares = passage_units(output, reader, embeddings, AttentionNormalization.PROMPT)
         for row in range(3 * K):
             place = (shares.question_of_unit[row], shares.rank_of_unit[row])
             found = units[int(place[0]) * K + int(place[1])]
