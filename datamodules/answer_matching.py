@@ -8,6 +8,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import assert_never
 
 import regex
 
@@ -64,10 +65,14 @@ class AnswerMatcher:
         return any(needle in haystack for needle in self._needles)
 
     def _prepare(self, text: str) -> str:
-        if self._match is AnswerMatch.SUBSTRING:
-            return normalize_answer(text)
-        # No token holds a space, so between spaces a substring is a run of whole tokens.
-        return " ".join(["", *dpr_tokens(text), ""])
+        match self._match:
+            case AnswerMatch.SUBSTRING:
+                return normalize_answer(text)
+            case AnswerMatch.TOKENS:
+                # No token holds a space, so between spaces a substring is a run of whole tokens.
+                return " ".join(["", *dpr_tokens(text), ""])
+            case _:
+                assert_never(self._match)
 
 
 def has_answer(text: str, answers: Sequence[str], match: AnswerMatch | str = AnswerMatch.TOKENS) -> bool:

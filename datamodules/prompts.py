@@ -4,7 +4,7 @@ import inspect
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -181,11 +181,16 @@ class PromptBuilder:
         if self.context is Context.INDEPENDENT or shown is Shown.EACH_ALONE:
             assert shown is not Shown.EACH_LEFT_OUT, "prompts of one passage have none to leave out"
             return [([k], None) for k in range(num_passages)]
-        order = list(range(num_passages))
-        if self.passage_order is PassageOrder.SHUFFLED:
-            order = np.random.default_rng(seed).permutation(num_passages).tolist()
+        match self.passage_order:
+            case PassageOrder.RANK:
+                order = list(range(num_passages))
+            case PassageOrder.SHUFFLED:
+                order = np.random.default_rng(seed).permutation(num_passages).tolist()
+            case _:
+                assert_never(self.passage_order)
         if shown is Shown.EACH_LEFT_OUT:
             return [(order, k) for k in range(num_passages)]
+        assert shown is Shown.ALL
         return [(order, None)]
 
     def _compose(

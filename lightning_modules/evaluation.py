@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.answer_matching import AnswerMatch, AnswerMatcher
 from datamodules.batches import Batch, Passage, Question
 from lightning_modules.metrics.indicators import IndicatorUnits, indicator_units
-from lightning_modules.metrics.units import TokenUnits
+from lightning_modules.metrics.units import PassageUnits
 from lightning_modules.readers.outputs import TokenOutput
 
 
@@ -26,7 +26,7 @@ class ScoredQuestions:
 
     has_answer: Bool[Tensor, "read passages"]
     p_target: Float[Tensor, "read passages"]
-    units: TokenUnits
+    units: PassageUnits
     _indicators: dict[tuple[int, int], IndicatorUnits] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import nn
@@ -36,9 +37,13 @@ class LearningRate:
         """The share of the peak at an optimizer step (0-based) of `num_steps`."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        if self.decay is LearningRateDecay.CONSTANT:
-            return 1.0
-        return max(0.0, (num_steps - step) / max(1, num_steps - self.warmup_steps))
+        match self.decay:
+            case LearningRateDecay.CONSTANT:
+                return 1.0
+            case LearningRateDecay.LINEAR:
+                return max(0.0, (num_steps - step) / max(1, num_steps - self.warmup_steps))
+            case _:
+                assert_never(self.decay)
 
 
 def make_optimizer(

@@ -16,7 +16,7 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
 from lightning_modules.objectives.base import Passes
 from lightning_modules.optimization import LearningRate, make_optimizer
@@ -243,7 +243,7 @@ class RetrieverReaderModule(RetrievalModule):
         return ReadQuestions(
             has_answer,
             log_p_target.exp(),
-            token_units(tokens, self.reader, self.token_embeddings, self.attention_normalization),
+            passage_units(tokens, self.reader, self.token_embeddings, self.attention_normalization),
             batch,
             tokens,
             log_p_retr,

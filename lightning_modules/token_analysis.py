@@ -19,8 +19,8 @@ from lightning_modules.evaluation import ScoredQuestions
 from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.indicators import AttentionNormalization, normalize_attention
 from lightning_modules.metrics.instance_values import mean_and_std
-from lightning_modules.metrics.measures import Shown, all_measures
-from lightning_modules.metrics.units import TokenUnits
+from lightning_modules.metrics.measures import Prominence, all_measures
+from lightning_modules.metrics.units import PassageUnits
 from lightning_modules.readers.base import TokenEmbeddings
 
 
@@ -122,7 +122,7 @@ def analyse(file: TokenFile, settings: AnalysisSettings) -> Analysis:
             assert measure.of_read is not None
             parts[measure.name].append(measure.of_read(scored))
     values = {name: torch.cat(of_batches) for name, of_batches in parts.items()}
-    counted = [measure.name for measure in measures if measure.shown is Shown.COUNT]
+    counted = [measure.name for measure in measures if measure.prominence is Prominence.COUNT]
     counts = {name: int(values.pop(name).sum()) for name in counted if name in values}
     return Analysis(settings, question_ids, values, {n: _summary(v) for n, v in values.items()}, counts)
 
@@ -134,7 +134,7 @@ def _scored(batch: TokenBatch, settings: AnalysisSettings) -> ScoredQuestions:
     # a passage that the reader saw nothing of is no unit of the indicators
     seen = batch.mask.any(dim=1)
     num_passages = len(batch.question_of_unit) // len(batch.question_ids)
-    units = TokenUnits(
+    units = PassageUnits(
         attention[seen],
         batch.answer_similarity[seen],
         batch.noun_similarity[seen],

@@ -1,6 +1,7 @@
 """Rules of the house, read off the source: who may import whom, and what nobody may call."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -91,3 +92,22 @@ def test_importing_has_no_side_effects(tmp_path):
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "callbacks.refresh_index.RefreshIndex",
+        "callbacks.refresh_index.RefreshSchedule",
+        "lightning_modules.RetrieverReaderModule",
+        "lightning_modules.metrics.answers.exact_match",
+        "lightning_modules.metrics.answers.f1_score",
+        "lightning_modules.metrics.hit_rate.has_answer",
+        "lightning_modules.metrics.indicators.Indicator",
+        "lightning_modules.metrics.teacher_auc.TeacherAUC",
+        "lightning_modules.preflight.preflight",
+    ],
+)
+def test_public_names_stay_where_they_are(name):
+    module, _, item = name.rpartition(".")
+    assert hasattr(importlib.import_module(module), item)

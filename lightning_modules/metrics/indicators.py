@@ -5,7 +5,7 @@ Indicator 1 is the answer, of Indicator 2 the nouns of the question; the computa
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,16 +53,19 @@ def normalize_attention(
         tensor([[0.2500, 0.7500, 0.0000]])
     """
     scores = token_scores.float().masked_fill(~mask, 0.0)
-    if how is AttentionNormalization.NONE:
-        return scores
-    if how is AttentionNormalization.PASSAGE:
-        total = scores.sum(dim=-1)
-    elif prompt_total is None:
-        raise ValueError(
-            "attention normalised over the prompt needs `prompt_total`, the prompt's sum of scores"
-        )
-    else:
-        total = prompt_total.float()
+    match how:
+        case AttentionNormalization.NONE:
+            return scores
+        case AttentionNormalization.PASSAGE:
+            total = scores.sum(dim=-1)
+        case AttentionNormalization.PROMPT:
+            if prompt_total is None:
+                raise ValueError(
+                    "attention normalised over the prompt needs `prompt_total`, the prompt's sum of scores"
+                )
+            total = prompt_total.float()
+        case _:
+            assert_never(how)
     return (scores / total.unsqueeze(-1)).masked_fill(~mask, 0.0)
 
 

@@ -33,7 +33,7 @@ class Better(Choice):
     NEITHER = "neither"
 
 
-class Shown(Choice):
+class Prominence(Choice):
     """Where a measure is shown."""
 
     EVERYWHERE = "everywhere"
@@ -53,7 +53,7 @@ class Measure:
         meaning: a line for docs.
         better: which way is better.
         chart: where TensorBoard shows it, category and chart; None where it is not logged.
-        shown: where it is shown.
+        prominence: where it is shown.
         has_stage: whether its name in logs begins with the stage; the others do so in tests alone.
         of_read: one value for each question that was read, NaN where undefined.
         of_retrieved: one value for each question that was retrieved for.
@@ -70,7 +70,7 @@ class Measure:
     meaning: str
     better: Better
     chart: tuple[str, str] | None
-    shown: Shown = Shown.EVERYWHERE
+    prominence: Prominence = Prominence.EVERYWHERE
     has_stage: bool = False
     of_read: Callable[[ScoredQuestions], Float[Tensor, " read"]] | None = None
     of_retrieved: Callable[[Evaluation], Float[Tensor, " batch"]] | None = None
@@ -88,7 +88,7 @@ class Measure:
     def has_questions(self) -> bool:
         """Whether it has a value for each question, whose mean is logged."""
         of_question = (self.of_read, self.of_retrieved, self.of_answer)
-        return self.shown is not Shown.COUNT and any(of_question)
+        return self.prominence is not Prominence.COUNT and any(of_question)
 
 
 # ---- retrieval and answers ----
@@ -140,7 +140,7 @@ RETRIEVAL_HIT = Measure(
     "1 where one of a question's K passages holds an answer, else 0; its mean is Hit Rate@K",
     Better.HIGHER,
     None,
-    Shown.DETAIL,
+    Prominence.DETAIL,
     of_retrieved=is_retrieved,
 )
 ANSWERS = (
@@ -226,7 +226,7 @@ def indicator_measures(percentiles: Sequence[int] = (90, 95)) -> list[Measure]:
                         f"{where}: {meaning}",
                         better,
                         (INDICATOR_CATEGORIES[number], charts[number - 1]),
-                        Shown.EVERYWHERE if percentile == percentiles[0] else Shown.DETAIL,
+                        Prominence.EVERYWHERE if percentile == percentiles[0] else Prominence.DETAIL,
                         of_read=partial(_indicator, number=number, percentile=percentile, part=part),
                         follows_length=part == "attention",
                     )
@@ -238,7 +238,7 @@ def indicator_measures(percentiles: Sequence[int] = (90, 95)) -> list[Measure]:
                     "number of retrieved passages whose correlation is undefined, which are left out",
                     Better.NEITHER,
                     (INDICATOR_CATEGORIES[number], "passages left out"),
-                    Shown.COUNT,
+                    Prominence.COUNT,
                     of_read=partial(_num_undefined, number=number, percentile=percentile),
                 )
             )
@@ -285,7 +285,7 @@ TEACHER = (
         "1 / rank, by p_ATTN, of the best passage with an answer",
         Better.HIGHER,
         (RETRIEVAL, "teacher AUC"),
-        Shown.DETAIL,
+        Prominence.DETAIL,
         of_read=lambda scored: teacher_reciprocal_rank(scored.p_target, scored.has_answer),
         needs_both=True,
     ),
@@ -303,7 +303,7 @@ TEACHER = (
         "share of questions whose passages are both with and without an answer: only these say anything",
         Better.NEITHER,
         (RETRIEVAL, "questions with a positive and a negative passage"),
-        Shown.DETAIL,
+        Prominence.DETAIL,
         of_read=_has_both,
     ),
     Measure(
@@ -312,7 +312,7 @@ TEACHER = (
         "their number",
         Better.NEITHER,
         (RETRIEVAL, "number of questions with a positive and a negative passage"),
-        Shown.COUNT,
+        Prominence.COUNT,
         of_read=_has_both,
     ),
 )
@@ -365,7 +365,7 @@ class ReaderMeasures(InstanceValues):
         summary, values = {}, self.current_values()
         for measure in self.measures:
             of_questions = values[measure.name]
-            if measure.shown is Shown.COUNT:
+            if measure.prominence is Prominence.COUNT:
                 summary[measure.name] = of_questions.sum()
             else:
                 summary[measure.name], summary[f"{measure.name}_std"] = mean_and_std(of_questions)

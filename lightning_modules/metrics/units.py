@@ -19,7 +19,7 @@ from lightning_modules.readers.outputs import TargetTokens, TokenOutput
 
 
 @dataclass(frozen=True)
-class TokenUnits:
+class PassageUnits:
     """The arguments of `Indicator.update`, for both indicators, and where the units stand.
 
     Attributes:
@@ -44,12 +44,12 @@ class TokenUnits:
     prompt_total: Float[Tensor, " units"]
 
 
-def token_units(
+def passage_units(
     output: TokenOutput,
     reader: Reader,
     embeddings: TokenEmbeddings = TokenEmbeddings.INPUT,
     normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
-) -> TokenUnits:
+) -> PassageUnits:
     """Splits a pass into its B * K units (SPEC section 5).
 
     Args:
@@ -72,7 +72,7 @@ def token_units(
         output.token_scores[prompt_of_unit], mask, normalization, totals[prompt_of_unit]
     )
     answer_similarity, noun_similarity = _similarities(output, reader, embeddings)
-    return TokenUnits(
+    return PassageUnits(
         attention,
         answer_similarity[prompt_of_unit],
         noun_similarity[prompt_of_unit],

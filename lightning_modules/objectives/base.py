@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Generic, Protocol, TypeVar, assert_never, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -227,4 +227,11 @@ def kl_divergence(
             (`src/atlas.py`, `kldivloss`), which is K times smaller.
     """
     total = F.kl_div(log_p_retr, log_p_target.detach(), reduction="sum", log_target=True)
-    return total / (log_p_retr.numel() if Constants(constants) is Constants.ATLAS else len(log_p_retr))
+    constants = Constants(constants)
+    match constants:
+        case Constants.PLAIN:
+            return total / len(log_p_retr)
+        case Constants.ATLAS:
+            return total / log_p_retr.numel()
+        case _:
+            assert_never(constants)

@@ -1,7 +1,7 @@
 """EMDR2: the retriever learns from the answer's marginal likelihood."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, assert_never
 
 import torch
 from jaxtyping import Bool, Float
@@ -92,6 +92,11 @@ def marginal_likelihood_loss(
     """
     marginal = (log_probs.detach() + log_p_retr[..., None]).logsumexp(dim=1)
     marginal = marginal.masked_fill(~mask, 0.0)
-    if Constants(constants) is Constants.ATLAS:
-        return -marginal.sum() / mask.sum()
-    return -(marginal.sum(dim=-1) / mask.sum(dim=-1)).mean()
+    constants = Constants(constants)
+    match constants:
+        case Constants.PLAIN:
+            return -(marginal.sum(dim=-1) / mask.sum(dim=-1)).mean()
+        case Constants.ATLAS:
+            return -marginal.sum() / mask.sum()
+        case _:
+            assert_never(constants)
