@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lightning_modules.metrics.measures import Measure, Shown, all_measures
+from lightning_modules.metrics.measures import Measure, Prominence, all_measures
 
 _HEAD = """# What is measured
 
@@ -19,7 +19,7 @@ trained, those of the reader are also measured on the passages that the start re
 
 def describe(measure: Measure) -> str:
     """A row of the table."""
-    label = "" if measure.shown is Shown.COUNT else measure.label
+    label = "" if measure.prominence is Prominence.COUNT else measure.label
     row = f"| `{measure.in_validation}` | {label} | {measure.meaning} | {measure.better} |"
     return row.replace("||", "\\|\\|")
 

@@ -20,7 +20,7 @@ from experiments.command_line import quieten, run_command
 from experiments.config import ExperimentConfig, load_config
 from lightning_modules.encoding import encode_passages
 from lightning_modules.metrics.indicators import Indicator, masked_spearman
-from lightning_modules.metrics.units import TokenUnits, token_units
+from lightning_modules.metrics.units import PassageUnits, passage_units
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -44,12 +44,12 @@ def _compare(options: argparse.Namespace) -> int:
     seconds = dict.fromkeys(TokenDrops, 0.0)
     for question, found in zip(questions, passages, strict=True):
         batch = Batch([question], [found], [question.answers[0]])
-        units: dict[TokenDrops, TokenUnits] = {}
+        units: dict[TokenDrops, PassageUnits] = {}
         for how in TokenDrops:
             started = time.perf_counter()
             output = reader.read_drops(batch, how)
             seconds[how] += time.perf_counter() - started
-            units[how] = of = token_units(output, reader)
+            units[how] = of = passage_units(output, reader)
             indicators[how].update(of.attention, of.answer_similarity, of.mask, of.question_of_unit, 1)
         agreements += _agreement(units[TokenDrops.GRADIENT], units[TokenDrops.MASKED])
     agreement = torch.tensor(agreements)
@@ -80,7 +80,7 @@ def _retrieve(config: ExperimentConfig, num_questions: int) -> tuple[list[Questi
     return questions, [[passages[row] for row in rows] for rows in top.tolist()]
 
 
-def _agreement(gradient: TokenUnits, masked: TokenUnits) -> list[float]:
+def _agreement(gradient: PassageUnits, masked: PassageUnits) -> list[float]:
     """Of the passages in which both ways leave some token a drop."""
     found = masked_spearman(gradient.attention, masked.attention, masked.mask)
     return found[~found.isnan()].tolist()

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from experiments.runs import RunFolder
 from lightning_modules.length_control import LengthControl
-from lightning_modules.metrics.measures import PASSAGE_WORDS, Shown, all_measures, hit_rate_measure
+from lightning_modules.metrics.measures import PASSAGE_WORDS, Prominence, all_measures, hit_rate_measure
 
 WIDTH = 100
 """Columns of the terminal that tables are made for."""
@@ -91,7 +91,7 @@ def _metrics(summary: dict[str, Any]) -> Table:
     for measure in all_measures():
         groups = (summary, summary["indicators"], summary["teacher"])
         found = next((group[measure.name] for group in groups if measure.name in group), None)
-        if found is not None and measure.shown is Shown.EVERYWHERE:
+        if found is not None and measure.prominence is Prominence.EVERYWHERE:
             values = [found[when] for when in columns[1:]]
             rows.append([measure.label, *(_number(value, measure.decimals) for value in values)])
     title = f"{summary['name']}, held-out test questions (seed {summary['seed']})"

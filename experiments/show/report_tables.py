@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.show.document import Table
 from experiments.show.report_rows import OTHER_SOURCES, SHORTENED, Entry, PooledEstimate, changed_settings
 from experiments.show.report_runs import Run, paper_value
-from lightning_modules.metrics.measures import Shown, all_measures, measure_labels
+from lightning_modules.metrics.measures import Prominence, all_measures, measure_labels
 
 NO_VALUE = "–"
 
@@ -71,7 +71,7 @@ _ANSWERS = (
 _CHANGES = tuple(
     measure.name
     for measure in all_measures()
-    if measure.has_questions and measure.shown is Shown.EVERYWHERE and not measure.follows_length
+    if measure.has_questions and measure.prominence is Prominence.EVERYWHERE and not measure.follows_length
 )
 
 

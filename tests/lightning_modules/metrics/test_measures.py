@@ -13,14 +13,14 @@ from lightning_modules.metrics.hit_rate import HitRate
 from lightning_modules.metrics.indicators import Indicator
 from lightning_modules.metrics.measures import (
     RETRIEVAL_HIT,
+    Prominence,
     ReaderMeasures,
-    Shown,
     all_measures,
     hit_rate_measure,
     indicator_measures,
 )
 from lightning_modules.metrics.teacher_auc import TeacherAUC
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from tests.tiny_models import tiny_reader, toy_passages, toy_questions
 
 PERCENTILES = (50, 90)
@@ -44,7 +44,7 @@ def scored() -> list[ScoredQuestions]:
         has_answer[0] = False
         p_target = torch.rand(len(batch), K, generator=generator).softmax(dim=-1)
         p_target[-1] = 1 / K
-        made.append(ScoredQuestions(has_answer, p_target, token_units(reader.read(batch), reader)))
+        made.append(ScoredQuestions(has_answer, p_target, passage_units(reader.read(batch), reader)))
     return made
 
 
@@ -96,7 +96,7 @@ def test_names_are_unique_and_all_are_explained():
 
 def test_before_any_update_there_is_nothing_and_no_warning():
     computed = ReaderMeasures(PERCENTILES).compute()
-    counts = {measure.name for measure in all_measures(PERCENTILES) if measure.shown is Shown.COUNT}
+    counts = {measure.name for measure in all_measures(PERCENTILES) if measure.prominence is Prominence.COUNT}
     undefined = {f"indicator{number}/undefined_p{p}" for number in (1, 2) for p in PERCENTILES}
     assert counts == {"teacher/num_questions", *undefined}
     for name, value in computed.items():
@@ -105,9 +105,9 @@ def test_before_any_update_there_is_nothing_and_no_warning():
 
 
 def test_a_second_percentile_is_a_detail():
-    shown = {measure.name: measure.shown for measure in indicator_measures((90, 95))}
-    assert shown["indicator1/lift_p90"] is Shown.EVERYWHERE
-    assert shown["indicator1/lift_p95"] is Shown.DETAIL
+    shown = {measure.name: measure.prominence for measure in indicator_measures((90, 95))}
+    assert shown["indicator1/lift_p90"] is Prominence.EVERYWHERE
+    assert shown["indicator1/lift_p95"] is Prominence.DETAIL
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

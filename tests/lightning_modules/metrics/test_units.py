@@ -13,7 +13,7 @@ from datamodules.batches import Batch, Passage, Question, TokenScope
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import PromptBuilder
 from lightning_modules.metrics.indicators import AttentionNormalization, Indicator
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from lightning_modules.readers.base import TokenEmbeddings
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
@@ -89,7 +89,7 @@ def read(reader, batch=BATCH):
 @pytest.mark.parametrize("normalization", list(AttentionNormalization))
 def test_units_equal_a_loop(reader, embeddings, normalization):
     output = read(reader)
-    units = token_units(output, reader, embeddings, normalization)
+    units = passage_units(output, reader, embeddings, normalization)
     expected = loop(output, reader, embeddings, normalization.value)
     assert units.question_of_unit.tolist() == [question for question, *_ in expected]
     assert sorted(units.question_of_unit.tolist()) == [b for b in range(3) for _ in range(K)]
@@ -107,7 +107,7 @@ def test_units_equal_a_loop(reader, embeddings, normalization):
 
 def test_indicators_of_a_pass_equal_scipy(reader, embeddings):
     output = read(reader)
-    units = token_units(output, reader, embeddings)
+    units = passage_units(output, reader, embeddings)
     for target, similarity in (("answer", units.answer_similarity), ("noun", units.noun_similarity)):
         of_question = {b: ([], []) for b in range(3)}
         for question, attention, answers, nouns in loop(output, reader, embeddings, "passage"):
@@ -131,8 +131,8 @@ def test_indicators_of_a_pass_equal_scipy(reader, embeddings):
 @pytest.mark.parametrize("without", [(1,), (0, 1, 2)])
 def test_a_question_without_nouns_has_no_second_indicator(reader, embeddings, without):
     questions = [replace(q, nouns=()) if b in without else q for b, q in enumerate(QUESTIONS)]
-    units = token_units(read(reader, replace(BATCH, questions=questions)), reader, embeddings)
-    plain = token_units(read(reader), reader, embeddings)
+    units = passage_units(read(reader, replace(BATCH, questions=questions)), reader, embeddings)
+    plain = passage_units(read(reader), reader, embeddings)
     for unit, question in enumerate(units.question_of_unit.tolist()):
         mask = units.mask[unit]
         undefined = units.noun_similarity[unit][mask].isnan()
@@ -147,9 +147,9 @@ def test_a_question_without_nouns_has_no_second_indicator(reader, embeddings, wi
 def test_attention_adds_up_to_one_over_passages_or_to_their_share_of_the_prompt():
     reader = tiny_reader("concatenated")
     output = read(reader)
-    units = token_units(output, reader)
+    units = passage_units(output, reader)
     torch.testing.assert_close(units.attention.sum(dim=1), torch.ones(3 * K))
-    of_prompt = token_units(output, reader, normalization=AttentionNormalization.PROMPT)
+    of_prompt = passage_units(output, reader, normalization=AttentionNormalization.PROMPT)
     shares = of_prompt.attention.sum(dim=1).view(3, K).sum(dim=1)
     assert ((shares > 0.1) & (shares < 1)).all()
 
@@ -157,7 +157,7 @@ def test_attention_adds_up_to_one_over_passages_or_to_their_share_of_the_prompt(
 def test_template_words_are_no_part_of_a_unit_even_where_they_are_scored():
     reader = tiny_reader("independent")
     output = read(reader)
-    units = token_units(output, reader)
+    units = passage_units(output, reader)
     scored = output.prompts.passage_of_token(TokenScope.PROMPT)[units.prompt_of_unit] >= 0
     template = scored & ~units.mask
     assert (units.mask <= scored).all()
@@ -167,7 +167,7 @@ def test_template_words_are_no_part_of_a_unit_even_where_they_are_scored():
 
 def test_units_know_where_they_stand(reader):
     output = read(reader)
-    units = token_units(output, reader, normalization=AttentionNormalization.NONE)
+    units = passage_units(output, reader, normalization=AttentionNormalization.NONE)
     prompts, tokenizer = output.prompts, reader.tokenizer
     for row, prompt in enumerate(units.prompt_of_unit.tolist()):
         passage = PASSAGES[int(units.question_of_unit[row])][int(units.rank_of_unit[row])]
@@ -228,7 +228,7 @@ def test_a_bare_space_is_not_like_the_answer_or_a_noun(kind, tokenizer):
     tokenizer = TOKENIZERS[tokenizer]()
     reader = reader_of(kind, tokenizer)
     output = reader.read(Batch([YEAR], [SHIPS], ["1912"]))
-    units = token_units(output, reader)
+    units = passage_units(output, reader)
     ids = output.prompts.input_ids[units.prompt_of_unit][units.mask]
     texts = [tokenizer.decode([token]) for token in ids]
     is_space = torch.tensor([not text.strip() for text in texts])

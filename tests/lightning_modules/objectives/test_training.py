@@ -90,7 +90,9 @@ def datamodule() -> QuestionDataModule:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective", sorted(OBJECTIVES.keys() - {"uniform"})
+)  # which teaches next to nothing
 def test_loss_falls_and_the_gradient_is_the_retrievers(tmp_path, kind, objective):
     module = make_module(tmp_path, kind, objective=make_objective(objective, attention_temperature=0.05))
     before = {name: weight.clone() for name, weight in module.reader.state_dict().items()}

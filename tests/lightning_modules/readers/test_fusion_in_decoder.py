@@ -14,7 +14,7 @@ from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Shown
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.indicators import AttentionNormalization
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from lightning_modules.readers.base import TokenEmbeddings
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
 from lightning_modules.readers.outputs import HeadOutput
@@ -185,7 +185,7 @@ def test_generates_what_a_greedy_loop_finds(reader, closed_book):
 @pytest.mark.parametrize("embeddings", list(TokenEmbeddings))
 def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
     output = reader.read(BATCH)
-    units = token_units(output, reader, embeddings)
+    units = passage_units(output, reader, embeddings)
     labels = reader.prompts.build_answers(ANSWERS)
     for unit in range(12):
         b = int(units.question_of_unit[unit])
@@ -209,7 +209,7 @@ def test_units_compare_passages_with_the_answer_beside_them(reader, embeddings):
 
 def test_attention_normalised_over_the_prompt_is_shared_out_over_all_passages(reader):
     output = reader.read(BATCH)
-    units = token_units(output, reader, normalization=AttentionNormalization.PROMPT)
+    units = passage_units(output, reader, normalization=AttentionNormalization.PROMPT)
     shares = units.attention.sum(dim=1).view(3, 4).sum(dim=1)
     assert (shares < 1).all(), "the template's tokens get some"
     content = output.token_scores.masked_fill(~output.prompts.content_mask, 0.0)

@@ -5,7 +5,7 @@ import torch
 
 from datamodules.batches import Batch
 from datamodules.prompts import Shown
-from lightning_modules.metrics.units import token_units
+from lightning_modules.metrics.units import passage_units
 from lightning_modules.readers.base import TokenEmbeddings
 from lightning_modules.readers.outputs import AttentionOutput, mean_log_prob
 from lightning_modules.token_drops import TokenDrops, first_order_drops
@@ -86,7 +86,7 @@ def test_both_ways_are_passes_over_the_same_prompts(reader, how):
     """All that the indicators need, whatever the similarities are computed from."""
     output = reader.read_drops(BATCH, how)
     for embeddings in TokenEmbeddings:
-        units = token_units(output, reader, embeddings)
+        units = passage_units(output, reader, embeddings)
         torch.testing.assert_close(units.attention.sum(dim=1), torch.ones(4))
         assert units.answer_similarity[units.mask].isfinite().all()
 
