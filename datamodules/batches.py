@@ -94,6 +94,7 @@ class PromptBatch:
         block_of_token: index 0..K-1 of the retrieved passage whose part of the prompt the token belongs to,
             words of the template included; -1 = none.
         content_mask: True = token of a passage's title or text; the tokens that the indicators look at.
+        question_mask: True = token of the question, in its last occurrence in the prompt.
         noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt; white
             space that is a token of its own is none.
         answer_mask: True = token of the answer; all False in prompts that end before the answer, and where
@@ -113,6 +114,7 @@ class PromptBatch:
     attention_mask: Bool[Tensor, "prompts tokens"]
     block_of_token: Int[Tensor, "prompts tokens"]
     content_mask: Bool[Tensor, "prompts tokens"]
+    question_mask: Bool[Tensor, "prompts tokens"]
     noun_mask: Bool[Tensor, "prompts tokens"]
     answer_mask: Bool[Tensor, "prompts tokens"]
     target_mask: Bool[Tensor, "prompts tokens"]

@@ -86,7 +86,7 @@ class FusionPromptBuilder(PromptBuilder):
         [(k, title, text)] = blocks
         prompt = PromptText(passage_of_end=k)
         prompt.add("question:", k)
-        prompt.add(f" {asked}", k, nouns=noun_spans(question))
+        prompt.add(f" {asked}", k, question=True, nouns=noun_spans(question))
         prompt.add(" title:", k)
         prompt.add(f" {title}", k, content=True)
         prompt.add(" context:", k)

@@ -52,6 +52,7 @@ class PromptText:
     text: str = ""
     passage_of_char: list[int] = field(default_factory=list)
     content_of_char: list[bool] = field(default_factory=list)
+    question_of_char: list[bool] = field(default_factory=list)
     noun_of_char: list[bool] = field(default_factory=list)
     answer_of_char: list[bool] = field(default_factory=list)
     passage_of_end: int = NOTHING  # of the end-of-sequence token
@@ -61,6 +62,7 @@ class PromptText:
         text: str,
         passage: int = NOTHING,
         content: bool = False,
+        question: bool = False,
         nouns: Sequence[tuple[int, int]] = (),
         answer: bool = False,
     ) -> None:
@@ -70,6 +72,7 @@ class PromptText:
         self.text += text
         self.passage_of_char += [passage] * len(text)
         self.content_of_char += [content] * len(text)
+        self.question_of_char += [question] * len(text)
         self.noun_of_char += is_noun
         self.answer_of_char += [answer] * len(text)
 
@@ -226,7 +229,7 @@ class PromptBuilder:
             prompt.add(f" {text}", k, content=True)
             prompt.add("\n", k)
         prompt.add("Question:", owner)
-        prompt.add(f" {asked}", owner, nouns=noun_spans(question))
+        prompt.add(f" {asked}", owner, question=True, nouns=noun_spans(question))
         prompt.add("\nAnswer:", owner)
         return prompt
 
@@ -264,16 +267,16 @@ class PromptBuilder:
                 tokens.pop()  # a tokenizer that ends every text by itself
             row = _label_tokens(tokens, prompt)
             if with_answer or self.ends_prompts:
-                row = np.concatenate([row, [[eos, prompt.passage_of_end, 0, 0, 0]]])
+                row = np.concatenate([row, [[eos, prompt.passage_of_end, 0, 0, 0, 0]]])
             rows.append(row)
         width = max(len(row) for row in rows)
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else eos
-        padded = np.full((len(rows), width, 5), (padding, NOTHING, 0, 0, 0))
+        padded = np.full((len(rows), width, 6), (padding, NOTHING, 0, 0, 0, 0))
         mask = np.zeros((len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
             where = slice(width - len(row), None) if self.padding_side == "left" else slice(0, len(row))
             padded[i, where], mask[i, where] = row, True
-        ids, passage, content, noun, answer = torch.from_numpy(padded).unbind(-1)
+        ids, passage, content, question, noun, answer = torch.from_numpy(padded).unbind(-1)
         answer_mask = answer.bool()
         answer_rows_mask = _shift_left(answer_mask)
         return PromptBatch(
@@ -281,6 +284,7 @@ class PromptBuilder:
             attention_mask=torch.from_numpy(mask),
             block_of_token=passage,
             content_mask=content.bool(),
+            question_mask=question.bool(),
             noun_mask=self._without_blanks(ids, noun.bool()),
             answer_mask=answer_mask,
             target_mask=self._without_blanks(ids, answer_mask),
@@ -331,17 +335,18 @@ def noun_spans(question: Question) -> list[tuple[int, int]]:
 
 
 def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText) -> np.ndarray:
-    """[tokens, (id, passage, content, noun, answer)]: a token is what its last character is."""
-    rows = np.zeros((len(tokens), 5), dtype=np.int64)
+    """[tokens, (id, passage, content, question, noun, answer)]: a token is what its last character is."""
+    rows = np.zeros((len(tokens), 6), dtype=np.int64)
     for i, (token_id, (start, end)) in enumerate(tokens):
-        rows[i] = (token_id, NOTHING, 0, 0, 0)
+        rows[i] = (token_id, NOTHING, 0, 0, 0, 0)
         if end > start:
             last = end - 1
             rows[i, 1] = prompt.passage_of_char[last]
             rows[i, 2] = prompt.content_of_char[last]
+            rows[i, 3] = prompt.question_of_char[last]
             # nouns are words inside the question, so any of the token's characters will do
-            rows[i, 3] = any(prompt.noun_of_char[start:end])
-            rows[i, 4] = prompt.answer_of_char[last]
+            rows[i, 4] = any(prompt.noun_of_char[start:end])
+            rows[i, 5] = prompt.answer_of_char[last]
     return rows
 
 

@@ -158,6 +158,16 @@ class RetrieverConfig:
 
 
 @dataclass
+class SignalsConfig:
+    """Weights of the signals that `objective.name=signals` adds up; 0 = not used."""
+
+    answer: float = setting(1.0, "attention of the rows that predict the answer", at_least=0)
+    question: float = setting(1.0, "attention of the question's own rows", at_least=0)
+    last: float = setting(0.0, "attention of the row that predicts the first answer token", at_least=0)
+    likelihood: float = setting(1.0, "of the answer, given the passage alone", at_least=0)
+
+
+@dataclass
 class ObjectiveConfig:
     """From what the reader gives to the loss."""
 
@@ -177,6 +187,12 @@ class ObjectiveConfig:
     attention_temperature: float = setting(
         1.0, "tau_gold: divides the scores of adist, pdist and loop", above=0
     )
+    scale: str = setting(
+        "raw",
+        "of a question's scores before that: as they are, standardised, or from 0 to 1",
+        choices=names_in("lightning_modules.scores:Scale"),
+    )
+    signals: SignalsConfig = field(default_factory=SignalsConfig)
     reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
     retrieval_temperature: float = setting(1.0, "theta", above=0)
     constants: str = setting(

@@ -78,6 +78,7 @@ class AnswerAttention(TorchFunctionMode):
 
     Args:
         rows_mask: True = position whose output predicts an answer token; at least one in each prompt.
+        question_mask: further rows, whose scores are kept apart (`question_scores`); None = none.
         num_layers: how many attention calls the pass must make, to notice a reader that bypasses SDPA.
         num_keys: length of the attended sequence where it is not the prompt itself (cross-attention).
         within: modules whose calls alone count; None = all. A decoder's self-attention cannot be told from
@@ -109,12 +110,22 @@ class AnswerAttention(TorchFunctionMode):
         within: Sequence[nn.Module] | None = None,
         heads: Bool[Tensor, "layers heads"] | None = None,
         by_head: bool = False,
+        question_mask: Bool[Tensor, "prompts tokens"] | None = None,
     ) -> None:
         super().__init__()
         if not bool(rows_mask.any(dim=1).all()):
             raise ValueError("a prompt has no answer token, so there is no row of attention to look at")
-        self._rows, self.row_mask = padded_positions(rows_mask)
-        self._row_weights = self.row_mask / self.row_mask.sum(dim=1, keepdim=True)
+        self._rows, genuine = padded_positions(
+            rows_mask if question_mask is None else rows_mask | question_mask
+        )
+        is_answer = rows_mask.gather(1, self._rows) & genuine
+        # of the rows that are looked at, where those of the answer stand
+        self._answer_rows, self.row_mask = padded_positions(is_answer)
+        self._row_weights = is_answer / is_answer.sum(dim=1, keepdim=True)
+        self._question_weights: Tensor | None = None
+        if question_mask is not None:
+            of_question = question_mask.gather(1, self._rows) & genuine
+            self._question_weights = of_question / of_question.sum(dim=1, keepdim=True)
         self._shape = (rows_mask.shape[0], rows_mask.shape[1], num_keys or rows_mask.shape[1])
         self._device_type = rows_mask.device.type
         self._num_layers = num_layers
@@ -191,12 +202,23 @@ class AnswerAttention(TorchFunctionMode):
 
     def row_scores(self) -> Float[Tensor, "prompts rows tokens"]:
         """s_t by answer row, where `row_mask` is True; padded with repeated rows elsewhere. float32."""
-        total = self._complete(self._total)
-        return total / (self._num_layers if self._heads is None else self._heads.sum())
+        scores = self._all_rows()
+        if self._question_weights is None:
+            return scores
+        return scores.gather(1, self._answer_rows[..., None].expand(-1, -1, scores.shape[-1]))
 
     def token_scores(self) -> Float[Tensor, "prompts tokens"]:
         """s_t of every token of every prompt, float32; 0 on padding."""
-        return (self.row_scores() * self._row_weights[..., None]).sum(dim=1)
+        return (self._all_rows() * self._row_weights[..., None]).sum(dim=1)
+
+    def question_scores(self) -> Float[Tensor, "prompts tokens"]:
+        """Like `token_scores`, from the question's rows in place of the answer's. Needs `question_mask`."""
+        assert self._question_weights is not None, "question_mask keeps them"
+        return (self._all_rows() * self._question_weights[..., None]).sum(dim=1)
+
+    def _all_rows(self) -> Float[Tensor, "prompts rows tokens"]:
+        total = self._complete(self._total)
+        return total / (self._num_layers if self._heads is None else self._heads.sum())
 
     def head_scores(self) -> Float[Tensor, "prompts layers heads tokens"]:
         """s_t by layer and head, the mean over answer rows alone, float32; 0 on padding. Needs `by_head`."""

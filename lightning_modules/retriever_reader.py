@@ -59,7 +59,7 @@ class RetrieverReaderModule(RetrievalModule):
         seed: of the choice among several answers in training, and of shuffled passages.
 
     Raises:
-        ValueError: fewer passages than the objective needs.
+        ValueError: fewer passages than the objective needs, or a reader that it cannot learn from.
     """
 
     def __init__(
@@ -103,6 +103,9 @@ class RetrieverReaderModule(RetrievalModule):
                 f"num_passages is {num_passages}; objective {self.objective.name} needs at least "
                 f"{self.objective.fewest_passages}"
             )
+        refusal = self.objective.unfit(reader)
+        if refusal is not None:
+            raise ValueError(f"objective: {refusal}")
         self.reader = reader
         self.train_retriever = train_retriever
         self.train_reader = train_reader

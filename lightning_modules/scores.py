@@ -21,6 +21,41 @@ class AttentionDistribution(Choice):
     SUM = "sum"
 
 
+class Scale(Choice):
+    """What is done to the scores of a question's passages before a temperature."""
+
+    RAW = "raw"
+    """Nothing (the paper)."""
+    STANDARDISED = "standardised"
+    """Mean 0 and standard deviation 1, so that a temperature means the same for every reader, K and score."""
+    MINMAX = "minmax"
+    """From 0 to 1 (QRRanker)."""
+
+
+def scaled(scores: Float[Tensor, "batch passages"], how: Scale | str) -> Float[Tensor, "batch passages"]:
+    """Passage scores, each question's by themselves; all 0 where a question's differ by rounding at most.
+
+    Example:
+        >>> scaled(torch.tensor([[1.0, 3.0], [2.0, 2.0]]), "standardised")
+        tensor([[-1.,  1.],
+                [ 0.,  0.]])
+    """
+    how = Scale(how)
+    match how:
+        case Scale.RAW:
+            return scores
+        case Scale.STANDARDISED:
+            shifted = scores - scores.mean(dim=-1, keepdim=True)
+            spread = shifted.square().mean(dim=-1, keepdim=True).sqrt()
+        case Scale.MINMAX:
+            shifted = scores - scores.amin(dim=-1, keepdim=True)
+            spread = shifted.amax(dim=-1, keepdim=True)
+        case _:
+            assert_never(how)
+    rounding = 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(dim=-1, keepdim=True)
+    return torch.where(spread > rounding, shifted / spread, 0.0)
+
+
 @dataclass(frozen=True)
 class PassageTokens:
     """Which tokens of some prompts count for which retrieved passage.

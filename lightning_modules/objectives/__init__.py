@@ -9,6 +9,7 @@ from lightning_modules.objectives.emdr2 import EMDR2
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
+from lightning_modules.objectives.signals import Signals
 from lightning_modules.objectives.uniform import Uniform
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Length",
     "Objective",
     "PDist",
+    "Signals",
     "Uniform",
     "make_objective",
 ]
@@ -31,6 +33,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         PDist,
         EMDR2,
         LOOP,
+        Signals,
         Uniform,
         Length,
     )

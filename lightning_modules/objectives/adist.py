@@ -14,6 +14,7 @@ from lightning_modules.scores import (
     PASSAGE_SCORES,
     AttentionDistribution,
     PassageTokens,
+    Scale,
     log_p_attn,
 )
 from lightning_modules.token_drops import TokenDrops
@@ -50,6 +51,11 @@ class ADist(TemperedObjective[AttentionOutput]):
             raise ValueError(f"passage_score {self.passage_score!r} is unknown; choose one of: {known}")
         self._choose("token_scope", TokenScope)
         self._choose("attention_distribution", AttentionDistribution)
+        if self.attention_distribution is AttentionDistribution.SUM and self.scale is not Scale.RAW:
+            raise ValueError(
+                "attention_distribution: sum takes shares of raw scores; set scale to raw, or "
+                "attention_distribution to softmax"
+            )
 
     def read(self, reader: Passes, batch: Batch) -> AttentionOutput:
         return reader.read(batch)
@@ -74,7 +80,7 @@ class ADist(TemperedObjective[AttentionOutput]):
 
     def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
         """log p_ATTN (Eq. 1)."""
-        return log_p_attn(scores, self.attention_distribution, self.attention_temperature)
+        return log_p_attn(self.scaled(scores), self.attention_distribution, self.attention_temperature)
 
     def at_temperature(self, temperature: float | None) -> TemperedObjective[AttentionOutput]:
         softmax = replace(self, attention_distribution=AttentionDistribution.SOFTMAX)

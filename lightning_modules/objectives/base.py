@@ -13,7 +13,15 @@ from torch import Tensor
 from datamodules.batches import Batch
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
-from lightning_modules.readers.outputs import AnswerLikelihoods, AnswerOutput, AttentionOutput, TokenOutput
+from lightning_modules.readers.base import Reader
+from lightning_modules.readers.outputs import (
+    AnswerLikelihoods,
+    AnswerOutput,
+    AttentionOutput,
+    SignalOutput,
+    TokenOutput,
+)
+from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
 
 OutputT = TypeVar("OutputT")
@@ -28,6 +36,8 @@ class Passes(Protocol):
     def answer_likelihoods(
         self, batch: Batch, shown: Shown, temperature: float = 1.0
     ) -> AnswerLikelihoods: ...
+
+    def read_signals(self, batch: Batch) -> SignalOutput: ...
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
 
@@ -87,6 +97,10 @@ class Objective(ABC, Generic[OutputT]):
         """Makes a field that was given as text the choice that it names."""
         object.__setattr__(self, name, choice(getattr(self, name)))
 
+    def unfit(self, reader: Reader) -> str | None:
+        """Why it cannot learn from a reader as that is shown the passages, and what can be; None = it can."""
+        return None
+
     # ---- the passes ----
 
     @abstractmethod
@@ -123,6 +137,10 @@ class Objective(ABC, Generic[OutputT]):
     @abstractmethod
     def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
         """Passage scores as a log-distribution over the passages of each question."""
+
+    def scaled(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
+        """Passage scores as a temperature divides them, where there is one."""
+        return scores
 
     @torch.no_grad()
     def log_p_target(
@@ -180,13 +198,23 @@ class TemperedObjective(Objective[OutputT]):
 
     Attributes:
         attention_temperature: tau, Atlas's `temperature_gold`.
+        scale: what is done to the scores of each question before.
     """
 
     attention_temperature: float = 1.0
+    scale: Scale | str = Scale.RAW
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose("scale", Scale)
+
+    def scaled(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
+        """Passage scores as the temperature divides them."""
+        return scaled(scores, self.scale)
 
     def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
         """log softmax(score / tau) (Atlas `src/atlas.py`, `kldivloss`)."""
-        return (scores / self.attention_temperature).log_softmax(dim=-1)
+        return (self.scaled(scores) / self.attention_temperature).log_softmax(dim=-1)
 
     @property
     def temperature(self) -> float | None:

@@ -12,7 +12,7 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import Objective
 from lightning_modules.preflight.variants import Order, Scores, Variant
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput
+from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput, SignalOutput
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -30,6 +30,7 @@ class KeptPasses:
         self.reader = reader
         self.batch = batch
         self._output: HeadOutput | None = None
+        self._signals: SignalOutput | None = None
         self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
 
     def read(self, batch: Batch) -> HeadOutput:
@@ -53,6 +54,14 @@ class KeptPasses:
                 with torch.no_grad(), eval_mode(self.reader):
                     self._likelihoods[key] = self.reader.answer_likelihoods(batch, shown, temperature)
         return self._likelihoods[key]
+
+    def read_signals(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_signals`."""
+        assert batch is self.batch, "passes over one batch are kept"
+        if self._signals is None:
+            with torch.no_grad(), eval_mode(self.reader):
+                self._signals = self.reader.read_signals(batch)
+        return self._signals
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> HeadOutput:
         """Attention: there is no time to mask token by token."""

@@ -18,6 +18,7 @@ from lightning_modules.metrics.teacher_checks import (
     temperature_grid,
 )
 from lightning_modules.objectives import Objective
+from lightning_modules.objectives.base import TemperedObjective
 from lightning_modules.preflight.question_scores import QuestionScores
 from lightning_modules.preflight.variants import Variant
 from lightning_modules.preflight.verdict import USEFUL_AUC, follows_length, of_matched
@@ -73,8 +74,9 @@ def variant_row(collected: QuestionScores, variant: Variant, chooses_heads: bool
     """
     scores, objective = collected.scores(variant), variant.objective
     if objective.temperature is not None:
-        grid = temperature_grid(scores)
-        objective = objective.at_temperature(best_temperature(scores, collected.has_answer, grid))
+        scaled = objective.scaled(scores)
+        best = best_temperature(scaled, collected.has_answer, temperature_grid(scaled))
+        objective = objective.at_temperature(best)
     return _variant_row(collected, variant, objective, _overrides(variant, objective, chooses_heads))
 
 
@@ -111,6 +113,8 @@ def _overrides(variant: Variant, objective: Objective, chooses_heads: bool) -> l
     if overrides is None:
         return None
     if objective.temperature is not None:
+        assert isinstance(objective, TemperedObjective)
+        overrides.append(f"objective.scale={objective.scale}")
         overrides.append(f"objective.attention_temperature={objective.temperature:.3g}")
     if chooses_heads and objective.uses_reader and not objective.uses_attention:
         overrides.append("reader.attention_heads=null")

@@ -105,7 +105,8 @@ class ComparedObjectives:
 
     def of_pass(self, reader: Reader) -> list[Objective]:
         """Those that one pass of a reader over its prompts scores."""
-        return [o for o in self.usual if o.uses_reader and (o.cost is Cost.NOTHING or reader.reads_alone)]
+        fitting = [o for o in self.usual if o.uses_reader and o.unfit(reader) is None]
+        return [o for o in fitting if o.cost is Cost.NOTHING or reader.reads_alone]
 
     @property
     def of_no_pass(self) -> list[Objective]:

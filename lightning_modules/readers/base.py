@@ -24,6 +24,7 @@ from lightning_modules.readers.outputs import (
     EmbeddedPass,
     HeadOutput,
     ReaderOutput,
+    SignalOutput,
 )
 from lightning_modules.token_drops import TokenDrops, drops_of_pass
 
@@ -148,6 +149,17 @@ class Reader(nn.Module, ABC):
     @abstractmethod
     def read_heads(self, batch: Batch) -> HeadOutput:
         """`read_answer`, with the token scores of every head."""
+
+    def read_signals(self, batch: Batch) -> SignalOutput:
+        """`read_answer`, with the token scores of the question's rows too.
+
+        Raises:
+            ValueError: a family whose attended rows hold no question, or prompts that show several passages.
+        """
+        raise ValueError(
+            f"this {self.family} reader does not give all signals in one pass over each passage alone; use a "
+            "decoder-only reader with context independent"
+        )
 
     @abstractmethod
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:

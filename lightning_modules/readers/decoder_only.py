@@ -32,6 +32,7 @@ from lightning_modules.readers.outputs import (
     EmbeddedPass,
     HeadOutput,
     ReaderOutput,
+    SignalOutput,
     TargetTokens,
     mean_log_prob,
 )
@@ -126,6 +127,21 @@ class DecoderOnlyReader(Reader):
             head_scores=attention.head_scores(),
         )
 
+    def read_signals(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_signals`."""
+        if not self.reads_alone:
+            return super().read_signals(batch)
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts, with_question=True)
+        with attention:
+            hidden, log_probs, mask = self._score_labels(prompts)
+        return SignalOutput(
+            **self._attended(prompts, hidden, attention),
+            label_log_probs=log_probs,
+            label_mask=mask,
+            question_scores=attention.question_scores(),
+        )
+
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`."""
         if self.reads_alone:
@@ -165,9 +181,17 @@ class DecoderOnlyReader(Reader):
     def _prompts(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
         return self.prompts.build(batch, shown).to(self.device)
 
-    def _attention(self, prompts: PromptBatch, by_head: bool = False) -> AnswerAttention:
+    def _attention(
+        self, prompts: PromptBatch, by_head: bool = False, with_question: bool = False
+    ) -> AnswerAttention:
         num_layers, _ = self.num_layers_and_heads
-        return AnswerAttention(prompts.answer_rows_mask, num_layers, heads=self.heads_mask, by_head=by_head)
+        return AnswerAttention(
+            prompts.answer_rows_mask,
+            num_layers,
+            heads=self.heads_mask,
+            by_head=by_head,
+            question_mask=prompts.question_mask if with_question else None,
+        )
 
     def _attended(self, prompts: PromptBatch, hidden: Tensor, attention: AnswerAttention) -> dict[str, Any]:
         """The fields of an `AttentionOutput`."""

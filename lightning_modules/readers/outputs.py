@@ -79,6 +79,17 @@ class AnswerOutput(AttentionOutput):
 
 
 @dataclass(frozen=True)
+class SignalOutput(AnswerOutput):
+    """All signals of one pass: attention of the answer's rows and of the question's, the answer's likelihood.
+
+    Attributes:
+        question_scores: s_t, the mean over the rows of the question's tokens, without gradient.
+    """
+
+    question_scores: Float[Tensor, "prompts tokens"]
+
+
+@dataclass(frozen=True)
 class HeadOutput(AnswerOutput):
     """Attention head by head, and how likely the answer is.
 

@@ -56,7 +56,7 @@ def test_likelihoods_are_those_of_the_configured_objective(kind):
     ("kind", "passes"),
     [
         ("concatenated", ["read", "each_alone", "each_left_out", "each_alone 0.5"]),
-        ("independent", ["read", "each_alone 0.5"]),
+        ("independent", ["read", "signals", "each_alone 0.5"]),
         ("fusion_in_decoder", ["read", "each_alone", "each_left_out", "each_alone 0.5"]),
     ],
 )
@@ -72,12 +72,17 @@ def test_every_pass_is_made_once(kind, passes):
             made.append(f"{shown}" if temperature == 1.0 else f"{shown} {temperature:g}")
             return super().answer_likelihoods(batch, shown, temperature)
 
+        def read_signals(self, batch):
+            made.append("signals")
+            return super().read_signals(batch)
+
     reader = tiny_reader_of(kind)
     kept = KeptPasses(Counting(reader.model, reader.prompts), BATCH)
     assert isinstance(kept, Passes)
     compared = ComparedObjectives.beside(EMDR2(reader_temperature=0.5))
+    fitting = [o for o in (*compared.usual, *compared.only_configured) if o.unfit(reader) is None]
     for _ in range(2):
-        kept.scores([*compared.usual, *compared.only_configured], LOG_P_RETR, reader.context)
+        kept.scores(fitting, LOG_P_RETR, reader.context)
         kept.read_drops(BATCH)
     assert made == passes
 
