@@ -17,6 +17,9 @@ from lightning_modules.token_drops import TokenDrops
 
 Weights = tuple[tuple[str, float], ...]
 
+_USUAL = ("answer", "question", "likelihood")
+"""What is added up where nothing else is said."""
+
 
 def _answer(output: SignalOutput, tokens: PassageTokens) -> Float[Tensor, "batch passages"]:
     """Attention of the rows that predict the answer, summed over the passage (Eq. 1)."""
@@ -63,9 +66,7 @@ class Signals(TemperedObjective[SignalOutput]):
     name: ClassVar[str] = "signals"
     uses_attention: ClassVar[bool] = True
 
-    signals: Weights | Mapping[str, float] = field(
-        default=(("answer", 1.0), ("question", 1.0), ("likelihood", 1.0))
-    )
+    signals: Weights | Mapping[str, float] = field(default=tuple((name, 1.0) for name in _USUAL))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,8 +115,7 @@ class Signals(TemperedObjective[SignalOutput]):
 
     def variants(self) -> Sequence["Signals"]:
         """Itself, each signal alone, and sums of two and of three."""
-        sums = [[name] for name in SIGNALS]
-        sums += [["question", "likelihood"], ["answer", "question", "likelihood"]]
+        sums = [*((name,) for name in SIGNALS), ("question", "likelihood"), _USUAL]
         compared = [replace(self, signals=dict.fromkeys(names, 1.0)) for names in sums]
         return [self, *(objective for objective in compared if objective.signals != self.signals)]
 
@@ -126,7 +126,7 @@ class Signals(TemperedObjective[SignalOutput]):
 
     @property
     def is_plain(self) -> bool:
-        return self.weights == dict.fromkeys(("answer", "question", "likelihood"), 1.0)
+        return self.weights == dict.fromkeys(_USUAL, 1.0)
 
     @property
     def settings(self) -> dict[str, str]:

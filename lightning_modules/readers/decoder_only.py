@@ -107,25 +107,14 @@ class DecoderOnlyReader(Reader):
     def read_answer(self, batch: Batch) -> AnswerOutput:
         """See `Reader.read_answer`."""
         prompts = self._prompts(batch)
-        attention = self._attention(prompts)
-        with attention:
-            hidden, log_probs, mask = self._score_labels(prompts)
-        return AnswerOutput(
-            **self._attended(prompts, hidden, attention), label_log_probs=log_probs, label_mask=mask
-        )
+        return AnswerOutput(**self._answered(prompts, self._attention(prompts)))
 
     def read_heads(self, batch: Batch) -> HeadOutput:
         """See `Reader.read_heads`."""
         prompts = self._prompts(batch)
         attention = self._attention(prompts, by_head=True)
-        with attention:
-            hidden, log_probs, mask = self._score_labels(prompts)
-        return HeadOutput(
-            **self._attended(prompts, hidden, attention),
-            label_log_probs=log_probs,
-            label_mask=mask,
-            head_scores=attention.head_scores(),
-        )
+        fields = self._answered(prompts, attention)
+        return HeadOutput(**fields, head_scores=attention.head_scores())
 
     def read_signals(self, batch: Batch) -> SignalOutput:
         """See `Reader.read_signals`."""
@@ -133,14 +122,8 @@ class DecoderOnlyReader(Reader):
             return super().read_signals(batch)
         prompts = self._prompts(batch)
         attention = self._attention(prompts, with_question=True)
-        with attention:
-            hidden, log_probs, mask = self._score_labels(prompts)
-        return SignalOutput(
-            **self._attended(prompts, hidden, attention),
-            label_log_probs=log_probs,
-            label_mask=mask,
-            question_scores=attention.question_scores(),
-        )
+        fields = self._answered(prompts, attention)
+        return SignalOutput(**fields, question_scores=attention.question_scores())
 
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`."""
@@ -192,6 +175,16 @@ class DecoderOnlyReader(Reader):
             by_head=by_head,
             question_mask=prompts.question_mask if with_question else None,
         )
+
+    def _answered(self, prompts: PromptBatch, attention: AnswerAttention) -> dict[str, Any]:
+        """The fields of an `AnswerOutput`, from a pass that `attention` watches."""
+        with attention:
+            hidden, log_probs, mask = self._score_labels(prompts)
+        return {
+            **self._attended(prompts, hidden, attention),
+            "label_log_probs": log_probs,
+            "label_mask": mask,
+        }
 
     def _attended(self, prompts: PromptBatch, hidden: Tensor, attention: AnswerAttention) -> dict[str, Any]:
         """The fields of an `AttentionOutput`."""
