@@ -52,8 +52,9 @@ def make_objective(name: str, **settings: Any) -> Objective:
         ValueError: an unknown name; a setting that is out of its choices.
 
     Example:
-        >>> make_objective("pdist", attention_temperature=0.1, passage_score="sum")
-        PDist(constants=<Constants.PLAIN: 'plain'>, attention_temperature=0.1)
+        >>> objective = make_objective("pdist", attention_temperature=0.1, passage_score="sum")
+        >>> objective.name, objective.attention_temperature
+        ('pdist', 0.1)
     """
     if name not in OBJECTIVES:
         raise ValueError(f"objective {name!r} is unknown; choose one of: {', '.join(OBJECTIVES)}")
