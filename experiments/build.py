@@ -11,6 +11,7 @@ from callbacks.progress import progress_bar
 from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
 from datamodules.batches import Passage, Question
+from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
 from datamodules.passage_index import gpu_search_is_possible
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
@@ -27,6 +28,7 @@ from experiments.data_files import (
 )
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.candidates import Candidates
 from lightning_modules.objectives import Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.base import Reader
@@ -35,6 +37,8 @@ from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 
 EMBEDDED = "embedded"
+_MAX_PASSAGES_OF_BASELINE = 1_000_000
+"""BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
 
 def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> QuestionDataModule:
@@ -147,6 +151,7 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
             train_passage_encoder=settings.train_passage_encoder,
             max_query_tokens=settings.max_query_tokens,
             max_passage_tokens=settings.max_passage_tokens,
+            num_at_once=settings.num_at_once,
         )
 
 
@@ -169,11 +174,30 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
             name,
             settings.family,
             attention_heads=heads,
+            dtype=reader_dtype(config),
             context=settings.context,
             passage_order=settings.passage_order,
             max_tokens_per_passage=settings.max_tokens_per_passage,
             max_answer_tokens=settings.max_new_tokens,
         )
+
+
+def reader_dtype(config: ExperimentConfig) -> torch.dtype:
+    """Of the reader's weights: one that is trained has float32 ones."""
+    wanted = config.reader.dtype
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+    on_gpu = hardware(config)["accelerator"] == "gpu"
+    is_fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bfloat16()
+    )
+    return torch.bfloat16 if is_fast and not config.training.train_reader else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    # torch says so in private functions alone; without them float32 is never wrong
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
 
 
 def build_objective(config: ExperimentConfig) -> Objective:
@@ -193,7 +217,14 @@ def build_module(
             f"training.num_passages={training.num_passages}, but there are only {len(knowledge_base)} "
             "passages"
         )
+    with naming("retrieval", candidates="retrieval.candidates"):
+        candidates = Candidates(
+            config.retrieval.candidates, config.retrieval.choice, config.retrieval.num_from_each
+        )
+        candidates.num_to_find(training.num_passages, len(knowledge_base))
     of_retrieval: dict[str, Any] = {
+        "candidates": candidates,
+        "bm25": _build_bm25(config, candidates, knowledge_base),
         "num_passages": training.num_passages,
         "rerank_from": config.retriever.rerank_from,
         "answer_match": evaluation.answer_match,
@@ -213,6 +244,7 @@ def build_module(
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
         objective=build_objective(config),
         retrieval_temperature=config.objective.retrieval_temperature,
+        in_batch=config.objective.in_batch,
         max_new_tokens=config.reader.max_new_tokens,
         token_embeddings=evaluation.token_embeddings,
         attention_normalization=evaluation.attention_normalization,
@@ -220,6 +252,21 @@ def build_module(
         weight_decay=training.weight_decay,
         seed=config.seed,
     )
+
+
+def _build_bm25(
+    config: ExperimentConfig, candidates: Candidates, knowledge_base: KnowledgeBase
+) -> BM25Index | None:
+    """BM25 over the knowledge base, where candidates come from it or it is measured as the baseline."""
+    is_measured = config.retrieval.bm25_baseline
+    if is_measured is None:
+        is_measured = len(knowledge_base) <= _MAX_PASSAGES_OF_BASELINE
+    if not (is_measured or candidates.uses_bm25):
+        return None
+    with progress_bar(
+        len(knowledge_base), "Indexing for BM25", "passages", config.trainer.progress_bar
+    ) as bar:
+        return BM25Index.cached(knowledge_base, cache_folder(config) / "bm25", bar.update)
 
 
 Weights = Mapping[str, Path | None]

@@ -37,6 +37,12 @@ def check_config(config: ExperimentConfig) -> None:
     _check_objective(config)
     _check_rooms(config)
     _check_switches(config)
+    if config.training.train_reader and trains(config) and config.reader.dtype not in ("auto", "float32"):
+        raise ConfigError(
+            f"reader.dtype={config.reader.dtype} is for a frozen reader: small updates are lost in so few "
+            "bits; set reader.dtype=float32 (trainer.precision still speeds up its passes), or "
+            "training.train_reader=false"
+        )
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
     hardware(config)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper")
 ACCELERATORS = ("auto", "cpu", "gpu")
+READER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 """Beside auto those of Lightning's that need no further package."""
 SETTING = "setting"
@@ -136,6 +137,11 @@ class ReaderConfig:
         "layer.head that teach, such as 12.3,14.*,0-3.*; null = all",
         parse=parsed_by("lightning_modules.attention_heads:AttentionHeads.parse"),
     )
+    dtype: str = setting(
+        "float32",
+        "of its weights, where it is frozen; auto = bfloat16 where the hardware multiplies it, else float32",
+        choices=lambda: READER_DTYPES,
+    )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)
 
@@ -155,6 +161,33 @@ class RetrieverConfig:
     )
     max_query_tokens: int = setting(64, "longer queries are cut off", at_least=1)
     max_passage_tokens: int = setting(160, "longer passages are cut off", at_least=1)
+    num_at_once: int | None = setting(
+        None,
+        "texts whose activations training keeps at a time, for large batches; null = all",
+        at_least=1,
+    )
+
+
+@dataclass
+class RetrievalConfig:
+    """Which passages a question is read with: its candidates."""
+
+    candidates: str = setting(
+        "index",
+        "who finds them",
+        choices=names_in("lightning_modules.candidates:CandidateSource"),
+    )
+    choice: str = setting(
+        "first",
+        "which K of them: the first, or others in each step",
+        choices=names_in("lightning_modules.candidates:CandidateChoice"),
+    )
+    num_from_each: int | None = setting(
+        None, "the first n of the index, and of BM25, are chosen from; null = K", at_least=1
+    )
+    bm25_baseline: bool | None = setting(
+        None, "measure BM25's Hit Rate too; null = with at most a million passages"
+    )
 
 
 @dataclass
@@ -195,6 +228,9 @@ class ObjectiveConfig:
     signals: SignalsConfig = field(default_factory=SignalsConfig)
     reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
     retrieval_temperature: float = setting(1.0, "theta", above=0)
+    in_batch: bool = setting(
+        False, "p_RETR over the passages of the batch's other questions too, which the target gives nothing"
+    )
     constants: str = setting(
         "plain",
         "scale factors of the scores and the loss",
@@ -368,6 +404,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

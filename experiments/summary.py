@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.config import ExperimentConfig, trains
 from experiments.trainer import RunCallbacks
+from lightning_modules.metrics.measures import BM25
 
 
 def make_summary(
@@ -49,6 +50,7 @@ def make_summary(
         "best_step": best_step,
         "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
+        "bm25": {n: v for n, v in pairs.items() if n.startswith(BM25)},
         "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
         "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},

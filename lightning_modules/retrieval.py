@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
+from datamodules.bm25 import BM25Index
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.answering import AnsweringModule
+from lightning_modules.candidates import Candidates
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, find_hits, first_hit_ranks, mean_words
 from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.metrics.measures import BM25
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.retriever import Retriever
 
@@ -29,7 +32,13 @@ class RetrievalModule(AnsweringModule):
             by their fresh embeddings (Atlas's `--retrieve_with_rerank`); None = as the index ranks them.
         answer_match: when a passage counts as a hit.
         hit_rate_ks: the K's of Hit Rate@K.
+        candidates: which passages questions are read with; None = the K that the index ranks first.
+        bm25: over the same knowledge base, for candidates that come from it, and as the baseline whose Hit
+            Rate evaluations measure beside the retriever's; None = neither.
         num_read, generate: see `AnsweringModule`.
+
+    Raises:
+        ValueError: candidates of BM25 without it, or too few of them.
 
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
@@ -46,10 +55,17 @@ class RetrievalModule(AnsweringModule):
         rerank_from: int | None = None,
         answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
         hit_rate_ks: Sequence[int] = (1, 5, 20),
+        candidates: Candidates | None = None,
+        bm25: BM25Index | None = None,
         num_read: int | None = None,
         generate: bool = True,
     ) -> None:
         super().__init__(num_read, generate)
+        self.candidates = candidates or Candidates()
+        if self.candidates.uses_bm25 and bm25 is None:
+            raise ValueError(f"bm25: candidates={self.candidates.source} needs the BM25 index")
+        self._num_to_find = self.candidates.num_to_find(num_passages, len(knowledge_base))
+        self.bm25 = bm25
         self.retriever = retriever
         self.knowledge_base = knowledge_base
         self.num_passages = num_passages
@@ -60,6 +76,8 @@ class RetrievalModule(AnsweringModule):
         self.index: PassageIndex | None = None
         self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)
+        self.bm25_hit_rate = HitRate(self.hit_rate_ks)
+        self._bm25_ranks: dict[str, int] = {}  # of the first hit, by question id
         self.passage_words = QuestionMean()
         self.strict_loading = False  # checkpoints hold the trained models only
 
@@ -74,6 +92,36 @@ class RetrievalModule(AnsweringModule):
         Raises:
             ValueError: there is no index.
         """
+        return [self.knowledge_base.select(rows) for rows in self._search_index(questions, k)]
+
+    def retrieve_candidates(
+        self, questions: Sequence[Question], step_seed: int | None = None
+    ) -> list[list[Passage]]:
+        """The K passages that each question is read with, as `candidates` says.
+
+        Args:
+            questions: to find them for.
+            step_seed: of sampled ones; None = the first ones, as in evaluations.
+
+        Raises:
+            ValueError: they come from the index, and there is none.
+        """
+        rankings = []
+        if self.candidates.uses_bm25:
+            assert self.bm25 is not None, "checked when the module was made"
+            _, rows = self.bm25.search([question.text for question in questions], self._num_to_find)
+            rankings.append(rows.tolist())
+        if self.candidates.uses_index:
+            rankings.append(self._search_index(questions, self._num_to_find))
+        chosen = []
+        for question, *found in zip(questions, *rankings, strict=True):
+            seed = None if step_seed is None else (step_seed, question.id)
+            chosen.append(self.candidates.choose(found, self.num_passages, seed))
+        return [self.knowledge_base.select(rows) for rows in chosen]
+
+    @torch.no_grad()
+    def _search_index(self, questions: Sequence[Question], k: int) -> list[list[int]]:
+        """Rows of the k best passages for each question."""
         if self.index is None:
             raise ValueError(
                 "there is no index to retrieve from: give the trainer callbacks.refresh_index.RefreshIndex, "
@@ -84,16 +132,18 @@ class RetrievalModule(AnsweringModule):
             num_found = min(max(k, self.rerank_from), len(self.knowledge_base))
         with eval_mode(self.retriever):
             queries = self.retriever.encode_queries([question.text for question in questions])
-            _, rows = self.index.search(queries.float().cpu().numpy(), num_found)
-            found = [self.knowledge_base.select(of_question.tolist()) for of_question in rows]
+            _, found = self.index.search(queries.float().cpu().numpy(), num_found)
             if self.rerank_from is None:
-                return found
-            return [self._rerank(query, passages)[:k] for query, passages in zip(queries, found, strict=True)]
+                return [rows.tolist() for rows in found]
+            return [
+                self._rerank(query, rows.tolist())[:k] for query, rows in zip(queries, found, strict=True)
+            ]
 
-    def _rerank(self, query: Float[Tensor, " dim"], passages: Sequence[Passage]) -> list[Passage]:
-        """The passages by their fresh score s(n, Q), best first."""
+    def _rerank(self, query: Float[Tensor, " dim"], rows: list[int]) -> list[int]:
+        """Rows of passages by their fresh score s(n, Q), best first."""
+        passages = self.knowledge_base.select(rows)
         scores = (self.retriever.encode_passages(passages) * query).sum(dim=-1)
-        return [passages[i] for i in scores.argsort(descending=True, stable=True).tolist()]
+        return [rows[i] for i in scores.argsort(descending=True, stable=True).tolist()]
 
     # ---- evaluation ----
 
@@ -114,9 +164,21 @@ class RetrievalModule(AnsweringModule):
         passages = self.retrieve(questions, k)
         is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
         self.hit_rate.update(first_hit_ranks(is_hit))
+        if self.bm25 is not None:
+            self.bm25_hit_rate.update(self._first_hits_of_bm25(questions, self.bm25).to(self.device))
         # a retriever that has come to prefer long passages raises its Hit Rate at first, and learns nothing
         self.passage_words.update(mean_words(passages, self.num_passages), len(questions))
         return Evaluation(questions, passages, is_hit, self.num_passages)
+
+    def _first_hits_of_bm25(self, questions: Sequence[Question], bm25: BM25Index) -> Int[Tensor, " batch"]:
+        """Rank of the first passage with an answer; found once for each question."""
+        new = [question for question in questions if question.id not in self._bm25_ranks]
+        if new:
+            _, rows = bm25.search([question.text for question in new], max(self.hit_rate_ks))
+            passages = [self.knowledge_base.select(found) for found in rows.tolist()]
+            ranks = first_hit_ranks(find_hits(new, passages, self.answer_match)).tolist()
+            self._bm25_ranks |= dict(zip((question.id for question in new), ranks, strict=True))
+        return torch.tensor([self._bm25_ranks[question.id] for question in questions])
 
     def on_validation_epoch_end(self) -> None:
         # Lightning would count the steps of a validation within training from 0, those of all else from 1
@@ -131,5 +193,9 @@ class RetrievalModule(AnsweringModule):
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
         self.hit_rate.reset()
+        if self.bm25 is not None:
+            for name, value in self.bm25_hit_rate.compute().items():
+                self.log(f"{stage}/{BM25}{name}", value)
+            self.bm25_hit_rate.reset()
         self.log(f"{stage}/passage_words", self.passage_words.compute())
         self.passage_words.reset()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
@@ -37,6 +38,9 @@ class Retriever(nn.Module):
         tied: one encoder for both sides; False = the passage encoder is a copy of its own.
         train_passage_encoder: False = query-side fine-tuning; only with `tied=False`.
         max_query_tokens, max_passage_tokens: longer texts are cut.
+        num_at_once: texts whose activations are kept at a time where there is gradient; the passes of the
+            others are made again backward (as GradCache does), so that memory does not grow with the batch.
+            None = all are kept.
 
     Raises:
         ValueError: query-side fine-tuning of tied encoders.
@@ -51,6 +55,7 @@ class Retriever(nn.Module):
         train_passage_encoder: bool = True,
         max_query_tokens: int = 64,
         max_passage_tokens: int = 160,
+        num_at_once: int | None = None,
     ) -> None:
         super().__init__()
         if tied and not train_passage_encoder:
@@ -66,6 +71,7 @@ class Retriever(nn.Module):
         self.train_passage_encoder = train_passage_encoder
         self.max_query_tokens = max_query_tokens
         self.max_passage_tokens = max_passage_tokens
+        self.num_at_once = num_at_once
         if not train_passage_encoder:
             self.passage_encoder.requires_grad_(False)
 
@@ -138,6 +144,16 @@ class Retriever(nn.Module):
         inputs = self.tokenizer(
             texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
         ).to(device)
+        if self.num_at_once is None or not torch.is_grad_enabled() or len(texts) <= self.num_at_once:
+            return self._embed(encoder, dict(inputs))
+        parts = [
+            {name: tensor[start : start + self.num_at_once] for name, tensor in inputs.items()}
+            for start in range(0, len(texts), self.num_at_once)
+        ]
+        # the second pass draws the same dropout as the first
+        return torch.cat([checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts])
+
+    def _embed(self, encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         hidden = encoder(**inputs).last_hidden_state
         embeddings = mean_pool(hidden.float(), inputs["attention_mask"].bool())
         return F.normalize(embeddings, dim=-1) if self.normalize else embeddings

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from datamodules.answer_matching import AnswerMatch
-from datamodules.batches import Batch, Question
+from datamodules.batches import Batch, Passage, Question
+from datamodules.bm25 import BM25Index
 from datamodules.passages import KnowledgeBase
+from lightning_modules.candidates import Candidates, other_passages
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
 from lightning_modules.metrics.indicators import AttentionNormalization
@@ -46,7 +48,9 @@ class RetrieverReaderModule(RetrievalModule):
         retriever_rate, reader_rate: learning rates.
         objective: what of the reader the retriever learns from; None = ADist, the paper's.
         retrieval_temperature: theta.
-        num_passages, rerank_from, answer_match, hit_rate_ks: see `RetrievalModule`.
+        in_batch: whether the passages of a batch's other questions stand beside a question's own in training:
+            p_RETR is over all of them, the target has no mass on the others, and the reader reads no more.
+        num_passages, rerank_from, answer_match, hit_rate_ks, candidates, bm25: see `RetrievalModule`.
         num_read: questions that an evaluation reads (generation, indicators, KL), the first ones, of all
             processes together; all are retrieved for. None = all.
         generate: whether evaluations generate answers too (EM, F1).
@@ -74,10 +78,13 @@ class RetrieverReaderModule(RetrievalModule):
         reader_rate: LearningRate | None = None,
         objective: Objective | None = None,
         retrieval_temperature: float = 1.0,
+        in_batch: bool = False,
         num_passages: int = 5,
         rerank_from: int | None = None,
         answer_match: AnswerMatch | str = AnswerMatch.TOKENS,
         hit_rate_ks: Sequence[int] = (1, 5, 20),
+        candidates: Candidates | None = None,
+        bm25: BM25Index | None = None,
         num_read: int | None = None,
         generate: bool = True,
         max_new_tokens: int = 32,
@@ -94,6 +101,8 @@ class RetrieverReaderModule(RetrievalModule):
             rerank_from=rerank_from,
             answer_match=answer_match,
             hit_rate_ks=hit_rate_ks,
+            candidates=candidates,
+            bm25=bm25,
             num_read=num_read,
             generate=generate,
         )
@@ -112,6 +121,7 @@ class RetrieverReaderModule(RetrievalModule):
         self.retriever_rate = retriever_rate or LearningRate(1e-5)
         self.reader_rate = reader_rate or LearningRate(1e-5)
         self.retrieval_temperature = retrieval_temperature
+        self.in_batch = in_batch
         self.max_new_tokens = max_new_tokens
         self.token_embeddings = TokenEmbeddings(token_embeddings)
         self.attention_normalization = AttentionNormalization(attention_normalization)
@@ -152,19 +162,20 @@ class RetrieverReaderModule(RetrievalModule):
             student = self.reader.read_answer(batch) if self.train_reader else None  # with gradient
             output = self._read(batch, student) if self.retriever_learns else None  # without
         with self.timer.part("encode"):
-            log_p_retr = self.log_p_retr(batch)  # Eq. 2
+            log_p_retr = self.log_p_retr(batch, in_batch=self.in_batch)  # Eq. 2
+            log_p_own = log_p_retr.log_softmax(dim=-1) if self.in_batch else log_p_retr
         if self.retriever_learns:
-            log_p_target = self.objective.log_p_target(output, log_p_retr)  # Eq. 1
+            log_p_target = self.objective.log_p_target(output, log_p_own)  # Eq. 1
             losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
         if student is not None:
-            losses["reader_loss"] = self.reader.answer_loss(student, log_p_retr)
+            losses["reader_loss"] = self.reader.answer_loss(student, log_p_own)
         return self._log_losses(losses, len(questions))
 
     def _batch_of_step(self, questions: list[Question], batch_idx: int) -> Batch:
-        """The questions with the passages that are retrieved for them, and one answer of each."""
+        """The questions with their candidates, and one answer of each."""
         seed = self.seed + 1009 * self.global_step + batch_idx
         answers = [_choose_answer(question, seed) for question in questions]
-        return Batch(questions, self.retrieve(questions, self.num_passages), answers, seed)
+        return Batch(questions, self.retrieve_candidates(questions, seed), answers, seed)
 
     def _read(self, batch: Batch, student: AnswerOutput | None = None, passes: Passes | None = None) -> Any:
         """What the objective needs of the reader, in eval mode (no dropout) and without gradient.
@@ -178,14 +189,20 @@ class RetrieverReaderModule(RetrievalModule):
         with torch.no_grad(), eval_mode(self.reader):
             return self.objective.read(passes or self.reader, batch)
 
-    def log_p_retr(self, batch: Batch) -> Float[Tensor, "batch passages"]:
-        """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever learns."""
-        if self.retriever_learns:
-            return self._log_p_retr(batch)
-        with torch.no_grad(), eval_mode(self.retriever):
-            return self._log_p_retr(batch)
+    def log_p_retr(self, batch: Batch, in_batch: bool = False) -> Float[Tensor, "batch passages"]:
+        """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever learns.
 
-    def _log_p_retr(self, batch: Batch) -> Float[Tensor, "batch passages"]:
+        Args:
+            batch: questions with their passages.
+            in_batch: over the passages of the batch's other questions too, which leaves less than 1 for the
+                question's own.
+        """
+        if self.retriever_learns:
+            return self._log_p_retr(batch, in_batch)
+        with torch.no_grad(), eval_mode(self.retriever):
+            return self._log_p_retr(batch, in_batch)
+
+    def _log_p_retr(self, batch: Batch, in_batch: bool) -> Float[Tensor, "batch passages"]:
         queries = self.retriever.encode_queries([question.text for question in batch.questions])
         flat = self.retriever.encode_passages([passage for found in batch.passages for passage in found])
         return log_p_retr(
@@ -193,6 +210,7 @@ class RetrieverReaderModule(RetrievalModule):
             flat.view(len(batch), -1, flat.shape[-1]),
             self.retrieval_temperature,
             divide_by_sqrt_dim=self.objective.constants is Constants.ATLAS,
+            is_other=other_passages(batch).to(self.device) if in_batch else None,
         )
 
     def _log_losses(self, losses: dict[str, Tensor], batch_size: int) -> Tensor:
@@ -213,17 +231,32 @@ class RetrieverReaderModule(RetrievalModule):
         num_read = self.take_to_read(len(questions))
         if not num_read:
             return evaluation
-        asked = questions[:num_read]
-        passages = [found[: self.num_passages] for found in evaluation.passages[:num_read]]
-        read = self.read_questions(Batch(asked, passages, preferred_answers(asked)))
+        asked, answers = questions[:num_read], preferred_answers(questions[:num_read])
+        found = [passages[: self.num_passages] for passages in evaluation.passages[:num_read]]
+        read = self.read_questions(Batch(asked, self._evaluated_candidates(asked, found), answers))
         self.evaluation_loss.update(read.loss, num_read)
         evaluation = replace(evaluation, read=read)
         if self.generate:
             with self.timer.part("generate"):
-                predictions = self.reader.generate(read.batch, read.log_p_retr, self.max_new_tokens)
+                predictions = self._answer(read, found)
             self.score_answers(predictions, asked)
             evaluation = replace(evaluation, predictions=predictions)
         return evaluation
+
+    def _evaluated_candidates(
+        self, questions: list[Question], found: list[list[Passage]]
+    ) -> list[list[Passage]]:
+        """The candidates, which are what was found where the index gives its first ones."""
+        return found if self.candidates.are_retrieved else self.retrieve_candidates(questions)
+
+    def _answer(self, read: ReadQuestions, found: list[list[Passage]]) -> list[str]:
+        """Answers from what the retriever finds, whatever the candidates are."""
+        batch, log_p_retr = read.batch, read.log_p_retr
+        if found != batch.passages:
+            batch = replace(batch, passages=found)
+            with eval_mode(self.retriever):
+                log_p_retr = self.log_p_retr(batch)
+        return self.reader.generate(batch, log_p_retr, self.max_new_tokens)
 
     @torch.no_grad()
     def read_questions(self, batch: Batch, passes: Passes | None = None) -> ReadQuestions:

@@ -89,7 +89,7 @@ def _metrics(summary: dict[str, Any]) -> Table:
     columns = ["", "before", "after"] if summary["trained"] else ["", "before"]
     rows = []
     for measure in all_measures():
-        groups = (summary, summary["indicators"], summary["teacher"])
+        groups = (summary, summary["bm25"], summary["indicators"], summary["teacher"])
         found = next((group[measure.name] for group in groups if measure.name in group), None)
         if found is not None and measure.prominence is Prominence.EVERYWHERE:
             values = [found[when] for when in columns[1:]]

@@ -110,6 +110,22 @@ def hit_rate_measure(k: int) -> Measure:
     )
 
 
+BM25 = "bm25/"
+"""Before the names of the Hit Rates of BM25."""
+
+
+def bm25_measure(k: int) -> Measure:
+    """Hit Rate@k of BM25 over the same passages: the baseline that a retriever has to beat."""
+    return Measure(
+        f"{BM25}hr_at_{k}",
+        f"BM25's Hit Rate@{k}",
+        f"the same of BM25's first {k} passages: what the retriever has to beat",
+        Better.NEITHER,
+        (RETRIEVAL, "Hit Rate"),
+        has_stage=True,
+    )
+
+
 def _is_hit_at(evaluation: Evaluation, k: int) -> Float[Tensor, " batch"]:
     ranks = first_hit_ranks(evaluation.is_hit)
     return ((ranks >= 0) & (ranks < k)).float()
@@ -329,6 +345,7 @@ def all_measures(
     """The whole table, in the order of summaries."""
     return (
         *(hit_rate_measure(k) for k in hit_rate_ks),
+        *(bm25_measure(k) for k in hit_rate_ks),
         RETRIEVAL_HIT,
         PASSAGE_WORDS,
         *ANSWERS,

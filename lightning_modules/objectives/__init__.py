@@ -6,6 +6,7 @@ from typing import Any
 from lightning_modules.objectives.adist import ADist
 from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
+from lightning_modules.objectives.labels import Labels
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
@@ -18,6 +19,7 @@ __all__ = [
     "OBJECTIVES",
     "ADist",
     "Constants",
+    "Labels",
     "Length",
     "Objective",
     "PDist",
@@ -36,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Signals,
         Uniform,
         Length,
+        Labels,
     )
 }
 """All objectives by name: what configuration, pre-flight check and docs offer."""

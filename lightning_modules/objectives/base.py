@@ -85,6 +85,8 @@ class Objective(ABC, Generic[OutputT]):
     """K must be at least this."""
     uses_reader: ClassVar[bool] = True
     """Whether it teaches what the reader does; False = it needs no pass."""
+    knows_answers: ClassVar[bool] = False
+    """Whether it is told which passages are positive: a limit, which nothing can be compared with."""
     uses_attention: ClassVar[bool] = False
     """Whether attention teaches, and so whose (`attention_heads`)."""
 

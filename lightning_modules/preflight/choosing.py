@@ -59,8 +59,8 @@ class ChosenQuestions:
     Attributes:
         questions: in the order of reading.
         typical: ids of those that were not chosen for their passages.
-        share_with_both: of all questions retrieved for, those with a positive and a negative passage.
-        hit_rate: Hit Rate@K over all questions retrieved for.
+        share_with_both: of all questions retrieved for, those with a positive and a negative candidate.
+        hit_rate: Hit Rate@K of the retriever over all questions retrieved for.
     """
 
     questions: list[Question]
@@ -80,12 +80,12 @@ def choose_questions(
     if not questions:
         raise ValueError("there are no questions to read")
     questions = questions[: settings.num_searched * settings.num_instances]
-    hits = torch.cat(
-        [
-            find_hits(batch, module.retrieve(batch, module.num_passages), module.answer_match)
-            for batch in in_batches(questions, _RETRIEVED_TOGETHER)
-        ]
-    )
+    found, candidates = [], []
+    for batch in in_batches(questions, _RETRIEVED_TOGETHER):
+        found.append(find_hits(batch, module.retrieve(batch, module.num_passages), module.answer_match))
+        if not module.candidates.are_retrieved:
+            candidates.append(find_hits(batch, module.retrieve_candidates(batch), module.answer_match))
+    hits = torch.cat(candidates or found)
     has_both = hits.any(dim=1) & ~hits.all(dim=1)
     chosen = choose_rows(has_both.tolist(), settings.num_instances)
     num_typical = min(len(questions), len(chosen) // 2)
@@ -93,7 +93,7 @@ def choose_questions(
         [questions[row] for row in chosen],
         frozenset(question.id for question in questions[:num_typical]),
         share_with_both=float(has_both.float().mean()),
-        hit_rate=float(hits.any(dim=1).float().mean()),
+        hit_rate=float(torch.cat(found).any(dim=1).float().mean()),
     )
 
 

@@ -73,7 +73,7 @@ class ConfiguredTeacher:
     @torch.no_grad()
     def _read_batch(self, questions: list[Question]) -> None:
         module, reader, collected = self.module, self.reader, self.collected
-        passages = module.retrieve(questions, module.num_passages)
+        passages = module.retrieve_candidates(questions)
         batch = Batch(questions, passages, preferred_answers(questions))
         passes = KeptPasses(reader, batch)
         read = module.read_questions(batch, passes)

@@ -65,7 +65,7 @@ def _batches(teacher: ConfiguredTeacher, rows: Sequence[int], batch_size: int) -
     batches = []
     for of_batch in in_batches(rows, batch_size):
         questions = [collected.questions[row] for row in of_batch]
-        passages = module.retrieve(questions, module.num_passages)
+        passages = module.retrieve_candidates(questions)
         batch = Batch(questions, passages, preferred_answers(questions))
         batches.append(_Rows(of_batch, batch, collected.log_p_retr[of_batch].to(module.device)))
     return batches

@@ -108,7 +108,9 @@ def _variant_row(
 
 
 def _overrides(variant: Variant, objective: Objective, chooses_heads: bool) -> list[str] | None:
-    """What to paste beside the configuration, so that it teaches like the row."""
+    """What to paste beside the configuration, so that it teaches like the row; None: nothing does, or may."""
+    if objective.knows_answers:  # a limit is nothing to recommend
+        return None
     overrides = replace(variant, objective=objective).overrides
     if overrides is None:
         return None

@@ -95,7 +95,11 @@ class ComparedObjectives:
     @classmethod
     def beside(cls, configured: Objective) -> "ComparedObjectives":
         """All that are worth comparing with the configured one, with its constants."""
-        registered = [make_objective(name, constants=configured.constants) for name in OBJECTIVES]
+        registered = [
+            make_objective(name, constants=configured.constants)
+            for name, objective in OBJECTIVES.items()
+            if not objective.knows_answers
+        ]
         usual = {(o.name, o.details): o for made in registered for o in made.variants()}
         own = {(o.name, o.details): o for o in configured.variants()}
         return cls(

@@ -77,13 +77,18 @@ class Reader(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def load(
-        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+        cls,
+        name: str | Path,
+        attention_heads: AttentionHeads | None = None,
+        dtype: torch.dtype = torch.float32,
+        **prompts: Any,
     ) -> "Reader":
         """A reader from the hub, a folder or a file.
 
         Args:
             name: hub name, folder, or a .gguf file.
             attention_heads: see `Reader`.
+            dtype: of the weights and of the passes; token scores and log-probabilities are float32 always.
             prompts: settings of prompt builders; a family takes those that it has.
 
         Raises:

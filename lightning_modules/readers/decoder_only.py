@@ -68,9 +68,13 @@ class DecoderOnlyReader(Reader):
 
     @classmethod
     def load(
-        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+        cls,
+        name: str | Path,
+        attention_heads: AttentionHeads | None = None,
+        dtype: torch.dtype = torch.float32,
+        **prompts: Any,
     ) -> "DecoderOnlyReader":
-        model, tokenizer = load_causal_lm(name)
+        model, tokenizer = load_causal_lm(name, dtype)
         return cls(model, PromptBuilder(tokenizer, **prompts), attention_heads)
 
     @property
@@ -92,7 +96,7 @@ class DecoderOnlyReader(Reader):
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
         """See `Reader.embedding_matrix`."""
-        return self.model.get_input_embeddings().weight.detach()
+        return self.model.get_input_embeddings().weight.detach().float()
 
     # ---- passes ----
 

@@ -26,7 +26,7 @@ def load_reader(name: str | Path, family: str = AUTO, **settings: Any) -> Reader
     Args:
         name: hub name, folder, or a .gguf file.
         family: of `FAMILIES`, or `auto`.
-        settings: `attention_heads`, and those of the family's prompt builder.
+        settings: `attention_heads`, `dtype`, and those of the family's prompt builder.
 
     Raises:
         ModelError: not to be loaded, or of another family.

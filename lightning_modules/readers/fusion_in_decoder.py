@@ -74,9 +74,13 @@ class FusionInDecoderReader(Reader):
 
     @classmethod
     def load(
-        cls, name: str | Path, attention_heads: AttentionHeads | None = None, **prompts: Any
+        cls,
+        name: str | Path,
+        attention_heads: AttentionHeads | None = None,
+        dtype: torch.dtype = torch.float32,
+        **prompts: Any,
     ) -> "FusionInDecoderReader":
-        model, tokenizer = load_seq2seq(name)
+        model, tokenizer = load_seq2seq(name, dtype)
         # there is one way of showing passages, and no order in which
         own = {key: value for key, value in prompts.items() if key not in ("context", "passage_order")}
         return cls(model, FusionPromptBuilder(tokenizer, **own), attention_heads)

@@ -171,3 +171,31 @@ def test_settings_of_the_configuration_arrive(tmp_path):
     assert rates == {0.25}
     assert (retriever.max_query_tokens, retriever.max_passage_tokens) == (7, 9)
     assert not any(p.requires_grad for p in retriever.passage_encoder.parameters())
+
+
+def test_a_few_activations_at_a_time_give_the_gradients_of_all():
+    gradients = []
+    for num_at_once in (2, None):
+        retriever = tiny_retriever(num_at_once=num_at_once)
+        embeddings = retriever.encode_passages(toy_passages()[:5])
+        (embeddings * torch.linspace(-1, 1, embeddings.numel()).view_as(embeddings)).sum().backward()
+        gradients.append([p.grad.clone() for p in retriever.query_encoder.parameters() if p.grad is not None])
+    for of_parts, of_all in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_parts, of_all, rtol=1e-4, atol=1e-6)
+
+
+def test_the_second_pass_of_a_part_draws_the_dropout_of_the_first():
+    retriever = tiny_retriever(num_at_once=2).train()
+    for module in retriever.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    norm = retriever.query_encoder.encoder.layer[-1].output.LayerNorm
+    torch.manual_seed(1)
+    embeddings = retriever.encode_queries(["France", "Peru and Chile", "Rome", "Oslo", "Cuba"])
+    embeddings.sum().backward()
+    # the last layer norm gives w * x + b, so its gradients must add up to the output of the first pass
+    total = (norm.weight * norm.weight.grad).sum() + (norm.bias * norm.bias.grad).sum()
+    torch.testing.assert_close(total, embeddings.sum(), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        other = retriever.encode_queries(["France", "Peru and Chile", "Rome", "Oslo", "Cuba"])
+    assert not torch.allclose(other.sum(), embeddings.sum(), rtol=1e-4), "dropout does make a difference"

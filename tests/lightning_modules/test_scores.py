@@ -1,5 +1,7 @@
 """Passage scores and both distributions against loops and NumPy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,31 @@ def test_p_retr_equals_numpy(temperature, divide_by_sqrt_dim):
     assert not np.allclose(plain.numpy(), expected, rtol=1e-2)
 
 
+@pytest.mark.parametrize("divide_by_sqrt_dim", [False, True])
+def test_other_passages_of_the_batch_stand_in_the_softmax(divide_by_sqrt_dim):
+    generator = torch.Generator().manual_seed(5)
+    queries, passages = torch.randn(3, 16, generator=generator), torch.randn(3, 2, 16, generator=generator)
+    is_other = torch.rand(3, 3, 2, generator=generator) > 0.4
+    is_other[torch.arange(3), torch.arange(3)] = False
+    result = log_p_retr(queries, passages, 0.5, divide_by_sqrt_dim, is_other)
+    scale = 0.5 * (4 if divide_by_sqrt_dim else 1)
+    for q in range(3):
+        own = [math.exp(float(queries[q] @ passages[q, k]) / scale) for k in range(2)]
+        others = [
+            math.exp(float(queries[q] @ passages[b, k]) / scale)
+            for b in range(3)
+            for k in range(2)
+            if is_other[q, b, k]
+        ]
+        expected = [math.log(value / (sum(own) + sum(others))) for value in own]
+        assert result[q].tolist() == pytest.approx(expected, rel=1e-4)
+    none = torch.zeros(3, 3, 2, dtype=torch.bool)
+    torch.testing.assert_close(
+        log_p_retr(queries, passages, 0.5, divide_by_sqrt_dim, none),
+        log_p_retr(queries, passages, 0.5, divide_by_sqrt_dim),
+    )
+
+
 def test_mixed_precision_leaves_the_scores_alone():
     generator = torch.Generator().manual_seed(3)
     queries, passages = torch.randn(B, 64, generator=generator), torch.randn(B, K, 64, generator=generator)
@@ -133,6 +160,8 @@ def test_gradient_of_p_retr_flows_into_both_embeddings():
     queries = torch.randn(B, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     passages = torch.randn(B, K, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda q, p: log_p_retr(q, p, 0.7, True), (queries, passages))
+    is_other = ~torch.eye(B, dtype=torch.bool)[..., None].expand(B, B, K)
+    assert torch.autograd.gradcheck(lambda q, p: log_p_retr(q, p, 0.7, True, is_other), (queries, passages))
 
 
 def test_unknown_choices_are_refused():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from callbacks.refresh_index import RefreshIndex
-from datamodules.batches import Batch
-from lightning_modules.objectives import make_objective
+from datamodules.batches import Batch, Passage, Question
+from lightning_modules.objectives import Labels, make_objective
 from tests.tiny_models import toy_passages, toy_questions
 from tests.toy_training import toy_datamodule, toy_module, toy_trainer
 
@@ -64,3 +64,30 @@ def test_a_control_trains_the_retriever_alone(tmp_path, name):
         key.split(".")[0] for key, value in module.state_dict().items() if not before[key].equal(value)
     }
     assert changed == {"retriever"}
+
+
+class TestLabels:
+    def batch(self):
+        questions = [Question("a", "?", ("Paris",)), Question("b", "?", ("Rome",))]
+        texts = [("Paris is nice", "in Paris", "Oslo"), ("Oslo", "Lima", "Cairo")]
+        return Batch(questions, [[Passage(text, "", text) for text in found] for found in texts])
+
+    def test_positive_passages_share_the_target(self):
+        objective, batch = Labels(), self.batch()
+        output = objective.read(NoReader(), batch)
+        assert output.tolist() == [[True, True, False], [False, False, False]]
+        p = objective.log_p_target(output, torch.zeros(2, 3)).exp()
+        torch.testing.assert_close(p[0], torch.tensor([0.5, 0.5, 0.0]))
+
+    def test_a_question_without_a_positive_passage_teaches_nothing(self):
+        objective, batch = Labels(), self.batch()
+        logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        log_p_retr = logits.log_softmax(dim=-1)
+        output = objective.read(NoReader(), batch)
+        loss = objective.loss(objective.log_p_target(output, log_p_retr.detach()), log_p_retr, output)
+        loss.backward()
+        p = log_p_retr[0].exp()
+        expected = sum(0.5 * math.log(0.5 / p[i].item()) for i in (0, 1)) / 2
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        assert logits.grad[1].abs().max() < 1e-6
+        torch.testing.assert_close(logits.grad[0], (p - torch.tensor([0.5, 0.5, 0.0])) / 2)

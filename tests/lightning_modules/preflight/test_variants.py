@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.batches import TokenScope
 from datamodules.prompts import Context, PassageOrder
-from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, PDist, make_objective
+from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, Labels, PDist, make_objective
 from lightning_modules.objectives.base import Cost
 from lightning_modules.preflight.variants import ComparedObjectives, Order, Variant, order_of, shown_in
 from lightning_modules.scores import PASSAGE_SCORES
@@ -40,14 +40,21 @@ def test_the_order_is_said_of_what_the_pass_itself_scores():
     assert Variant.of_pass(PDist(), *shown).name == "pdist concatenated"
 
 
-@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_what_knows_the_answers_is_compared_where_it_is_configured_alone():
+    compared = ComparedObjectives.beside(Labels())
+    assert compared.only_configured == [Labels()]
+    assert "labels" not in {objective.name for objective in compared.usual}
+
+
+@pytest.mark.parametrize("name", [name for name, o in OBJECTIVES.items() if not o.knows_answers])
 @pytest.mark.parametrize("constants", ["plain", "atlas"])
 def test_every_objective_is_compared_with_the_configured_ones_constants(name, constants):
     configured = make_objective(name, constants=constants, attention_temperature=0.3)
     compared = ComparedObjectives.beside(configured)
     assert configured in compared.usual
     assert compared.only_configured == []
-    assert {objective.name for objective in compared.usual} == set(OBJECTIVES)
+    expected = {known for known, objective in OBJECTIVES.items() if not objective.knows_answers}
+    assert {objective.name for objective in compared.usual} == expected
     assert {objective.constants for objective in compared.usual} == {constants}
     attention = [objective for objective in compared.usual if objective.name == "adist"]
     assert len(attention) == len(TokenScope) * len(PASSAGE_SCORES)

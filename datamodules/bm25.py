@@ -1,0 +1,167 @@
+"""BM25 over a knowledge base: the baseline that a retriever has to beat, and a source of candidates."""
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from datamodules.errors import DataError
+from datamodules.passages import KnowledgeBase
+
+if TYPE_CHECKING:
+    from bm25s import BM25
+
+# Raise when what is indexed or how it is split into words changes: indices of other versions are rebuilt.
+_VERSION = 1
+_PASSAGES_AT_A_TIME = 10_000
+_NO_WORD = ""
+"""Of a passage, or a question, that holds none but stop words."""
+
+
+class BM25Index:
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) of title and text, without English stop words.
+
+    Made by `build` or `load`. Row i is the i-th passage of the knowledge base.
+
+    Args:
+        index: of bm25s, with its vocabulary.
+    """
+
+    def __init__(self, index: "BM25") -> None:
+        self._index = index
+        self._split = _tokenizer().splitter
+
+    def __len__(self) -> int:
+        return int(self._index.scores["num_docs"])
+
+    @classmethod
+    def build(
+        cls, knowledge_base: KnowledgeBase, progress: Callable[[int], object] | None = None
+    ) -> "BM25Index":
+        """Indexes all passages, in memory: about 1 KB for each of 100 words while it is built.
+
+        Args:
+            knowledge_base: D.
+            progress: called with numbers of passages split into words.
+
+        Raises:
+            DataError: bm25s is not installed.
+        """
+        tokenizer = _tokenizer()
+        word_ids: list[Int[np.ndarray, " words"]] = []
+        for chunk in knowledge_base.chunks(_PASSAGES_AT_A_TIME):
+            texts = [f"{passage.title} {passage.text}" for passage in chunk]
+            word_ids += [np.array(ids, dtype=np.int32) for ids in tokenizer.streaming_tokenize(texts)]
+            if progress:
+                progress(len(chunk))
+        index = _bm25s().BM25()
+        index.index((word_ids, tokenizer.get_vocab_dict()), show_progress=False)
+        return cls(index)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "BM25Index":
+        """One that `save` wrote, memory-mapped.
+
+        Raises:
+            DataError: bm25s is not installed, or the folder holds no such index.
+        """
+        bm25s = _bm25s()
+        try:
+            return cls(bm25s.BM25.load(str(folder), mmap=True, show_progress=False))
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise DataError(f"{folder}: not a BM25 index ({error}); delete the folder") from error
+
+    @classmethod
+    def cached(
+        cls,
+        knowledge_base: KnowledgeBase,
+        cache: Path | str,
+        progress: Callable[[int], object] | None = None,
+    ) -> "BM25Index":
+        """The index of a knowledge base, built on first use and memory-mapped from then on.
+
+        Args:
+            knowledge_base, progress: as in `build`.
+            cache: folder of such indices, one for each knowledge base.
+
+        Raises:
+            DataError: as `build`; the index cannot be written.
+        """
+        folder = Path(cache) / f"{knowledge_base.fingerprint[:16]}-v{_VERSION}"
+        if folder.is_dir():
+            with contextlib.suppress(DataError):  # damaged: built anew below
+                found = cls.load(folder)
+                if len(found) == len(knowledge_base):
+                    return found
+        cls.build(knowledge_base, progress).save(folder)
+        return cls.load(folder)
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the index; the folder appears when it is whole.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        folder = Path(folder)
+        with _whole_folder(folder) as partial:
+            self._index.save(str(partial), show_progress=False)
+
+    def search(
+        self, texts: Sequence[str], k: int
+    ) -> tuple[Float32[np.ndarray, "questions k"], Int[np.ndarray, "questions k"]]:
+        """The k best passages for each text.
+
+        A passage that shares no word with the text scores 0; such ones come last, in an arbitrary order that
+        is always the same.
+
+        Returns:
+            Their scores and rows, best first.
+
+        Raises:
+            ValueError: `k` is not between 1 and the number of passages.
+        """
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k is {k}; it must be between 1 and the {len(self)} passages there are")
+        words = [self._split(text.lower()) or [_NO_WORD] for text in texts]
+        found = self._index.retrieve(words, k=k, show_progress=False, backend_selection="numpy")
+        return found.scores, found.documents
+
+
+def _bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError as error:
+        raise DataError("BM25 needs the package bm25s, which is not installed; pip install bm25s") from error
+    return bm25s
+
+
+def _tokenizer() -> Any:
+    """Splits texts into lower-case words of two characters and more."""
+    return _bm25s().tokenization.Tokenizer(stopwords="en")
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to that takes its name at the end, in the place of what had it."""
+    partial, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.{kind}") for kind in ("new", "old"))
+    try:
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if folder.is_dir():
+                folder.rename(old)
+            partial.rename(folder)
+        finally:
+            for left in (partial, old):
+                shutil.rmtree(left, ignore_errors=True)
+    except OSError as error:
+        if folder.is_dir():  # another process was faster
+            return
+        raise DataError(
+            f"{folder}: cannot be written ({error}); free the disk or choose another folder"
+        ) from error

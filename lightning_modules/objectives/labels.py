@@ -1,0 +1,57 @@
+"""Labels: the control that teaches which passages hold an answer, the limit of what a teacher could know."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from datamodules.answer_matching import AnswerMatch
+from datamodules.batches import Batch
+from lightning_modules.evaluation import find_hits
+from lightning_modules.objectives.base import Objective, Passes
+
+
+@dataclass(frozen=True)
+class Labels(Objective[Bool[Tensor, "batch passages"]]):
+    """All positive passages alike, and no other: as if somebody had labelled them.
+
+    A question without a positive passage teaches nothing. The reader is not asked. Positive is what holds an
+    answer, which is what the Hit Rate counts, so this is a limit and no method.
+    """
+
+    name: ClassVar[str] = "labels"
+    uses_reader: ClassVar[bool] = False
+    knows_answers: ClassVar[bool] = True
+
+    def read(self, reader: Passes, batch: Batch) -> Bool[Tensor, "batch passages"]:
+        """Which passages hold an answer."""
+        return find_hits(batch.questions, batch.passages, AnswerMatch.TOKENS)
+
+    def passage_scores(
+        self, output: Bool[Tensor, "batch passages"], log_p_retr: Float[Tensor, "batch passages"]
+    ) -> Float[Tensor, "batch passages"]:
+        """1 for a positive passage, 0 for a negative one."""
+        return output.to(log_p_retr.device, torch.float32)
+
+    def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
+        """Uniform over the positive passages, nothing on the others; uniform over all without a positive."""
+        has_positive = scores.any(dim=-1, keepdim=True)
+        # e^-100 is nothing to the loss, and its log is finite
+        return torch.where(has_positive, (scores - 1) * 100.0, 0.0).log_softmax(dim=-1)
+
+    def loss(
+        self,
+        log_p_target: Float[Tensor, "batch passages"],
+        log_p_retr: Float[Tensor, "batch passages"],
+        output: Bool[Tensor, "batch passages"],
+    ) -> Float[Tensor, ""]:
+        """The KL of the questions with a positive passage; the others count with 0."""
+        has_positive = output.any(dim=-1, keepdim=True).to(log_p_retr.device)
+        # where the target is what the retriever says already there is nothing to learn
+        return super().loss(
+            torch.where(has_positive, log_p_target, log_p_retr.detach()),
+            torch.where(has_positive, log_p_retr, log_p_retr.detach()),
+            output,
+        )

@@ -1,0 +1,119 @@
+"""Which passages are candidates, against the rule written out."""
+
+import pytest
+import torch
+
+from datamodules.batches import Batch, Passage, Question
+from datamodules.bm25 import BM25Index
+from lightning_modules.candidates import Candidates, interleave, other_passages
+from lightning_modules.encoding import build_index
+from tests.tiny_models import toy_questions
+from tests.toy_training import toy_module
+
+INDEX, BM25 = [9, 7, 5, 3, 1], [7, 8, 6, 4, 2]
+
+
+def test_first_of_one_source_are_its_first():
+    assert Candidates("index").choose([INDEX], 3, (0, "q")) == [9, 7, 5]
+
+
+def test_first_of_both_come_by_turns_and_once():
+    assert Candidates("both").choose([BM25, INDEX], 4) == [7, 9, 8, 6]
+    assert interleave([BM25, INDEX]) == [7, 9, 8, 6, 5, 4, 3, 2, 1]
+
+
+def test_what_is_beyond_n_only_fills_up():
+    """Of the first 2 of each, 3 are different; the fourth is the next one in turn."""
+    assert Candidates("both", num_from_each=2).choose([BM25, INDEX], 3) == [7, 9, 8]
+    assert Candidates("both", num_from_each=2).choose([BM25, INDEX], 4) == [7, 9, 8, 6]
+
+
+def test_samples_are_of_the_first_n_and_change_with_step_and_question():
+    candidates = Candidates("index", "sampled", num_from_each=4)
+    drawn = {tuple(candidates.choose([INDEX], 2, (step, "q"))) for step in range(60)}
+    pairs = {(a, b) for i, a in enumerate(INDEX[:4]) for b in INDEX[i + 1 : 4]}
+    assert drawn == pairs, "each pair, in the order of the ranking"
+    assert candidates.choose([INDEX], 2, (3, "q")) == candidates.choose([INDEX], 2, (3, "q"))
+    assert len({tuple(candidates.choose([INDEX], 2, (0, f"q{i}"))) for i in range(60)}) == len(pairs)
+
+
+def test_evaluations_take_the_first_of_a_sampled_source():
+    assert Candidates("index", "sampled", num_from_each=4).choose([INDEX], 2) == [9, 7]
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"), [(("index",), 6), (("index", "first", 9), 9), (("both", "sampled", 3), 6)]
+)
+def test_how_many_are_sought(settings, found):
+    assert Candidates(*settings).num_to_find(6, 100) == found
+    assert Candidates(*settings).num_to_find(6, 6) == 6
+
+
+def test_too_few_of_each_are_refused():
+    with pytest.raises(ValueError, match="num_from_each=2 of each source cannot give 5 candidates"):
+        Candidates("both", num_from_each=2).num_to_find(5, 100)
+    with pytest.raises(ValueError, match="num_from_each is 0"):
+        Candidates(num_from_each=0)
+    with pytest.raises(ValueError, match="choose one of: index, bm25, both"):
+        Candidates("tfidf")
+
+
+def test_others_are_those_that_are_not_own_and_each_once():
+    a, b, c, d = (Passage(name, name, name) for name in "abcd")
+    questions = [Question(str(i), "?", ("x",)) for i in range(3)]
+    batch = Batch(questions, [[a, b], [b, c], [c, d]])
+    assert other_passages(batch).int().tolist() == [
+        [[0, 0], [0, 1], [0, 1]],
+        [[1, 0], [0, 0], [0, 1]],
+        [[1, 1], [0, 0], [0, 0]],
+    ]
+
+
+class TestInTheModule:
+    def module(self, folder, **settings):
+        module = toy_module(folder, num_passages=4, **settings)
+        module.index = build_index(module.retriever, module.knowledge_base)
+        return module
+
+    def test_both_sources_are_asked(self, tmp_path):
+        plain = self.module(tmp_path)
+        bm25 = BM25Index.build(plain.knowledge_base)
+        module = self.module(tmp_path, candidates=Candidates("both"), bm25=bm25)
+        questions = toy_questions()[:3]
+        by_index = plain.retrieve(questions, 4)
+        rows = bm25.search([question.text for question in questions], 4)[1]
+        by_words = [module.knowledge_base.select(found) for found in rows.tolist()]
+        by_turns = [
+            [x for pair in zip(*both, strict=True) for x in pair]
+            for both in zip(by_words, by_index, strict=True)
+        ]
+        expected = [list(dict.fromkeys(found))[:4] for found in by_turns]
+        assert module.retrieve_candidates(questions) == expected
+        assert module.retrieve(questions, 4) == by_index, "what is evaluated is the index's"
+
+    def test_bm25_alone_needs_no_index(self, tmp_path):
+        bm25 = BM25Index.build(self.module(tmp_path).knowledge_base)
+        module = toy_module(tmp_path, candidates=Candidates("bm25"), bm25=bm25, num_passages=3)
+        found = module.retrieve_candidates(toy_questions()[:2])
+        assert [passages[0].title for passages in found] == ["France", "Japan"]
+
+    def test_bm25_must_be_there(self, tmp_path):
+        with pytest.raises(ValueError, match="candidates=both needs the BM25 index"):
+            toy_module(tmp_path, candidates=Candidates("both"))
+
+    @torch.no_grad()
+    def test_evaluations_read_candidates_and_answer_from_what_is_found(self, tmp_path):
+        module = self.module(tmp_path)
+        module.candidates = Candidates("bm25")
+        module.bm25 = BM25Index.build(module.knowledge_base)
+        module.eval()
+        questions = toy_questions()[:2]
+        seen = []
+        generate = module.reader.generate
+        module.reader.generate = lambda batch, *rest: seen.append(batch) or generate(batch, *rest)
+        module.take_to_read = lambda number: number
+        evaluation = module.evaluate(questions)
+        assert evaluation.read is not None
+        assert evaluation.read.batch.passages == module.retrieve_candidates(questions)
+        assert evaluation.passages == module.retrieve(questions, 5)
+        assert seen[0].passages == module.retrieve(questions, 4)
