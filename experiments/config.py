@@ -133,8 +133,9 @@ class ReaderConfig:
     )
     attention_heads: str | None = setting(
         None,
-        "layer.head that teach, such as 12.3,14.*,0-3.*; null = all",
-        parse=parsed_by("lightning_modules.attention_heads:AttentionHeads.parse"),
+        "layer.head that teach, such as 12.3,14.*,0-3.*; layers:10-14; a method's best: qrhead:16, core:8; a "
+        ".json file of experiments.select_heads; null = all",
+        parse=parsed_by("lightning_modules.head_lists:parse_heads"),
     )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)
