@@ -32,9 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--exp", metavar="NAME", required=True, help="whose reader and questions are taken"
-    )
+    parser.add_argument("--exp", metavar="NAME", required=True, help="whose reader and questions are taken")
     parser.add_argument("--method", default="qrhead", help="how heads are scored: qrhead (default) or core")
     parser.add_argument("--num-heads", type=int, default=16, help="heads that the file stands for (16)")
     parser.add_argument("--rows", default="question", help="whose attention: question (default) or answer")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from datamodules.choices import Choice
@@ -61,11 +60,10 @@ class HeadList:
 
     def best(self, num_heads: int) -> AttentionHeads:
         """The best heads, as many as are asked for and there are."""
-        places = [tuple(map(int, name.split("."))) for name in list(self.heads)[:num_heads]]
-        mask = torch.zeros([max(axis) + 1 for axis in zip(*places, strict=True)], dtype=torch.bool)
-        for place in places:
-            mask[place] = True
-        return AttentionHeads.from_mask(mask)
+        places = sorted(tuple(map(int, name.split("."))) for name in list(self.heads)[:num_heads])
+        return AttentionHeads(
+            tuple((range(layer, layer + 1), range(head, head + 1)) for layer, head in places)
+        )
 
     def save(self, path: Path) -> None:
         """Writes JSON, whole or not at all."""
@@ -149,7 +147,7 @@ class ListedHeads:
         """See `HeadSource`."""
         if self.listed.fingerprint != model_fingerprint(model):
             raise ValueError(
-                f"attention_heads={self}: these are heads of reader {self.listed.reader!r}, whose weights are "
+                f"attention_heads={self}: these are heads of {self.listed.reader!r}, whose weights are "
                 f"not those of this one; make a list of it with {_COMMAND}, and set attention_heads to the "
                 "file that it writes"
             )

@@ -75,11 +75,11 @@ def contrastive_score(
         tensor([[0.7870],
                 [0.1065]])
     """
+    within = scores - scores.mean(dim=-1, keepdim=True)  # the same softmax, and no overflow
     if temperature is None:
-        within = scores - scores.mean(dim=-1, keepdim=True)
         spread = within.square().mean(dim=(0, 3)).sqrt().median()
         temperature = max(float(spread), torch.finfo(scores.dtype).tiny)
-    logits = scores / temperature
+    logits = within / temperature
     positive = has_answer[:, None, None]
     of_negatives = logits.masked_fill(positive, -torch.inf).logsumexp(dim=-1, keepdim=True)
     share = torch.sigmoid(logits - of_negatives).masked_fill(~positive, 0.0)
@@ -125,7 +125,7 @@ class HeldOutHeads:
     interval: tuple[float, float]
     at_equal_length: MatchedAUC
 
-    def to_json(self) -> dict[str, float | None]:
+    def to_json(self) -> dict[str, int | float | None]:
         """For a file of heads; None where nothing can be matched by length."""
         low, high = self.interval
         equal = self.at_equal_length.mean
