@@ -27,8 +27,8 @@ from experiments.data_files import (
     read_data_split,
 )
 from lightning_modules import RetrieverReaderModule
-from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.candidates import Candidates
+from lightning_modules.head_lists import parse_heads
 from lightning_modules.objectives import Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.readers.base import Reader
@@ -160,7 +160,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
 
     Raises:
         ModelError: not to be loaded, or of another family than `reader.family` says.
-        ValueError: the model lacks a head of `reader.attention_heads`.
+        ValueError: the model lacks a head of `reader.attention_heads`, or no list is of it.
     """
     settings = config.reader
     name: str | Path = settings.name
@@ -168,7 +168,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
         name = source
     elif settings.name == EMBEDDED:
         name = embedded.reader_gguf()
-    heads = None if settings.attention_heads is None else AttentionHeads.parse(settings.attention_heads)
+    heads = None if settings.attention_heads is None else parse_heads(settings.attention_heads)
     with naming("reader", name="reader.name" if source is None else "init.reader_from"):
         return load_reader(
             name,

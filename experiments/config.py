@@ -134,8 +134,9 @@ class ReaderConfig:
     )
     attention_heads: str | None = setting(
         None,
-        "layer.head that teach, such as 12.3,14.*,0-3.*; null = all",
-        parse=parsed_by("lightning_modules.attention_heads:AttentionHeads.parse"),
+        "layer.head that teach, such as 12.3,14.*,0-3.*; layers:10-14; a method's best: qrhead:16, core:8; a "
+        ".json file of experiments.select_heads; null = all",
+        parse=parsed_by("lightning_modules.head_lists:parse_heads"),
     )
     dtype: str = setting(
         "float32",

@@ -39,7 +39,7 @@ def run_preflight(
     L.seed_everything(config.seed, verbose=False)
     # training never looks at the nouns of its questions, so they are not found yet
     tag = NounTagger(config.data.noun_model).tag if split == "train" else None
-    with _starting_point(config, reads_train=split == "train") as (datamodule, module):
+    with starting_point(config, reads_train=split == "train") as (datamodule, module):
         return preflight(
             module,
             getattr(datamodule, split),
@@ -52,7 +52,7 @@ def run_preflight(
 
 
 @contextmanager
-def _starting_point(
+def starting_point(
     config: ExperimentConfig, reads_train: bool
 ) -> Iterator[tuple[QuestionDataModule, RetrieverReaderModule]]:
     """Questions, and the models on their device with the index that runs start from; inside, in their

@@ -1,5 +1,6 @@
 """One run, from its configuration to its summary."""
 
+import dataclasses
 import json
 import logging
 import time
@@ -15,14 +16,17 @@ from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.text_files import write_whole
 from experiments.build import build, build_datamodule, build_models, build_reader, hardware
 from experiments.checks import check_overlap, monitors_of, read_baseline
-from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
 from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.closed_book import ClosedBookModule
+from lightning_modules.head_lists import parse_heads
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.retrieval import RetrievalModule
 
@@ -59,6 +63,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     if config.evaluation.closed_book:
         return _run_closed_book(config, run, sources["reader"], started)
     datamodule, module = build(config, run.path, sources)
+    config = _with_heads_named(config, run, module)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
@@ -85,6 +90,23 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources)
     return _written(run, summary)
+
+
+def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> ExperimentConfig:
+    """The configuration with each head by its name, also in the run's folder, where a list was given.
+
+    A list is of one reader; the run may train it, and what measures that reader later must know the heads.
+    """
+    text = config.reader.attention_heads
+    if text is None or not isinstance(module, RetrieverReaderModule):
+        return config
+    if isinstance(parse_heads(text), AttentionHeads):  # they are named already
+        return config
+    heads = str(module.reader.attention_heads)
+    config = dataclasses.replace(config, reader=dataclasses.replace(config.reader, attention_heads=heads))
+    if is_main_process():
+        write_whole(run.config, f"# reader.attention_heads was given as {text}\n{to_yaml(config)}")
+    return config
 
 
 def _run_closed_book(

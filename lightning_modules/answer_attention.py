@@ -15,6 +15,10 @@ from torch.utils.hooks import RemovableHandle
 _T = TypeVar("_T")
 
 
+class _SeenEnoughError(Exception):
+    """Leaves a forward pass whose further layers nobody looks at."""
+
+
 def answer_row_logits(
     query: Float[Tensor, "batch heads queries dim"],
     key: Float[Tensor, "batch kv_heads keys dim"],
@@ -85,6 +89,8 @@ class AnswerAttention(TorchFunctionMode):
             its cross-attention by shape where both sequences happen to be equally long.
         heads: the heads that the mean is taken over, layers in the order of their calls; None = all.
         by_head: also keep the scores of every head, chosen or not, for `head_scores()`.
+        ends_pass: end the forward pass at the attention call of the last layer that a chosen head is in. The
+            `with` block is left there without an error; what the pass would have returned does not exist.
 
     Raises:
         ValueError: a prompt has no answer row; on `token_scores()`, a reader whose attention did not run
@@ -111,6 +117,7 @@ class AnswerAttention(TorchFunctionMode):
         heads: Bool[Tensor, "layers heads"] | None = None,
         by_head: bool = False,
         question_mask: Bool[Tensor, "prompts tokens"] | None = None,
+        ends_pass: bool = False,
     ) -> None:
         super().__init__()
         if not bool(rows_mask.any(dim=1).all()):
@@ -133,6 +140,13 @@ class AnswerAttention(TorchFunctionMode):
         self._total: Tensor | None = None
         self._heads = heads
         self._by_head: list[Tensor] | None = [] if by_head else None
+        self._question_by_head: list[Tensor] = []
+        is_scored = [True] * num_layers if heads is None or by_head else heads.any(dim=1).tolist()
+        self._is_scored: list[bool] = is_scored
+        self._ends_pass = ends_pass
+        self._num_awaited = num_layers
+        if ends_pass:
+            self._num_awaited = max(layer for layer in range(num_layers) if is_scored[layer]) + 1
         self._within = within
         self._hooks: list[RemovableHandle] = []
         self._is_within = within is None
@@ -145,10 +159,11 @@ class AnswerAttention(TorchFunctionMode):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool:
         while self._hooks:
             self._hooks.pop().remove()
         super().__exit__(kind, error, traceback)
+        return isinstance(error, _SeenEnoughError)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         self._is_within = True
@@ -164,6 +179,8 @@ class AnswerAttention(TorchFunctionMode):
             # mixed precision must not reach the recomputed rows: they are float32 by definition
             with torch.no_grad(), torch.autocast(self._device_type, enabled=False):
                 self._observe(*args, **kwargs)
+            if self._ends_pass and self._num_seen == self._num_awaited:
+                raise _SeenEnoughError
         return func(*args, **kwargs)
 
     def _observe(
@@ -183,10 +200,14 @@ class AnswerAttention(TorchFunctionMode):
         self._num_seen += 1
         if layer >= self._num_layers:  # `row_scores` refuses such a reader
             return
+        if not self._is_scored[layer]:
+            return
         logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
         by_head = self._score(logits, value)
         if self._by_head is not None:
-            self._by_head.append(torch.einsum("phrt,pr->pht", by_head, self._row_weights))
+            self._by_head.append(_mean_over_rows(by_head, self._row_weights))
+            if self._question_weights is not None:
+                self._question_by_head.append(_mean_over_rows(by_head, self._question_weights))
         scores = by_head.mean(dim=1) if self._heads is None else by_head[:, self._heads[layer]].sum(dim=1)
         self._total = scores if self._total is None else self._total + scores
 
@@ -225,15 +246,28 @@ class AnswerAttention(TorchFunctionMode):
         assert self._by_head is not None, "by_head=True keeps them"
         return torch.stack(self._complete(self._by_head), dim=1)
 
+    def question_head_scores(self) -> Float[Tensor, "prompts layers heads tokens"]:
+        """Like `head_scores`, from the question's rows. Needs `by_head` and `question_mask`."""
+        assert self._by_head is not None, "by_head=True keeps them"
+        assert self._question_weights is not None, "question_mask keeps them"
+        return torch.stack(self._complete(self._question_by_head), dim=1)
+
     def _complete(self, collected: _T | None) -> _T:
-        """What was collected, if every layer was seen."""
-        if collected is None or self._num_seen != self._num_layers:
+        """What was collected, if every layer was seen that should be."""
+        if collected is None or self._num_seen != self._num_awaited:
             raise ValueError(
                 f"saw {self._num_seen} attention calls where the reader has {self._num_layers} layers: its "
                 "attention does not run through torch's scaled_dot_product_attention; load it with "
                 "attn_implementation='sdpa'"
             )
         return collected
+
+
+def _mean_over_rows(
+    scores: Float[Tensor, "prompts heads rows keys"], weights: Float[Tensor, "prompts rows"]
+) -> Float[Tensor, "prompts heads keys"]:
+    """Weighted; a row's weight is 0 where it is padding, or not one of those that count."""
+    return torch.einsum("phrt,pr->pht", scores, weights)
 
 
 def padded_positions(

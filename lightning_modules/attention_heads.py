@@ -1,14 +1,32 @@
-"""Which heads of which layers of a reader count, as a short text says: `12.3,14.*,20-22.0`."""
+"""Which heads of which layers of a reader count, as a short text says: `12.3,14.*,20-22.0,layers:3-5`."""
 
 import re
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from transformers import PreTrainedModel
 
 _PART = re.compile(r"(\d+)(?:-(\d+))?\.(?:(\*)|(\d+)(?:-(\d+))?)")
-_FORM = "write layer.head, such as 12.3,14.*,0-3.* (* = all heads of a layer, a-b = from a to b; from 0 on)"
+_LAYERS = re.compile(r"layers:(\d+(?:-\d+)?)")
+_FORM = (
+    "write layer.head, such as 12.3,14.*,0-3.* (* = all heads of a layer, a-b = from a to b; from 0 on), or "
+    "layers:0-3"
+)
+
+
+@runtime_checkable
+class HeadSource(Protocol):
+    """What says which heads of a model count: the heads themselves, or where they are listed."""
+
+    def heads_of(self, model: PreTrainedModel) -> "AttentionHeads":
+        """The heads of this model.
+
+        Raises:
+            ValueError: there is nothing about this model.
+        """
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class AttentionHeads:
         """
         parts = []
         for part in text.split(","):
-            found = _PART.fullmatch(part.strip())
+            found = _PART.fullmatch(_LAYERS.sub(r"\1.*", part.strip()))
             if found is None:
                 raise ValueError(f"{part.strip()!r} names no attention head; {_FORM}")
             layer, last_layer, every, head, last_head = found.groups()
@@ -59,6 +77,10 @@ class AttentionHeads:
             else:
                 parts += [(layers, range(head, head + 1)) for head in of_layer.nonzero()[:, 0].tolist()]
         return cls(tuple(parts))
+
+    def heads_of(self, model: PreTrainedModel) -> "AttentionHeads":
+        """See `HeadSource`: themselves, whatever the model."""
+        return self
 
     def mask(self, num_layers: int, num_heads: int) -> Bool[Tensor, "layers heads"]:
         """True = the head counts.

@@ -20,7 +20,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
-from lightning_modules.objectives.base import Passes
+from lightning_modules.objectives.base import Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.outputs import AnswerOutput
@@ -180,14 +180,15 @@ class RetrieverReaderModule(RetrievalModule):
     def _read(self, batch: Batch, student: AnswerOutput | None = None, passes: Passes | None = None) -> Any:
         """What the objective needs of the reader, in eval mode (no dropout) and without gradient.
 
-        Taken from the student's pass where that cannot differ, and by way of `passes` where they are given.
+        Taken from the student's pass where that cannot differ, and by way of `passes` where they are given:
+        those of a step keep nothing that it does not look at.
         """
         if student is not None and not self.reader.has_dropout:
             output = self.objective.from_student(student)
             if output is not None:
                 return output
         with torch.no_grad(), eval_mode(self.reader):
-            return self.objective.read(passes or self.reader, batch)
+            return self.objective.read(passes or TeachingPasses(self.reader), batch)
 
     def log_p_retr(self, batch: Batch, in_batch: bool = False) -> Float[Tensor, "batch passages"]:
         """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever learns.
@@ -269,10 +270,11 @@ class RetrieverReaderModule(RetrievalModule):
             passes: what makes the reader's passes; None = the reader.
         """
         has_answer = find_hits(batch.questions, batch.passages, self.answer_match).to(self.device)
+        passes = passes or self.reader
         with self.timer.part("read_evaluation"):
             output = self._read(batch, passes=passes)
             with eval_mode(self.reader):
-                tokens = self.objective.read_tokens(passes or self.reader, batch, output, self.token_drops)
+                tokens = self.objective.read_tokens(passes, batch, output, self.token_drops)
         with eval_mode(self.retriever):
             log_p_retr = self.log_p_retr(batch)
         log_p_target = self.objective.log_p_target(output, log_p_retr)

@@ -161,7 +161,7 @@ class _Search:
         """Passage scores of each question by the heads chosen without its fold."""
         held_out_scores = torch.zeros_like(self.scores[:, 0])
         everything = torch.arange(len(self.scores), device=self.scores.device)
-        for training, held_out in self._folds(everything, generator):
+        for training, held_out in question_folds(everything, self.num_folds, generator):
             chosen = self.choose(training, generator)
             held_out_scores[held_out] = self.scores[held_out][:, chosen].mean(dim=1)
         return held_out_scores
@@ -172,7 +172,7 @@ class _Search:
         """The best heads on some questions, as many as a cross-validation within them asks for."""
         counts = [count for count in HEAD_COUNTS if count <= self.auc.shape[1]]
         total = self.auc.new_zeros(len(counts))
-        for training, held_out in self._folds(questions, generator):
+        for training, held_out in question_folds(questions, self.num_folds, generator):
             best = self._ranked(training)[: counts[-1]]
             sums = self.scores[held_out][:, best].cumsum(dim=1)[:, [count - 1 for count in counts]]
             total += _auc_by_head(sums, self.has_answer[held_out]).sum(dim=0)
@@ -184,13 +184,14 @@ class _Search:
         """All heads, the highest mean AUC first; equals in the order of the layers."""
         return self.auc[questions].mean(dim=0).argsort(descending=True, stable=True)
 
-    def _folds(
-        self, questions: Int[Tensor, " some"], generator: torch.Generator
-    ) -> list[tuple[Int[Tensor, " training"], Int[Tensor, " held_out"]]]:
-        """(the others, held out) of each fold, of sizes that differ by one at most."""
-        order = torch.randperm(len(questions), generator=generator).to(questions.device)
-        fold = order % self.num_folds
-        return [(questions[fold != i], questions[fold == i]) for i in range(self.num_folds)]
+
+def question_folds(
+    questions: Int[Tensor, " some"], num_folds: int, generator: torch.Generator
+) -> list[tuple[Int[Tensor, " training"], Int[Tensor, " held_out"]]]:
+    """(the others, held out) of each fold, of sizes that differ by one at most."""
+    order = torch.randperm(len(questions), generator=generator).to(questions.device)
+    fold = order % num_folds
+    return [(questions[fold != i], questions[fold == i]) for i in range(num_folds)]
 
 
 def _auc_by_head(

@@ -101,7 +101,7 @@ def _similarities(
                 for target in (output.answer, nouns)
             )
         case TokenEmbeddings.CONTEXTUAL:
-            hidden = output.hidden.float()
+            hidden = output.last_hidden.float()
             answer_hidden = reader.embed_answer(output).float()
             of_answer = token_similarity(hidden, answer_hidden, output.answer.mask)
             noun_hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -42,6 +42,35 @@ class Passes(Protocol):
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
 
 
+class TeachingPasses:
+    """The passes of a reader for a training step, which looks at no hidden states.
+
+    `read` ends where the last chosen head is: the token scores are those of the whole pass.
+
+    Args:
+        reader: that makes the passes.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def read(self, batch: Batch) -> AttentionOutput:
+        """See `Reader.read_attention`."""
+        return self.reader.read_attention(batch)
+
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
+        """See `Reader.answer_likelihoods`."""
+        return self.reader.answer_likelihoods(batch, shown, temperature)
+
+    def read_signals(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_signals`."""
+        return self.reader.read_signals(batch)
+
+    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput:
+        """See `Reader.read_drops`."""
+        return self.reader.read_drops(batch, how)
+
+
 class Constants(Choice):
     """Which scale factors stand in Eq. 1, Eq. 2 and the losses."""
 

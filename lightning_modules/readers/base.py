@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from datamodules.batches import Batch, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Context, PromptBuilder, Shown
-from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode, has_dropout
 from lightning_modules.loading import save_pretrained
 from lightning_modules.readers.outputs import (
@@ -23,6 +23,7 @@ from lightning_modules.readers.outputs import (
     DropOutput,
     EmbeddedPass,
     HeadOutput,
+    QuestionHeadOutput,
     ReaderOutput,
     SignalOutput,
 )
@@ -44,10 +45,12 @@ class Reader(nn.Module, ABC):
     Args:
         model: loaded with `attn_implementation="sdpa"`.
         prompts: how it sees the passages.
-        attention_heads: the heads whose attention makes the token scores; None = all.
+        attention_heads: the heads whose attention makes the token scores, or where they are listed; None =
+            all.
 
     Raises:
-        ValueError: a model of another architecture, or one that lacks a chosen head.
+        ValueError: a model of another architecture, one that lacks a chosen head, or one that a list is not
+            of.
     """
 
     family: ClassVar[str]
@@ -57,15 +60,15 @@ class Reader(nn.Module, ABC):
     prompts: PromptBuilder
 
     def __init__(
-        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: AttentionHeads | None = None
+        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: HeadSource | None = None
     ) -> None:
         super().__init__()
         self.model = model
         self.prompts = prompts
-        self.attention_heads = attention_heads
+        self.attention_heads = None if attention_heads is None else attention_heads.heads_of(model)
         self.heads_mask = None
-        if attention_heads is not None:
-            self.heads_mask = attention_heads.mask(*self.num_layers_and_heads)
+        if self.attention_heads is not None:
+            self.heads_mask = self.attention_heads.mask(*self.num_layers_and_heads)
 
     # ---- what a family is ----
 
@@ -79,7 +82,7 @@ class Reader(nn.Module, ABC):
     def load(
         cls,
         name: str | Path,
-        attention_heads: AttentionHeads | None = None,
+        attention_heads: HeadSource | None = None,
         dtype: torch.dtype = torch.float32,
         **prompts: Any,
     ) -> "Reader":
@@ -93,6 +96,7 @@ class Reader(nn.Module, ABC):
 
         Raises:
             ModelError: not to be loaded, or of another architecture.
+            ValueError: heads that the model lacks, or a list of another model's.
         """
 
     @property
@@ -147,6 +151,13 @@ class Reader(nn.Module, ABC):
     def read(self, batch: Batch) -> AttentionOutput:
         """Reads passages and answers once, and scores every token by the answer's attention."""
 
+    def read_attention(self, batch: Batch) -> AttentionOutput:
+        """`read` for its token scores alone: the same ones, while `hidden` may be None.
+
+        A family whose hidden states come last may end the pass with the last layer that a chosen head is in.
+        """
+        return self.read(batch)
+
     @abstractmethod
     def read_answer(self, batch: Batch) -> AnswerOutput:
         """`read`, with the answer's log-probabilities and their gradient: the reader is trained on them."""
@@ -154,6 +165,16 @@ class Reader(nn.Module, ABC):
     @abstractmethod
     def read_heads(self, batch: Batch) -> HeadOutput:
         """`read_answer`, with the token scores of every head."""
+
+    def read_question_heads(self, batch: Batch) -> QuestionHeadOutput:
+        """`read_heads`, with those of the question's rows too.
+
+        Raises:
+            ValueError: a family whose attended rows hold no question.
+        """
+        raise ValueError(
+            f"the attention of this {self.family} reader has rows of the answer alone, none of the question"
+        )
 
     def read_signals(self, batch: Batch) -> SignalOutput:
         """`read_answer`, with the token scores of the question's rows too.
@@ -185,7 +206,7 @@ class Reader(nn.Module, ABC):
 
     @abstractmethod
     def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
-        """Contextual embeddings of the answer's tokens, to compare `output.hidden` with."""
+        """Contextual embeddings of the answer's tokens, to compare `output.last_hidden` with."""
 
     def read_drops(self, batch: Batch, how: TokenDrops | str = TokenDrops.MASKED) -> DropOutput:
         """Scores every token by what perplexity distillation looks at, in place of attention.

@@ -21,7 +21,7 @@ from transformers import (
 from datamodules.batches import Batch, PromptBatch, Question
 from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
-from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import load_causal_lm
 from lightning_modules.readers.base import Reader, log_probs_of
@@ -31,6 +31,7 @@ from lightning_modules.readers.outputs import (
     AttentionOutput,
     EmbeddedPass,
     HeadOutput,
+    QuestionHeadOutput,
     ReaderOutput,
     SignalOutput,
     TargetTokens,
@@ -53,7 +54,7 @@ class DecoderOnlyReader(Reader):
     family: ClassVar[str] = "decoder_only"
 
     def __init__(
-        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: AttentionHeads | None = None
+        self, model: PreTrainedModel, prompts: PromptBuilder, attention_heads: HeadSource | None = None
     ) -> None:
         if not self.accepts(model.config):
             raise ValueError(
@@ -70,7 +71,7 @@ class DecoderOnlyReader(Reader):
     def load(
         cls,
         name: str | Path,
-        attention_heads: AttentionHeads | None = None,
+        attention_heads: HeadSource | None = None,
         dtype: torch.dtype = torch.float32,
         **prompts: Any,
     ) -> "DecoderOnlyReader":
@@ -108,6 +109,14 @@ class DecoderOnlyReader(Reader):
             hidden = self.model.base_model(**self._inputs(prompts)).last_hidden_state
         return AttentionOutput(**self._attended(prompts, hidden, attention))
 
+    def read_attention(self, batch: Batch) -> AttentionOutput:
+        """See `Reader.read_attention`. The pass ends within the last layer that a chosen head is in."""
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts, ends_pass=True)
+        with attention:
+            self.model.base_model(**self._inputs(prompts))
+        return AttentionOutput(**self._attended(prompts, None, attention))
+
     def read_answer(self, batch: Batch) -> AnswerOutput:
         """See `Reader.read_answer`."""
         prompts = self._prompts(batch)
@@ -119,6 +128,17 @@ class DecoderOnlyReader(Reader):
         attention = self._attention(prompts, by_head=True)
         fields = self._answered(prompts, attention)
         return HeadOutput(**fields, head_scores=attention.head_scores())
+
+    def read_question_heads(self, batch: Batch) -> QuestionHeadOutput:
+        """See `Reader.read_question_heads`. The rows are those of the question's last occurrence."""
+        prompts = self._prompts(batch)
+        attention = self._attention(prompts, by_head=True, with_question=True)
+        fields = self._answered(prompts, attention)
+        return QuestionHeadOutput(
+            **fields,
+            head_scores=attention.head_scores(),
+            question_head_scores=attention.question_head_scores(),
+        )
 
     def read_signals(self, batch: Batch) -> SignalOutput:
         """See `Reader.read_signals`."""
@@ -163,13 +183,18 @@ class DecoderOnlyReader(Reader):
     def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
         """See `Reader.embed_answer`: the answer stands in the prompt."""
         positions, _ = padded_positions(output.prompts.target_mask)
-        return output.hidden.gather(1, positions[..., None].expand(-1, -1, output.hidden.shape[-1]))
+        hidden = output.last_hidden
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def _prompts(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
         return self.prompts.build(batch, shown).to(self.device)
 
     def _attention(
-        self, prompts: PromptBatch, by_head: bool = False, with_question: bool = False
+        self,
+        prompts: PromptBatch,
+        by_head: bool = False,
+        with_question: bool = False,
+        ends_pass: bool = False,
     ) -> AnswerAttention:
         num_layers, _ = self.num_layers_and_heads
         return AnswerAttention(
@@ -178,6 +203,7 @@ class DecoderOnlyReader(Reader):
             heads=self.heads_mask,
             by_head=by_head,
             question_mask=prompts.question_mask if with_question else None,
+            ends_pass=ends_pass,
         )
 
     def _answered(self, prompts: PromptBatch, attention: AnswerAttention) -> dict[str, Any]:
@@ -190,12 +216,14 @@ class DecoderOnlyReader(Reader):
             "label_mask": mask,
         }
 
-    def _attended(self, prompts: PromptBatch, hidden: Tensor, attention: AnswerAttention) -> dict[str, Any]:
+    def _attended(
+        self, prompts: PromptBatch, hidden: Tensor | None, attention: AnswerAttention
+    ) -> dict[str, Any]:
         """The fields of an `AttentionOutput`."""
         return {
             "prompts": prompts,
             "answer": _answer_tokens(prompts),
-            "hidden": hidden.detach(),
+            "hidden": None if hidden is None else hidden.detach(),
             "token_scores": attention.token_scores(),
             "row_scores": attention.row_scores(),
             "row_mask": attention.row_mask,

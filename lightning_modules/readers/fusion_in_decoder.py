@@ -21,7 +21,7 @@ from datamodules.batches import AnswerBatch, Batch, PromptBatch, Question
 from datamodules.fusion_prompts import FusionPromptBuilder
 from datamodules.prompts import Context, Shown
 from lightning_modules.answer_attention import AnswerAttention
-from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import load_seq2seq
 from lightning_modules.readers.base import Reader, log_probs_of
@@ -61,7 +61,7 @@ class FusionInDecoderReader(Reader):
         self,
         model: PreTrainedModel,
         prompts: FusionPromptBuilder,
-        attention_heads: AttentionHeads | None = None,
+        attention_heads: HeadSource | None = None,
     ) -> None:
         if not isinstance(model, T5ForConditionalGeneration):
             name = type(model).__name__
@@ -76,7 +76,7 @@ class FusionInDecoderReader(Reader):
     def load(
         cls,
         name: str | Path,
-        attention_heads: AttentionHeads | None = None,
+        attention_heads: HeadSource | None = None,
         dtype: torch.dtype = torch.float32,
         **prompts: Any,
     ) -> "FusionInDecoderReader":
@@ -109,14 +109,18 @@ class FusionInDecoderReader(Reader):
     # ---- passes ----
 
     def read(self, batch: Batch) -> AttentionOutput:
-        """See `Reader.read`; the vocabulary's projection is not computed at all."""
+        """See `Reader.read`. The decoder ends within the last layer that a chosen head is in.
+
+        The hidden states are the encoder's, which it does not touch; the vocabulary's projection is not
+        computed at all.
+        """
         return self.read_prompts(*self._tokenised(batch))
 
     def read_prompts(self, prompts: PromptBatch, labels: AnswerBatch) -> AttentionOutput:
         """`read` of tokenised prompts and answers."""
         encoded = self._encode(prompts)
         states, mask = _concatenate(encoded, prompts)
-        attention = self._attention(labels, mask)
+        attention = self._attention(labels, mask, ends_pass=True)
         with attention:
             self.model.decoder(
                 input_ids=self._decoder_inputs(labels),
@@ -205,7 +209,11 @@ class FusionInDecoderReader(Reader):
         return prompts, self.prompts.build_answers(batch.answers).to(self.device)
 
     def _attention(
-        self, labels: AnswerBatch, mask: Bool[Tensor, "batch keys"], by_head: bool = False
+        self,
+        labels: AnswerBatch,
+        mask: Bool[Tensor, "batch keys"],
+        by_head: bool = False,
+        ends_pass: bool = False,
     ) -> AnswerAttention:
         layers = [block.layer[1].EncDecAttention for block in self.model.decoder.block]
         return AnswerAttention(
@@ -215,6 +223,7 @@ class FusionInDecoderReader(Reader):
             within=layers,
             heads=self.heads_mask,
             by_head=by_head,
+            ends_pass=ends_pass,
         )
 
     def _answered(

@@ -32,12 +32,19 @@ class ReaderOutput:
     Attributes:
         prompts: the prompts that were read.
         answer: the answer's tokens beside each prompt, the target of Indicator 1.
-        hidden: last hidden states of the prompts' tokens, without gradient.
+        hidden: last hidden states of the prompts' tokens, without gradient; None where the pass ended before
+            its last layer (`Reader.read_attention`).
     """
 
     prompts: PromptBatch
     answer: TargetTokens
-    hidden: Float[Tensor, "prompts tokens dim"]
+    hidden: Float[Tensor, "prompts tokens dim"] | None
+
+    @property
+    def last_hidden(self) -> Float[Tensor, "prompts tokens dim"]:
+        """`hidden`, of a pass that ran to its end."""
+        assert self.hidden is not None, "the pass ended before its last layer; `Reader.read` runs to the end"
+        return self.hidden
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,17 @@ class HeadOutput(AnswerOutput):
     """
 
     head_scores: Float[Tensor, "prompts layers heads tokens"]
+
+
+@dataclass(frozen=True)
+class QuestionHeadOutput(HeadOutput):
+    """Attention head by head, of the answer's rows and of the question's.
+
+    Attributes:
+        question_head_scores: like `head_scores`, averaged over the rows of the question's tokens.
+    """
+
+    question_head_scores: Float[Tensor, "prompts layers heads tokens"]
 
 
 @dataclass(frozen=True)

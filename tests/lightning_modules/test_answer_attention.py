@@ -5,7 +5,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _len_torch_function_stack
+from torch.overrides import TorchFunctionMode
 from transformers import (
     FalconConfig,
     FalconForCausalLM,
@@ -231,6 +234,83 @@ def test_scores_by_head_are_not_kept_unasked():
     attention = watched(model, torch.arange(6)[None], torch.ones_like(rows), rows)
     with pytest.raises(AssertionError, match="by_head=True"):
         attention.head_scores()
+
+
+def test_question_rows_by_head_equal_eager_attention(model):
+    """Two left-padded prompts whose questions come last, before answers of different lengths."""
+    ids = torch.randint(VOCABULARY, (2, 15), generator=torch.Generator().manual_seed(6))
+    mask, rows, question = (torch.zeros(2, 15, dtype=torch.bool) for _ in range(3))
+    mask[0], mask[1, 4:] = True, True
+    rows[0, [11, 12, 13]], rows[1, 13] = True, True
+    question[0, 8:11], question[1, 9:13] = True, True
+    settings = {"question_mask": question, "by_head": True}
+    attention = watched(model, ids, mask, rows, **settings)
+    of_question, of_answer = attention.question_head_scores(), attention.head_scores()
+    expected = slow_head_scores(model, ids[0].tolist(), [8, 9, 10])
+    torch.testing.assert_close(of_question[0], expected, rtol=1e-4, atol=1e-6)
+    expected = slow_head_scores(model, ids[1, 4:].tolist(), [5, 6, 7, 8])
+    torch.testing.assert_close(of_question[1, ..., 4:], expected, rtol=1e-4, atol=1e-6)
+    assert not of_question[1, ..., :4].any()
+    torch.testing.assert_close(of_question.mean(dim=(1, 2)), attention.question_scores())
+    torch.testing.assert_close(of_answer, watched(model, ids, mask, rows, by_head=True).head_scores())
+    assert not torch.allclose(of_question, of_answer, rtol=0.1)
+
+
+class CountCalls(TorchFunctionMode):
+    """Counts the attention calls that are carried out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is F.scaled_dot_product_attention
+        return func(*args, **kwargs or {})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("text", "num_whole"), [("0.*", 0), ("0.1,1.2-3", 1), ("0-2.*", 2), (None, 2)])
+def test_a_pass_ends_at_the_last_chosen_head_with_the_same_scores(model, text, num_whole):
+    ids = torch.randint(VOCABULARY, (2, 15), generator=torch.Generator().manual_seed(7))
+    mask, rows = torch.ones(2, 15, dtype=torch.bool), torch.zeros(2, 15, dtype=torch.bool)
+    mask[1, :4] = False
+    rows[0, [9, 10]], rows[1, 12] = True, True
+    heads = AttentionHeads.parse(text).mask(NUM_LAYERS, 4) if text else None
+    whole = watched(model, ids, mask, rows, heads=heads)
+    with CountCalls() as calls:
+        ended = watched(model, ids, mask, rows, heads=heads, ends_pass=True)
+    assert calls.count == num_whole
+    assert torch.equal(ended.token_scores(), whole.token_scores())
+    assert torch.equal(ended.row_scores(), whole.row_scores())
+
+
+@torch.no_grad()
+def test_a_pass_that_ended_leaves_nothing_behind():
+    model = FAMILIES["llama_grouped"]()
+    ids, rows = torch.arange(8)[None], torch.zeros(1, 8, dtype=torch.bool)
+    rows[0, 6] = True
+    plain = model(ids).logits
+    layers = [layer.self_attn for layer in model.model.layers]
+    heads = AttentionHeads.parse("1.0").mask(NUM_LAYERS, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = watched(model, ids, torch.ones_like(rows), rows, heads=heads, within=layers)
+        ended = watched(model, ids, torch.ones_like(rows), rows, heads=heads, within=layers, ends_pass=True)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(ended.token_scores(), whole.token_scores())
+    assert not torch.is_autocast_enabled("cpu")
+    assert _len_torch_function_stack() == 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(model(ids).logits, plain)
+
+
+def test_a_pass_that_ended_is_no_cover_for_mistakes():
+    rows = torch.tensor([[False, True]])
+    with pytest.raises(KeyError), AnswerAttention(rows, NUM_LAYERS, ends_pass=True):
+        raise KeyError
+    with AnswerAttention(rows, NUM_LAYERS, ends_pass=True) as attention:
+        pass
+    with pytest.raises(ValueError, match="saw 0 attention calls where the reader has 3 layers"):
+        attention.token_scores()
 
 
 def test_leaves_the_forward_pass_and_its_gradient_alone(model):

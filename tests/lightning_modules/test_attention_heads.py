@@ -32,17 +32,34 @@ def test_names_heads_and_gives_the_text_back(text, expected):
     assert AttentionHeads.parse(str(heads)) == heads
 
 
+@pytest.mark.parametrize(
+    ("text", "same"), [("layers:1-2", "1-2.*"), ("layers:3", "3.*"), (" layers:0-1 ,3.2", "0-1.*,3.2")]
+)
+def test_layers_are_all_of_their_heads(text, same):
+    assert AttentionHeads.parse(text) == AttentionHeads.parse(same)
+    assert str(AttentionHeads.parse(text)) == same
+
+
 def test_blanks_and_ranges_of_one_are_tidied():
     assert str(AttentionHeads.parse(" 1-1.2 , 3.*")) == "1.2,3.*"
 
 
-@pytest.mark.parametrize("text", ["", "12", "1.", ".3", "*.3", "1,2", "1.2,", "-1.2", "a.b", "1.2.3", "1:2"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "12", "1.", ".3", "*.3", "1,2", "1.2,", "-1.2", "a.b", "1.2.3", "1:2"],
+)
 def test_malformed_text_is_refused(text):
     with pytest.raises(ValueError, match=r"names no attention head; write layer\.head, such as 12\.3"):
         AttentionHeads.parse(text)
 
 
-@pytest.mark.parametrize("text", ["3-1.*", "0.5-2"])
+@pytest.mark.parametrize("text", ["layers:", "layers:1.2", "layers:*", "layer:1"])
+def test_malformed_layers_are_refused(text):
+    with pytest.raises(ValueError, match=r"names no attention head; .*, or layers:0-3$"):
+        AttentionHeads.parse(text)
+
+
+@pytest.mark.parametrize("text", ["3-1.*", "0.5-2", "layers:3-1"])
 def test_ranges_that_run_backwards_are_refused(text):
     with pytest.raises(ValueError, match="runs backwards"):
         AttentionHeads.parse(text)

@@ -10,6 +10,7 @@ from transformers import FalconConfig, GPT2Config, GPT2LMHeadModel, T5Config, T5
 
 from datamodules.batches import Batch, TokenScope
 from datamodules.prompts import Context, PromptBuilder
+from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.head_search import head_passage_scores
 from lightning_modules.objectives import ADist
@@ -193,6 +194,41 @@ def test_chosen_heads_alone_count(reader, how):
     assert not isinstance(all_heads, HeadOutput)
     torch.testing.assert_close(output.head_scores.mean(dim=(1, 2)), all_heads.token_scores)
     assert not torch.allclose(all_heads.token_scores, output.token_scores, rtol=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", [None, "0.1-2", "0.1-2,1.3"])
+def test_attention_alone_is_that_of_the_whole_pass(reader, text):
+    """Also in mixed precision; only the hidden states are not there."""
+    choosy = DecoderOnlyReader(reader.model, reader.prompts, AttentionHeads.parse(text) if text else None)
+    for is_mixed in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            whole, alone = choosy.read(BATCH), choosy.read_attention(BATCH)
+        assert torch.equal(alone.token_scores, whole.token_scores)
+        assert torch.equal(alone.row_scores, whole.row_scores)
+        assert torch.equal(alone.row_mask, whole.row_mask)
+    assert torch.equal(whole.last_hidden, whole.hidden)
+    assert alone.hidden is None
+    with pytest.raises(AssertionError, match="ended before its last layer"):
+        choosy.embed_answer(alone)
+
+
+@torch.no_grad()
+def test_question_rows_by_head_are_those_of_the_question_alone(reader):
+    """As if the question's tokens, in their last occurrence, were the answer's rows."""
+    output = reader.read_question_heads(BATCH)
+    prompts = output.prompts
+    with AnswerAttention(prompts.question_mask, 2, by_head=True) as attention:
+        reader.model(**reader._inputs(prompts))
+    torch.testing.assert_close(output.question_head_scores, attention.head_scores())
+    torch.testing.assert_close(output.head_scores, reader.read_heads(BATCH).head_scores)
+    assert not torch.allclose(output.head_scores, output.question_head_scores, rtol=0.1)
+    last = [int(row.nonzero()[-1]) for row in prompts.question_mask]
+    assert all(row[end + 1 :].any() for row, end in zip(prompts.answer_mask, last, strict=True))
+    assert not any(row[end:].any() for row, end in zip(prompts.content_mask, last, strict=True))
+    if reader.reads_alone:
+        of_question = reader.read_signals(BATCH).question_scores
+        torch.testing.assert_close(output.question_head_scores.mean(dim=(1, 2)), of_question)
 
 
 def test_a_head_that_the_model_lacks_is_refused(reader):

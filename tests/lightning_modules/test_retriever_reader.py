@@ -15,6 +15,8 @@ from datamodules.passage_index import PassageIndex
 from datamodules.passages import build_knowledge_base
 from datamodules.prompts import PromptBuilder
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.encoding import build_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import ADist
 from lightning_modules.optimization import LearningRate, LearningRateDecay
@@ -585,3 +587,25 @@ def test_evaluation_reads_as_training_does(tmp_path, monkeypatch):
                 torch.testing.assert_close(output.token_scores[row][real], scores, rtol=1e-4, atol=1e-6)
                 compared += 1
     assert compared >= 2
+
+
+def test_a_step_reads_no_further_than_the_last_chosen_head(tmp_path):
+    """And learns from the same target; what indicators may look at is read whole."""
+    module = toy_module(tmp_path)
+    module.reader = DecoderOnlyReader(
+        module.reader.model, module.reader.prompts, AttentionHeads.parse("0.1,0.3")
+    )
+    module.index = build_index(module.retriever, module.knowledge_base)
+    questions = toy_questions()[:2]
+    batch = Batch(questions, module.retrieve(questions, 5), ["Paris", "Tokyo"])
+    layers_ended = []
+    for number, layer in enumerate(module.reader.model.model.layers):
+        layer.register_forward_hook(lambda layer, args, output, number=number: layers_ended.append(number))
+    of_step = module._read(batch)
+    assert layers_ended == [], "the pass ends within the first layer"
+    read = module.read_questions(batch)
+    assert layers_ended == [0, 1]
+    log_p_retr = module.log_p_retr(batch)
+    assert torch.equal(module.objective.log_p_target(of_step, log_p_retr).exp(), read.p_target)
+    assert of_step.hidden is None
+    assert read.output.last_hidden.shape[:2] == read.output.token_scores.shape

@@ -84,6 +84,29 @@ def test_equals_eager_attention(reader):
 
 
 @torch.no_grad()
+def test_the_decoder_ends_at_the_last_chosen_head_with_the_same_scores(reader):
+    choosy = FusionInDecoderReader(reader.model, reader.prompts, AttentionHeads.parse("0.1,1.*"))
+    whole, run = choosy.read_answer(BATCH), []
+    hooks = [
+        block.register_forward_hook(lambda block, args, output, number=number: run.append(number))
+        for number, block in enumerate(reader.model.decoder.block)
+    ]
+    ended = choosy.read(BATCH)
+    for hook in hooks:
+        hook.remove()
+    assert run == [0], "blocks that ran to their end, of three"
+    assert torch.equal(ended.token_scores, whole.token_scores)
+    assert torch.equal(ended.row_scores, whole.row_scores)
+    assert torch.equal(ended.last_hidden, whole.last_hidden), "the encoder's"
+    assert torch.equal(choosy.read_attention(BATCH).token_scores, whole.token_scores)
+
+
+def test_no_row_of_the_question_is_attended(reader):
+    with pytest.raises(ValueError, match="this fusion_in_decoder reader has rows of the answer alone"):
+        reader.read_question_heads(BATCH)
+
+
+@torch.no_grad()
 def test_chosen_heads_alone_count(reader):
     heads = AttentionHeads.parse("0.1,2.*")
     choosy = FusionInDecoderReader(reader.model, reader.prompts, heads)
