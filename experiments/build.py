@@ -31,7 +31,8 @@ from lightning_modules.candidates import Candidates
 from lightning_modules.head_lists import parse_heads
 from lightning_modules.objectives import Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
-from lightning_modules.readers.base import Reader
+from lightning_modules.read_once import ReadOnce, why_not_kept
+from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
@@ -249,9 +250,21 @@ def build_module(
         token_embeddings=evaluation.token_embeddings,
         attention_normalization=evaluation.attention_normalization,
         token_drops=evaluation.token_drops,
+        read_once=_build_read_once(config, reader),
         weight_decay=training.weight_decay,
         seed=config.seed,
     )
+
+
+def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:
+    """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
+    settings = config.reader
+    is_trained = config.training.train_reader
+    looks_at_hidden = config.evaluation.token_embeddings == TokenEmbeddings.CONTEXTUAL
+    if not settings.read_once or looks_at_hidden or why_not_kept(reader, is_trained) is not None:
+        return None
+    max_bytes = int(settings.read_once_gb * 2**30)
+    return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)
 
 
 def _build_bm25(

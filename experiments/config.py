@@ -145,6 +145,10 @@ class ReaderConfig:
     )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)
+    read_once: bool = setting(
+        True, "keep what a frozen reader gives for each question, answer and passage read alone, for all runs"
+    )
+    read_once_gb: float = setting(8.0, "what is kept of a reader, at most", above=0)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
 from lightning_modules.objectives.base import Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
+from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.outputs import AnswerOutput
 from lightning_modules.retrieval import RetrievalModule
@@ -57,13 +58,15 @@ class RetrieverReaderModule(RetrievalModule):
         max_new_tokens: of a generated answer.
         token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
         attention_normalization: of the attention in the indicators.
+        read_once: keeps what the frozen reader gave for each pair; None = it reads every time.
         token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
             `gradient`.
         weight_decay: of the optimizer.
         seed: of the choice among several answers in training, and of shuffled passages.
 
     Raises:
-        ValueError: fewer passages than the objective needs, or a reader that it cannot learn from.
+        ValueError: fewer passages than the objective needs, a reader that it cannot learn from, or one that
+            `read_once` cannot keep.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class RetrieverReaderModule(RetrievalModule):
         token_embeddings: TokenEmbeddings | str = TokenEmbeddings.INPUT,
         attention_normalization: AttentionNormalization | str = AttentionNormalization.PASSAGE,
         token_drops: TokenDrops | str = TokenDrops.MASKED,
+        read_once: ReadOnce | None = None,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -115,6 +119,13 @@ class RetrieverReaderModule(RetrievalModule):
         refusal = self.objective.unfit(reader)
         if refusal is not None:
             raise ValueError(f"objective: {refusal}")
+        if read_once is not None:
+            refusal = why_not_kept(reader, is_trained=train_reader)
+            if refusal is None and TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
+                refusal = "token_embeddings=contextual looks at hidden states, which are not kept"
+            if refusal is not None:
+                raise ValueError(f"read_once: {refusal}")
+        self.read_once = read_once
         self.reader = reader
         self.train_retriever = train_retriever
         self.train_reader = train_reader
@@ -188,7 +199,7 @@ class RetrieverReaderModule(RetrievalModule):
             if output is not None:
                 return output
         with torch.no_grad(), eval_mode(self.reader):
-            return self.objective.read(passes or TeachingPasses(self.reader), batch)
+            return self.objective.read(passes or self.read_once or TeachingPasses(self.reader), batch)
 
     def log_p_retr(self, batch: Batch, in_batch: bool = False) -> Float[Tensor, "batch passages"]:
         """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever learns.
@@ -267,10 +278,10 @@ class RetrieverReaderModule(RetrievalModule):
 
         Args:
             batch: questions with their passages, and the answers that are scored.
-            passes: what makes the reader's passes; None = the reader.
+            passes: what makes the reader's passes; None = `read_once`, or the reader.
         """
         has_answer = find_hits(batch.questions, batch.passages, self.answer_match).to(self.device)
-        passes = passes or self.reader
+        passes = passes or self.read_once or self.reader
         with self.timer.part("read_evaluation"):
             output = self._read(batch, passes=passes)
             with eval_mode(self.reader):

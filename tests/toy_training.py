@@ -33,7 +33,8 @@ def toy_datamodule(**settings: Any) -> QuestionDataModule:
 
 
 def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
-    """`settings` of the module, or of its objective; `objective` is the name of one."""
+    """`settings` of the module, its `reader` or its objective; `objective` is the name of one."""
+    reader = settings.pop("reader", None) or tiny_reader()
     rate = LearningRate(1e-3, decay=LearningRateDecay.CONSTANT)
     of_objectives = {field.name for objective in OBJECTIVES.values() for field in fields(objective)}
     own = {name: settings.pop(name) for name in of_objectives & settings.keys()}
@@ -47,9 +48,7 @@ def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
         "retrieval_temperature": 0.05,
     }
     retriever = tiny_retriever(normalize=True)
-    return RetrieverReaderModule(
-        retriever, tiny_reader(), toy_knowledge_base(folder), **{**defaults, **settings}
-    )
+    return RetrieverReaderModule(retriever, reader, toy_knowledge_base(folder), **{**defaults, **settings})
 
 
 def toy_trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> L.Trainer:

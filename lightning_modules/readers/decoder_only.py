@@ -173,7 +173,7 @@ class DecoderOnlyReader(Reader):
         hidden, whole = log_likelihoods(prompts, inputs)
         return EmbeddedPass(
             prompts,
-            _answer_tokens(prompts),
+            answer_tokens(prompts),
             hidden.detach(),
             inputs,
             whole,
@@ -222,7 +222,7 @@ class DecoderOnlyReader(Reader):
         """The fields of an `AttentionOutput`."""
         return {
             "prompts": prompts,
-            "answer": _answer_tokens(prompts),
+            "answer": answer_tokens(prompts),
             "hidden": None if hidden is None else hidden.detach(),
             "token_scores": attention.token_scores(),
             "row_scores": attention.row_scores(),
@@ -346,7 +346,7 @@ class DecoderOnlyReader(Reader):
         return [tokenizer.eos_token_id, *(newline if len(newline) == 1 else [])]
 
 
-def _answer_tokens(prompts: PromptBatch) -> TargetTokens:
+def answer_tokens(prompts: PromptBatch) -> TargetTokens:
     """The answer as it stands in each prompt."""
     positions, genuine = padded_positions(prompts.target_mask)
     return TargetTokens(prompts.input_ids.gather(1, positions), genuine, genuine)

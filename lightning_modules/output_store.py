@@ -1,0 +1,177 @@
+"""Arrays by key, on disk: what a frozen reader made of each prompt, for every run that asks again."""
+
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32
+
+from datamodules.errors import DataError
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES = 16
+FILE_BYTES = 256 << 20
+"""A file that has become so large is followed by another one."""
+_SUMS = ".sums"
+
+Arrays = Mapping[str, Float32[np.ndarray, " _"]]
+
+
+def key_of(*texts: str) -> bytes:
+    """A key of some texts; the lengths keep ("ab", "c") apart from ("a", "bc")."""
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.digest()
+
+
+class OutputStore:
+    """Named float32 arrays of any length by key, in Arrow files of one folder (the streaming format).
+
+    A process appends to a file of its own, so that several runs may share the folder: each sees what the
+    others had written when it opened it. What was written survives a killed process. Beside each file one
+    with the ending `.sums` has a line for each record batch: where it begins, how long it is, and its digest.
+    A batch that does not have its digest is left out before Arrow looks at it.
+
+    Args:
+        folder: of this one kind of arrays; made at the first write.
+        names: of the arrays of each key.
+        max_bytes: files in the folder, together; the oldest are deleted beyond it.
+    """
+
+    def __init__(self, folder: Path | str, names: Sequence[str], max_bytes: int = 8 << 30) -> None:
+        self.folder = Path(folder)
+        self.names = tuple(names)
+        self.max_bytes = max_bytes
+        self._places: dict[bytes, tuple[pa.RecordBatch, int]] = {}
+        self._own: _OwnFile | None = None
+        self._schema = pa.schema(
+            [("key", pa.binary(KEY_BYTES)), *((name, pa.list_(pa.float32())) for name in self.names)]
+        )
+        for path in sorted(self.folder.glob("*.arrows")):
+            for batch in self._read(path):
+                self._places |= {key.as_py(): (batch, row) for row, key in enumerate(batch.column("key"))}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def __getitem__(self, key: bytes) -> Arrays:
+        """The arrays of a key, read-only."""
+        batch, row = self._places[key]
+        return {name: batch.column(name)[row].values.to_numpy() for name in self.names}
+
+    def put(self, arrays: Mapping[bytes, Arrays]) -> None:
+        """Writes the arrays of some keys.
+
+        Raises:
+            DataError: the folder cannot be written to.
+        """
+        columns: list[pa.Array] = [pa.array(list(arrays), pa.binary(KEY_BYTES))]
+        for name in self.names:
+            of_keys = [of_key[name] for of_key in arrays.values()]
+            ends = np.cumsum([0, *map(len, of_keys)], dtype=np.int32)
+            columns.append(pa.ListArray.from_arrays(ends, np.concatenate(of_keys)))
+        batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
+        try:
+            if self._own is not None and self._own.size >= FILE_BYTES:
+                self.close()
+            if self._own is None:
+                self._own = _OwnFile(self.folder, self._schema)
+                self._delete_oldest()
+            self._own.append(batch)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: what the reader gave cannot be kept ({error}); free the disk, or set "
+                "read_once=False"
+            ) from error
+        self._places |= {key: (batch, row) for row, key in enumerate(arrays)}
+
+    def close(self) -> None:
+        """Ends the file that this process has written to; a later `put` begins another one."""
+        if self._own is not None:
+            self._own.close()
+        self._own = None
+
+    def _read(self, path: Path) -> Iterator[pa.RecordBatch]:
+        """The record batches of a file that have their digests."""
+        num_damaged = 0
+        try:
+            mapped = pa.memory_map(str(path)).read_buffer()
+            lines = path.with_suffix(_SUMS).read_text().splitlines(keepends=True)
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read (%s); what it held is read anew", path, error)
+            return
+        for line in lines:
+            if not line.endswith("\n"):  # torn by a kill
+                continue
+            try:
+                start, length, digest = line.removesuffix("\n").split(" ")
+                part = mapped.slice(int(start), int(length))
+            except (ValueError, IndexError, OverflowError, pa.ArrowException):
+                num_damaged += 1
+                continue
+            if part.size != int(length) or _digest(part) != digest:
+                num_damaged += 1
+                continue
+            yield pa.ipc.read_record_batch(part, self._schema)
+        if num_damaged:
+            log.warning("%s is damaged in %d places; what they held is read anew", path, num_damaged)
+
+    def _delete_oldest(self) -> None:
+        """Keeps the folder within its size; what is deleted stays readable to who has it open."""
+        found = []
+        for path in self.folder.glob("*.arrows"):
+            try:
+                status = path.stat()
+            except OSError:  # another process has deleted it
+                continue
+            if self._own is not None and path != self._own.path:
+                found.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total + FILE_BYTES <= self.max_bytes:
+                break
+            for part in (path, path.with_suffix(_SUMS)):
+                part.unlink(missing_ok=True)
+            total -= size
+
+
+class _OwnFile:
+    """The file that one process appends to, with its sums."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # the process in the name tells no more than whose it was
+        self.path = folder / f"{uuid.uuid4().hex}-{os.getpid()}.arrows"
+        self._file: pa.NativeFile = pa.OSFile(str(self.path), "wb")
+        self._writer = pa.ipc.new_stream(self._file, schema)
+
+    @property
+    def size(self) -> int:
+        return int(self._file.tell())
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        encoded = batch.serialize()
+        self._writer.write_batch(batch)  # the first one after the schema, as late as this
+        self._file.flush()
+        start = self.size - encoded.size
+        with self.path.with_suffix(_SUMS).open("a") as sums:
+            sums.write(f"{start} {encoded.size} {_digest(encoded)}\n")
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+def _digest(encoded: pa.Buffer) -> str:
+    return hashlib.blake2b(encoded, digest_size=KEY_BYTES).hexdigest()

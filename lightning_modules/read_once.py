@@ -1,0 +1,201 @@
+"""A frozen reader reads a (question, answer, passage) once; from then on its output is kept."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batches import Batch, Passage, PromptBatch, Question
+from datamodules.prompts import Shown
+from lightning_modules.fingerprint import model_fingerprint
+from lightning_modules.output_store import Arrays, OutputStore, key_of
+from lightning_modules.readers.base import Reader
+from lightning_modules.readers.decoder_only import answer_tokens
+from lightning_modules.readers.outputs import AnswerLikelihoods, SignalOutput, TokenOutput
+from lightning_modules.token_drops import TokenDrops
+
+# Raise when what is kept, or how it is made, changes.
+_VERSION = 1
+_NAMES = ("row_scores", "question_scores", "label_log_probs")
+_ORDERS = ("passage_order", "padding_side")
+"""Settings of prompts that make no difference where each shows one passage."""
+
+_Pair = tuple[Question, str, Passage]
+
+
+def why_not_kept(reader: Reader, is_trained: bool) -> str | None:
+    """Why nothing of a reader can be kept; None = it can."""
+    if is_trained:
+        return "the reader is trained, so it reads differently every time"
+    if not reader.reads_alone:
+        return (
+            "each prompt shows all passages of its question, so what is read depends on the others: it is "
+            "read anew every time (a decoder-only reader with context independent reads each pair once)"
+        )
+    return None
+
+
+class ReadOnce:
+    """The passes of a frozen reader over passages read one by one, each pair made once.
+
+    All signals of a pass are kept, so that any objective, seed, rate or temperature, the validations and the
+    check find them. Prompts are made anew, which costs little; hidden states are not kept.
+
+    Args:
+        reader: for which `why_not_kept` has no reason.
+        folder: of what is kept, of any number of readers.
+        max_bytes: of what is kept of this reader.
+        num_at_once: prompts in one pass.
+
+    Attributes:
+        num_read: pairs that the reader has read.
+        num_found: pairs that were found kept.
+    """
+
+    def __init__(
+        self, reader: Reader, folder: Path | str, max_bytes: int = 8 << 30, num_at_once: int = 32
+    ) -> None:
+        refusal = why_not_kept(reader, is_trained=False)
+        if refusal is not None:
+            raise ValueError(refusal)
+        self.reader = reader
+        self.num_at_once = num_at_once
+        self.num_read = self.num_found = 0
+        self._folder = Path(folder)
+        self._max_bytes = max_bytes
+        self._stores: dict[str, OutputStore] = {}
+
+    def close(self) -> None:
+        """Ends the files that were written; a later pass begins others."""
+        for store in self._stores.values():
+            store.close()
+
+    # ---- passes ----
+
+    def read(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read`."""
+        return self.read_signals(batch)
+
+    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput:
+        """See `Reader.read_drops`; not kept."""
+        return self.reader.read_drops(batch, how)
+
+    def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
+        """See `Reader.answer_likelihoods`; those at another temperature are not kept."""
+        if temperature != 1.0:
+            return self.reader.answer_likelihoods(batch, shown, temperature)
+        return self.read_signals(batch).each_alone()
+
+    def read_signals(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_signals`."""
+        pairs = [
+            (question, answer, passage)
+            for question, answer, found in zip(batch.questions, batch.answers, batch.passages, strict=True)
+            for passage in found
+        ]
+        store = self._store()
+        keys = [key_of(question.text, answer, p.title, p.text) for question, answer, p in pairs]
+        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in store}
+        self.num_read += len(missing)
+        self.num_found += len(keys) - len(missing)
+        for some in _in_parts(missing, self.num_at_once):
+            store.put(dict(zip(some, self._read(list(some.values())), strict=True)))
+        prompts = self.reader.prompts.build(batch).to(self.reader.device)
+        return self._output(prompts, [store[key] for key in keys])
+
+    def _read(self, pairs: list[_Pair]) -> Iterator[Arrays]:
+        """Each pair in a prompt of its own."""
+        questions, answers, passages = zip(*pairs, strict=True)
+        output = self.reader.read_signals(Batch(questions, [[passage] for passage in passages], answers))
+        masks = output.prompts.attention_mask
+        for i, mask in enumerate(masks):
+            kept = (
+                output.row_scores[i][output.row_mask[i]][:, mask],
+                output.question_scores[i][mask],
+                output.label_log_probs[i][output.label_mask[i]],
+            )
+            yield {
+                name: array.float().flatten().cpu().numpy() for name, array in zip(_NAMES, kept, strict=True)
+            }
+
+    def _output(self, prompts: PromptBatch, found: list[Arrays]) -> SignalOutput:
+        """The output of a pass over the prompts, from what was kept of each."""
+        device, mask = self.reader.device, prompts.attention_mask
+        row_mask = _left_aligned(prompts.answer_rows_mask.sum(dim=1))
+        label_mask = _left_aligned(prompts.label_mask.sum(dim=1))
+        shape = (*row_mask.shape, mask.shape[1])
+        rows = torch.zeros(shape, device=device).masked_scatter(
+            row_mask[..., None] & mask[:, None], _joined(found, "row_scores", device)
+        )
+        weights = row_mask / row_mask.sum(dim=1, keepdim=True)
+        return SignalOutput(
+            prompts=prompts,
+            answer=answer_tokens(prompts),
+            hidden=None,
+            token_scores=(rows * weights[..., None]).sum(dim=1),
+            row_scores=rows,
+            row_mask=row_mask,
+            label_log_probs=torch.zeros(label_mask.shape, device=device).masked_scatter(
+                label_mask, _joined(found, "label_log_probs", device)
+            ),
+            label_mask=label_mask,
+            question_scores=torch.zeros(mask.shape, device=device).masked_scatter(
+                mask, _joined(found, "question_scores", device)
+            ),
+        )
+
+    # ---- whose ----
+
+    def _store(self) -> OutputStore:
+        """Of this reader as it computes now: mixed precision gives other numbers."""
+        device = self.reader.device.type
+        precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "none"
+        if precision not in self._stores:
+            about = {**describe_reader(self.reader), "autocast": precision, "version": _VERSION}
+            digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+            folder = self._folder / digest
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "about.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+            self._stores[precision] = OutputStore(folder, _NAMES, self._max_bytes)
+        return self._stores[precision]
+
+
+def describe_reader(reader: Reader) -> dict[str, Any]:
+    """All that what a reader makes of a pair depends on."""
+    prompts = reader.prompts
+    settings = {name: getattr(prompts, name) for name in inspect.signature(type(prompts)).parameters}
+    tokenizer = settings.pop("tokenizer")
+    text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.bos_token_id])
+    return {
+        "model": model_fingerprint(reader.model),
+        "dtype": str(reader.model.dtype),
+        "device": reader.device.type,
+        "tokenizer": hashlib.sha256(text.encode()).hexdigest(),
+        "attention_heads": None if reader.attention_heads is None else str(reader.attention_heads),
+        "prompts": {
+            "kind": type(prompts).__name__,
+            **{name: str(value) for name, value in settings.items() if name not in _ORDERS},
+        },
+    }
+
+
+def _left_aligned(counts: Tensor) -> Tensor:
+    """[rows, most]: True in the first so many places of each row."""
+    return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+
+
+def _joined(found: list[Arrays], name: str, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate([arrays[name] for arrays in found])).to(device)
+
+
+def _in_parts(pairs: dict[bytes, _Pair], size: int) -> Iterator[dict[bytes, _Pair]]:
+    """Parts of similar length, which need little padding."""
+    keys = sorted(pairs, key=lambda key: len(pairs[key][2].text))
+    for start in range(0, len(keys), size):
+        yield {key: pairs[key] for key in keys[start : start + size]}

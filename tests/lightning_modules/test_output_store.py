@@ -1,0 +1,138 @@
+"""What is put is found again, by this process and by others, also after kills and damage."""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from datamodules.errors import DataError
+from lightning_modules import output_store
+from lightning_modules.output_store import OutputStore, key_of
+
+KEYS = [key_of(str(i)) for i in range(6)]
+
+
+def arrays(seed):
+    random = np.random.default_rng(seed)
+    return {name: random.random(random.integers(0, 9)).astype(np.float32) for name in ("a", "b")}
+
+
+def store(folder, **settings):
+    return OutputStore(folder, ("a", "b"), **settings)
+
+
+def check(found, seed):
+    for name, array in arrays(seed).items():
+        assert np.array_equal(found[name], array)
+
+
+def test_keys_keep_texts_apart():
+    assert key_of("ab", "c") != key_of("a", "bc")
+    assert key_of("ab", "c") == key_of("ab", "c")
+    assert len(key_of("\ud83d")) == 16, "half a character, which no UTF-8 has"
+
+
+def test_what_is_put_is_found_at_once_and_by_the_next_process(tmp_path):
+    first = store(tmp_path)
+    first.put({KEYS[i]: arrays(i) for i in (0, 1)})
+    first.put({KEYS[2]: arrays(2)})
+    for opened in (first, store(tmp_path)):  # nothing was closed: as after a kill
+        assert len(opened) == 3
+        assert KEYS[3] not in opened
+        for i in (0, 1, 2):
+            assert KEYS[i] in opened
+            check(opened[KEYS[i]], i)
+
+
+def test_two_processes_write_side_by_side(tmp_path):
+    one, two = store(tmp_path), store(tmp_path)
+    one.put({KEYS[0]: arrays(0)})
+    two.put({KEYS[1]: arrays(1), KEYS[0]: arrays(0)})
+    one.put({KEYS[2]: arrays(2)})
+    assert KEYS[1] not in one, "until it opens the folder again"
+    third = store(tmp_path)
+    for i in range(3):
+        check(third[KEYS[i]], i)
+
+
+def test_a_torn_end_loses_no_more_than_itself(tmp_path, caplog):
+    first = store(tmp_path)
+    for i in range(4):
+        first.put({KEYS[i]: arrays(i)})
+    first.close()
+    (path,) = tmp_path.glob("*.arrows")
+    whole, sums = path.read_bytes(), path.with_suffix(".sums")
+    for size in range(len(whole) - 1, 0, -97):
+        path.write_bytes(whole[:size])
+        opened = store(tmp_path)
+        for i in range(len(opened)):
+            check(opened[KEYS[i]], i)
+    assert "read anew" in caplog.text
+    path.write_bytes(whole)
+    caplog.clear()
+    sums.write_text(sums.read_text()[:-9])
+    assert len(store(tmp_path)) == 3
+    assert not caplog.text, "a kill tears the last line, which is no damage"
+
+
+def test_no_altered_byte_is_trusted(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    first = store(tmp_path)
+    first.put({KEYS[i]: arrays(i) for i in range(4)})
+    first.close()
+    (data,) = tmp_path.glob("*.arrows")
+    for path in (data, data.with_suffix(".sums")):
+        whole = path.read_bytes()
+        for position in range(0, len(whole), 7):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+            opened = store(tmp_path)
+            for i in range(4):
+                if KEYS[i] in opened:
+                    check(opened[KEYS[i]], i)
+        path.write_bytes(whole)
+
+
+def test_a_damaged_batch_costs_no_other(tmp_path):
+    first = store(tmp_path)
+    for i in range(4):
+        first.put({KEYS[i]: arrays(i)})
+    first.close()
+    (path,) = tmp_path.glob("*.arrows")
+    start, length, _ = path.with_suffix(".sums").read_text().splitlines()[1].split(" ")
+    whole = bytearray(path.read_bytes())
+    whole[int(start) + int(length) // 2] ^= 1
+    path.write_bytes(bytes(whole))
+    opened = store(tmp_path)
+    assert [KEYS[i] in opened for i in range(4)] == [True, False, True, True]
+
+
+def test_arrow_itself_reads_the_file(tmp_path):
+    first = store(tmp_path)
+    first.put({KEYS[i]: arrays(i) for i in range(2)})
+    first.put({KEYS[2]: arrays(2)})
+    first.close()
+    (path,) = tmp_path.glob("*.arrows")
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    assert table.column("key").to_pylist() == KEYS[:3]
+    check({name: np.array(table.column(name)[2].as_py(), np.float32) for name in ("a", "b")}, 2)
+
+
+def test_the_oldest_files_go_when_there_is_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(output_store, "FILE_BYTES", 2000)
+    opened = store(tmp_path, max_bytes=8000)
+    for i in range(60):
+        opened.put({key_of("many", str(i)): {"a": np.zeros(200, np.float32), "b": np.zeros(0, np.float32)}})
+    opened.close()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 8000 + 3000
+    again = store(tmp_path)
+    assert 0 < len(again) < 60
+    assert key_of("many", "59") in again
+    assert key_of("many", "0") not in again
+    assert opened[key_of("many", "0")]["a"].shape == (200,), "whoever has it keeps it"
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="read_once=False"):
+        store(tmp_path / "file").put({KEYS[0]: arrays(0)})
