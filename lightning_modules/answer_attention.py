@@ -200,7 +200,7 @@ class AnswerAttention(TorchFunctionMode):
         self._num_seen += 1
         if layer >= self._num_layers:  # `row_scores` refuses such a reader
             return
-        if not self._is_scored[layer]:
+        if not self._is_scored[layer]:  # no chosen head is in it
             return
         logits = answer_row_logits(query, key, attn_mask, is_causal, scale, self._rows)
         by_head = self._score(logits, value)
