@@ -1,6 +1,7 @@
 """Arrays by key, on disk: what a frozen reader made of each prompt, for every run that asks again."""
 
 import hashlib
+import json
 import logging
 import os
 import uuid
@@ -12,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float32
 
 from datamodules.errors import DataError
+from datamodules.text_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,20 @@ class OutputStore:
         folder: of this one kind of arrays; made at the first write.
         names: of the arrays of each key.
         max_bytes: files in the folder, together; the oldest are deleted beyond it.
+        about: what they are of, for whoever looks into the folder (`about.json`).
     """
 
-    def __init__(self, folder: Path | str, names: Sequence[str], max_bytes: int = 8 << 30) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        names: Sequence[str],
+        max_bytes: int = 8 << 30,
+        about: Mapping[str, object] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.names = tuple(names)
         self.max_bytes = max_bytes
+        self.about = about or {}
         self._places: dict[bytes, tuple[pa.RecordBatch, int]] = {}
         self._own: _OwnFile | None = None
         self._schema = pa.schema(
@@ -87,6 +97,7 @@ class OutputStore:
                 self.close()
             if self._own is None:
                 self._own = _OwnFile(self.folder, self._schema)
+                write_whole(self.folder / "about.json", json.dumps(self.about, indent=2) + "\n")
                 self._delete_oldest()
             self._own.append(batch)
         except OSError as error:

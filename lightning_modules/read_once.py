@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.batches import Batch, Passage, PromptBatch, Question
 from datamodules.prompts import Shown
 from lightning_modules.fingerprint import model_fingerprint
+from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.decoder_only import answer_tokens
@@ -23,6 +24,7 @@ from lightning_modules.token_drops import TokenDrops
 # Raise when what is kept, or how it is made, changes.
 _VERSION = 1
 _NAMES = ("row_scores", "question_scores", "label_log_probs")
+_HEAD_NAMES = (*_NAMES, "answer_heads", "question_heads")
 _ORDERS = ("passage_order", "padding_side")
 """Settings of prompts that make no difference where each shows one passage."""
 
@@ -69,7 +71,7 @@ class ReadOnce:
         self.num_read = self.num_found = 0
         self._folder = Path(folder)
         self._max_bytes = max_bytes
-        self._stores: dict[str, OutputStore] = {}
+        self._stores: dict[tuple[str, tuple[str, ...]], OutputStore] = {}
 
     def close(self) -> None:
         """Ends the files that were written; a later pass begins others."""
@@ -94,34 +96,61 @@ class ReadOnce:
 
     def read_signals(self, batch: Batch) -> SignalOutput:
         """See `Reader.read_signals`."""
+        kept, of_heads = self._store(_NAMES), self._store(_HEAD_NAMES)
+        keys = self._read_missing(batch, kept, has=lambda key: key in kept or key in of_heads)
+        prompts = self.reader.prompts.build(batch).to(self.reader.device)
+        return self._output(prompts, [(kept if key in kept else of_heads)[key] for key in keys])
+
+    def read_heads(self, batch: Batch) -> tuple[SignalOutput, HeadSums]:
+        """See `Reader.read_question_heads`; of every head the passages' sums are kept."""
+        kept = self._store(_HEAD_NAMES)
+        keys = self._read_missing(batch, kept, has=lambda key: key in kept)
+        prompts = self.reader.prompts.build(batch).to(self.reader.device)
+        found = [kept[key] for key in keys]
+        answer, question = (
+            _joined(found, name, self.reader.device)
+            .view(len(batch), batch.num_passages, *self.reader.num_layers_and_heads)
+            .movedim(1, -1)
+            for name in ("answer_heads", "question_heads")
+        )
+        return self._output(prompts, found), HeadSums(answer, question)
+
+    def _read_missing(self, batch: Batch, store: OutputStore, has: Callable[[bytes], bool]) -> list[bytes]:
+        """Reads the pairs that are not kept, and gives the keys of all."""
         pairs = [
             (question, answer, passage)
             for question, answer, found in zip(batch.questions, batch.answers, batch.passages, strict=True)
             for passage in found
         ]
-        store = self._store()
         keys = [key_of(question.text, answer, p.title, p.text) for question, answer, p in pairs]
-        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in store}
+        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if not has(key)}
         self.num_read += len(missing)
         self.num_found += len(keys) - len(missing)
         for some in _in_parts(missing, self.num_at_once):
-            store.put(dict(zip(some, self._read(list(some.values())), strict=True)))
-        prompts = self.reader.prompts.build(batch).to(self.reader.device)
-        return self._output(prompts, [store[key] for key in keys])
+            store.put(dict(zip(some, self._read(list(some.values()), store.names), strict=True)))
+        return keys
 
-    def _read(self, pairs: list[_Pair]) -> Iterator[Arrays]:
+    def _read(self, pairs: list[_Pair], names: Sequence[str]) -> Iterator[Arrays]:
         """Each pair in a prompt of its own."""
         questions, answers, passages = zip(*pairs, strict=True)
-        output = self.reader.read_signals(Batch(questions, [[passage] for passage in passages], answers))
-        masks = output.prompts.attention_mask
-        for i, mask in enumerate(masks):
-            kept = (
+        batch = Batch(questions, [[passage] for passage in passages], answers)
+        sums = None
+        if names == _NAMES:
+            output = self.reader.read_signals(batch)
+        else:
+            output = self.reader.read_question_heads(batch)
+            sums = HeadSums.of(output)
+        for i, mask in enumerate(output.prompts.attention_mask):
+            kept = [
                 output.row_scores[i][output.row_mask[i]][:, mask],
                 output.question_scores[i][mask],
                 output.label_log_probs[i][output.label_mask[i]],
-            )
+            ]
+            if sums is not None:
+                assert sums.question is not None, "this reader has rows of the question"
+                kept += [sums.answer[i], sums.question[i]]
             yield {
-                name: array.float().flatten().cpu().numpy() for name, array in zip(_NAMES, kept, strict=True)
+                name: array.float().flatten().cpu().numpy() for name, array in zip(names, kept, strict=True)
             }
 
     def _output(self, prompts: PromptBatch, found: list[Arrays]) -> SignalOutput:
@@ -152,18 +181,21 @@ class ReadOnce:
 
     # ---- whose ----
 
-    def _store(self) -> OutputStore:
+    def _store(self, names: Sequence[str]) -> OutputStore:
         """Of this reader as it computes now: mixed precision gives other numbers."""
         device = self.reader.device.type
         precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "none"
-        if precision not in self._stores:
-            about = {**describe_reader(self.reader), "autocast": precision, "version": _VERSION}
+        key = precision, tuple(names)
+        if key not in self._stores:
+            about = {
+                **describe_reader(self.reader),
+                "autocast": precision,
+                "kept": names,
+                "version": _VERSION,
+            }
             digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-            folder = self._folder / digest
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "about.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
-            self._stores[precision] = OutputStore(folder, _NAMES, self._max_bytes)
-        return self._stores[precision]
+            self._stores[key] = OutputStore(self._folder / digest, names, self._max_bytes, about)
+        return self._stores[key]
 
 
 def describe_reader(reader: Reader) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from datamodules.batches import TokenScope
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc
+from lightning_modules.readers.outputs import HeadOutput, QuestionHeadOutput
 from lightning_modules.scores import PassageTokens
 
 HEAD_COUNTS = (1, 2, 4, 8, 16, 32)
@@ -29,6 +31,28 @@ def head_passage_scores(
     _, layers, heads, _ = head_scores.shape
     by_head = tokens.repeated(layers * heads).sum(head_scores.flatten(0, 2))
     return by_head.view(tokens.num_questions, layers, heads, tokens.num_passages)
+
+
+@dataclass(frozen=True)
+class HeadSums:
+    """Passage scores (Eq. 1) of every head by itself.
+
+    Attributes:
+        answer: from the answer's rows.
+        question: from the question's; None where a reader has none.
+    """
+
+    answer: Float[Tensor, "questions layers heads passages"]
+    question: Float[Tensor, "questions layers heads passages"] | None
+
+    @classmethod
+    def of(cls, output: HeadOutput) -> "HeadSums":
+        """Those of a pass."""
+        tokens = PassageTokens.of(output.prompts, TokenScope.PASSAGE)
+        question = None
+        if isinstance(output, QuestionHeadOutput):
+            question = head_passage_scores(output.question_head_scores, tokens)
+        return cls(head_passage_scores(output.head_scores, tokens), question)
 
 
 def head_auc(

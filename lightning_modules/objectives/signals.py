@@ -87,7 +87,7 @@ class Signals(TemperedObjective[SignalOutput]):
         return dict(self.signals)
 
     def unfit(self, reader: Reader) -> str | None:
-        if reader.reads_alone:
+        if reader.gives_signals:
             return None
         return (
             "signals come from one pass over each passage alone, with the question in the prompt: "

@@ -6,7 +6,6 @@ import torch
 
 from datamodules.batches import Batch, Question, TokenScope
 from datamodules.prompts import Context
-from lightning_modules.metrics.head_search import head_passage_scores
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives.base import Cost, Objective
@@ -75,7 +74,7 @@ class ConfiguredTeacher:
         module, reader, collected = self.module, self.reader, self.collected
         passages = module.retrieve_candidates(questions)
         batch = Batch(questions, passages, preferred_answers(questions))
-        passes = KeptPasses(reader, batch)
+        passes = KeptPasses(reader, batch, module.read_once)
         read = module.read_questions(batch, passes)
         self.measures.update(read)
         output = passes.read(batch)
@@ -83,7 +82,7 @@ class ConfiguredTeacher:
         rows = collected.add_questions(questions, passages, read.has_answer, read.log_p_retr, tokens.count())
         scores = passes.scores(self._scored(), read.log_p_retr, reader.context, self.order)
         collected.add_scores(rows, scores)
-        collected.add_head_scores(head_passage_scores(output.head_scores, tokens))
+        collected.add_head_scores(passes.head_sums.answer)
         if reader.context is Context.CONCATENATED:
             collected.add_positions(rows, self.order, prompt_positions(output.prompts))
         collected.add_shares(attention_shares(output))

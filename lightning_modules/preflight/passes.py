@@ -9,37 +9,58 @@ from torch import Tensor
 from datamodules.batches import Batch
 from datamodules.prompts import Context, Shown
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.objectives import Objective
 from lightning_modules.preflight.variants import Order, Scores, Variant
+from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput, SignalOutput
+from lightning_modules.readers.outputs import AnswerLikelihoods, AnswerOutput, HeadOutput, SignalOutput
 from lightning_modules.token_drops import TokenDrops
 
 
 class KeptPasses:
     """The `lightning_modules.objectives.base.Passes` of a reader over one batch, in eval mode, kept.
 
-    A reader that never sees two passages at a time gives all likelihoods in the pass that scores its tokens.
+    A reader that never sees two passages at a time gives attention of all rows and heads, and all
+    likelihoods, in one pass.
 
     Args:
         reader: that makes the passes.
         batch: the only one that may be asked for.
+        read_once: of the same reader, which may have kept them from another run; None = it reads.
     """
 
-    def __init__(self, reader: Reader, batch: Batch) -> None:
+    def __init__(self, reader: Reader, batch: Batch, read_once: ReadOnce | None = None) -> None:
         self.reader = reader
         self.batch = batch
-        self._output: HeadOutput | None = None
-        self._signals: SignalOutput | None = None
+        self.read_once = read_once
+        self._heads: HeadSums | None = None
+        self._output: AnswerOutput | None = None
         self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
 
-    def read(self, batch: Batch) -> HeadOutput:
-        """See `Reader.read_heads`."""
+    def read(self, batch: Batch) -> AnswerOutput:
+        """See `Reader.read_answer`."""
         assert batch is self.batch, "passes over one batch are kept"
         if self._output is None:
             with torch.no_grad(), eval_mode(self.reader):
-                self._output = self.reader.read_heads(batch)
+                self._output, self._heads = self._read(batch)
         return self._output
+
+    def _read(self, batch: Batch) -> tuple[AnswerOutput, HeadSums]:
+        if self.read_once is not None:
+            return self.read_once.read_heads(batch)
+        if self.reader.gives_signals:
+            output: HeadOutput = self.reader.read_question_heads(batch)
+        else:
+            output = self.reader.read_heads(batch)
+        return output, HeadSums.of(output)
+
+    @property
+    def head_sums(self) -> HeadSums:
+        """Passage scores of every head."""
+        self.read(self.batch)
+        assert self._heads is not None, "just read"
+        return self._heads
 
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`."""
@@ -57,13 +78,11 @@ class KeptPasses:
 
     def read_signals(self, batch: Batch) -> SignalOutput:
         """See `Reader.read_signals`."""
-        assert batch is self.batch, "passes over one batch are kept"
-        if self._signals is None:
-            with torch.no_grad(), eval_mode(self.reader):
-                self._signals = self.reader.read_signals(batch)
-        return self._signals
+        output = self.read(batch)
+        assert isinstance(output, SignalOutput), "objectives are asked first whether a reader fits"
+        return output
 
-    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> HeadOutput:
+    def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> AnswerOutput:
         """Attention: there is no time to mask token by token."""
         return self.read(batch)
 

@@ -115,6 +115,11 @@ class Reader(nn.Module, ABC):
         """Whether it never sees two passages at a time, so that one pass gives each passage's likelihood."""
 
     @property
+    def gives_signals(self) -> bool:
+        """Whether one pass gives all signals of each passage alone (`read_signals`)."""
+        return False
+
+    @property
     @abstractmethod
     def num_layers_and_heads(self) -> tuple[int, int]:
         """Of the attention that is scored."""

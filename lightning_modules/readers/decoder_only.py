@@ -91,6 +91,10 @@ class DecoderOnlyReader(Reader):
         return self.prompts.context is Context.INDEPENDENT
 
     @property
+    def gives_signals(self) -> bool:
+        return self.reads_alone
+
+    @property
     def num_layers_and_heads(self) -> tuple[int, int]:
         return self.model.config.num_hidden_layers, self.model.config.num_attention_heads
 
@@ -136,6 +140,7 @@ class DecoderOnlyReader(Reader):
         fields = self._answered(prompts, attention)
         return QuestionHeadOutput(
             **fields,
+            question_scores=attention.question_scores(),
             head_scores=attention.head_scores(),
             question_head_scores=attention.question_head_scores(),
         )

@@ -108,8 +108,8 @@ class HeadOutput(AnswerOutput):
 
 
 @dataclass(frozen=True)
-class QuestionHeadOutput(HeadOutput):
-    """Attention head by head, of the answer's rows and of the question's.
+class QuestionHeadOutput(HeadOutput, SignalOutput):
+    """All signals of one pass, and attention head by head of the answer's rows and of the question's.
 
     Attributes:
         question_head_scores: like `head_scores`, averaged over the rows of the question's tokens.
