@@ -1,6 +1,7 @@
 """BM25 over a knowledge base: the baseline that a retriever has to beat, and a source of candidates."""
 
 import contextlib
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,7 @@ def _bm25s() -> Any:
         import bm25s
     except ImportError as error:
         raise DataError("BM25 needs the package bm25s, which is not installed; pip install bm25s") from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it has turned itself up to DEBUG
     return bm25s
 
 

@@ -1,6 +1,7 @@
 """Configuration -> the objects of a run."""
 
 import dataclasses
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from experiments.data_files import (
     read_data_split,
 )
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.calibration import Reference
 from lightning_modules.candidates import Candidates
 from lightning_modules.head_lists import parse_heads
 from lightning_modules.objectives import Objective, make_objective
@@ -201,16 +203,38 @@ def _cpu_multiplies_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
 
 
-def build_objective(config: ExperimentConfig) -> Objective:
-    """What of the reader the retriever learns from."""
+def build_objective(config: ExperimentConfig, train: Sequence[Question] = ()) -> Objective:
+    """What of the reader the retriever learns from.
+
+    Args:
+        config: of the experiment.
+        train: training questions, of which some serve to calibrate by.
+    """
     settings = dataclasses.asdict(config.objective)
-    return make_objective(settings.pop("name"), token_scope=config.reader.token_scope, **settings)
+    num_unrelated = settings["calibration"].pop("num_unrelated")
+    if settings["calibration"]["reference"] == Reference.UNRELATED:
+        answered = [(question.text, question.answers[0]) for question in train if question.answers]
+        settings["calibration"]["unrelated"] = random.Random(config.seed).sample(
+            answered, min(num_unrelated, len(answered))
+        )
+    with naming("objective.calibration", unrelated="data.train"):
+        return make_objective(settings.pop("name"), token_scope=config.reader.token_scope, **settings)
 
 
 def build_module(
-    config: ExperimentConfig, retriever: Retriever, reader: Reader | None, knowledge_base: KnowledgeBase
+    config: ExperimentConfig,
+    retriever: Retriever,
+    reader: Reader | None,
+    knowledge_base: KnowledgeBase,
+    train: Sequence[Question] = (),
 ) -> RetrievalModule:
-    """Both models in the module that trains them; without a reader one that only retrieves."""
+    """Both models in the module that trains them; without a reader one that only retrieves.
+
+    Args:
+        config: of the experiment.
+        retriever, reader, knowledge_base: that it is made of.
+        train: training questions, as for `build_objective`.
+    """
     training, evaluation = config.training, config.evaluation
     decay = LearningRateDecay(training.decay)
     if training.num_passages > len(knowledge_base):
@@ -243,7 +267,7 @@ def build_module(
         train_reader=training.train_reader,
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
-        objective=build_objective(config),
+        objective=build_objective(config, train),
         retrieval_temperature=config.objective.retrieval_temperature,
         in_batch=config.objective.in_batch,
         max_new_tokens=config.reader.max_new_tokens,
@@ -311,7 +335,7 @@ def build_models(
     knowledge_base = build_knowledge(config, datamodule, folder)
     retriever = build_retriever(config, weights["retriever"])
     reader = None if config.evaluation.retrieve_only else build_reader(config, weights["reader"])
-    return build_module(config, retriever, reader, knowledge_base)
+    return build_module(config, retriever, reader, knowledge_base, datamodule.train)
 
 
 def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:

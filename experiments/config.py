@@ -206,6 +206,22 @@ class SignalsConfig:
 
 
 @dataclass
+class CalibrationConfig:
+    """What is taken off the attention that `objective.name=signals` adds up."""
+
+    reference: str = setting(
+        "none",
+        "what else is asked of each passage",
+        choices=names_in("lightning_modules.calibration:Reference"),
+    )
+    contrast: str = setting(
+        "log_ratio", "how it is taken off", choices=names_in("lightning_modules.calibration:Contrast")
+    )
+    level: str = setting("passage", "of what", choices=names_in("lightning_modules.calibration:Level"))
+    num_unrelated: int = setting(3, "training questions asked for unrelated", at_least=2)
+
+
+@dataclass
 class ObjectiveConfig:
     """From what the reader gives to the loss."""
 
@@ -231,6 +247,7 @@ class ObjectiveConfig:
         choices=names_in("lightning_modules.scores:Scale"),
     )
     signals: SignalsConfig = field(default_factory=SignalsConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
     retrieval_temperature: float = setting(1.0, "theta", above=0)
     in_batch: bool = setting(
@@ -421,8 +438,9 @@ class ExperimentConfig:
 
 
 def reads_train_questions(config: ExperimentConfig) -> bool:
-    """Whether a run needs the training questions: to train, or to cut the same slice as runs that do."""
-    return trains(config) or config.data.max_passages is not None
+    """Whether a run needs the training questions: to train, to cut the same slice, to calibrate by them."""
+    calibrates = config.objective.name == "signals" and config.objective.calibration.reference == "unrelated"
+    return trains(config) or config.data.max_passages is not None or calibrates
 
 
 def trains(config: ExperimentConfig) -> bool:

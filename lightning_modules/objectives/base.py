@@ -124,6 +124,11 @@ class Objective(ABC, Generic[OutputT]):
     def __post_init__(self) -> None:
         self._choose("constants", Constants)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether a question without an answer teaches nothing by it."""
+        return self.uses_reader or self.knows_answers
+
     def _choose(self, name: str, choice: type[Choice]) -> None:
         """Makes a field that was given as text the choice that it names."""
         object.__setattr__(self, name, choice(getattr(self, name)))

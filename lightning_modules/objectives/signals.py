@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.batches import Batch, TokenScope
+from datamodules.batches import Batch
+from lightning_modules.calibration import Calibration, Reference
 from lightning_modules.objectives.base import Passes, TemperedObjective
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.outputs import SignalOutput, TokenOutput
-from lightning_modules.scores import PassageTokens, Scale, scaled
+from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
 
 Weights = tuple[tuple[str, float], ...]
@@ -21,37 +22,38 @@ _USUAL = ("answer", "question", "likelihood")
 """What is added up where nothing else is said."""
 
 
-def _answer(output: SignalOutput, tokens: PassageTokens) -> Float[Tensor, "batch passages"]:
-    """Attention of the rows that predict the answer, summed over the passage (Eq. 1)."""
-    return tokens.sum(output.token_scores)
-
-
-def _last(output: SignalOutput, tokens: PassageTokens) -> Float[Tensor, "batch passages"]:
-    """Attention of the row that predicts the first answer token alone."""
-    return tokens.sum(output.row_scores[:, 0])
-
-
-def _question(output: SignalOutput, tokens: PassageTokens) -> Float[Tensor, "batch passages"]:
-    """Attention of the question's own rows (ICR, QRHead)."""
-    return tokens.sum(output.question_scores)
-
-
-def _likelihood(output: SignalOutput, tokens: PassageTokens) -> Float[Tensor, "batch passages"]:
-    """Mean log-probability of an answer token given the passage alone (PDist)."""
-    return output.each_alone().mean_log_probs()
-
-
-SIGNALS: dict[str, Callable[[SignalOutput, PassageTokens], Float[Tensor, "batch passages"]]] = {
-    "answer": _answer,
-    "question": _question,
-    "last": _last,
-    "likelihood": _likelihood,
+ATTENTION: dict[str, Callable[[SignalOutput], Float[Tensor, "prompts tokens"]]] = {
+    "answer": lambda output: output.token_scores,
+    "question": lambda output: output.question_scores,
+    "last": lambda output: output.row_scores[:, 0],
 }
-"""All signals of one pass by name, each a score of every passage."""
+"""Whose attention a signal is, as token scores whose sum over a passage is its score (Eq. 1).
+
+`answer`: the rows that predict the answer (the paper); `question`: the question's own rows (ICR, QRHead),
+which need no answer; `last`: the row that predicts the first answer token, which needs none either.
+"""
+LIKELIHOOD = "likelihood"
+"""The signal that is no attention: mean log-probability of an answer token given the passage (PDist)."""
+SIGNALS = (*ATTENTION, LIKELIHOOD)
+"""All signals of one pass by name."""
+_NEED_ANSWERS = ("answer", LIKELIHOOD)
 
 
 @dataclass(frozen=True)
-class Signals(TemperedObjective[SignalOutput]):
+class SignalPasses:
+    """The pass over questions with their passages, and those that it is calibrated by.
+
+    Attributes:
+        output: of the questions themselves.
+        references: of what else was asked of the same passages.
+    """
+
+    output: SignalOutput
+    references: tuple[SignalOutput, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signals(TemperedObjective[SignalPasses]):
     r"""Several signals of one forward pass, each standardised over the passages of its question.
 
     .. math::
@@ -61,12 +63,14 @@ class Signals(TemperedObjective[SignalOutput]):
 
     Attributes:
         signals: the weight of each signal of `SIGNALS`; given as a mapping, kept as pairs without zeros.
+        calibration: of the signals that are attention.
     """
 
     name: ClassVar[str] = "signals"
     uses_attention: ClassVar[bool] = True
 
     signals: Weights | Mapping[str, float] = field(default=tuple((name, 1.0) for name in _USUAL))
+    calibration: Calibration | Mapping[str, object] = field(default_factory=Calibration)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +84,7 @@ class Signals(TemperedObjective[SignalOutput]):
         if not used:
             raise ValueError(f"signals: give at least one a weight, of: {', '.join(SIGNALS)}")
         object.__setattr__(self, "signals", used)
+        object.__setattr__(self, "calibration", Calibration.of(self.calibration))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -94,24 +99,43 @@ class Signals(TemperedObjective[SignalOutput]):
             "use a decoder-only reader with context independent, or another objective"
         )
 
-    def read(self, reader: Passes, batch: Batch) -> SignalOutput:
-        return reader.read_signals(batch)
+    @property
+    def needs_answers(self) -> bool:
+        return any(name in _NEED_ANSWERS for name in self.weights)
+
+    def read(self, reader: Passes, batch: Batch) -> SignalPasses:
+        references = [reader.read_signals(other) for other in self.calibrated_by.batches(batch)]
+        return SignalPasses(reader.read_signals(batch), tuple(references))
 
     def read_tokens(
-        self, reader: Passes, batch: Batch, output: SignalOutput, drops: TokenDrops
+        self, reader: Passes, batch: Batch, output: SignalPasses, drops: TokenDrops
     ) -> TokenOutput:
-        return output
+        return output.output
 
     def passage_scores(
-        self, output: SignalOutput, log_p_retr: Float[Tensor, "batch passages"]
+        self, output: SignalPasses, log_p_retr: Float[Tensor, "batch passages"]
     ) -> Float[Tensor, "batch passages"]:
         """The weighted sum of the standardised signals."""
-        tokens = PassageTokens.of(output.prompts, TokenScope.PASSAGE)
         parts = [
-            weight * scaled(SIGNALS[name](output, tokens), Scale.STANDARDISED)
+            weight * scaled(self._signal(name, output), Scale.STANDARDISED)
             for name, weight in self.weights.items()
         ]
         return torch.stack(parts).sum(dim=0)
+
+    def _signal(self, name: str, passes: SignalPasses) -> Float[Tensor, "batch passages"]:
+        if name == LIKELIHOOD:
+            return passes.output.each_alone().mean_log_probs()
+        token_scores = ATTENTION[name]
+        return self.calibrated_by.passage_scores(
+            token_scores(passes.output),
+            passes.output.prompts,
+            [(token_scores(reference), reference.prompts) for reference in passes.references],
+        )
+
+    @property
+    def calibrated_by(self) -> Calibration:
+        """`calibration`, as it is kept."""
+        return Calibration.of(self.calibration)
 
     def variants(self) -> Sequence["Signals"]:
         """Itself, each signal alone, and sums of two and of three."""
@@ -122,12 +146,18 @@ class Signals(TemperedObjective[SignalOutput]):
     @property
     def details(self) -> tuple[str, ...]:
         parts = [name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.weights.items()]
-        return (" + ".join(parts),)
+        return (" + ".join(parts), *self.calibrated_by.details)
 
     @property
     def is_plain(self) -> bool:
-        return self.weights == dict.fromkeys(_USUAL, 1.0)
+        is_calibrated = self.calibrated_by.reference is not Reference.NONE
+        return self.weights == dict.fromkeys(_USUAL, 1.0) and not is_calibrated
 
     @property
     def settings(self) -> dict[str, str]:
-        return {f"objective.signals.{name}": f"{self.weights.get(name, 0.0):g}" for name in SIGNALS}
+        weights = {f"objective.signals.{name}": f"{self.weights.get(name, 0.0):g}" for name in SIGNALS}
+        by = self.calibrated_by
+        return weights | {
+            f"objective.calibration.{name}": str(getattr(by, name))
+            for name in ("reference", "contrast", "level")
+        }

@@ -1,0 +1,171 @@
+"""Calibration: what a passage gets whatever is asked, taken off what it gets for the question. Pure maths."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from datamodules.batches import Batch, PromptBatch, Question
+from datamodules.choices import Choice
+
+_TINY = 1e-9
+"""Attention below this is none: what a logarithm is taken of is at least this."""
+
+
+class Reference(Choice):
+    """What is asked of a passage to learn what it gets in any case."""
+
+    NONE = "none"
+    CONTENT_FREE = "content_free"
+    """The question "N/A", with the same answer (ICR)."""
+    UNRELATED = "unrelated"
+    """Other questions with their own answers, averaged: a prior of the passage."""
+
+
+class Contrast(Choice):
+    """How the reference is taken off."""
+
+    DIFFERENCE = "difference"
+    LOG_RATIO = "log_ratio"
+
+
+class Level(Choice):
+    """Of what it is taken off."""
+
+    PASSAGE = "passage"
+    """The passage's score."""
+    TOKEN = "token"
+    """Each token's score; tokens more than two standard deviations below their passage's mean are left out
+    (ICR)."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the attention on a passage is calibrated.
+
+    Attributes:
+        reference, contrast, level: see there.
+        unrelated: (question, answer) pairs, for `unrelated`; one of them is not used for its own question.
+
+    Raises:
+        ValueError: `unrelated` without a second pair to take where one is the question's own.
+    """
+
+    reference: Reference | str = Reference.NONE
+    contrast: Contrast | str = Contrast.LOG_RATIO
+    level: Level | str = Level.PASSAGE
+    unrelated: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, choice in (("reference", Reference), ("contrast", Contrast), ("level", Level)):
+            object.__setattr__(self, name, choice(getattr(self, name)))
+        object.__setattr__(self, "unrelated", tuple((str(q), str(a)) for q, a in self.unrelated))
+        if self.reference is Reference.UNRELATED and len({q for q, _ in self.unrelated}) < 2:
+            raise ValueError("unrelated: give at least two questions with their answers")
+
+    @classmethod
+    def of(cls, settings: "Calibration | Mapping[str, object]") -> "Calibration":
+        """From its settings by name."""
+        return settings if isinstance(settings, Calibration) else cls(**settings)  # type: ignore[arg-type]
+
+    def batches(self, batch: Batch) -> list[Batch]:
+        """The same passages with what else is asked of them, one batch for each reference question."""
+        reference = Reference(self.reference)
+        match reference:
+            case Reference.NONE:
+                return []
+            case Reference.CONTENT_FREE:
+                asked = [[Question("content-free", "N/A", question.answers)] for question in batch.questions]
+                answers = [[answer] for answer in batch.answers]
+            case Reference.UNRELATED:
+                others = [
+                    [(text, answer) for text, answer in self.unrelated if text != question.text]
+                    for question in batch.questions
+                ]
+                fewest = min(map(len, others))
+                asked = [[Question("unrelated", q, (a,)) for q, a in pairs[:fewest]] for pairs in others]
+                answers = [[a for _, a in pairs[:fewest]] for pairs in others]
+            case _:
+                assert_never(reference)
+        return [
+            replace(batch, questions=list(questions), answers=list(of_them))
+            for questions, of_them in zip(zip(*asked, strict=True), zip(*answers, strict=True), strict=True)
+        ]
+
+    def passage_scores(
+        self,
+        scores: Float[Tensor, "prompts tokens"],
+        prompts: PromptBatch,
+        references: Sequence[tuple[Float[Tensor, "prompts reference_tokens"], PromptBatch]],
+    ) -> Float[Tensor, "batch passages"]:
+        """Calibrated scores of the passages, one in each prompt.
+
+        Args:
+            scores, prompts: token scores of the question itself.
+            references: the same for each of `batches`, over the same passages.
+        """
+        shape = (prompts.num_questions, prompts.num_passages)
+        own, own_mask = passage_tokens(scores, prompts)
+        if not references:
+            return own.sum(dim=1).view(shape)
+        others = [passage_tokens(*reference) for reference in references]
+        # a longer question leaves less room, so that prompts may show less of the same passage
+        width = min(mask.shape[1] for _, mask in [(own, own_mask), *others])
+        mask = torch.stack([of[:, :width] for _, of in [(own, own_mask), *others]]).all(dim=0)
+        own = own[:, :width] * mask
+        prior = torch.stack([of_tokens[:, :width] * mask for of_tokens, _ in others]).mean(dim=0)
+        level = Level(self.level)
+        match level:
+            case Level.PASSAGE:
+                calibrated = self._contrast(own.sum(dim=1), prior.sum(dim=1))
+            case Level.TOKEN:
+                by_token = self._contrast(own, prior)
+                kept = mask & ~_are_outliers(by_token, mask)
+                total = (by_token * kept).sum(dim=1)
+                # the sum of logarithms would grow with the passage
+                calibrated = total / kept.sum(dim=1) if self.contrast is Contrast.LOG_RATIO else total
+            case _:
+                assert_never(level)
+        return calibrated.view(shape)
+
+    def _contrast(self, own: Tensor, prior: Tensor) -> Tensor:
+        contrast = Contrast(self.contrast)
+        match contrast:
+            case Contrast.DIFFERENCE:
+                return own - prior
+            case Contrast.LOG_RATIO:
+                return own.clamp(min=_TINY).log() - prior.clamp(min=_TINY).log()
+            case _:
+                assert_never(contrast)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """In words; none without calibration."""
+        if self.reference is Reference.NONE:
+            return ()
+        contrast = "less" if self.contrast is Contrast.DIFFERENCE else "over"
+        by = " by token" if self.level is Level.TOKEN else ""
+        return (f"{contrast} {self.reference}{by}",)
+
+
+def passage_tokens(
+    scores: Float[Tensor, "prompts tokens"], prompts: PromptBatch
+) -> tuple[Float[Tensor, "prompts most"], Bool[Tensor, "prompts most"]]:
+    """The scores of each prompt's passage tokens, moved to the left in order, and which are real."""
+    wanted = prompts.content_mask
+    order = wanted.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, : int(wanted.sum(dim=1).max())]
+    mask = wanted.gather(1, order)
+    return scores.gather(1, order) * mask, mask
+
+
+def _are_outliers(
+    values: Float[Tensor, "prompts tokens"], mask: Bool[Tensor, "prompts tokens"]
+) -> Bool[Tensor, "prompts tokens"]:
+    """Below the mean of a passage's tokens by more than two of their standard deviations."""
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (values * mask).sum(dim=1, keepdim=True) / count
+    deviation = (((values - mean) * mask).square().sum(dim=1, keepdim=True) / count).sqrt()
+    return mask & (values < mean - 2 * deviation)
