@@ -121,7 +121,7 @@ class StopOnThresholds(Callback):
                 log.warning(
                     "%s is undefined at the start: %r will decide nothing", threshold.metric, str(threshold)
                 )
-            elif not threshold.from_start and threshold.holds(value) == threshold.is_goal:
+            elif threshold.holds(value, value) == threshold.is_goal:
                 log.warning(
                     "%s is %s at the start: %r will act after %d validation%s unless that changes",
                     threshold.metric,
@@ -146,9 +146,7 @@ class StopOnThresholds(Callback):
             if holds and threshold.action is Action.READER_FIRST:
                 decision = self._decision(trainer, threshold, value, DISTIL)
                 message = f"{threshold.metric} = {_number(value)} holds {_bound(threshold, start)} again"
-                self.decided.release(
-                    trainer, module, self._decision(trainer, threshold, value, DISTIL), message
-                )
+                self.decided.release(trainer, module, decision, message)
             return
         self._counts[rule] = self._counts[rule] + 1 if holds == threshold.is_goal else 0
         if self._counts[rule] >= threshold.patience:
@@ -176,7 +174,7 @@ class StopOnThresholds(Callback):
         return {"start": dict(self.start), "counts": dict(self._counts), **self.decided.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.start = dict(state_dict["start"])
+        self.start = dict(state_dict["start"]) or self.start
         self.decided.load_state_dict(state_dict)
         # the run's thresholds win over those of the checkpoint
         self._counts |= {rule: n for rule, n in state_dict["counts"].items() if rule in self._counts}

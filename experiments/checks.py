@@ -251,13 +251,13 @@ def _check_action(config: ExperimentConfig, action: Action, key: str) -> None:
     training = config.training
     if action is Action.READER_FIRST and not (training.train_reader and training.train_retriever):
         raise ConfigError(
-            f"{key} needs a run that trains both models; set "
-            "training.train_reader=true and training.train_retriever=true, or another action"
+            f"{key} needs a run that trains both models; set training.train_reader=true and "
+            "training.train_retriever=true, or another action"
         )
     if action is Action.FREEZE_RETRIEVER and not training.train_retriever:
         raise ConfigError(
-            f"{key} needs a run that trains the retriever; set "
-            "training.train_retriever=true or stopping.action=stop"
+            f"{key} needs a run that trains the retriever; set training.train_retriever=true, or the action "
+            "stop"
         )
     if action is not Action.STOP and config.trainer.devices > 1:
         # DistributedDataParallel waits for the gradients of all that it was told to train
@@ -269,7 +269,7 @@ def _check_monitors(config: ExperimentConfig) -> None:
     settings, monitors = config.stopping, monitors_of(config)
     if not monitors:
         for key in ("monitors", "target", "baseline"):
-            if getattr(settings, key):
+            if getattr(settings, key) not in (None, []):
                 raise ConfigError(
                     f"stopping.{key} is for the comparison with the start, which this run does not make: set "
                     f"stopping.{key}=null, or stopping.rule=paired with monitors"

@@ -172,7 +172,8 @@ def test_what_a_stale_index_finds_is_not_compared(tmp_path, name, steps):
 
 
 def test_the_start_is_told_of(tmp_path, caplog):
-    thresholds = ["m >= 0.6 for 3", "until m >= 0.4", "n >= start", "m >= start", "m <= 0.6"]
+    thresholds = ["m >= 0.6 for 3", "until m >= 0.4", "n >= start", "m >= start + 0.1"]
+    thresholds += ["m >= start", "m <= 0.6", "until m >= start + 0.1"]
     stopping, _, _ = run(tmp_path, [{"m": 0.5, "n": math.nan}] * 2, thresholds)
     assert stopping.start["m"] == 0.5
     told = [record.getMessage() for record in caplog.records if "at the start" in record.getMessage()]
@@ -180,6 +181,8 @@ def test_the_start_is_told_of(tmp_path, caplog):
         "m is 0.5 at the start: 'm >= 0.6 for 3 then stop' will act after 3 validations unless that changes",
         "m is 0.5 at the start: 'until m >= 0.4 for 1' will act after 1 validation unless that changes",
         "n is undefined at the start: 'n >= start for 2 then stop' will decide nothing",
+        "m is 0.5 at the start: 'm >= start + 0.1 for 2 then stop' will act after 2 validations unless that "
+        "changes",
     ]
 
 
@@ -275,9 +278,7 @@ def run_both(folder, means, action, threshold):
     paired = StopOnIndicators(
         indicators, ["m"], patience=1, action=action, baseline=questions(0.5), decided=decided
     )
-    return run_models(
-        folder, means, [threshold], START, others=[indicators, paired], decided=decided, **settings
-    )
+    return run_models(folder, means, [threshold], START, others=[indicators, paired], decided=decided)
 
 
 def test_the_comparison_and_a_threshold_act_in_one_run(tmp_path):
