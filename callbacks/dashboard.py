@@ -10,6 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
+from callbacks.stop_on_thresholds import BOUND_TAG
+from callbacks.threshold import Threshold
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.measures import (
     INDICATOR_CATEGORIES,
@@ -32,6 +34,7 @@ def layout(
     monitors: Sequence[str] = MONITORS,
     percentiles: Sequence[int] = (90, 95),
     loss_name: str = "kl",
+    thresholds: Sequence[Threshold] = (),
 ) -> dict[str, dict[str, list[Any]]]:
     """TensorBoard's custom-scalars layout: category -> chart -> tags.
 
@@ -40,6 +43,7 @@ def layout(
         monitors: metrics that decisions are made by.
         percentiles: of the indicators.
         loss_name: of the retriever's loss (`Objective.loss_name`); the other losses have no chart.
+        thresholds: whose bounds are logged, in the order in which they are numbered.
     """
     tags: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for measure in all_measures(percentiles):
@@ -61,12 +65,18 @@ def layout(
         category: {chart: _curves(*names) for chart, names in sorted_charts.items()}
         for category, sorted_charts in sorted(tags.items())
     }
+    changes = {
+        name: ["Margin", [f"stopping/change_{name}{part}" for part in ("", "_low", "_high")]]
+        for name in monitors
+    }
+    bounds = {
+        str(threshold): _curves(threshold.metric, f"{BOUND_TAG}{number}")
+        for number, threshold in enumerate(thresholds, start=1)
+    }
     return {
         **charts,
-        "5 Decisions: change since the start, with its bounds": {
-            name: ["Margin", [f"stopping/change_{name}{part}" for part in ("", "_low", "_high")]]
-            for name in monitors
-        },
+        **({"5 Decisions: change since the start, with its bounds": changes} if changes else {}),
+        **({"5 Decisions: thresholds": bounds} if bounds else {}),
         "6 Health of the embeddings": {
             "effective rank, lower is more collapsed": _curves("embeddings/effective_rank"),
             "share of near-duplicates": _curves("embeddings/near_duplicates"),
@@ -89,12 +99,18 @@ class Dashboard(EvaluationCallback):
         num_questions: questions whose retrieved passages are shown.
         num_passages: passages shown of each.
         monitors: metrics that decisions are made by.
+        thresholds: likewise, in the order of `StopOnThresholds`.
     """
 
     def __init__(
-        self, num_questions: int = 4, num_passages: int = 5, monitors: Sequence[str] = MONITORS
+        self,
+        num_questions: int = 4,
+        num_passages: int = 5,
+        monitors: Sequence[str] = MONITORS,
+        thresholds: Sequence[Threshold] = (),
     ) -> None:
         self.monitors = tuple(monitors)
+        self.thresholds = tuple(thresholds)
         self.num_questions = num_questions
         self.num_passages = num_passages
         self._shown: list[str] = []
@@ -118,8 +134,9 @@ class Dashboard(EvaluationCallback):
 
     def _layout(self, module: LightningModule) -> dict[str, dict[str, list[Any]]]:
         if not isinstance(module, RetrieverReaderModule):
-            return layout(False, self.monitors)
-        return layout(module.train_reader, self.monitors, loss_name=module.objective.loss_name)
+            return layout(False, self.monitors, thresholds=self.thresholds)
+        loss_name = module.objective.loss_name
+        return layout(module.train_reader, self.monitors, loss_name=loss_name, thresholds=self.thresholds)
 
     def _loggers(self, trainer: Trainer) -> list[TensorBoardLogger]:
         if not trainer.is_global_zero:

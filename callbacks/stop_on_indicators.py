@@ -9,15 +9,13 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.decisions import Decision, announce
+from callbacks.comparable import is_comparable, is_undefined_by_retrieval
+from callbacks.decisions import COMPARISON, DISTIL, Action, Decision, Decisions
 from callbacks.log_indicators import LogIndicators
 from callbacks.read_start_candidates import START_CANDIDATES, ReadStartCandidates
-from callbacks.refresh_index import searches_stale_index
-from datamodules.choices import Choice
-from lightning_modules.metrics.measures import RETRIEVAL_HIT, all_measures
+from lightning_modules.metrics.measures import RETRIEVAL_HIT
 from lightning_modules.metrics.paired_change import MIN_PAIRS, Change, DeclineRule, paired_change
 from lightning_modules.metrics.question_values import QuestionValues, pair_questions
-from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +28,6 @@ teacher's AUC sees a reader that no longer tells the passages with an answer fro
 MONITORS = (*READER_MONITORS, RETRIEVAL_HIT.name)
 """The Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad teacher has begun
 to ruin."""
-
-_UNDEFINED_BY_RETRIEVAL = {measure.name for measure in all_measures() if measure.needs_both}
-
-DISTIL = "distil"
-"""What is decided once a teacher has recovered."""
-
-
-class Action(Choice):
-    """What follows when the teacher has become worse."""
-
-    STOP = "stop"
-    """The run ends."""
-    FREEZE_RETRIEVER = "freeze_retriever"
-    """The retriever stays as it is; the reader trains on."""
-    READER_FIRST = "reader_first"
-    """The reader trains alone until it has recovered; then the retriever learns from it again."""
 
 
 class StopOnIndicators(Callback):
@@ -72,15 +54,14 @@ class StopOnIndicators(Callback):
         target: stop as soon as the first monitor is at least this; None = never.
         baseline: the start, where it is known already.
         start_candidates: the callback that measures on the start's passages, likewise before this one.
+        decided: the run's decisions, shared with other rules; None = this is the only one.
 
     Raises:
         ValueError: a setting that cannot be.
 
     Attributes:
         baseline: the start; None until it was seen.
-        reason: `ineffective` or `target` once the run was ended, else None.
-        message: that decision with its numbers.
-        decisions: all of them.
+        decided: the run's decisions.
     """
 
     def __init__(
@@ -95,6 +76,7 @@ class StopOnIndicators(Callback):
         target: float | None = None,
         baseline: QuestionValues | None = None,
         start_candidates: ReadStartCandidates | None = None,
+        decided: Decisions | None = None,
     ) -> None:
         self.rule = DeclineRule(margin, patience, num_validations, len(monitors), false_stop_rate)
         self.indicators = indicators
@@ -103,12 +85,25 @@ class StopOnIndicators(Callback):
         self.action = Action(action)
         self.target = target
         self.baseline = baseline
-        self.reason: str | None = None
-        self.message: str | None = None
-        self.decisions: list[Decision] = []
+        self.decided = Decisions() if decided is None else decided
         self._num_below = dict.fromkeys(self.monitors, 0)
         self._changes: dict[str, Change] = {}
         self._changes_defined: dict[str, Change] = {}
+
+    @property
+    def reason(self) -> str | None:
+        """`ineffective` or `target` once the run was ended by this rule; None while it goes on."""
+        return self.decided.reason
+
+    @property
+    def message(self) -> str | None:
+        """The decision that ended the run, with its numbers."""
+        return self.decided.message
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """All of the run's."""
+        return self.decided.made
 
     @property
     def current(self) -> QuestionValues:
@@ -131,7 +126,7 @@ class StopOnIndicators(Callback):
                 self._warn_of_unwatched()
             return
         for name in self.monitors:
-            if not _is_comparable(name, pl_module):
+            if not is_comparable(name, pl_module):
                 continue
             before, after = pair_questions(self.baseline, current, name)
             if np.sum(~np.isnan(before)) < MIN_PAIRS:
@@ -160,9 +155,9 @@ class StopOnIndicators(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if _is_comparable(self.monitors[0], pl_module) and self._reached_target(trainer):
+        if is_comparable(self.monitors[0], pl_module) and self._reached_target(trainer, pl_module):
             return
-        if self._is_paused:
+        if self.decided.is_held_by(COMPARISON):
             self._go_on_if_recovered(trainer, pl_module)
             return
         for name in self._changes:
@@ -172,34 +167,23 @@ class StopOnIndicators(Callback):
             self._act(trainer, pl_module, declined[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # gone on from a checkpoint that was saved after the decision
-        trainer.should_stop = trainer.should_stop or self.reason is not None
+        self.decided.stay_stopped(trainer)
 
-    def _reached_target(self, trainer: Trainer) -> bool:
+    def _reached_target(self, trainer: Trainer, module: LightningModule) -> bool:
         name = self.monitors[0]
         values = np.array(self.current.values.get(name, []), dtype=float)
         values = values[~np.isnan(values)]
         if self.target is None or not len(values) or values.mean() < self.target:
             return False
-        self._end(
-            trainer, "target", name, f"{name} = {values.mean():.3f} reached the target {self.target:.3f}"
-        )
+        message = f"{name} = {values.mean():.3f} reached the target {self.target:.3f}"
+        self.decided.act(trainer, module, self._decision(trainer, Action.STOP, name), "target", message)
         return True
 
     def _act(self, trainer: Trainer, module: LightningModule, name: str) -> None:
         message = self._describe_decline(name)
-        if self.action is Action.STOP:
-            self._end(trainer, "ineffective", name, message)
-            return
-        assert isinstance(module, RetrieverReaderModule)
-        if not module.train_reader:
-            message += f"; {self.action} leaves nothing to train, since the reader is not trained"
-            self._end(trainer, "ineffective", name, message)
-            return
-        module.retriever_learns = False
         self._num_below = dict.fromkeys(self.monitors, 0)
-        self._note(trainer, self.action, name)
-        announce(trainer, f"{self.action}: {message}; the reader is trained alone from now on")
+        decision = self._decision(trainer, self.action, name)
+        self.decided.act(trainer, module, decision, "ineffective", message)
 
     def _go_on_if_recovered(self, trainer: Trainer, module: LightningModule) -> None:
         is_recovered = bool(self._changes) and not any(
@@ -208,28 +192,27 @@ class StopOnIndicators(Callback):
         )
         if self.action is not Action.READER_FIRST or not is_recovered:
             return
-        assert isinstance(module, RetrieverReaderModule)
-        module.retriever_learns = True
-        name = self.decisions[-1].metric
-        decision = self._note(trainer, DISTIL, name)
-        announce(
+        name = [decision for decision in self.decisions if decision.rule == COMPARISON][-1].metric
+        decision = self._decision(trainer, DISTIL, name)
+        self.decided.release(
             trainer,
-            f"{DISTIL}: {name} has recovered, it changed by {decision.change:+.3f} from the start's "
-            f"{decision.baseline:.3f}; the retriever learns from the reader again",
+            module,
+            decision,
+            f"{name} has recovered, it changed by {decision.change:+.3f} from the start's "
+            f"{decision.baseline:.3f}",
         )
 
-    def _end(self, trainer: Trainer, reason: str, name: str, message: str) -> None:
-        self.reason, self.message = reason, message
-        self._note(trainer, Action.STOP, name)
-        trainer.should_stop = True
-        announce(trainer, f"stopping ({reason}): {message}")
-
-    def _note(self, trainer: Trainer, action: str, name: str) -> Decision:
+    def _decision(self, trainer: Trainer, action: str, name: str) -> Decision:
         change = self._changes.get(name, paired_change(np.empty(0), np.empty(0)))
-        numbers = (float(number) for number in (self._mean_at_start(name), *change[:3]))
-        decision = Decision(trainer.global_step, str(action), name, *numbers)
-        self.decisions.append(decision)
-        return decision
+        return Decision(
+            trainer.global_step,
+            str(action),
+            name,
+            baseline=self._mean_at_start(name),
+            change=float(change.mean),
+            low=float(change.low),
+            high=float(change.high),
+        )
 
     def _describe_decline(self, name: str) -> str:
         change, times = self._changes[name], f"{self._num_below[name]} validations in a row"
@@ -245,21 +228,13 @@ class StopOnIndicators(Callback):
             f"significantly below {-self.rule.margin:.3f} in {times}: {_what_declined(name)}"
         )
 
-    @property
-    def _is_paused(self) -> bool:
-        """Whether the retriever does not learn, by a decision of this callback."""
-        return bool(self.decisions) and self.decisions[-1].action in (
-            Action.FREEZE_RETRIEVER,
-            Action.READER_FIRST,
-        )
-
     def _is_below(self, name: str) -> bool:
         return self._is_undefined(name) or bool(self.rule.is_below(self._changes[name]))
 
     def _is_undefined(self, name: str) -> bool:
         change = self._changes_defined[name]
         is_lost = bool((change.num_pairs >= MIN_PAIRS) & (change.high < 0))
-        return is_lost and name not in _UNDEFINED_BY_RETRIEVAL
+        return is_lost and not is_undefined_by_retrieval(name)
 
     def _mean_at_start(self, name: str) -> float:
         """Over the questions that are compared; NaN without any."""
@@ -274,24 +249,16 @@ class StopOnIndicators(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "baseline": None if self.baseline is None else asdict(self.baseline),
-            "reason": self.reason,
-            "message": self.message,
-            "decisions": [asdict(decision) for decision in self.decisions],
+            **self.decided.state_dict(),
             "num_below": dict(self._num_below),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["baseline"] is not None:
             self.baseline = QuestionValues(**state_dict["baseline"])
-        self.reason, self.message = state_dict["reason"], state_dict["message"]
-        self.decisions = [Decision(**decision) for decision in state_dict["decisions"]]
+        self.decided.load_state_dict(state_dict)
         # the run's settings win over those of the checkpoint
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
-
-
-def _is_comparable(name: str, module: LightningModule) -> bool:
-    """Whether a metric of the running validation was measured as the start's was."""
-    return name.startswith(START_CANDIDATES) or not searches_stale_index(module)
 
 
 def _what_declined(name: str) -> str:

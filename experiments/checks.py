@@ -5,14 +5,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import Field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, assert_never, get_args
 
+from callbacks.decisions import Action
 from callbacks.read_start_candidates import START_CANDIDATES
-from callbacks.stop_on_indicators import READER_MONITORS, Action
+from callbacks.stop_on_indicators import READER_MONITORS
+from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from experiments.build import hardware
 from experiments.config import SETTING, ConfigError, ExperimentConfig, Setting, all_fields, trains
-from lightning_modules.metrics.measures import RETRIEVAL_HIT, all_measures
+from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives import OBJECTIVES
@@ -72,10 +74,13 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
         or_null = ", or null" if type(None) in get_args(item.type) else ""
         raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
     if setting.parse is not None:
-        try:
-            setting.parse(value)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from error
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):  # OmegaConf lets mappings into lists of text
+                raise ConfigError(f"{key}: {text} must be text")
+            try:
+                setting.parse(text)
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from error
 
 
 def _is_within(setting: Setting, value: Any) -> bool:
@@ -118,6 +123,10 @@ def _bounds(setting: Setting, value: Any) -> str:
 
 def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
+    return [*_doubts_about_length(config), *_doubts_about_rule(config)]
+
+
+def _doubts_about_length(config: ExperimentConfig) -> list[str]:
     score = config.objective.passage_score
     uses_attention = OBJECTIVES[config.objective.name].uses_attention
     teaches = trains(config) and config.training.train_retriever
@@ -131,15 +140,54 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
     ]
 
 
+def _doubts_about_rule(config: ExperimentConfig) -> list[str]:
+    """What the paper's tables say of the paper's rules (`experiments/benchmarks/paper_rules.py`)."""
+    stopping = config.stopping
+    if not (trains(config) and stopping.enabled and stopping.rule == Rule.PAPER):
+        return []
+    at_p95 = (
+        "at p95 Indicator 2's Spearman ends at 0.225 in the best NQ run, below 0.3 and below the 0.260 of a "
+        "ruined run (evaluation.percentiles=[90] leaves p95 out); "
+        if 95 in config.evaluation.percentiles
+        else ""
+    )
+    return [
+        f"stopping.rule=paper: the paper's own tables contradict its rules: {at_p95}Indicator 2's attention "
+        "fell in the best NQ run, and every initial checkpoint begins below a Spearman of 0.3; means are "
+        "compared without regard to noise; python -m experiments.benchmarks.paper_rules prints all of it, "
+        "and stopping.rule=paired compares question by question"
+    ]
+
+
 def monitors_of(config: ExperimentConfig) -> tuple[str, ...]:
-    """`stopping.monitors`, or where it is null what can become worse in the run.
+    """`stopping.monitors`, or where it is null what can become worse in the run; none with `rule=paper`.
 
     A frozen reader cannot, and the Hit Rate of a fixed retriever cannot change.
     """
+    if config.stopping.rule == Rule.PAPER:
+        return ()
     if config.stopping.monitors is not None:
         return tuple(config.stopping.monitors)
     of_reader = READER_MONITORS if config.training.train_reader else ()
     return (*of_reader, RETRIEVAL_HIT.name) if config.training.train_retriever else of_reader
+
+
+def thresholds_of(config: ExperimentConfig) -> tuple[Threshold, ...]:
+    """The paper's, with `stopping.rule=paper`, and `stopping.thresholds`, in the order in which they act.
+
+    Those that name no patience or action have that of `stopping`.
+    """
+    settings = config.stopping
+    patience, action = settings.patience, settings.action
+    own = [Threshold.parse(text, patience, action) for text in settings.thresholds]
+    match Rule(settings.rule):
+        case Rule.PAIRED:
+            thresholds = own
+        case Rule.PAPER:
+            thresholds = [*paper_thresholds(config.evaluation.percentiles, patience, action), *own]
+        case never:
+            assert_never(never)
+    return tuple(dict.fromkeys(thresholds))
 
 
 def _check_objective(config: ExperimentConfig) -> None:
@@ -196,42 +244,90 @@ def _check_switches(config: ExperimentConfig) -> None:
 
 
 def _check_stopping(config: ExperimentConfig) -> None:
-    settings, training = config.stopping, config.training
+    settings = config.stopping
     _check_monitors(config)
-    if settings.action == Action.READER_FIRST and not (training.train_reader and training.train_retriever):
-        raise ConfigError(
-            "stopping.action=reader_first needs a run that trains both models; set "
-            "training.train_reader=true and training.train_retriever=true, or another action"
-        )
-    if settings.action == Action.FREEZE_RETRIEVER and not training.train_retriever:
-        raise ConfigError(
-            "stopping.action=freeze_retriever needs a run that trains the retriever; set "
-            "training.train_retriever=true or stopping.action=stop"
-        )
-    if settings.action != Action.STOP and config.trainer.devices > 1:
-        # DistributedDataParallel waits for the gradients of all that it was told to train
-        raise ConfigError(
-            f"stopping.action={settings.action} needs trainer.devices=1; on several devices only stop works"
-        )
+    _check_action(config, Action(settings.action), f"stopping.action={settings.action}")
+    _check_thresholds(config)
     if settings.baseline is not None:
         read_baseline(Path(settings.baseline), monitors_of(config))
 
 
+def _check_action(config: ExperimentConfig, action: Action, key: str) -> None:
+    """Refuses an action that the run cannot take; `key` says where it was asked for."""
+    training = config.training
+    if action is Action.READER_FIRST and not (training.train_reader and training.train_retriever):
+        raise ConfigError(
+            f"{key} needs a run that trains both models; set training.train_reader=true and "
+            "training.train_retriever=true, or another action"
+        )
+    if action is Action.FREEZE_RETRIEVER and not training.train_retriever:
+        raise ConfigError(
+            f"{key} needs a run that trains the retriever; set training.train_retriever=true, or the action "
+            "stop"
+        )
+    if action is not Action.STOP and config.trainer.devices > 1:
+        # DistributedDataParallel waits for the gradients of all that it was told to train
+        raise ConfigError(f"{key} needs trainer.devices=1; on several devices only stop works")
+
+
 def _check_monitors(config: ExperimentConfig) -> None:
     """Refuses no monitors at all, and those of a reader that is not trained."""
-    monitors = monitors_of(config)
+    settings, monitors = config.stopping, monitors_of(config)
     if not monitors:
-        raise ConfigError("stopping.monitors is empty: name metrics, or set stopping.enabled=false")
-    evaluation = config.evaluation
-    measures = all_measures(evaluation.percentiles, evaluation.hit_rate_ks)
-    of_reader = {measure.name for measure in measures if measure.of_read is not None}
-    watched = [name for name in monitors if name.removeprefix(START_CANDIDATES) in of_reader]
+        for key in ("monitors", "target", "baseline"):
+            if getattr(settings, key) not in (None, []):
+                raise ConfigError(
+                    f"stopping.{key} is for the comparison with the start, which this run does not make: set "
+                    f"stopping.{key}=null, or stopping.rule=paired with monitors"
+                )
+        if not thresholds_of(config):
+            raise ConfigError(
+                "stopping.monitors is empty: name metrics, give stopping.thresholds, or set "
+                "stopping.enabled=false"
+            )
+    watched = [name for name in monitors if _is_of_reader(name, config)]
     if watched and not config.training.train_reader:
         raise ConfigError(
             f"stopping.monitors names {watched[0]}, but the reader is frozen (training.train_reader=false) "
             "and cannot become a worse teacher: that metric follows what the retriever finds, and falls as "
             "it gets better; use stopping.monitors=[retrieval/hit], or null for the default"
         )
+
+
+def _check_thresholds(config: ExperimentConfig) -> None:
+    """Refuses bounds on a reader that is not trained, and actions that cannot be taken or cannot help."""
+    for threshold in thresholds_of(config):
+        key = f"stopping.thresholds: {str(threshold)!r}"
+        if _is_of_reader(threshold.metric, config) and not config.training.train_reader:
+            asked_by = "rule=paper" if config.stopping.rule == Rule.PAPER else "thresholds"
+            raise ConfigError(
+                f"stopping.{asked_by} names {threshold.metric}, but the reader is frozen "
+                "(training.train_reader=false) and cannot become a worse teacher: that metric follows what "
+                "the retriever finds, and falls as it gets better; bound that, such as 'validation/hr_at_5 "
+                ">= start', and judge a frozen reader before the run: python -m experiments.probe"
+            )
+        _check_action(config, threshold.action, key)
+        if threshold.action is Action.READER_FIRST and not _can_reader_change(threshold.metric, config):
+            raise ConfigError(
+                f"{key} waits for a metric of the retriever, which stays as it is while the reader is "
+                "trained alone; write 'then stop' or 'then freeze_retriever'"
+            )
+
+
+def _is_of_reader(name: str, config: ExperimentConfig) -> bool:
+    """Whether a metric is of questions that were read, whichever passages were read for them."""
+    measured = name.removeprefix(START_CANDIDATES).removesuffix("_std")
+    return any(measured == measure.name for measure in _measures(config) if measure.of_read is not None)
+
+
+def _can_reader_change(name: str, config: ExperimentConfig) -> bool:
+    """Whether a metric moves while the retriever stays as it is, as far as the table of measures knows."""
+    of_retriever = {measure.in_validation for measure in _measures(config) if measure.of_retrieved}
+    return name not in of_retriever and not name.startswith("embeddings/")
+
+
+def _measures(config: ExperimentConfig) -> tuple[Measure, ...]:
+    return all_measures(config.evaluation.percentiles, config.evaluation.hit_rate_ks)
 
 
 # ---- a baseline for stopping ----

@@ -37,7 +37,7 @@ class Setting:
         choices: the names that it may be.
         at_least, above: lower bound, itself allowed or not; of a list's items where it is one.
         at_most, below: upper bound, likewise.
-        parse: reads its text, and raises `ValueError` where that is malformed.
+        parse: reads its text, or each of a list, and raises `ValueError` where that is malformed.
     """
 
     help: str
@@ -369,17 +369,28 @@ class EvaluationConfig:
 class StoppingConfig:
     """What a run does when its teacher has become worse than at the start, or good enough."""
 
-    enabled: bool = setting(True, "compare each validation with the start")
+    enabled: bool = setting(True, "let validations decide; false turns off all of it")
+    rule: str = setting(
+        "paired",
+        "compare with the start question by question, or go by the paper's own rules for its indicators",
+        choices=names_in("callbacks.threshold:Rule"),
+    )
+    thresholds: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            "bounds on means that a validation logs, beside the rule, each with a patience and an action of "
+            'its own where it says so: ["validation/hr_at_5 >= start - 0.02 for 3 then stop"]',
+            parse=parsed_by("callbacks.threshold:Threshold.parse"),
+        ),
+    )
     monitors: list[str] | None = field(
         default=None,
         metadata=about(
-            "metrics that are compared with the start; null = retrieval/hit, and of a reader that is trained "
+            "metrics that rule=paired compares; null = retrieval/hit, and of a reader that is trained "
             "start_candidates/indicator1/spearman_p90 and start_candidates/teacher/auc"
         ),
     )
-    action: str = setting(
-        "stop", "what follows a decline", choices=names_in("callbacks.stop_on_indicators:Action")
-    )
+    action: str = setting("stop", "what follows a decline", choices=names_in("callbacks.decisions:Action"))
     baseline: str | None = setting(
         None, 'JSON of an earlier run or probe (its "instances"); null = the run\'s start'
     )

@@ -59,10 +59,9 @@ def make_summary(
 
 
 def _decisions(callbacks: RunCallbacks) -> list[dict[str, Any]]:
-    decisions = [] if callbacks.stopping is None else [asdict(d) for d in callbacks.stopping.decisions]
     return [
-        {name: _finite(value) if isinstance(value, float) else value for name, value in decision.items()}
-        for decision in decisions
+        {name: _finite(value) if isinstance(value, float) else value for name, value in asdict(made).items()}
+        for made in callbacks.decided.made
     ]
 
 

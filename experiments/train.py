@@ -14,11 +14,12 @@ import torch
 from callbacks.alarm_on_collapse import CollapseError
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
+from callbacks.stop_on_thresholds import BOUND_TAG, did_you_mean
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.text_files import write_whole
 from experiments.build import build, build_datamodule, build_models, build_reader, hardware
-from experiments.checks import check_overlap, monitors_of, read_baseline
+from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
 from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
 from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
 from experiments.summary import make_summary
@@ -161,6 +162,8 @@ def _measure_start(
         kept: dict[str, Any] = json.loads(run.start.read_text())
         if stopping is not None:
             stopping.baseline = QuestionValues.from_json(kept["instances"])
+        if callbacks.thresholds is not None:
+            callbacks.thresholds.start = kept["validation"]
         if collapse is not None:
             collapse.start = kept["collapse"]
         if candidates is not None:
@@ -195,10 +198,14 @@ def _check_monitors(
     watched = [("evaluation.monitor", best, metrics)] if best is not None else []
     if config.stopping.enabled:
         watched += [("stopping.monitors", name, question_metrics) for name in monitors_of(config)]
+        watched += [("stopping.thresholds", threshold.metric, metrics) for threshold in thresholds_of(config)]
     for key, monitor, measured in watched:
         if monitor not in measured:
-            known = ", ".join(sorted(measured))
-            raise ConfigError(f"{key}={monitor!r} is not measured in validation; choose one of: {known}")
+            known = ", ".join(sorted(name for name in measured if not name.startswith(BOUND_TAG)))
+            raise ConfigError(
+                f"{key}={monitor!r} is not measured in validation{did_you_mean(monitor, measured)}; "
+                f"choose one of: {known}"
+            )
 
 
 def _test(
@@ -237,8 +244,8 @@ def _fit(
         if callbacks.collapse is None:
             raise
         return f"{COLLAPSE}: {error}"
-    if callbacks.stopping is not None and callbacks.stopping.reason is not None:
-        return f"{callbacks.stopping.reason}: {callbacks.stopping.message}"
+    if callbacks.decided.reason is not None:
+        return f"{callbacks.decided.reason}: {callbacks.decided.message}"
     return f"all {trainer.global_step} steps done"
 
 

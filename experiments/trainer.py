@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
+from callbacks.decisions import Decisions
 from callbacks.log_indicators import LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
@@ -21,9 +22,10 @@ from callbacks.save_predictions import SavePredictions
 from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
+from callbacks.stop_on_thresholds import StopOnThresholds
 from callbacks.token_view import TokenView
 from experiments.build import build_refresh
-from experiments.checks import monitors_of
+from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
 from experiments.runs import RunFolder
 from lightning_modules.metrics.question_values import QuestionValues
@@ -38,7 +40,9 @@ class RunCallbacks:
     indicators: LogIndicators
     start_candidates: ReadStartCandidates | None
     predictions: SavePredictions
+    decided: Decisions
     stopping: StopOnIndicators | None
+    thresholds: StopOnThresholds | None
     collapse: AlarmOnCollapse | None
     best: SaveBest | None
     last: SaveLast
@@ -46,9 +50,10 @@ class RunCallbacks:
 
     def all(self) -> list[Callback]:
         # a collapse is seen before an index is made of it; the index is fresh before anything is measured
-        # but how stale it was, and all is measured before anything is decided
+        # but how stale it was, and all is measured before anything is decided: first by what knows noise
         chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.indicators]
-        chosen += [self.start_candidates, self.predictions, *self.others, self.stopping, self.best, self.last]
+        chosen += [self.start_candidates, self.predictions, *self.others, self.stopping, self.thresholds]
+        chosen += [self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
     def question_values(self) -> QuestionValues:
@@ -82,9 +87,13 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     start_candidates = None
     if trains(config) and config.training.train_reader:
         start_candidates = ReadStartCandidates(tuple(evaluation.percentiles))
-    stopping = collapse = None
-    if config.stopping.enabled and trains(config):
-        stopping = _make_stopping(config, indicators, start_candidates)
+    decided = Decisions()
+    stopping = thresholds = collapse = None
+    bounds = thresholds_of(config) if config.stopping.enabled and trains(config) else ()
+    if bounds:
+        thresholds = StopOnThresholds(bounds, decided=decided)
+    if config.stopping.enabled and trains(config) and monitors_of(config):
+        stopping = _make_stopping(config, indicators, start_candidates, decided)
     if config.collapse.enabled and trains(config):
         collapse = AlarmOnCollapse(
             run.last_good_checkpoint,
@@ -94,7 +103,9 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             check_every_steps=trainer.log_every_steps,
         )
     others: list[Callback] = [
-        Dashboard(monitors=monitors_of(config)),
+        Dashboard(
+            monitors=monitors_of(config), thresholds=() if thresholds is None else thresholds.thresholds
+        ),
         SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
@@ -111,7 +122,9 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         indicators,
         start_candidates,
         predictions,
+        decided,
         stopping,
+        thresholds,
         collapse,
         best,
         last,
@@ -120,7 +133,10 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
 
 
 def _make_stopping(
-    config: ExperimentConfig, indicators: LogIndicators, start_candidates: ReadStartCandidates | None
+    config: ExperimentConfig,
+    indicators: LogIndicators,
+    start_candidates: ReadStartCandidates | None,
+    decided: Decisions,
 ) -> StopOnIndicators:
     settings, trainer = config.stopping, config.trainer
     num_validations = settings.num_validations
@@ -136,6 +152,7 @@ def _make_stopping(
         action=settings.action,
         target=settings.target,
         start_candidates=start_candidates,
+        decided=decided,
     )
 
 

@@ -52,19 +52,23 @@ class Separation:
 
 def separation(metric: str) -> Separation:
     """Of one of `METRICS`."""
-    good, bad = ({d: [_mean(metric, s, d) for s in settings] for d in DATASETS} for settings in (GOOD, BAD))
+    good, bad = (
+        {d: [paper_mean(metric, s, d) for s in settings] for d in DATASETS} for settings in (GOOD, BAD)
+    )
     return Separation(
         metric,
         good_above_bad={d: max(bad[d]) < min(good[d]) for d in DATASETS},
         in_order={
-            d: _mean(metric, "offshelf", d) < _mean(metric, "checkpoint", d) < min(good[d]) for d in DATASETS
+            d: paper_mean(metric, "offshelf", d) < paper_mean(metric, "checkpoint", d) < min(good[d])
+            for d in DATASETS
         },
         highest_bad=max(value for values in bad.values() for value in values),
         lowest_good=min(value for values in good.values() for value in values),
     )
 
 
-def _mean(metric: str, setting: str, dataset: str) -> float:
+def paper_mean(metric: str, setting: str, dataset: str) -> float:
+    """The mean of one of `METRICS` in the paper's tables."""
     indicator, _, name = metric.partition("/")
     value = paper_value(_TABLES[indicator], setting, dataset, name)
     assert value is not None, f"the paper has {metric} of all decoder-only settings"

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.runs import RunFolder
+from experiments.show.decisions import describe_decision
 from lightning_modules.length_control import LengthControl
 from lightning_modules.metrics.measures import PASSAGE_WORDS, Prominence, all_measures, hit_rate_measure
 
@@ -78,6 +79,8 @@ def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | No
     console.print(_metrics(summary))
     console.print(_times(summary["times_s"]))
     console.print(f"ended because: {summary['stopped']}", markup=False)
+    for decision in summary["decisions"]:
+        console.print(f"decided at {describe_decision(decision)}", markup=False)
     if summary["best_step"] is not None:
         console.print(f"best checkpoint: step {summary['best_step']}")
     console.print(f"index refreshed at steps: {summary['index_refreshes']}", markup=False)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.show.decisions import describe_decision
 from experiments.show.document import Table
 from experiments.show.report_rows import OTHER_SOURCES, SHORTENED, Entry, PooledEstimate, changed_settings
 from experiments.show.report_runs import Run, paper_value
@@ -107,13 +108,15 @@ def make_run_table(statuses: Sequence[tuple[Run, str]]) -> Table:
     for run, status in statuses:
         changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run).items())
         origins = ", ".join(f"{name}: {path}" for name, path in run.summary.get("started_from", {}).items())
-        cells = (run.config.scale, status, run.summary.get("stopped"), origins, changed)
+        decided = "; ".join(map(describe_decision, run.summary.get("decisions", [])))
+        cells = (run.config.scale, status, run.summary.get("stopped"), decided, origins, changed)
         rows.append((str(run.path), *(cell or NO_VALUE for cell in cells)))
     head = (
         "run",
         "scale",
         "status in this report",
         "ended because",
+        "decisions",
         "started from",
         "differs from the shipped experiment in",
     )

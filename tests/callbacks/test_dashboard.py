@@ -10,6 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from callbacks.dashboard import Dashboard, layout
 from callbacks.refresh_index import RefreshIndex
 from callbacks.stop_on_indicators import MONITORS
+from callbacks.threshold import Threshold
 from datamodules.batches import Passage
 from datamodules.passages import build_knowledge_base
 from experiments import run
@@ -122,6 +123,17 @@ def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader,
     charts = layout(trains_reader, monitors)["5 Decisions: change since the start, with its bounds"]
     assert {tag for _, tags in charts.values() for tag in tags} == changes
     assert all(sum(bool(re.search(pattern, tag)) for tag in logged) == 1 for pattern in found)
+
+
+def test_thresholds_stand_beside_what_they_bound():
+    bounds = [Threshold.parse("m >= 0.3"), Threshold.parse("until n <= start")]
+    found = layout(False, monitors=(), thresholds=bounds)
+    assert [category for category in found if category.startswith("5 ")] == ["5 Decisions: thresholds"]
+    assert found["5 Decisions: thresholds"] == {
+        "m >= 0.3 for 2 then stop": ["Multiline", ["^m$", "^stopping/threshold_1$"]],
+        "until n <= start for 1": ["Multiline", ["^n$", "^stopping/threshold_2$"]],
+    }
+    assert "5 Decisions: thresholds" not in layout(False)
 
 
 def test_only_the_loss_of_the_objective_has_a_chart():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiments import build
-from experiments.checks import check_config, monitors_of
+from experiments.checks import check_config, doubts_about, monitors_of, thresholds_of
 from experiments.config import SETTING, ConfigError, ExperimentConfig, all_fields, load_config
 
 FIELDS = {key: item for key, item in all_fields() if SETTING in item.metadata}
@@ -124,6 +124,11 @@ def test_null_is_possible_where_the_type_says_so(key):
         ("index.refresh=0-100", r'index.refresh: refresh schedule.*"0-500:50,500-2000:250"'),
         ("index.refresh=when_stale:2", "index.refresh: 'when_stale:2' is not of the form when_stale:OVERLAP"),
         ("reader.attention_heads=12", "reader.attention_heads: '12' names no attention head"),
+        (
+            "stopping.thresholds=[m >= 0.1, m = 3]",
+            "stopping.thresholds: 'm = 3' is no threshold; write ",
+        ),
+        ("stopping.thresholds=[{bound: m >= 1}]", "stopping.thresholds: {'bound': 'm >= 1'} must be text"),
     ],
 )
 def test_what_is_written_in_a_form_is_read_at_once(override, message):
@@ -217,3 +222,98 @@ def test_a_frozen_reader_is_not_watched(name):
     with pytest.raises(ConfigError, match=f"stopping.monitors names {name}, but the reader is frozen"):
         check(f"stopping.monitors=[retrieval/hit,{name}]")
     check(f"stopping.monitors=[retrieval/hit,{name}]", "training.train_reader=true")
+
+
+# ---- thresholds ----
+
+HR = "validation/hr_at_5"
+
+
+def thresholds(*overrides) -> list[str]:
+    return [str(one) for one in thresholds_of(load_config("offshelf_vital", overrides))]
+
+
+def test_thresholds_have_the_patience_and_action_of_the_run_unless_they_say():
+    own = f"stopping.thresholds=[{HR} >= start - 0.02, {HR} >= 0.1 for 1 then stop, {HR}>=start-0.02]"
+    assert thresholds() == []
+    assert thresholds(own, "stopping.patience=4", "stopping.action=freeze_retriever") == [
+        f"{HR} >= start - 0.02 for 4 then freeze_retriever",
+        f"{HR} >= 0.1 for 1 then stop",
+    ]
+
+
+def test_the_rule_of_the_paper_stands_before_thresholds_and_in_place_of_the_comparison():
+    rule = ["stopping.rule=paper", f"stopping.thresholds=[{HR} >= start]"]
+    found = thresholds(*rule, "evaluation.percentiles=[80]")
+    assert [text.split()[0] for text in found] == [
+        "indicator1/attention_p80",
+        "indicator1/spearman_p80",
+        "indicator2/attention_p80",
+        "indicator2/spearman_p80",
+        HR,
+    ]
+    assert monitors_of(load_config("offshelf_vital", rule)) == ()
+    check(*rule, "training.train_reader=true")
+    for key, value in {"monitors": "[retrieval/hit]", "target": 0.0, "baseline": "probe.json"}.items():
+        with pytest.raises(ConfigError, match=f"stopping.{key} is for the comparison with the start"):
+            check(*rule, "training.train_reader=true", f"stopping.{key}={value}")
+
+
+def test_without_monitors_thresholds_alone_decide():
+    check("stopping.monitors=[]", f"stopping.thresholds=[{HR} >= start]")
+    with pytest.raises(ConfigError, match=r"stopping.monitors is empty: .* give stopping.thresholds"):
+        check("stopping.monitors=[]")
+
+
+@pytest.mark.parametrize(
+    "name", ["teacher/auc", "indicator1/undefined_p90", "teacher/mrr_std", "start_candidates/teacher/auc"]
+)
+def test_no_bounds_on_a_frozen_reader(name):
+    own = f"stopping.thresholds=[{name} >= 0.1]"
+    with pytest.raises(ConfigError, match=f"stopping.thresholds names {name}, but the reader is frozen"):
+        check(own)
+    check(own, "training.train_reader=true")
+    check(f"stopping.thresholds=[{HR} >= 0.1, validation/kl <= 3]")
+
+
+def test_the_rule_of_the_paper_is_not_for_a_frozen_reader():
+    with pytest.raises(ConfigError, match=r"stopping.rule=paper names indicator1.*experiments.probe"):
+        check("stopping.rule=paper")
+    check("stopping.rule=paper", "stopping.enabled=false")
+    check("stopping.rule=paper", "trainer.max_steps=0")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "others", "message"),
+    [
+        (
+            f"{HR} >= 0.1 then freeze_retriever",
+            ["training.train_retriever=false"],
+            "needs a run that trains the",
+        ),
+        (f"{HR} >= 0.1 then freeze_retriever", ["trainer.devices=2"], "needs trainer.devices=1"),
+        (
+            "teacher/auc >= 0.1 then reader_first",
+            ["training.train_retriever=false"],
+            "needs a run that trains both",
+        ),
+        (f"{HR} >= 0.1 then reader_first", [], "waits for a metric of the retriever"),
+        ("embeddings/effective_rank >= 3 then reader_first", [], "waits for a metric of the retriever"),
+    ],
+)
+def test_actions_of_thresholds_that_cannot_be(threshold, others, message):
+    own = [f"stopping.thresholds=[{threshold}]", "training.train_reader=true"]
+    with pytest.raises(ConfigError, match=f"stopping.thresholds: '.*' {message}"):
+        check(*own, *others)
+    check("stopping.thresholds=[teacher/auc >= 0.1 then reader_first]", "training.train_reader=true")
+
+
+def test_the_paper_is_contradicted_by_its_tables():
+    def doubts(*overrides):
+        return " ".join(doubts_about(load_config("offshelf_vital", overrides)))
+
+    assert doubts() == doubts("stopping.rule=paper", "stopping.enabled=false") == ""
+    assert "at p95 Indicator 2's Spearman ends at 0.225" in doubts("stopping.rule=paper")
+    without = doubts("stopping.rule=paper", "evaluation.percentiles=[90]")
+    assert "p95" not in without
+    assert "begins below a Spearman of 0.3" in without

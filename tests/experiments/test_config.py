@@ -162,6 +162,16 @@ def test_attention_heads_are_text_and_never_a_number(text, tmp_path):
     assert load_config("quickstart", ["reader.attention_heads=null"]).reader.attention_heads is None
 
 
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_thresholds_are_a_list_of_text(quote, tmp_path):
+    texts = ["validation/hr_at_5 >= start - 0.02", "until validation/hr_at_5 >= 0.6"]
+    written = ", ".join(f"{quote}{text}{quote}" for text in texts)
+    config = load_config("quickstart", [f"stopping.thresholds=[{written}]"])
+    assert config.stopping.thresholds == texts
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read_config(tmp_path / "config.yaml") == config
+
+
 @pytest.mark.parametrize("name", ["quickstrt", "base/vital", "../configs/quickstart"])
 def test_an_unknown_experiment_names_the_nearest(name):
     with pytest.raises(ConfigError, match=r"unknown experiment .*; did you mean '\w+'\?; --list shows all"):

@@ -179,7 +179,19 @@ def broken_files(folder: Path) -> None:
             )
             for name in ("teacher/auc", "indicator1/spearman_p90", "start_candidates/teacher/auc")
         ),
-        ({"stopping__monitors": "[]"}, ["stopping.monitors is empty"]),
+        ({"stopping__monitors": "[]"}, ["stopping.monitors is empty", "give stopping.thresholds"]),
+        (
+            {"stopping__thresholds": "[validation/hr_at_7 >= 0.3]"},
+            [
+                "stopping.thresholds='validation/hr_at_7' is not measured in validation (did you mean "
+                "'validation/hr_at_5'",
+                "choose one of: embeddings/effective_rank",
+            ],
+        ),
+        (
+            {"stopping__thresholds": "[validation/hr_at_5 > 0.3]"},
+            ["stopping.thresholds: 'validation/hr_at_5 > 0.3' is no threshold; write METRIC >= BOUND"],
+        ),
         ({"stopping__patience": 0}, ["stopping.patience=0 must be at least 1"]),
         ({"stopping__margin": -0.1}, ["stopping.margin=-0.1 must be at least 0"]),
         ({"stopping__num_validations": 0}, ["stopping.num_validations=0 must be at least 1"]),

@@ -20,6 +20,8 @@ from experiments import run, train
 from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
+from experiments.show.report_runs import collect_runs
+from experiments.show.report_tables import make_run_table
 from experiments.trainer import RunCallbacks
 from lightning_modules.loading import load_causal_lm, load_encoder
 from tests.tiny_models import save_tiny_models, toy_questions
@@ -463,6 +465,59 @@ def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
     overrides = as_overrides({**settings, "stopping.baseline": path, "stopping.monitors": MONITOR})
     assert run.main(["--exp", "quickstart", *overrides]) == USER_ERROR
     assert "only 6 of the questions in" in capsys.readouterr().err
+
+
+def test_a_threshold_ends_a_run_and_everything_says_so(settings, monkeypatch, capsys):
+    """The start's Hit Rate is replaced by one that no later one comes near; killed again after the end."""
+    changes = {"stopping__thresholds": '["validation/hr_at_5 >= start - 0.02", "until validation/kl <= -1"]'}
+    changes |= {"trainer__max_steps": 8}
+    made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 0, **changes)
+    kept = json.loads(made.start.read_text())
+    kept["validation"]["validation/hr_at_5"] = 5.0
+    made.start.write_text(json.dumps(kept))
+    with monkeypatch.context() as patched:
+        all_callbacks = RunCallbacks.all
+        patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), KillAt("on_train_end", 4)])
+        with pytest.raises(KilledError):
+            resume(made)
+    capsys.readouterr()
+    found = summary(resume(made))
+    last = json_lines(made.validations)[-1]
+    assert last["step"] == 4
+    hit_rate = last["metrics"]["validation/hr_at_5"]
+    assert found["stopped"] == (
+        f"threshold: validation/hr_at_5 is {hit_rate:.4g}, which breaks >= start - 0.02 = 4.98 (start: 5) in "
+        "2 validations in a row"
+    )
+    rule = "validation/hr_at_5 >= start - 0.02 for 2 then stop"
+    [decision] = found["decisions"]
+    assert (decision["step"], decision["action"], decision["rule"]) == (4, "stop", rule)
+    assert (decision["baseline"], decision["value"], decision["bound"]) == (5.0, hit_rate, 4.98)
+    assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 4
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"decided at step 4: stop, validation/hr_at_5 is {hit_rate:.3f} (threshold {rule}, bound" in shown
+    table = make_run_table([(run, "") for run in collect_runs([made.path])])
+    assert "decisions" in table.columns
+    assert any(f"step 4: stop, validation/hr_at_5 is {hit_rate:.3f}" in cell for cell in table.rows[0])
+
+
+def test_the_rules_of_the_paper_are_warned_of_and_followed(settings, caplog):
+    changes = {"stopping__rule": "paper", "evaluation__percentiles": "[50]", "training__train_reader": "true"}
+    found = summary(start(settings, **changes, trainer__max_steps=8))
+    assert "the paper's own tables contradict its rules: Indicator 2's attention fell" in caplog.text
+    assert found["stopped"].startswith("threshold: indicator")
+    bound = "indicator2/spearman_p50 >= 0.3 for 2 then stop"
+    assert bound in [decision["rule"] for decision in found["decisions"]]
+    assert f"at the start: '{bound}' will act after 2 validations" in caplog.text
+
+
+def test_switched_off_no_rule_decides(settings):
+    changes = {"stopping__thresholds": '["validation/hr_at_5 >= 2 for 1"]', "stopping__enabled": "false"}
+    made = start(settings, **changes, trainer__max_steps=2)
+    assert summary(made)["stopped"] == "all 2 steps done"
+    assert summary(made)["decisions"] == []
+    with pytest.raises(KeyError):
+        scalars(made, "stopping/threshold_1")
 
 
 SPEARMAN = "start_candidates/indicator1/spearman_p90"
