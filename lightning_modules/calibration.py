@@ -99,7 +99,7 @@ class Calibration:
         self,
         scores: Float[Tensor, "prompts tokens"],
         prompts: PromptBatch,
-        references: Sequence[tuple[Float[Tensor, "prompts reference_tokens"], PromptBatch]],
+        references: Sequence[tuple[Float[Tensor, "prompts _"], PromptBatch]],
     ) -> Float[Tensor, "batch passages"]:
         """Calibrated scores of the passages, one in each prompt.
 

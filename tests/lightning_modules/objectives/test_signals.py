@@ -7,6 +7,7 @@ import torch
 from datamodules.batches import Batch
 from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.objectives import ADist, PDist, Signals, make_objective
+from lightning_modules.objectives.signals import SignalPasses
 from lightning_modules.scores import scaled
 from tests.tiny_models import tiny_fusion_reader, tiny_reader, toy_passages, toy_questions
 from tests.toy_training import toy_module
@@ -45,20 +46,20 @@ def test_the_other_signals_are_those_of_passes_of_their_own(family):
         plain = reader.read(BATCH)
         for name, objective in (("answer", ADist()), ("likelihood", PDist())):
             expected = objective.passage_scores(objective.read(reader, BATCH), NO_WEIGHTS)
-            found = Signals(signals={name: 1.0}).passage_scores(output, NO_WEIGHTS)
+            found = Signals(signals={name: 1.0}).passage_scores(SignalPasses(output), NO_WEIGHTS)
             torch.testing.assert_close(found, scaled(expected, "standardised"), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(output.row_scores, plain.row_scores, rtol=1e-5, atol=1e-7)
     assert torch.equal(output.row_mask, plain.row_mask)
 
 
 def test_signals_are_standardised_and_added_up():
-    _, output = read_signals()
-    parts = [Signals(signals={name: 1.0}).passage_scores(output, NO_WEIGHTS) for name in ("question", "last")]
+    passes = SignalPasses(read_signals()[1])
+    parts = [Signals(signals={name: 1.0}).passage_scores(passes, NO_WEIGHTS) for name in ("question", "last")]
     for part in parts:
         np.testing.assert_allclose(part.numpy().mean(axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(part.numpy().std(axis=1), 1, atol=1e-5)
     added = Signals(signals={"question": 1.0, "last": 0.5, "answer": 0.0})
-    torch.testing.assert_close(added.passage_scores(output, NO_WEIGHTS), parts[0] + 0.5 * parts[1])
+    torch.testing.assert_close(added.passage_scores(passes, NO_WEIGHTS), parts[0] + 0.5 * parts[1])
     assert added.details == ("question + 0.5 last",)
     assert added == make_objective("signals", signals={"last": 0.5, "question": 1.0})
 
