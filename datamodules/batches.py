@@ -31,7 +31,8 @@ class Question:
     Attributes:
         id: unique within its split.
         text: the question as the user typed it.
-        answers: acceptable answers, the preferred one first; never empty.
+        answers: acceptable answers, the preferred one first; empty where nobody knows any, which is fine for
+            training on signals that need none.
         title: title of the gold passage, where the data names one.
         topic: subject area, where the data names one.
         nouns: character spans (start, end) of the question's nouns (spaCy NOUN and PROPN), the
@@ -62,7 +63,7 @@ class Batch:
     Attributes:
         questions: B questions Q.
         passages: D_n, the K retrieved passages of each, best first.
-        answers: the answer A of each; empty where the reader is to find it.
+        answers: the answer A of each, "" where none is known; empty where the reader is to find them.
         order_seed: what shuffled passages are ordered by, together with the question.
     """
 
@@ -101,7 +102,8 @@ class PromptBatch:
             the answer is decoded (`AnswerBatch`).
         target_mask: True = token of the answer that the indicators compare a passage's tokens with: one that
             is not white space alone, or any where the answer has no other.
-        answer_rows_mask: True = position whose output *predicts* an answer token (one to the left of it).
+        answer_rows_mask: True = position whose output *predicts* an answer token (one to the left of it);
+            without a known answer the position that would predict its first one.
         label_mask: True = position whose output is trained: the answer rows and the row that predicts the
             end of the answer.
         question_of_prompt: index of the question each prompt belongs to.

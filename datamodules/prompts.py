@@ -146,8 +146,9 @@ class PromptBuilder:
         """The prompts of a batch, on the CPU.
 
         Args:
-            batch: the prompts end with its answers, each followed by the end-of-sequence token; without
-                answers they end where the answer begins, for generation. `shuffled` permutes the passages by
+            batch: the prompts end with its answers, each followed by the end-of-sequence token (a question
+                without a known answer by that alone); without answers they end where the answer begins, for
+                generation. `shuffled` permutes the passages by
                 `order_seed` and the question's id, so that a question has the same order in whatever batch
                 it comes.
             shown: which passages. A passage is left out of the text, as if it had not been retrieved; what
@@ -212,7 +213,7 @@ class PromptBuilder:
         texts = self._cut([passage.text for _, passage in ranked], max(1, room // len(ranked)))
         blocks = [(k, title, text) for (k, _), title, text in zip(ranked, titles, texts, strict=True)]
         prompt = self._write(question, asked, [block for block in blocks if block[0] != left_out])
-        if answer is not None:
+        if answer:
             prompt.add(" " + self._cut([answer], self.max_answer_tokens)[0], answer=True)
         return prompt
 
@@ -272,13 +273,17 @@ class PromptBuilder:
         width = max(len(row) for row in rows)
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else eos
         padded = np.full((len(rows), width, 6), (padding, NOTHING, 0, 0, 0, 0))
-        mask = np.zeros((len(rows), width), dtype=bool)
+        mask, before_end = np.zeros((2, len(rows), width), dtype=bool)
         for i, row in enumerate(rows):
             where = slice(width - len(row), None) if self.padding_side == "left" else slice(0, len(row))
             padded[i, where], mask[i, where] = row, True
+            before_end[i, where.start + len(row) - 2] = with_answer
         ids, passage, content, question, noun, answer = torch.from_numpy(padded).unbind(-1)
         answer_mask = answer.bool()
         answer_rows_mask = _shift_left(answer_mask)
+        # without a known answer, the row that would predict its first token
+        is_unknown = ~answer_mask.any(dim=1, keepdim=True)
+        answer_rows_mask |= torch.from_numpy(before_end) & is_unknown
         return PromptBatch(
             input_ids=ids,
             attention_mask=torch.from_numpy(mask),

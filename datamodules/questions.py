@@ -44,7 +44,10 @@ class QuestionFormat(Choice):
 
 
 def read_questions(
-    path: Path | str, format: QuestionFormat | str = QuestionFormat.AUTO, limit: int | None = None
+    path: Path | str,
+    format: QuestionFormat | str = QuestionFormat.AUTO,
+    limit: int | None = None,
+    needs_answers: bool = True,
 ) -> list[Question]:
     """Reads a question file.
 
@@ -56,6 +59,8 @@ def read_questions(
         path: the file, plain or gzipped.
         format: see `QuestionFormat`.
         limit: read no further than this many questions.
+        needs_answers: False = a JSONL question may come without any, which is enough for training on signals
+            that need none.
 
     Raises:
         DataError: no such file, unknown format, a broken line (the message names it), a question or answer
@@ -66,7 +71,8 @@ def read_questions(
     format = QuestionFormat(format)
     if format is QuestionFormat.AUTO:
         format = _format_of(path)
-    questions = _with_unique_ids(islice(_READERS[format](path), limit))
+    placed = _read_jsonl(path, needs_answers) if format is QuestionFormat.JSONL else _READERS[format](path)
+    questions = _with_unique_ids(islice(placed, limit))
     if not questions:
         raise DataError(f"{path}: no question in the whole file; give a file with at least one")
     return questions
@@ -135,11 +141,11 @@ def _is_jsonl_record(line: str) -> bool:
         return '"question"' in line
 
 
-def _read_jsonl(path: Path) -> Iterator[_Placed]:
+def _read_jsonl(path: Path, needs_answers: bool = True) -> Iterator[_Placed]:
     for number, record in json_objects(path):
         where = f"{path}, line {number}"
         given = [record[key] for key in ("answer", "answers") if record.get(key) is not None]
-        if not given:
+        if not given and needs_answers:
             raise DataError(f'{where}: no answer; add "answer" or "answers" (a string or a list)')
         answers = [answer for value in given for answer in _listed(value, where)]
         if any(_is_blank(answer) for answer in answers):
@@ -149,7 +155,7 @@ def _read_jsonl(path: Path) -> Iterator[_Placed]:
             Question(
                 id=_optional_text(record, "id", where) or str(number),
                 text=_question_text(record.get("question"), where),
-                answers=_distinct(answers, where),
+                answers=_distinct(answers, where) if given else (),
                 title=_optional_text(record, "title", where),
                 topic=_optional_text(record, "topic", where),
             ),

@@ -19,7 +19,7 @@ from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import ConfigError, ExperimentConfig, naming
+from experiments.config import ConfigError, ExperimentConfig, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -59,6 +59,8 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
     provide_files(config, data_files(config, settings))
     tagger = NounTagger(data.noun_model)
     train = read_data_split(config, "train", data.max_train) if "train" in settings else []
+    if not data.train_answers:
+        train = [dataclasses.replace(question, answers=()) for question in train]
     validation, test = (
         tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
         for split in ("validation", "test")
@@ -258,6 +260,8 @@ def build_module(
     }
     if reader is None:
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
+    objective = build_objective(config, train)
+    _check_answers(config, objective, train)
     return RetrieverReaderModule(
         retriever,
         reader,
@@ -267,7 +271,7 @@ def build_module(
         train_reader=training.train_reader,
         retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
         reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
-        objective=build_objective(config, train),
+        objective=objective,
         retrieval_temperature=config.objective.retrieval_temperature,
         in_batch=config.objective.in_batch,
         max_new_tokens=config.reader.max_new_tokens,
@@ -275,8 +279,29 @@ def build_module(
         attention_normalization=evaluation.attention_normalization,
         token_drops=evaluation.token_drops,
         read_once=_build_read_once(config, reader),
+        answer_choice=training.answer_choice,
         weight_decay=training.weight_decay,
         seed=config.seed,
+    )
+
+
+def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequence[Question]) -> None:
+    """Refuses training questions without answers where what is trained needs them."""
+    without = [question for question in train if not question.answers]
+    if not without or not trains(config):
+        return
+    if config.training.train_reader:
+        what = "training.train_reader=true trains the reader on them: set it to false"
+    elif config.training.train_retriever and objective.needs_answers:
+        what = (
+            f"{' '.join([objective.name, *objective.details])} needs them: set objective.name=signals with "
+            "objective.signals.answer=0 objective.signals.likelihood=0, so that the question's rows teach"
+        )
+    else:
+        return
+    raise ConfigError(
+        f"data.train: {len(without)} of {len(train)} questions have no answer (the first is "
+        f"{without[0].text!r}), but {what}; or give answers"
     )
 
 

@@ -96,6 +96,9 @@ class DataConfig:
     )
     download: bool = setting(True, "fetch published files that are missing into root")
     verify_sizes: bool = setting(True, "refuse a published file that holds another number than published")
+    train_answers: bool = setting(
+        True, "false = train as if nobody knew the answers to the training questions"
+    )
     max_train: int | None = setting(None, "use the first n questions of the split; null = all", at_least=1)
     max_validation: int | None = setting(None, "likewise", at_least=1)
     max_test: int | None = setting(None, "likewise", at_least=1)
@@ -266,6 +269,11 @@ class TrainingConfig:
 
     train_retriever: bool = setting(True, "from the reader, as the objective says")
     train_reader: bool = setting(False, "on the answers")
+    answer_choice: str = setting(
+        "sampled",
+        "of several answers: another one in each step, or the first one",
+        choices=names_in("lightning_modules.retriever_reader:AnswerChoice"),
+    )
     num_passages: int = setting(5, "K: retrieved for a question, and read", at_least=1)
     retriever_lr: float = setting(1e-5, "peak learning rate", at_least=0)
     retriever_warmup_steps: int = setting(0, "of linear warm-up", at_least=0)

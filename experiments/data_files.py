@@ -102,7 +102,8 @@ def read_data_split(config: ExperimentConfig, split: str, limit: int | None) -> 
     file = _data_file(config, split)
     published = question_split(getattr(config.data, split))
     if published is None:
-        return read_questions(file.path, limit=limit)
+        # whether what is trained needs answers is asked once that is known
+        return read_questions(file.path, limit=limit, needs_answers=split != "train")
     source = QuestionSource.HUB if isinstance(file.published, HubFile) else QuestionSource.DPR
     return read_split(file.path, published, source, limit, config.data.verify_sizes)
 

@@ -24,6 +24,7 @@ from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.stop_on_thresholds import StopOnThresholds
 from callbacks.token_view import TokenView
+from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
@@ -109,6 +110,10 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
+    if trains(config) and config.training.train_retriever:
+        others.append(
+            WarnOfTemperatures("objective.attention_temperature", "objective.retrieval_temperature")
+        )
     if evaluation.token_view_questions:
         others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):

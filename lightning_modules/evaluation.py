@@ -52,12 +52,14 @@ class ReadQuestions(ScoredQuestions):
         batch: R questions with the K passages of each that the reader is shown, and the answers scored.
         output: the pass whose token scores say what the objective looks at: attention, or drops in
             likelihood.
-        log_p_retr: the retriever's distribution.
+        log_p_target: log of `p_target`.
+        log_p_retr: log of the retriever's distribution.
         loss: the retriever's, over these questions.
     """
 
     batch: Batch
     output: TokenOutput
+    log_p_target: Float[Tensor, "read passages"]
     log_p_retr: Float[Tensor, "read passages"]
     loss: Float[Tensor, ""]
 

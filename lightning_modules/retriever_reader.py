@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Batch, Passage, Question
 from datamodules.bm25 import BM25Index
+from datamodules.choices import Choice
 from datamodules.passages import KnowledgeBase
 from lightning_modules.candidates import Candidates, other_passages
 from lightning_modules.eval_mode import eval_mode
@@ -29,6 +30,15 @@ from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 from lightning_modules.token_drops import TokenDrops
+
+
+class AnswerChoice(Choice):
+    """Which of a question's acceptable answers a training step scores."""
+
+    SAMPLED = "sampled"
+    """Another one each time (Atlas)."""
+    PREFERRED = "preferred"
+    """The first, as evaluations do: a frozen reader then reads each pair once."""
 
 
 class RetrieverReaderModule(RetrievalModule):
@@ -62,6 +72,7 @@ class RetrieverReaderModule(RetrievalModule):
         token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
             `gradient`.
         weight_decay: of the optimizer.
+        answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
 
     Raises:
@@ -95,6 +106,7 @@ class RetrieverReaderModule(RetrievalModule):
         attention_normalization: AttentionNormalization | str = AttentionNormalization.PASSAGE,
         token_drops: TokenDrops | str = TokenDrops.MASKED,
         read_once: ReadOnce | None = None,
+        answer_choice: AnswerChoice | str = AnswerChoice.SAMPLED,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -138,6 +150,7 @@ class RetrieverReaderModule(RetrievalModule):
         self.attention_normalization = AttentionNormalization(attention_normalization)
         self.token_drops = TokenDrops(token_drops)
         self.weight_decay = weight_decay
+        self.answer_choice = AnswerChoice(answer_choice)
         self.seed = seed
         self.evaluation_loss = QuestionMean()
         self._retriever_learns = True
@@ -185,7 +198,7 @@ class RetrieverReaderModule(RetrievalModule):
     def _batch_of_step(self, questions: list[Question], batch_idx: int) -> Batch:
         """The questions with their candidates, and one answer of each."""
         seed = self.seed + 1009 * self.global_step + batch_idx
-        answers = [_choose_answer(question, seed) for question in questions]
+        answers = [_choose_answer(question, self.answer_choice, seed) for question in questions]
         return Batch(questions, self.retrieve_candidates(questions, seed), answers, seed)
 
     def _read(self, batch: Batch, student: AnswerOutput | None = None, passes: Passes | None = None) -> Any:
@@ -295,6 +308,7 @@ class RetrieverReaderModule(RetrievalModule):
             passage_units(tokens, self.reader, self.token_embeddings, self.attention_normalization),
             batch,
             tokens,
+            log_p_target,
             log_p_retr,
             self.objective.loss(log_p_target, log_p_retr, output),
         )
@@ -340,6 +354,14 @@ def preferred_answers(questions: Sequence[Question]) -> list[str]:
     return [question.answers[0] for question in questions]
 
 
-def _choose_answer(question: Question, seed: int) -> str:
-    """One of the acceptable answers, the same for the same question and seed (Atlas picks one likewise)."""
-    return random.Random(f"{seed} {question.id}").choice(question.answers)
+def _choose_answer(question: Question, how: AnswerChoice, seed: int) -> str:
+    """One of the acceptable answers, the same for the same question and seed; "" where none is known."""
+    if not question.answers:
+        return ""
+    match how:
+        case AnswerChoice.PREFERRED:
+            return question.answers[0]
+        case AnswerChoice.SAMPLED:
+            return random.Random(f"{seed} {question.id}").choice(question.answers)
+        case _:
+            assert_never(how)

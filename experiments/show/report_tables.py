@@ -8,7 +8,7 @@ from experiments.show.decisions import describe_decision
 from experiments.show.document import Table
 from experiments.show.report_rows import OTHER_SOURCES, SHORTENED, Entry, PooledEstimate, changed_settings
 from experiments.show.report_runs import Run, paper_value
-from lightning_modules.metrics.measures import Prominence, all_measures, measure_labels
+from lightning_modules.metrics.measures import BM25, Prominence, all_measures, measure_labels
 
 NO_VALUE = "–"
 
@@ -142,7 +142,25 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
             if with_paper:
                 cells.append(_paper_cell(value, column))
         rows.append(tuple(cells))
+    rows += _bm25_rows(entries, columns, with_paper)
     return Table(title, tuple(head), tuple(rows), num_labels=2, notes=_notes(entries, columns[0].with_std))
+
+
+def _bm25_rows(
+    entries: Sequence[Entry], columns: Sequence[Column], with_paper: bool
+) -> list[tuple[str, ...]]:
+    """What BM25 finds for the same questions, one row for each data set; none in tables without Hit Rates."""
+    found: dict[tuple[str, ...], None] = {}
+    for entry in entries:
+        for run in entry.runs:
+            cells = []
+            for column in columns:
+                value = run.summary.get("bm25", {}).get(f"{BM25}{column.metric}")
+                cells.append(NO_VALUE if value is None else _mean(value["after"], None, column))
+                cells += [NO_VALUE] * with_paper
+            if any(cell != NO_VALUE for cell in cells):
+                found[(dataset_label(entry.dataset), "BM25", NO_VALUE, *cells)] = None
+    return list(found)
 
 
 def _change_table(entries: Sequence[Entry]) -> Table:

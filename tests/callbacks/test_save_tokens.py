@@ -39,7 +39,7 @@ def evaluated(kind, drops=False) -> tuple[ReadQuestions, Reader]:
     hits = torch.zeros(3, K, dtype=torch.bool)
     units = passage_units(output, reader)
     loss = torch.tensor(0.5)
-    return ReadQuestions(hits, log_p[0].exp(), units, BATCH, output, log_p[1], loss), reader
+    return ReadQuestions(hits, log_p[0].exp(), units, BATCH, output, *log_p, loss), reader
 
 
 @pytest.fixture(params=["concatenated", "independent", "fusion_in_decoder"])

@@ -456,3 +456,25 @@ def test_closed_book_prompts_hold_the_question_alone(tokenizer, context):
         assert shown == f"Question: {question.text}\nAnswer:"
     assert (batch.block_of_token == -1).all()
     assert not (batch.content_mask | batch.answer_mask | batch.label_mask).any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_without_a_known_answer_the_row_that_would_predict_it_counts(tokenizer, context, side):
+    builder = PromptBuilder(tokenizer, context, padding_side=side)
+    questions, passages = toy_questions()[:2], [toy_passages()[:2], toy_passages()[2:4]]
+    batch = builder.build(Batch(questions, passages, ["", "Tokyo"]))
+    known = builder.build(Batch(questions, passages, ["Paris", "Tokyo"]))
+    per_question = len(batch.input_ids) // 2
+    for row in range(per_question):
+        assert not batch.answer_mask[row].any()
+        assert batch.answer_rows_mask[row].sum() == 1
+        assert torch.equal(batch.label_mask[row], batch.answer_rows_mask[row])
+        (position,) = batch.answer_rows_mask[row].nonzero()[:, 0].tolist()
+        assert decode(builder, batch.input_ids[row][position]) == ":"
+        assert int(batch.input_ids[row][position + 1]) == tokenizer.eos_token_id
+        # where the known answer's first row stands, counted from the prompt's first token
+        first = int(known.answer_rows_mask[row].int().argmax() - known.attention_mask[row].int().argmax())
+        assert position - int(batch.attention_mask[row].int().argmax()) == first
+    for row in range(per_question, 2 * per_question):
+        assert text_where(builder, batch, row, batch.answer_mask[row]) == " Tokyo"

@@ -261,3 +261,15 @@ def test_parquet_that_is_cut_off(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"q\.parquet: cannot be read as parquet .* is the file whole"):
         read_questions(path)
+
+
+def test_questions_without_answers_are_for_training_alone(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "who"}\n{"question": "what", "answer": "it"}\n')
+    questions = read_questions(path, needs_answers=False)
+    assert [question.answers for question in questions] == [(), ("it",)]
+    with pytest.raises(DataError, match="line 1: no answer"):
+        read_questions(path)
+    path.write_text('{"question": "who", "answer": ""}\n')
+    with pytest.raises(DataError, match="a blank answer"):
+        read_questions(path, needs_answers=False)
