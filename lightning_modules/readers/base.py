@@ -178,7 +178,8 @@ class Reader(nn.Module, ABC):
             ValueError: a family whose attended rows hold no question.
         """
         raise ValueError(
-            f"the attention of this {self.family} reader has rows of the answer alone, none of the question"
+            f"the attention of this {self.family} reader has rows of the answer alone, none of the question; "
+            "set rows to answer"
         )
 
     def read_signals(self, batch: Batch) -> SignalOutput:
