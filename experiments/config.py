@@ -138,6 +138,12 @@ class ReaderConfig:
     )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)
+    num_examples: int = setting(
+        0,
+        "solved training questions, with passage and answer, before each prompt; not trained on",
+        at_least=0,
+        at_most=16,
+    )
 
 
 @dataclass
@@ -379,8 +385,9 @@ class ExperimentConfig:
 
 
 def reads_train_questions(config: ExperimentConfig) -> bool:
-    """Whether a run needs the training questions: to train, or to cut the same slice as runs that do."""
-    return trains(config) or config.data.max_passages is not None
+    """Whether a run needs the training questions: to train, as solved examples, or to cut the same slice."""
+    shows_them = config.reader.num_examples > 0 and not config.evaluation.retrieve_only
+    return trains(config) or shows_them or config.data.max_passages is not None
 
 
 def trains(config: ExperimentConfig) -> bool:

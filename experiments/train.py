@@ -13,9 +13,18 @@ import torch
 from callbacks.alarm_on_collapse import CollapseError
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
+from datamodules.batches import SolvedExample
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
-from experiments.build import build, build_datamodule, build_models, build_reader, hardware
+from experiments.build import (
+    build,
+    build_datamodule,
+    build_knowledge,
+    build_models,
+    build_reader,
+    hardware,
+    take_examples,
+)
 from experiments.checks import check_overlap, monitors_of, read_baseline
 from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
@@ -70,7 +79,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         if trains(config):
             _warn_of_stale_validations(config)
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
-            _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
+            _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
             if callbacks.best is not None and callbacks.best.left_out_all:
                 stopped += (
                     "; no validation was on a fresh index, so no checkpoint could be chosen and the last "
@@ -95,7 +104,10 @@ def _run_closed_book(
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
     datamodule = build_datamodule(config)
-    reader = build_reader(config, source)
+    examples: list[SolvedExample] = []
+    if config.reader.num_examples:  # those of a run with passages
+        examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
+    reader = build_reader(config, source, examples)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
@@ -250,7 +262,6 @@ def _load_best(
     config: ExperimentConfig,
     run: RunFolder,
     module: RetrievalModule,
-    datamodule: QuestionDataModule,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
     start: Mapping[str, float],
@@ -274,7 +285,7 @@ def _load_best(
     elif (best is None or best.left_out_all) and run.last_good_checkpoint.is_file():
         checkpoint = run.last_good_checkpoint
     if checkpoint is None:
-        weights = build_models(config, run.path, sources, datamodule).state_dict()
+        weights = build_models(config, sources, module.knowledge_base).state_dict()
     else:
         weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
