@@ -8,7 +8,7 @@ from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
 
 _SHORT_ANSWER = 3
-"""Words of an answer beyond which another question is preferred: examples are to show that answers are short."""
+"""Words of an answer beyond which other questions are preferred: examples are to show short answers."""
 
 
 def choose_examples(
@@ -55,10 +55,10 @@ def choose_examples(
         by_title.setdefault(example.question.title, example)
     if len(by_title) < num_examples:
         raise DataError(
-            f"num_examples={num_examples}, but {len(by_title)} training questions can be solved examples: such "
-            "a question names its passage (title), a passage of that title in the knowledge base holds its "
-            "answer, and no other split asks it; set num_examples to at most that many, or name titles in the "
-            "training questions"
+            f"num_examples={num_examples}, but {len(by_title)} training questions can be solved examples: "
+            "they must name the passage that answers them (title), a passage of that title in the knowledge "
+            "base must hold the answer, and no other split may ask them; set num_examples to at most that "
+            "many, or give train questions with titles"
         )
     return list(by_title.values())[:num_examples]
 

@@ -181,8 +181,9 @@ def _check_examples(config: ExperimentConfig) -> None:
     reader = config.reader
     if reader.num_examples and reader.family == FusionInDecoderReader.family:
         raise ConfigError(
-            f"reader.num_examples={reader.num_examples}: solved examples can be shown to decoder-only readers "
-            f"alone, and reader.family={reader.family} encodes each passage by itself; set reader.num_examples=0"
+            f"reader.num_examples={reader.num_examples}: solved examples can be shown to decoder-only "
+            f"readers alone, and reader.family={reader.family} encodes each passage by itself; set "
+            "reader.num_examples=0"
         )
 
 
