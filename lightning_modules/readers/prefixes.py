@@ -47,10 +47,21 @@ def prefix_of(prompts: PromptBatch, model: PreTrainedModel) -> Prefix:
     It is run once, without gradient, where no gradient is to reach the weights and the model lets a prompt
     begin behind it: it takes position ids and keeps all keys. Otherwise it is part of every sequence. Both
     come to the same but for rounding. It holds for the weights as they are: make one for each pass.
+
+    Raises:
+        ValueError: prefix and prompts are longer than the model can read.
     """
-    ids = torch.tensor(prompts.prefix_ids, dtype=torch.long, device=prompts.input_ids.device)
-    if not len(ids):
+    if not prompts.prefix_ids:
         return NoPrefix(model)
+    ids = torch.tensor(prompts.prefix_ids, device=prompts.input_ids.device)
+    num_tokens = len(ids) + prompts.input_ids.shape[1]
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and num_tokens > longest:
+        raise ValueError(
+            f"examples: {len(ids)} tokens of solved examples before {num_tokens - len(ids)} of a prompt are "
+            f"more than the {longest} that the reader can read; show fewer examples, or fewer or shorter "
+            "passages"
+        )
     learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in model.parameters())
     if learns or not (_takes_positions(model) and _keeps_all_keys(model)):
         return RepeatedPrefix(model, ids)

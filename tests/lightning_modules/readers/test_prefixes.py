@@ -317,8 +317,17 @@ def test_which_models_begin_behind_a_prefix():
 
 
 def _prompts_and_model(family):
-    reader = reader_of(family, "independent")
+    reader = new_reader_of(family, "independent")
     return reader.prompts.build(BATCH), reader.model
+
+
+def test_more_than_the_model_can_read_is_refused():
+    prompts, model = _prompts_and_model("gpt2")
+    model.config.n_positions = len(prompts.prefix_ids) + prompts.input_ids.shape[1]
+    prefix_of(prompts, model)
+    model.config.n_positions -= 1
+    with pytest.raises(ValueError, match=r"examples: \d+ tokens of .* show fewer examples"):
+        prefix_of(prompts, model)
 
 
 class WithoutPositions(LlamaForCausalLM):
