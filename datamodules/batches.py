@@ -46,6 +46,11 @@ class Question:
     topic: str = ""
     nouns: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def words(self) -> str:
+        """Its text in lower case with single spaces, the same for a question that is asked twice."""
+        return " ".join(self.text.split()).casefold()
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -54,6 +59,21 @@ class Passage:
     id: str
     title: str
     text: str
+
+
+@dataclass(frozen=True)
+class SolvedExample:
+    """A question with its answer and the passage that holds it, shown to a reader before it is asked another.
+
+    Attributes:
+        question: that is answered.
+        passage: that holds the answer.
+        answer: as the reader is to give it.
+    """
+
+    question: Question
+    passage: Passage
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,8 @@ class PromptBatch:
         num_questions: B.
         num_passages: K, retrieved passages a question; 0 in prompts that ask without any.
         is_fused: whether one softmax runs over all prompts of a question.
+        prefix_ids: tokens that a reader sees before every prompt, those of the solved examples. They are no
+            part of the prompts, and nothing above tells of them.
     """
 
     input_ids: Int[Tensor, "prompts tokens"]
@@ -126,6 +148,7 @@ class PromptBatch:
     num_questions: int
     num_passages: int
     is_fused: bool = False
+    prefix_ids: tuple[int, ...] = ()
 
     def passage_of_token(self, scope: TokenScope = TokenScope.PASSAGE) -> Int[Tensor, "prompts tokens"]:
         """Index of the passage that each token counts for in a scope; -1 = none."""

@@ -121,6 +121,16 @@ class KnowledgeBase(Sequence[Passage]):
             raise DataError(f"{self.path}: no passage has the id {missing[0]!r}")
         return found
 
+    def titled(self, titles: Iterable[str]) -> dict[str, list[Passage]]:
+        """The passages of some titles, in order, found in one pass over all titles; without those of none."""
+        wanted = pa.array(sorted(set(titles)), pa.string())
+        found: dict[str, list[Passage]] = {}
+        for number, (_, batch_titles, _) in enumerate(self._columns):
+            for row in np.flatnonzero(pc.is_in(batch_titles, value_set=wanted)):
+                passage = self._passage(number * _ROWS_PER_BATCH + int(row))
+                found.setdefault(passage.title, []).append(passage)
+        return found
+
     def chunks(self, size: int) -> Iterator[list[Passage]]:
         """Yields all passages in order, `size` at a time (the last chunk may be shorter).
 

@@ -2,7 +2,7 @@
 
 import inspect
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question
+from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question, SolvedExample
 from datamodules.choices import Choice
 
 
@@ -91,6 +91,10 @@ class PromptBuilder:
     Passage texts are cut so that a prompt (without its answer) has at most `max_tokens_per_passage` tokens
     for each passage in it; each passage of a prompt gets an equal share.
 
+    Solved examples come before each prompt in the same template, each with its passage (without one where the
+    prompts have none), its answer and the end of the line. Their tokens are the `prefix_ids` of the prompts,
+    and `max_tokens_per_passage` does not count them.
+
     Args:
         tokenizer: a fast tokenizer (its character offsets say which token is whose).
         context: one prompt a question or one a passage.
@@ -99,6 +103,7 @@ class PromptBuilder:
         max_tokens_per_passage: prompt tokens a passage (paper: 128).
         max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
         padding_side: "left" (needed for generation) or "right".
+        examples: solved ones to show first; their questions cannot be asked.
 
     Raises:
         ValueError: the tokenizer gives no offsets or has no end-of-sequence token.
@@ -117,6 +122,7 @@ class PromptBuilder:
         max_title_tokens: int = MAX_TITLE_TOKENS,
         max_answer_tokens: int = 32,
         padding_side: str = "left",
+        examples: Sequence[SolvedExample] = (),
     ) -> None:
         if not tokenizer.is_fast:
             raise ValueError(
@@ -135,7 +141,11 @@ class PromptBuilder:
         self.max_title_tokens = max_title_tokens
         self.max_answer_tokens = max_answer_tokens
         self.padding_side = padding_side
+        self.examples = tuple(examples)
         self._is_blank: dict[int, bool] = {}  # of the tokens that were looked at
+        self._solved = {example.question.words for example in self.examples}
+        self._prefix_ids = self._encode_examples(self._write_example)
+        self._closed_book_prefix_ids = self._encode_examples(self._write_closed_book_example)
 
     def changed(self, **changes: Any) -> "PromptBuilder":
         """A builder with other settings, named as in its construction."""
@@ -154,7 +164,11 @@ class PromptBuilder:
             shown: which passages. A passage is left out of the text, as if it had not been retrieved; what
                 the prompt says of the others stays the same to the letter. (Taking it out of the attention
                 mask of a causal reader would come to the same at the full length.)
+
+        Raises:
+            ValueError: one of the questions is a solved example.
         """
+        self._refuse_solved(batch.questions)
         assert all(len(found) == batch.num_passages for found in batch.passages), "each has K passages"
         prompts, question_of_prompt = [], []
         for b, (question, found) in enumerate(zip(batch.questions, batch.passages, strict=True)):
@@ -164,19 +178,60 @@ class PromptBuilder:
                 prompts.append(self._compose(question, [(k, found[k]) for k in group], answer, left_out))
                 question_of_prompt.append(b)
         return self._tokenise(
-            prompts, question_of_prompt, len(batch), batch.num_passages, with_answer=bool(batch.answers)
+            prompts,
+            question_of_prompt,
+            len(batch),
+            batch.num_passages,
+            with_answer=bool(batch.answers),
+            prefix_ids=self._prefix_ids,
         )
 
     def build_closed_book(self, questions: Sequence[Question]) -> PromptBatch:
-        """One prompt a question, without passages and answer, on the CPU: what the reader knows by itself."""
+        """One prompt a question, without passages and answer, on the CPU: what the reader knows by itself.
+
+        Raises:
+            ValueError: one of the questions is a solved example.
+        """
+        self._refuse_solved(questions)
         asked = self._cut([question.text for question in questions], self.max_question_tokens)
         prompts = [self._write_closed_book(text) for text in asked]
-        return self._tokenise(prompts, list(range(len(questions))), len(questions), 0, with_answer=False)
+        return self._tokenise(
+            prompts,
+            list(range(len(questions))),
+            len(questions),
+            num_passages=0,
+            with_answer=False,
+            prefix_ids=self._closed_book_prefix_ids,
+        )
 
     def _write_closed_book(self, asked: str) -> PromptText:
         prompt = PromptText()
         prompt.add(f"Question: {asked}\nAnswer:")
         return prompt
+
+    def _refuse_solved(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            if question.words in self._solved:
+                raise ValueError(
+                    f"question {question.id} ({question.text!r}) is a solved example, which tells the "
+                    "answer; leave it out, or choose other examples"
+                )
+
+    def _write_example(self, example: SolvedExample) -> str:
+        return self._compose(example.question, [(0, example.passage)], example.answer, left_out=None).text
+
+    def _write_closed_book_example(self, example: SolvedExample) -> str:
+        [asked] = self._cut([example.question.text], self.max_question_tokens)
+        [answer] = self._cut([example.answer], self.max_answer_tokens)
+        return f"{self._write_closed_book(asked).text} {answer}"
+
+    def _encode_examples(self, write: Callable[[SolvedExample], str]) -> tuple[int, ...]:
+        """The tokens of all examples, behind those that the tokenizer puts before every text."""
+        if not self.examples:
+            return ()
+        ids = self.tokenizer("".join(f"{write(example)}\n" for example in self.examples))["input_ids"]
+        # the line's end is the last of the text
+        return tuple(ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids)
 
     def _groups(
         self, num_passages: int, seed: tuple[int, int], shown: Shown
@@ -256,8 +311,13 @@ class PromptBuilder:
         num_questions: int,
         num_passages: int,
         with_answer: bool,
+        prefix_ids: tuple[int, ...],
     ) -> PromptBatch:
-        encoded = self.tokenizer([prompt.text for prompt in prompts], return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            [prompt.text for prompt in prompts],
+            return_offsets_mapping=True,
+            add_special_tokens=not prefix_ids,  # they begin the prefix where there is one
+        )
         eos = self.tokenizer.eos_token_id
         rows = []
         for ids, offsets, prompt in zip(
@@ -299,6 +359,7 @@ class PromptBuilder:
             num_questions=num_questions,
             num_passages=num_passages,
             is_fused=self.is_fused,
+            prefix_ids=prefix_ids,
         )
 
     def _without_blanks(

@@ -53,6 +53,20 @@ class QuestionDataModule(L.LightningDataModule):
         self.seed = seed
         self.evaluation_seed = evaluation_seed
 
+    def leave_out(self, questions: Sequence[Question]) -> None:
+        """Takes questions out of the training split, in all places where they are asked in the same words.
+
+        Raises:
+            DataError: no training question would be left.
+        """
+        words = {question.words for question in questions}
+        kept = [question for question in self.train if question.words not in words]
+        if self.train and not kept:
+            raise DataError(
+                f"all {len(self.train)} training questions are left out; give train more than that"
+            )
+        self.train = kept
+
     def train_dataloader(self) -> StatefulDataLoader:
         """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""
         loader = StatefulDataLoader(

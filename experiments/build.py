@@ -11,12 +11,13 @@ import torch
 from callbacks.progress import progress_bar
 from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
-from datamodules.batches import Passage, Question
+from datamodules.batches import Passage, Question, SolvedExample
 from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
 from datamodules.passage_index import gpu_search_is_possible
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, naming, trains
@@ -160,12 +161,44 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
         )
 
 
-def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader:
+def take_examples(
+    config: ExperimentConfig, datamodule: QuestionDataModule, knowledge_base: KnowledgeBase
+) -> list[SolvedExample]:
+    """The solved examples that the reader is shown, which are training questions no longer.
+
+    Args:
+        config: of the experiment.
+        datamodule: whose training questions they are taken from; other splits keep theirs.
+        knowledge_base: of the experiment, with the passages of all questions.
+
+    Raises:
+        DataError: too few training questions can be one, or none is left to train on.
+    """
+    with naming("reader"):
+        examples = choose_examples(
+            datamodule.train,
+            knowledge_base,
+            config.reader.num_examples,
+            asked=[*datamodule.validation, *datamodule.test],
+        )
+    datamodule.leave_out([example.question for example in examples])
+    return examples
+
+
+def build_reader(
+    config: ExperimentConfig, source: Path | None = None, examples: Sequence[SolvedExample] = ()
+) -> Reader:
     """The reader, from `source` (an earlier run's) where given.
+
+    Args:
+        config: of the experiment.
+        source: folder of its weights; None = what the configuration names.
+        examples: that it is shown before each prompt, see `take_examples`.
 
     Raises:
         ModelError: not to be loaded, or of another family than `reader.family` says.
-        ValueError: the model lacks a head of `reader.attention_heads`, or no list is of it.
+        ValueError: the model lacks a head of `reader.attention_heads`, no list is of it, or it is of a family
+            that is shown no examples.
     """
     settings = config.reader
     name: str | Path = settings.name
@@ -174,7 +207,8 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
     elif settings.name == EMBEDDED:
         name = embedded.reader_gguf()
     heads = None if settings.attention_heads is None else parse_heads(settings.attention_heads)
-    with naming("reader", name="reader.name" if source is None else "init.reader_from"):
+    where = {"name": "reader.name" if source is None else "init.reader_from"}
+    with naming("reader", examples="reader.num_examples", **where):
         return load_reader(
             name,
             settings.family,
@@ -184,6 +218,7 @@ def build_reader(config: ExperimentConfig, source: Path | None = None) -> Reader
             passage_order=settings.passage_order,
             max_tokens_per_passage=settings.max_tokens_per_passage,
             max_answer_tokens=settings.max_new_tokens,
+            examples=examples,
         )
 
 
@@ -350,17 +385,24 @@ def build(
         ValueError: a setting, a file or a model that cannot be used.
     """
     datamodule = build_datamodule(config, reads_train)
-    return datamodule, build_models(config, folder, weights, datamodule)
+    # which may depend on all questions, and so comes before some are taken out
+    knowledge_base = build_knowledge(config, datamodule, folder)
+    retrieves_only = config.evaluation.retrieve_only
+    examples = [] if retrieves_only else take_examples(config, datamodule, knowledge_base)
+    return datamodule, build_models(config, weights, knowledge_base, examples, datamodule.train)
 
 
 def build_models(
-    config: ExperimentConfig, folder: Path, weights: Weights, datamodule: QuestionDataModule
+    config: ExperimentConfig,
+    weights: Weights,
+    knowledge_base: KnowledgeBase,
+    examples: Sequence[SolvedExample] = (),
+    train: Sequence[Question] = (),
 ) -> RetrievalModule:
-    """The models of `build`, with their knowledge base, which may depend on all questions."""
-    knowledge_base = build_knowledge(config, datamodule, folder)
+    """The models of `build`, with their knowledge base, and what the reader is shown and calibrated by."""
     retriever = build_retriever(config, weights["retriever"])
-    reader = None if config.evaluation.retrieve_only else build_reader(config, weights["reader"])
-    return build_module(config, retriever, reader, knowledge_base, datamodule.train)
+    reader = None if config.evaluation.retrieve_only else build_reader(config, weights["reader"], examples)
+    return build_module(config, retriever, reader, knowledge_base, train)
 
 
 def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:

@@ -38,6 +38,7 @@ def check_config(config: ExperimentConfig) -> None:
             _check_setting(key, item, value_of(config, key))
     _check_objective(config)
     _check_rooms(config)
+    _check_examples(config)
     _check_switches(config)
     if config.training.train_reader and trains(config) and config.reader.dtype not in ("auto", "float32"):
         raise ConfigError(
@@ -226,6 +227,17 @@ def _check_rooms(config: ExperimentConfig) -> None:
         raise ConfigError(
             f"retriever.rerank_from={rerank_from} must be at least {largest}, the largest of "
             "training.num_passages and evaluation.hit_rate_ks: the passages are chosen from so many"
+        )
+
+
+def _check_examples(config: ExperimentConfig) -> None:
+    """Solved examples are for decoder-only readers; what `auto` means is known when the reader is loaded."""
+    reader = config.reader
+    if reader.num_examples and reader.family == FusionInDecoderReader.family:
+        raise ConfigError(
+            f"reader.num_examples={reader.num_examples}: solved examples can be shown to decoder-only "
+            f"readers alone, and reader.family={reader.family} encodes each passage by itself; set "
+            "reader.num_examples=0"
         )
 
 

@@ -15,10 +15,19 @@ from callbacks.alarm_on_collapse import CollapseError
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.stop_on_interrupt import RunInterrupted
 from callbacks.stop_on_thresholds import BOUND_TAG, did_you_mean
+from datamodules.batches import SolvedExample
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.text_files import write_whole
-from experiments.build import build, build_datamodule, build_models, build_reader, hardware
+from experiments.build import (
+    build,
+    build_datamodule,
+    build_knowledge,
+    build_reader,
+    build_retriever,
+    hardware,
+    take_examples,
+)
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
 from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
 from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
@@ -76,7 +85,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         if trains(config):
             _warn_of_stale_validations(config)
             stopped = _fit(config, run, module, datamodule, trainer, callbacks)
-            _load_best(config, run, module, datamodule, callbacks, sources, start["validation"], stopped)
+            _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
             if callbacks.best is not None and callbacks.best.left_out_all:
                 stopped += (
                     "; no validation was on a fresh index, so no checkpoint could be chosen and the last "
@@ -118,7 +127,10 @@ def _run_closed_book(
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
     datamodule = build_datamodule(config)
-    reader = build_reader(config, source)
+    examples: list[SolvedExample] = []
+    if config.reader.num_examples:  # those of a run with passages
+        examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
+    reader = build_reader(config, source, examples)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
@@ -279,7 +291,6 @@ def _load_best(
     config: ExperimentConfig,
     run: RunFolder,
     module: RetrievalModule,
-    datamodule: QuestionDataModule,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
     start: Mapping[str, float],
@@ -303,10 +314,22 @@ def _load_best(
     elif (best is None or best.left_out_all) and run.last_good_checkpoint.is_file():
         checkpoint = run.last_good_checkpoint
     if checkpoint is None:
-        weights = build_models(config, run.path, sources, datamodule).state_dict()
+        weights = _starting_weights(config, sources)
     else:
         weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
+
+
+def _starting_weights(
+    config: ExperimentConfig, sources: Mapping[str, Path | None]
+) -> dict[str, torch.Tensor]:
+    """Those of the models that the run trains, by their names in the module."""
+    models: dict[str, torch.nn.Module] = {}
+    if config.training.train_retriever:
+        models["retriever"] = build_retriever(config, sources["retriever"])
+    if config.training.train_reader:
+        models["reader"] = build_reader(config, sources["reader"])
+    return {f"{name}.{key}": w for name, model in models.items() for key, w in model.state_dict().items()}
 
 
 def _export(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> None:

@@ -91,6 +91,8 @@ class AnswerAttention(TorchFunctionMode):
         by_head: also keep the scores of every head, chosen or not, for `head_scores()`.
         ends_pass: end the forward pass at the attention call of the last layer that a chosen head is in. The
             `with` block is left there without an error; what the pass would have returned does not exist.
+        scored_mask: of the last keys, those of the prompts: True = it is given its score, the others get 0.
+            Keys before them take part in the softmax and are given none. None = all keys are scored.
 
     Raises:
         ValueError: a prompt has no answer row; on `token_scores()`, a reader whose attention did not run
@@ -118,6 +120,7 @@ class AnswerAttention(TorchFunctionMode):
         by_head: bool = False,
         question_mask: Bool[Tensor, "prompts tokens"] | None = None,
         ends_pass: bool = False,
+        scored_mask: Bool[Tensor, "prompts scored"] | None = None,
     ) -> None:
         super().__init__()
         if not bool(rows_mask.any(dim=1).all()):
@@ -139,6 +142,7 @@ class AnswerAttention(TorchFunctionMode):
         self._num_seen = 0
         self._total: Tensor | None = None
         self._heads = heads
+        self._scored_mask = scored_mask
         self._by_head: list[Tensor] | None = [] if by_head else None
         self._question_by_head: list[Tensor] = []
         is_scored = [True] * num_layers if heads is None or by_head else heads.any(dim=1).tolist()
@@ -215,11 +219,14 @@ class AnswerAttention(TorchFunctionMode):
         self,
         logits: Float[Tensor, "prompts heads rows keys"],
         value: Float[Tensor, "prompts kv_heads keys dim"],
-    ) -> Float[Tensor, "prompts heads rows keys"]:
+    ) -> Float[Tensor, "prompts heads rows scored"]:
         """alpha * |v|."""
         norms = value.float().norm(dim=-1)
         norms = norms.repeat_interleave(logits.shape[1] // norms.shape[1], dim=1)
-        return logits.softmax(dim=-1) * norms[:, :, None]
+        scores = logits.softmax(dim=-1) * norms[:, :, None]
+        if self._scored_mask is None:
+            return scores
+        return scores[..., -self._scored_mask.shape[1] :] * self._scored_mask[:, None, None]
 
     def row_scores(self) -> Float[Tensor, "prompts rows tokens"]:
         """s_t by answer row, where `row_mask` is True; padded with repeated rows elsewhere. float32."""

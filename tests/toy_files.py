@@ -7,10 +7,11 @@ from pathlib import Path
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 
 
-def write_questions(path: Path, indices: range | list[int]) -> Path:
+def write_questions(path: Path, indices: range | list[int], with_titles: bool = False) -> Path:
     questions = toy_questions()
     records = [
         {"id": questions[i].id, "question": questions[i].text, "answers": questions[i].answers}
+        | ({"title": questions[i].title} if with_titles else {})
         for i in indices
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

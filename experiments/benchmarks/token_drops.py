@@ -14,8 +14,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from datamodules.batches import Batch, Passage, Question
-from experiments.build import build_datamodule, build_knowledge, build_reader, build_retriever
+from datamodules.batches import Batch, Passage, Question, SolvedExample
+from experiments.build import (
+    build_datamodule,
+    build_knowledge,
+    build_reader,
+    build_retriever,
+    take_examples,
+)
 from experiments.command_line import quieten, run_command
 from experiments.config import ExperimentConfig, load_config
 from lightning_modules.encoding import encode_passages
@@ -37,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(options: argparse.Namespace) -> int:
     quieten()
     config = load_config(options.exp, options.overrides)
-    questions, passages = _retrieve(config, options.questions)
-    reader = build_reader(config)
+    questions, passages, examples = _retrieve(config, options.questions)
+    reader = build_reader(config, examples=examples)
     agreements: list[float] = []
     indicators = {how: Indicator("indicator1") for how in TokenDrops}
     seconds = dict.fromkeys(TokenDrops, 0.0)
@@ -67,17 +73,21 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _retrieve(config: ExperimentConfig, num_questions: int) -> tuple[list[Question], list[list[Passage]]]:
+def _retrieve(
+    config: ExperimentConfig, num_questions: int
+) -> tuple[list[Question], list[list[Passage]], list[SolvedExample]]:
+    """Questions, the passages of each, and what the reader is shown first."""
     datamodule = build_datamodule(config)
     questions = datamodule.validation[:num_questions]
     retriever = build_retriever(config).eval()
     with TemporaryDirectory() as scratch, torch.no_grad():
         knowledge_base = build_knowledge(config, datamodule, Path(scratch))
+        examples = take_examples(config, datamodule, knowledge_base)
         passages = knowledge_base[0 : len(knowledge_base)]
         encoded = torch.from_numpy(encode_passages(retriever, passages))
         queries = retriever.encode_queries([question.text for question in questions])
     top = (queries @ encoded.T).topk(config.training.num_passages).indices
-    return questions, [[passages[row] for row in rows] for rows in top.tolist()]
+    return questions, [[passages[row] for row in rows] for rows in top.tolist()], examples
 
 
 def _agreement(gradient: PassageUnits, masked: PassageUnits) -> list[float]:

@@ -35,7 +35,9 @@ class ConfiguredTeacher:
         self.module = module
         self.reader = module.reader
         self.order = order_of(module.reader)
-        self.variant = Variant.of_pass(module.objective, module.reader.context, self.order)
+        self.variant = Variant.of_pass(
+            module.objective, module.reader.context, self.order, module.reader.num_examples or None
+        )
         self.objectives = ComparedObjectives.beside(module.objective)
         self.collected = QuestionScores()
         self.measures = ReaderMeasures(percentiles).to(module.device)
@@ -80,14 +82,14 @@ class ConfiguredTeacher:
         output = passes.read(batch)
         tokens = PassageTokens.of(output.prompts, TokenScope.PASSAGE)
         rows = collected.add_questions(questions, passages, read.has_answer, read.log_p_retr, tokens.count())
-        scores = passes.scores(self._scored(), read.log_p_retr, reader.context, self.order)
+        scores = passes.scores(self.scored(), read.log_p_retr, reader.context, self.order)
         collected.add_scores(rows, scores)
         collected.add_head_scores(passes.head_sums.answer)
         if reader.context is Context.CONCATENATED:
             collected.add_positions(rows, self.order, prompt_positions(output.prompts))
         collected.add_shares(attention_shares(output))
 
-    def _scored(self) -> list[Objective]:
+    def scored(self) -> list[Objective]:
         """What costs no more than the configured objective's own passes."""
         objectives, cost = self.objectives, self.module.objective.cost
         scored = objectives.of_pass(self.reader)

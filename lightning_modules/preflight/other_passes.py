@@ -1,4 +1,4 @@
-"""Further passes of a check: other contexts and orders, costlier objectives, unrelated questions."""
+"""Further passes of a check: other prompts, costlier objectives, unrelated questions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,13 @@ from lightning_modules.preflight.choosing import PreflightSettings, in_batches
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.placement import prompt_positions
-from lightning_modules.preflight.variants import Order, Scores, averaged_over_orders, shown_in
+from lightning_modules.preflight.variants import (
+    Order,
+    Scores,
+    averaged_over_orders,
+    shown_in,
+    without_examples,
+)
 from lightning_modules.readers.base import Reader
 from lightning_modules.retriever_reader import preferred_answers
 
@@ -40,6 +46,7 @@ def read_otherwise(
         _read_each_alone(teacher, read)
         _read_in_other_contexts(teacher, read)
         _read_in_orders(teacher, read, settings.num_orders)
+        _read_without_examples(teacher, read)
         progress(len(read.rows))
     _ask_unrelated(teacher, batches, progress)
     _read_left_out(teacher, rows[: settings.num_left_out], progress)
@@ -110,6 +117,17 @@ def _read_in_orders(teacher: ConfiguredTeacher, read: _Rows, num_orders: int) ->
     collected.add_scores(read.rows, averaged_over_orders(by_order))
 
 
+def _read_without_examples(teacher: ConfiguredTeacher, read: _Rows) -> None:
+    """As configured but for the solved examples, where there are some: do they change the teacher?"""
+    if not teacher.reader.num_examples:
+        return
+    reader = teacher.reader.showing(examples=())
+    objectives = [objective for objective in teacher.scored() if objective.uses_reader]
+    passes = KeptPasses(reader, read.batch)
+    scores = passes.scores(objectives, read.log_p_retr, reader.context, teacher.order)
+    teacher.collected.add_scores(read.rows, without_examples(scores))
+
+
 def _read_left_out(
     teacher: ConfiguredTeacher, rows: Sequence[int], progress: Callable[[int], object]
 ) -> None:
@@ -143,6 +161,10 @@ def _ask_unrelated(
             # in another order, so that a preference for a place in the prompt is none for a passage
             reader = shown_in(teacher.reader, context, Order.SHUFFLED)
             teacher.collected.add_unrelated_scores(read.rows, _unrelated(teacher, reader, unrelated))
+        if teacher.reader.num_examples:
+            bare = shown_in(teacher.reader, teacher.reader.context, Order.SHUFFLED).showing(examples=())
+            scores = without_examples(_unrelated(teacher, bare, unrelated))
+            teacher.collected.add_unrelated_scores(read.rows, scores)
         progress(len(read.rows))
 
 

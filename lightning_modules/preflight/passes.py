@@ -101,8 +101,9 @@ class KeptPasses:
             log_p_retr: log p_RETR of the same passages.
             context, order: of the reader.
         """
+        num_examples = self.reader.num_examples or None
         return {
-            Variant.of_pass(objective, context, order): objective.passage_scores(
+            Variant.of_pass(objective, context, order, num_examples): objective.passage_scores(
                 objective.read(self, self.batch), log_p_retr
             )
             for objective in objectives

@@ -24,6 +24,8 @@ def prompt_positions(prompts: PromptBatch) -> Int[Tensor, "batch passages"]:
 class AttentionShares:
     """Where in the prompt the answer's attention goes, question by question; the shares sum to 1.
 
+    What goes to solved examples, which are no part of the prompt, is left out.
+
     Attributes:
         passages: titles and texts.
         first_token: the first token of the prompt, where attention that is meant for nothing often goes.

@@ -218,7 +218,8 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
     for variant in collected.variants:
         is_attention = variant.objective.uses_attention and variant.objective.is_plain
         positions = collected.positions(variant.order)
-        if not is_attention or variant.context is not Context.CONCATENATED or positions is None:
+        is_together = variant.context is Context.CONCATENATED and variant.num_examples != 0
+        if not is_attention or not is_together or positions is None:
             continue
         scores = collected.scores(variant)
         read = ~(scores.isnan() | positions.isnan()).any(dim=1)

@@ -32,25 +32,34 @@ class Variant:
         objective: what of the reader teaches.
         context: how the reader was shown the passages; None where it has but one way, or none was read.
         order: of the passages, where a prompt holds several.
+        num_examples: solved examples before each prompt; None where the check compares none.
     """
 
     objective: Objective
     context: Context | None = None
     order: Order = Order.RANK
+    num_examples: int | None = None
 
     @classmethod
-    def of_pass(cls, objective: Objective, context: Context | None, order: Order = Order.RANK) -> "Variant":
+    def of_pass(
+        cls,
+        objective: Objective,
+        context: Context | None,
+        order: Order = Order.RANK,
+        num_examples: int | None = None,
+    ) -> "Variant":
         """What an objective is called when its scores were found in a pass.
 
         The order is said of those alone that are scored by the pass itself.
         """
         if not objective.uses_reader:
             return cls(objective)
-        return cls(objective, context, order if objective.cost is Cost.NOTHING else Order.RANK)
+        said = order if objective.cost is Cost.NOTHING else Order.RANK
+        return cls(objective, context, said, num_examples)
 
     @property
     def way(self) -> str:
-        """Objective, context and order, such as `adist concatenated shuffled`."""
+        """Objective, context, order, and a lack of examples, such as `adist concatenated shuffled`."""
         return " ".join([self.objective.name, *self._shown_as])
 
     @property
@@ -61,7 +70,8 @@ class Variant:
     @property
     def _shown_as(self) -> list[str]:
         order = [] if self.order is Order.RANK else [self.order.value]
-        return order if self.context is None else [self.context.value, *order]
+        context = [] if self.context is None else [self.context.value]
+        return [*context, *order, *(["without examples"] if self.num_examples == 0 else [])]
 
     @property
     def overrides(self) -> list[str] | None:
@@ -73,6 +83,8 @@ class Variant:
             settings["reader.context"] = self.context.value
         if self.context is Context.CONCATENATED:
             settings["reader.passage_order"] = self.order.value
+        if self.num_examples is not None:
+            settings["reader.num_examples"] = str(self.num_examples)
         return [f"{key}={value}" for key, value in {**settings, **self.objective.settings}.items()]
 
 
@@ -129,6 +141,11 @@ def averaged_over_orders(by_order: list[Scores]) -> Scores:
         variant: torch.stack([scores[variant] for scores in in_any_order]).mean(dim=0)
         for variant in in_any_order[0]
     }
+
+
+def without_examples(scores: Scores) -> Scores:
+    """The scores of a reader that was shown no examples, in a check of one that is."""
+    return {replace(v, num_examples=0) if v.objective.uses_reader else v: s for v, s in scores.items()}
 
 
 def order_of(reader: Reader) -> Order:

@@ -138,6 +138,11 @@ class Reader(nn.Module, ABC):
         return self.prompts.tokenizer
 
     @property
+    def num_examples(self) -> int:
+        """Solved examples that it is shown before each prompt."""
+        return len(self.prompts.examples)
+
+    @property
     def has_dropout(self) -> bool:
         """Whether a pass in train mode may differ from one in eval mode."""
         return has_dropout(self.model)
@@ -146,7 +151,7 @@ class Reader(nn.Module, ABC):
         """A reader of the same model that is shown the passages in another way.
 
         Args:
-            changes: settings of the prompt builder, such as `context` or `passage_order`.
+            changes: settings of the prompt builder, such as `context`, `passage_order` or `examples`.
         """
         return type(self)(self.model, self.prompts.changed(**changes), self.attention_heads)
 

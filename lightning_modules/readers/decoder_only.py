@@ -1,7 +1,6 @@
 """Decoder-only readers: any causal language model of transformers."""
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -37,6 +37,7 @@ from lightning_modules.readers.outputs import (
     TargetTokens,
     mean_log_prob,
 )
+from lightning_modules.readers.prefixes import Prefix, prefix_of
 
 
 class DecoderOnlyReader(Reader):
@@ -108,36 +109,41 @@ class DecoderOnlyReader(Reader):
     def read(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read`. The vocabulary's projection is not computed at all."""
         prompts = self._prompts(batch)
-        attention = self._attention(prompts)
+        prefix = prefix_of(prompts, self.model)
+        attention = self._attention(prompts, prefix)
         with attention:
-            hidden = self.model.base_model(**self._inputs(prompts)).last_hidden_state
-        return AttentionOutput(**self._attended(prompts, hidden, attention))
+            hidden = self.model.base_model(**prefix.inputs(prompts)).last_hidden_state
+        return AttentionOutput(**self._attended(prompts, hidden[:, prefix.num_rows :], attention))
 
     def read_attention(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read_attention`. The pass ends within the last layer that a chosen head is in."""
         prompts = self._prompts(batch)
-        attention = self._attention(prompts, ends_pass=True)
+        prefix = prefix_of(prompts, self.model)
+        attention = self._attention(prompts, prefix, ends_pass=True)
         with attention:
-            self.model.base_model(**self._inputs(prompts))
+            self.model.base_model(**prefix.inputs(prompts))
         return AttentionOutput(**self._attended(prompts, None, attention))
 
     def read_answer(self, batch: Batch) -> AnswerOutput:
         """See `Reader.read_answer`."""
         prompts = self._prompts(batch)
-        return AnswerOutput(**self._answered(prompts, self._attention(prompts)))
+        prefix = prefix_of(prompts, self.model)
+        return AnswerOutput(**self._answered(prompts, prefix, self._attention(prompts, prefix)))
 
     def read_heads(self, batch: Batch) -> HeadOutput:
         """See `Reader.read_heads`."""
         prompts = self._prompts(batch)
-        attention = self._attention(prompts, by_head=True)
-        fields = self._answered(prompts, attention)
+        prefix = prefix_of(prompts, self.model)
+        attention = self._attention(prompts, prefix, by_head=True)
+        fields = self._answered(prompts, prefix, attention)
         return HeadOutput(**fields, head_scores=attention.head_scores())
 
     def read_question_heads(self, batch: Batch) -> QuestionHeadOutput:
         """See `Reader.read_question_heads`. The rows are those of the question's last occurrence."""
         prompts = self._prompts(batch)
-        attention = self._attention(prompts, by_head=True, with_question=True)
-        fields = self._answered(prompts, attention)
+        prefix = prefix_of(prompts, self.model)
+        attention = self._attention(prompts, prefix, by_head=True, with_question=True)
+        fields = self._answered(prompts, prefix, attention)
         return QuestionHeadOutput(
             **fields,
             question_scores=attention.question_scores(),
@@ -150,8 +156,9 @@ class DecoderOnlyReader(Reader):
         if not self.reads_alone:
             return super().read_signals(batch)
         prompts = self._prompts(batch)
-        attention = self._attention(prompts, with_question=True)
-        fields = self._answered(prompts, attention)
+        prefix = prefix_of(prompts, self.model)
+        attention = self._attention(prompts, prefix, with_question=True)
+        fields = self._answered(prompts, prefix, attention)
         return SignalOutput(**fields, question_scores=attention.question_scores())
 
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
@@ -159,7 +166,7 @@ class DecoderOnlyReader(Reader):
         if self.reads_alone:
             shown = Shown.EACH_ALONE
         prompts = self._prompts(batch, shown)
-        _, log_probs, mask = self._score_labels(prompts, temperature)
+        _, log_probs, mask = self._score_labels(prompts, prefix_of(prompts, self.model), temperature)
         # the prompts of a question all end with the same answer
         shape = (prompts.num_questions, prompts.num_passages, -1)
         return AnswerLikelihoods(
@@ -169,10 +176,11 @@ class DecoderOnlyReader(Reader):
     def embed_each_alone(self, batch: Batch) -> EmbeddedPass:
         """See `Reader.embed_each_alone`."""
         prompts = self._prompts(batch, Shown.EACH_ALONE)
+        prefix = prefix_of(prompts, self.model)
         inputs = self.model.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
 
         def log_likelihoods(of: PromptBatch, given: Tensor) -> tuple[Tensor, Tensor]:
-            hidden, log_probs, mask = self._score_labels(of, inputs=given)
+            hidden, log_probs, mask = self._score_labels(of, prefix, inputs=given)
             return hidden, mean_log_prob(log_probs[:, None], mask)[:, 0]
 
         hidden, whole = log_likelihoods(prompts, inputs)
@@ -197,24 +205,28 @@ class DecoderOnlyReader(Reader):
     def _attention(
         self,
         prompts: PromptBatch,
+        prefix: Prefix,
         by_head: bool = False,
         with_question: bool = False,
         ends_pass: bool = False,
     ) -> AnswerAttention:
         num_layers, _ = self.num_layers_and_heads
+        before = (prefix.num_rows, 0)
         return AnswerAttention(
-            prompts.answer_rows_mask,
+            F.pad(prompts.answer_rows_mask, before),
             num_layers,
+            num_keys=prefix.num_keys + prompts.input_ids.shape[1],
             heads=self.heads_mask,
             by_head=by_head,
-            question_mask=prompts.question_mask if with_question else None,
+            question_mask=F.pad(prompts.question_mask, before) if with_question else None,
+            scored_mask=prompts.attention_mask if prefix.num_keys else None,
             ends_pass=ends_pass,
         )
 
-    def _answered(self, prompts: PromptBatch, attention: AnswerAttention) -> dict[str, Any]:
+    def _answered(self, prompts: PromptBatch, prefix: Prefix, attention: AnswerAttention) -> dict[str, Any]:
         """The fields of an `AnswerOutput`, from a pass that `attention` watches."""
         with attention:
-            hidden, log_probs, mask = self._score_labels(prompts)
+            hidden, log_probs, mask = self._score_labels(prompts, prefix)
         return {
             **self._attended(prompts, hidden, attention),
             "label_log_probs": log_probs,
@@ -237,6 +249,7 @@ class DecoderOnlyReader(Reader):
     def _score_labels(
         self,
         prompts: PromptBatch,
+        prefix: Prefix,
         temperature: float = 1.0,
         inputs: Float[Tensor, "prompts tokens dim"] | None = None,
     ) -> tuple[
@@ -245,9 +258,10 @@ class DecoderOnlyReader(Reader):
         """Last hidden states; the labels' log-probabilities; which of them are labels."""
         positions, mask = padded_positions(prompts.label_mask)
         with self._last_hidden() as hidden:
-            output = self.model(**self._inputs(prompts, inputs), logits_to_keep=positions)
+            given = prefix.inputs(prompts, inputs)
+            output = self.model(**given, logits_to_keep=positions + prefix.num_rows)
         labels = prompts.input_ids.gather(1, positions + 1)
-        return hidden[0], log_probs_of(output.logits, labels, temperature) * mask, mask
+        return hidden[0][:, prefix.num_rows :], log_probs_of(output.logits, labels, temperature) * mask, mask
 
     @contextlib.contextmanager
     def _last_hidden(self) -> Iterator[list[Tensor]]:
@@ -260,21 +274,6 @@ class DecoderOnlyReader(Reader):
             yield collected
         finally:
             hook.remove()
-
-    def _inputs(
-        self, batch: PromptBatch, embeddings: Float[Tensor, "prompts tokens dim"] | None = None
-    ) -> dict[str, Tensor | bool]:
-        inputs: dict[str, Tensor | bool] = {
-            "attention_mask": batch.attention_mask.long(),
-            "use_cache": False,
-        }
-        if embeddings is None:
-            inputs["input_ids"] = batch.input_ids
-        else:
-            inputs["inputs_embeds"] = embeddings
-        if "position_ids" in inspect.signature(self.model.forward).parameters:
-            inputs["position_ids"] = (batch.attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        return inputs
 
     # ---- answers ----
 
@@ -326,15 +325,15 @@ class DecoderOnlyReader(Reader):
                 and take the end out of what they see.
         """
         tokenizer = self.prompts.tokenizer
-        num_tokens = prompts.input_ids.shape[1]
-        first_token = MinNewTokensLengthLogitsProcessor(
-            num_tokens, 1, self._end_ids(), device=str(self.device)
-        )
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         with eval_mode(self.model):
+            inputs = prefix_of(prompts, self.model).generation_inputs(prompts)
+            num_tokens = inputs["input_ids"].shape[1]
+            first_token = MinNewTokensLengthLogitsProcessor(
+                num_tokens, 1, self._end_ids(), device=str(self.device)
+            )
             output = self.model.generate(
-                input_ids=prompts.input_ids,
-                attention_mask=prompts.attention_mask.long(),
+                **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=self._end_ids(),

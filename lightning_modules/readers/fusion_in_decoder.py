@@ -80,9 +80,15 @@ class FusionInDecoderReader(Reader):
         dtype: torch.dtype = torch.float32,
         **prompts: Any,
     ) -> "FusionInDecoderReader":
+        if prompts.get("examples"):
+            raise ValueError(
+                "examples can be shown to decoder-only readers alone: Fusion-in-Decoder encodes each passage "
+                "by itself; give none, or take another reader"
+            )
         model, tokenizer = load_seq2seq(name, dtype)
         # there is one way of showing passages, and no order in which
-        own = {key: value for key, value in prompts.items() if key not in ("context", "passage_order")}
+        left_out = ("context", "passage_order", "examples")
+        own = {key: value for key, value in prompts.items() if key not in left_out}
         return cls(model, FusionPromptBuilder(tokenizer, **own), attention_heads)
 
     @property

@@ -95,3 +95,14 @@ def test_an_empty_split_is_refused(split):
 def test_questions_stay_as_they_are_on_any_device():
     batch = QUESTIONS[:2]
     assert datamodule().transfer_batch_to_device(batch, torch.device("meta"), 0) is batch
+
+
+def test_questions_are_left_out_of_training_wherever_they_are_asked():
+    again = Question("again", "What  is 3", ("three",))
+    module = datamodule(train=[*QUESTIONS, again])
+    module.leave_out([QUESTIONS[3], QUESTIONS[5]])
+    assert [question.id for question in module.train] == [f"q{i}" for i in range(20) if i not in (3, 5)]
+    assert QUESTIONS[3] in module.validation
+    with pytest.raises(DataError, match="all 18 training questions are left out"):
+        module.leave_out(QUESTIONS)
+    assert len(module.train) == 18

@@ -16,6 +16,7 @@ from lightning_modules.metrics.head_search import head_passage_scores
 from lightning_modules.objectives import ADist
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.outputs import AnswerOutput, AttentionOutput, HeadOutput
+from lightning_modules.readers.prefixes import NoPrefix
 from lightning_modules.scores import PassageTokens
 from tests.tiny_models import (
     tiny_falcon_rw,
@@ -219,7 +220,7 @@ def test_question_rows_by_head_are_those_of_the_question_alone(reader):
     output = reader.read_question_heads(BATCH)
     prompts = output.prompts
     with AnswerAttention(prompts.question_mask, 2, by_head=True) as attention:
-        reader.model(**reader._inputs(prompts))
+        reader.model(**NoPrefix(reader.model).inputs(prompts))
     torch.testing.assert_close(output.question_head_scores, attention.head_scores())
     torch.testing.assert_close(output.head_scores, reader.read_heads(BATCH).head_scores)
     assert not torch.allclose(output.head_scores, output.question_head_scores, rtol=0.1)

@@ -8,6 +8,7 @@ from datamodules.batches import Batch
 from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.objectives import ADist, PDist, Signals, make_objective
 from lightning_modules.objectives.signals import SignalPasses
+from lightning_modules.readers.prefixes import NoPrefix
 from lightning_modules.scores import scaled
 from tests.tiny_models import tiny_fusion_reader, tiny_reader, toy_passages, toy_questions
 from tests.toy_training import toy_module
@@ -35,7 +36,7 @@ def test_the_rows_of_the_question_are_those_of_its_tokens(family):
         asked = reader.tokenizer.decode(row[mask]).strip()
         assert asked in {question.text for question in QUESTIONS}
     with torch.no_grad(), AnswerAttention(prompts.question_mask, num_layers=2) as attention:
-        reader.model.base_model(**reader._inputs(prompts))
+        reader.model.base_model(**NoPrefix(reader.model).inputs(prompts))
     torch.testing.assert_close(output.question_scores, attention.token_scores(), rtol=1e-5, atol=1e-7)
 
 

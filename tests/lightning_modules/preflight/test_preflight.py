@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules.batches import Batch, Question
+from datamodules.batches import Batch, Question, SolvedExample
 from lightning_modules import RetrieverReaderModule
 from lightning_modules import preflight as package
 from lightning_modules.encoding import build_index
+from lightning_modules.evaluation import find_hits
+from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.objectives import EMDR2, LOOP, ADist, PDist
 from lightning_modules.preflight import PreflightSettings, preflight
 from lightning_modules.preflight.configured import ConfiguredTeacher
@@ -128,6 +130,33 @@ def test_an_objective_that_needs_no_reader_has_one_row_and_an_unrelated_order(kn
     assert row.name == row.way == "by_length"
     assert row.auc.n == result.rows[0].auc.n
     assert row.fixed_preference.n == 4
+
+
+@pytest.mark.parametrize("kind", ["concatenated", "independent"])
+def test_a_teacher_with_examples_is_compared_with_itself_without(knowledge_base, kind):
+    module = module_of(knowledge_base, kind)
+    solved, bare = toy_questions()[10], module.reader
+    module.reader = bare.showing(examples=[SolvedExample(solved, knowledge_base[10], solved.answers[0])])
+    settings = PreflightSettings(num_instances=3, num_compared=2, num_orders=1, num_left_out=0)
+    result = preflight(module, toy_questions()[:3], settings, stops_early=False)
+    rows = {row.name: row for row in result.rows}
+    own, other = rows[f"adist {kind} sum"], rows[f"adist {kind} without examples sum"]
+    assert result.configured == own.name
+    assert "reader.num_examples=1" in own.overrides
+    assert "reader.num_examples=0" in other.overrides
+    assert (own.auc.n, other.auc.n, other.fixed_preference.n) == (2, 2, 2)
+    module.index = build_index(module.retriever, knowledge_base)
+    questions = toy_questions()[:3]
+    batch = Batch(questions, module.retrieve(questions, 20), preferred_answers(questions))
+    hits = find_hits(questions, batch.passages, module.answer_match)
+    with torch.no_grad():
+        log_p_retr = module.log_p_retr(batch)
+        scores = [ADist().passage_scores(reader.read(batch), log_p_retr) for reader in (module.reader, bare)]
+    expected_own, expected_other = (float(teacher_auc(of_reader, hits).nanmean()) for of_reader in scores)
+    assert (own.auc.mean, other.auc.mean) == pytest.approx((expected_own, expected_other))
+    assert expected_own != expected_other
+    if kind == "concatenated":
+        assert set(result.mass_by_position) == {"rank"}
 
 
 def test_a_clear_verdict_stops_early(knowledge_base, monkeypatch):

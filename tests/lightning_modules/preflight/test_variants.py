@@ -1,12 +1,21 @@
 """Names and overrides of variants, and what is compared."""
 
 import pytest
+import torch
 
 from datamodules.batches import TokenScope
 from datamodules.prompts import Context, PassageOrder
 from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, Labels, PDist, make_objective
 from lightning_modules.objectives.base import Cost
-from lightning_modules.preflight.variants import ComparedObjectives, Order, Variant, order_of, shown_in
+from lightning_modules.objectives.length import Length
+from lightning_modules.preflight.variants import (
+    ComparedObjectives,
+    Order,
+    Variant,
+    order_of,
+    shown_in,
+    without_examples,
+)
 from lightning_modules.scores import PASSAGE_SCORES
 from tests.tiny_models import tiny_fusion_reader, tiny_reader
 
@@ -32,6 +41,25 @@ def test_names_and_overrides():
         "objective.reader_temperature=2",
     ]
     assert Variant(ADist(), Context.CONCATENATED, Order.AVERAGED).overrides is None
+
+
+def test_examples_are_told_where_they_are_compared():
+    shown = (Context.INDEPENDENT, Order.RANK)
+    variant = Variant.of_pass(ADist(), *shown, num_examples=2)
+    assert variant.name == "adist independent sum"
+    assert variant.overrides[1:3] == ["reader.context=independent", "reader.num_examples=2"]
+    values = torch.tensor([[1.0]])
+    [(bare, found), (none, _)] = without_examples({variant: values, Variant(Length()): values}).items()
+    assert found is values
+    assert (bare.name, bare.way) == (
+        "adist independent without examples sum",
+        "adist independent without examples",
+    )
+    assert bare.overrides[2] == "reader.num_examples=0"
+    assert none == Variant(Length()) == Variant.of_pass(Length(), *shown, num_examples=2), (
+        "it needs no reader"
+    )
+    assert not any("num_examples" in override for override in Variant.of_pass(ADist(), *shown).overrides)
 
 
 def test_the_order_is_said_of_what_the_pass_itself_scores():

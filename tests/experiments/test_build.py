@@ -1,0 +1,111 @@
+"""Solved examples, from the configuration to what a reader is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import run
+from experiments.build import build
+from experiments.checks import check_config
+from experiments.config import ConfigError, load_config
+from tests.tiny_models import save_tiny_models, toy_questions
+from tests.toy_files import as_overrides, toy_settings, write_questions
+
+WEIGHTS = {"reader": None, "retriever": None}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Twelve training questions with titles, of which others ask the first eight."""
+    return toy_settings(
+        tmp_path,
+        data__train=write_questions(tmp_path / "titled.jsonl", range(12), with_titles=True),
+        data__validation=write_questions(tmp_path / "v.jsonl", range(0, 8, 2)),
+        data__test=write_questions(tmp_path / "t.jsonl", range(1, 8, 2)),
+        reader__num_examples=2,
+    )
+
+
+def configured(settings, *overrides):
+    return load_config("quickstart", [*as_overrides(settings), *overrides])
+
+
+def refused(capsys, settings, *overrides) -> str:
+    assert run.main(["--exp", "quickstart", *as_overrides(settings), *overrides]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    return shown
+
+
+def finished(settings, tmp_path, *overrides) -> Path:
+    assert run.main(["--exp", "quickstart", *as_overrides(settings), *overrides]) == 0
+    [folder] = (tmp_path / "runs" / "quickstart").iterdir()
+    return folder
+
+
+def test_examples_are_training_questions_that_are_asked_no_more(settings, tmp_path):
+    datamodule, module = build(configured(settings), tmp_path, WEIGHTS)
+    examples = module.reader.prompts.examples
+    solved = [example.question.id for example in examples]
+    assert len(solved) == 2
+    assert set(solved) < {"q8", "q9", "q10", "q11"}
+    assert [question.id for question in datamodule.train] == [
+        f"q{i}" for i in range(12) if f"q{i}" not in solved
+    ]
+    for example in examples:
+        assert example.passage.title == toy_questions()[int(example.question.id[1:])].title
+        assert example.answer in example.passage.text
+    again, same = build(configured(settings), tmp_path, WEIGHTS)
+    assert same.reader.prompts.examples == examples
+    assert again.train == datamodule.train
+
+
+def test_no_examples_are_the_default_and_leave_everything(settings, tmp_path):
+    datamodule, module = build(configured(settings, "reader.num_examples=0"), tmp_path, WEIGHTS)
+    assert load_config("quickstart").reader.num_examples == 0
+    assert module.reader.prompts.examples == ()
+    assert len(datamodule.train) == 12
+
+
+def test_a_slice_is_the_same_with_and_without(settings, tmp_path):
+    sizes = "data.max_passages=16", "data.max_train=null"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, shown = build(configured(settings, *sizes), tmp_path / "a", WEIGHTS)
+    _, bare = build(configured(settings, *sizes, "reader.num_examples=0"), tmp_path / "b", WEIGHTS)
+    assert shown.knowledge_base.fingerprint == bare.knowledge_base.fingerprint
+
+
+def test_a_run_trains_both_models_with_examples(settings, tmp_path):
+    folder = finished(settings, tmp_path, "training.train_reader=true", "trainer.max_steps=2")
+    found = json.loads((folder / "summary.json").read_text())
+    assert found["status"] == "finished"
+    assert (folder / "reader").is_dir()
+
+
+def test_a_closed_book_run_shows_them_too(settings, tmp_path):
+    folder = finished(settings, tmp_path, "evaluation.closed_book=true", "trainer.max_steps=0")
+    assert set(json.loads((folder / "summary.json").read_text())["em"]) == {"before", "after"}
+
+
+def test_what_only_retrieves_needs_none(settings, tmp_path):
+    untitled = {**settings, "data.train": write_questions(tmp_path / "u.jsonl", range(12))}
+    finished(untitled, tmp_path, "evaluation.retrieve_only=true", "trainer.max_steps=0")
+
+
+def test_too_few_are_refused_with_the_setting(settings, tmp_path, capsys):
+    error = refused(capsys, settings, "reader.num_examples=5")
+    assert "error: reader.num_examples=5, but 4 training questions can be solved examples" in error
+    assert "set reader.num_examples to at most that many" in error
+    untitled = {**settings, "data.train": write_questions(tmp_path / "u.jsonl", range(12))}
+    assert "reader.num_examples=2, but 0 training" in refused(capsys, untitled)
+    assert "must be between 0 and 16" in refused(capsys, settings, "reader.num_examples=17")
+
+
+def test_a_fusion_in_decoder_reader_shows_none(settings, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=r"reader.num_examples=1: .* set reader.num_examples=0"):
+        check_config(load_config("atlas_large_nq", ["reader.num_examples=1"]))
+    reader, _ = save_tiny_models(tmp_path / "t5", "t5")
+    error = refused(capsys, {**settings, "reader.name": reader})
+    assert "error: reader.num_examples can be shown to decoder-only readers alone" in error
