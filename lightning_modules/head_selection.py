@@ -95,7 +95,7 @@ def find_candidates(
         raise ValueError(f"questions is {num_questions}; to choose heads takes at least {FEWEST_QUESTIONS}")
     found: list[CandidateQuestion] = []
     for batch in in_batches(questions, _RETRIEVED_TOGETHER):
-        passages = module.retrieve(batch, module.num_passages)
+        passages = module.retrieve_candidates(batch)
         hits = find_hits(batch, passages, module.answer_match)
         for question, retrieved, is_hit in zip(batch, passages, hits, strict=True):
             if bool(is_hit.any()) and not bool(is_hit.all()):
