@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question
+from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question, rows_predicting
 from datamodules.choices import Choice
 
 
@@ -278,7 +278,7 @@ class PromptBuilder:
             padded[i, where], mask[i, where] = row, True
         ids, passage, content, question, noun, answer = torch.from_numpy(padded).unbind(-1)
         answer_mask = answer.bool()
-        answer_rows_mask = _shift_left(answer_mask)
+        answer_rows_mask = rows_predicting(answer_mask)
         return PromptBatch(
             input_ids=ids,
             attention_mask=torch.from_numpy(mask),
@@ -348,10 +348,3 @@ def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText)
             rows[i, 4] = any(prompt.noun_of_char[start:end])
             rows[i, 5] = prompt.answer_of_char[last]
     return rows
-
-
-def _shift_left(mask: torch.Tensor) -> torch.Tensor:
-    """The positions whose outputs predict the tokens of `mask`."""
-    shifted = torch.zeros_like(mask)
-    shifted[:, :-1] = mask[:, 1:]
-    return shifted
