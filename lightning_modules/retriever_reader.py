@@ -154,8 +154,9 @@ class RetrieverReaderModule(RetrievalModule):
         with self.timer.part("encode"):
             log_p_retr = self.log_p_retr(batch)  # Eq. 2
         if self.retriever_learns:
-            log_p_target = self.objective.log_p_target(output, log_p_retr)  # Eq. 1
-            losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
+            with self.timer.part("teach"):
+                log_p_target = self.objective.log_p_target(output, log_p_retr)  # Eq. 1
+                losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
         if student is not None:
             losses["reader_loss"] = self.reader.answer_loss(student, log_p_retr)
         return self._log_losses(losses, len(questions))
@@ -240,9 +241,9 @@ class RetrieverReaderModule(RetrievalModule):
             output = self._read(batch, passes=passes)
             with eval_mode(self.reader):
                 tokens = self.objective.read_tokens(passes or self.reader, batch, output, self.token_drops)
-        with eval_mode(self.retriever):
-            log_p_retr = self.log_p_retr(batch)
-        log_p_target = self.objective.log_p_target(output, log_p_retr)
+            with eval_mode(self.retriever):
+                log_p_retr = self.log_p_retr(batch)
+            log_p_target = self.objective.log_p_target(output, log_p_retr)
         return ReadQuestions(
             has_answer,
             log_p_target.exp(),
