@@ -6,6 +6,7 @@ from typing import Any
 from lightning_modules.objectives.adist import ADist
 from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
+from lightning_modules.objectives.end_to_end import EndToEnd
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
@@ -18,6 +19,7 @@ __all__ = [
     "OBJECTIVES",
     "ADist",
     "Constants",
+    "EndToEnd",
     "Length",
     "Objective",
     "PDist",
@@ -34,6 +36,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         EMDR2,
         LOOP,
         Signals,
+        EndToEnd,
         Uniform,
         Length,
     )

@@ -20,6 +20,7 @@ from lightning_modules.readers.outputs import (
     AttentionOutput,
     SignalOutput,
     TokenOutput,
+    WeightedPass,
 )
 from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
@@ -38,6 +39,8 @@ class Passes(Protocol):
     ) -> AnswerLikelihoods: ...
 
     def read_signals(self, batch: Batch) -> SignalOutput: ...
+
+    def read_weighted(self, batch: Batch) -> WeightedPass: ...
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
 
@@ -61,6 +64,8 @@ class Cost(Choice):
     """A pass over each passage alone, where the prompts show several."""
     EACH_LEFT_OUT = "each_left_out"
     """K passes, each over all passages but one, where the prompts show several."""
+    BACKWARD = "backward"
+    """A pass over the prompts forward and backward, of its own."""
 
 
 @dataclass(frozen=True)

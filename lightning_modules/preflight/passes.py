@@ -12,7 +12,7 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import Objective
 from lightning_modules.preflight.variants import Order, Scores, Variant
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput, SignalOutput
+from lightning_modules.readers.outputs import AnswerLikelihoods, HeadOutput, SignalOutput, WeightedPass
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -31,6 +31,7 @@ class KeptPasses:
         self.batch = batch
         self._output: HeadOutput | None = None
         self._signals: SignalOutput | None = None
+        self._weighted: WeightedPass | None = None
         self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
 
     def read(self, batch: Batch) -> HeadOutput:
@@ -62,6 +63,13 @@ class KeptPasses:
             with torch.no_grad(), eval_mode(self.reader):
                 self._signals = self.reader.read_signals(batch)
         return self._signals
+
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """See `Reader.read_weighted`."""
+        assert batch is self.batch, "passes over one batch are kept"
+        if self._weighted is None:
+            self._weighted = self.reader.read_weighted(batch)
+        return self._weighted
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> HeadOutput:
         """Attention: there is no time to mask token by token."""

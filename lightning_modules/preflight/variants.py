@@ -42,11 +42,12 @@ class Variant:
     def of_pass(cls, objective: Objective, context: Context | None, order: Order = Order.RANK) -> "Variant":
         """What an objective is called when its scores were found in a pass.
 
-        The order is said of those alone that are scored by the pass itself.
+        The order is said of those alone that are scored by the pass itself, or by one over the same prompts.
         """
         if not objective.uses_reader:
             return cls(objective)
-        return cls(objective, context, order if objective.cost is Cost.NOTHING else Order.RANK)
+        has_order = objective.cost in (Cost.NOTHING, Cost.BACKWARD)
+        return cls(objective, context, order if has_order else Order.RANK)
 
     @property
     def way(self) -> str:
