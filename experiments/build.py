@@ -202,24 +202,25 @@ def build_module(
     }
     if reader is None:
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
-    return RetrieverReaderModule(
-        retriever,
-        reader,
-        knowledge_base,
-        **of_retrieval,
-        train_retriever=training.train_retriever,
-        train_reader=training.train_reader,
-        retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
-        reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
-        objective=build_objective(config),
-        retrieval_temperature=config.objective.retrieval_temperature,
-        max_new_tokens=config.reader.max_new_tokens,
-        token_embeddings=evaluation.token_embeddings,
-        attention_normalization=evaluation.attention_normalization,
-        token_drops=evaluation.token_drops,
-        weight_decay=training.weight_decay,
-        seed=config.seed,
-    )
+    with naming("reader"):  # an objective can refuse how it is shown the passages
+        return RetrieverReaderModule(
+            retriever,
+            reader,
+            knowledge_base,
+            **of_retrieval,
+            train_retriever=training.train_retriever,
+            train_reader=training.train_reader,
+            retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
+            reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
+            objective=build_objective(config),
+            retrieval_temperature=config.objective.retrieval_temperature,
+            max_new_tokens=config.reader.max_new_tokens,
+            token_embeddings=evaluation.token_embeddings,
+            attention_normalization=evaluation.attention_normalization,
+            token_drops=evaluation.token_drops,
+            weight_decay=training.weight_decay,
+            seed=config.seed,
+        )
 
 
 Weights = Mapping[str, Path | None]
