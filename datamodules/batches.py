@@ -160,6 +160,18 @@ class PromptBatch:
             case _:
                 assert_never(scope)
 
+    @property
+    def after_passages_mask(self) -> Bool[Tensor, "prompts tokens"]:
+        """True = real token after the last passage: of the question, where it comes last, and the answer."""
+        belongs = (self.block_of_token != NOTHING).int()
+        num_following = belongs.flip(1).cumsum(dim=1).flip(1)
+        return (num_following == 0) & self.attention_mask
+
+    @property
+    def question_rows_mask(self) -> Bool[Tensor, "prompts tokens"]:
+        """True = position whose output *predicts* a token of the question, in its last occurrence."""
+        return rows_predicting(self.question_mask)
+
     def to(self, device: torch.device | str) -> "PromptBatch":
         """The same batch with its tensors on `device`."""
         return _changed(self, lambda tensor: tensor.to(device))
@@ -167,6 +179,13 @@ class PromptBatch:
     def select(self, rows: Int[Tensor, " rows"]) -> "PromptBatch":
         """Some of the prompts, a prompt more than once if its row comes so; of the same questions."""
         return _changed(self, lambda tensor: tensor[rows])
+
+
+def rows_predicting(mask: Bool[Tensor, "prompts tokens"]) -> Bool[Tensor, "prompts tokens"]:
+    """The positions whose outputs predict the tokens of `mask`: those one to the left."""
+    shifted = torch.zeros_like(mask)
+    shifted[:, :-1] = mask[:, 1:]
+    return shifted
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.batches import NOTHING, Batch, Passage, PromptBatch, Question, SolvedExample
+from datamodules.batches import (
+    NOTHING,
+    Batch,
+    Passage,
+    PromptBatch,
+    Question,
+    SolvedExample,
+    rows_predicting,
+)
 from datamodules.choices import Choice
 
 
@@ -340,7 +348,7 @@ class PromptBuilder:
             before_end[i, where.start + len(row) - 2] = with_answer
         ids, passage, content, question, noun, answer = torch.from_numpy(padded).unbind(-1)
         answer_mask = answer.bool()
-        answer_rows_mask = _shift_left(answer_mask)
+        answer_rows_mask = rows_predicting(answer_mask)
         # without a known answer, the row that would predict its first token
         is_unknown = ~answer_mask.any(dim=1, keepdim=True)
         answer_rows_mask |= torch.from_numpy(before_end) & is_unknown
@@ -414,10 +422,3 @@ def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText)
             rows[i, 4] = any(prompt.noun_of_char[start:end])
             rows[i, 5] = prompt.answer_of_char[last]
     return rows
-
-
-def _shift_left(mask: torch.Tensor) -> torch.Tensor:
-    """The positions whose outputs predict the tokens of `mask`."""
-    shifted = torch.zeros_like(mask)
-    shifted[:, :-1] = mask[:, 1:]
-    return shifted

@@ -297,27 +297,28 @@ def build_module(
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
     objective = build_objective(config, train)
     _check_answers(config, objective, train)
-    return RetrieverReaderModule(
-        retriever,
-        reader,
-        knowledge_base,
-        **of_retrieval,
-        train_retriever=training.train_retriever,
-        train_reader=training.train_reader,
-        retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
-        reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
-        objective=objective,
-        retrieval_temperature=config.objective.retrieval_temperature,
-        in_batch=config.objective.in_batch,
-        max_new_tokens=config.reader.max_new_tokens,
-        token_embeddings=evaluation.token_embeddings,
-        attention_normalization=evaluation.attention_normalization,
-        token_drops=evaluation.token_drops,
-        read_once=_build_read_once(config, reader),
-        answer_choice=training.answer_choice,
-        weight_decay=training.weight_decay,
-        seed=config.seed,
-    )
+    with naming("reader"):  # an objective can refuse how it is shown the passages
+        return RetrieverReaderModule(
+            retriever,
+            reader,
+            knowledge_base,
+            **of_retrieval,
+            train_retriever=training.train_retriever,
+            train_reader=training.train_reader,
+            retriever_rate=LearningRate(training.retriever_lr, training.retriever_warmup_steps, decay),
+            reader_rate=LearningRate(training.reader_lr, training.reader_warmup_steps, decay),
+            objective=objective,
+            retrieval_temperature=config.objective.retrieval_temperature,
+            in_batch=config.objective.in_batch,
+            max_new_tokens=config.reader.max_new_tokens,
+            token_embeddings=evaluation.token_embeddings,
+            attention_normalization=evaluation.attention_normalization,
+            token_drops=evaluation.token_drops,
+            read_once=_build_read_once(config, reader),
+            answer_choice=training.answer_choice,
+            weight_decay=training.weight_decay,
+            seed=config.seed,
+        )
 
 
 def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequence[Question]) -> None:

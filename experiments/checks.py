@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, assert_never, get_args
 
@@ -129,9 +129,9 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
 
 def _doubts_about_length(config: ExperimentConfig) -> list[str]:
     score = config.objective.passage_score
-    uses_attention = OBJECTIVES[config.objective.name].uses_attention
+    takes_score = "passage_score" in {field.name for field in fields(OBJECTIVES[config.objective.name])}
     teaches = trains(config) and config.training.train_retriever
-    if not (teaches and uses_attention and score in _FAVOUR_SHORT):
+    if not (teaches and takes_score and score in _FAVOUR_SHORT):
         return []
     return [
         f"objective.passage_score={score} divides attention by the passage's length and so teaches the "

@@ -261,13 +261,22 @@ class AnswerAttention(TorchFunctionMode):
 
     def _complete(self, collected: _T | None) -> _T:
         """What was collected, if every layer was seen that should be."""
-        if collected is None or self._num_seen != self._num_awaited:
-            raise ValueError(
-                f"saw {self._num_seen} attention calls where the reader has {self._num_layers} layers: its "
-                "attention does not run through torch's scaled_dot_product_attention; load it with "
-                "attn_implementation='sdpa'"
-            )
+        check_layers_seen(self._num_seen, self._num_awaited)
+        assert collected is not None, "each call that was seen is collected"
         return collected
+
+
+def check_layers_seen(num_seen: int, num_layers: int) -> None:
+    """Refuses a reader whose attention did not run through `scaled_dot_product_attention` once a layer.
+
+    Raises:
+        ValueError: so many calls were seen, not one a layer.
+    """
+    if num_seen != num_layers:
+        raise ValueError(
+            f"saw {num_seen} attention calls where the reader has {num_layers} layers: its attention does "
+            "not run through torch's scaled_dot_product_attention; load it with attn_implementation='sdpa'"
+        )
 
 
 def _mean_over_rows(

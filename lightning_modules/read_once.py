@@ -18,7 +18,7 @@ from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.decoder_only import answer_tokens
-from lightning_modules.readers.outputs import AnswerLikelihoods, SignalOutput, TokenOutput
+from lightning_modules.readers.outputs import AnswerLikelihoods, SignalOutput, TokenOutput, WeightedPass
 from lightning_modules.token_drops import TokenDrops
 
 # Raise when what is kept, or how it is made, changes.
@@ -87,6 +87,10 @@ class ReadOnce:
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput:
         """See `Reader.read_drops`; not kept."""
         return self.reader.read_drops(batch, how)
+
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """See `Reader.read_weighted`; not for passages that are read one by one."""
+        return self.reader.read_weighted(batch)
 
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`; those at another temperature are not kept."""

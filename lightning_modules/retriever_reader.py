@@ -131,6 +131,11 @@ class RetrieverReaderModule(RetrievalModule):
         refusal = self.objective.unfit(reader)
         if refusal is not None:
             raise ValueError(f"objective: {refusal}")
+        if in_batch and not self.objective.takes_others:
+            raise ValueError(
+                f"in_batch: objective {self.objective.name} is about a question's own passages; set "
+                "in_batch=False, or take another objective"
+            )
         if read_once is not None:
             refusal = why_not_kept(reader, is_trained=train_reader)
             if refusal is None and TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
@@ -189,8 +194,9 @@ class RetrieverReaderModule(RetrievalModule):
             log_p_retr = self.log_p_retr(batch, in_batch=self.in_batch)  # Eq. 2
             log_p_own = log_p_retr.log_softmax(dim=-1) if self.in_batch else log_p_retr
         if self.retriever_learns:
-            log_p_target = self.objective.log_p_target(output, log_p_own)  # Eq. 1
-            losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
+            with self.timer.part("teach"):
+                log_p_target = self.objective.log_p_target(output, log_p_own)  # Eq. 1
+                losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
         if student is not None:
             losses["reader_loss"] = self.reader.answer_loss(student, log_p_own)
         return self._log_losses(losses, len(questions))
@@ -299,9 +305,9 @@ class RetrieverReaderModule(RetrievalModule):
             output = self._read(batch, passes=passes)
             with eval_mode(self.reader):
                 tokens = self.objective.read_tokens(passes, batch, output, self.token_drops)
-        with eval_mode(self.retriever):
-            log_p_retr = self.log_p_retr(batch)
-        log_p_target = self.objective.log_p_target(output, log_p_retr)
+            with eval_mode(self.retriever):
+                log_p_retr = self.log_p_retr(batch)
+            log_p_target = self.objective.log_p_target(output, log_p_retr)
         return ReadQuestions(
             has_answer,
             log_p_target.exp(),

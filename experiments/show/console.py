@@ -24,6 +24,7 @@ _PARTS = (
     ("training: retrieve", "retrieve"),
     ("training: read (teacher)", "read"),
     ("training: encode with gradient", "encode"),
+    ("training: target and loss", "teach"),
     ("evaluation: read", "read_evaluation"),
     ("evaluation: generate answers", "generate"),
 )

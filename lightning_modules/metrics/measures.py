@@ -196,6 +196,15 @@ LOSSES = (
         (RETRIEVAL, "EMDR2 loss"),
         has_stage=True,
     ),
+    Measure(
+        "nll",
+        "answer's loss",
+        "mean negative log-likelihood of an answer token where p_RETR weighs the reader's attention, the "
+        "loss of end-to-end training",
+        Better.NEITHER,
+        (RETRIEVAL, "answer's loss under p_RETR"),
+        has_stage=True,
+    ),
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from lightning_modules.objectives.adist import ADist
 from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
+from lightning_modules.objectives.end_to_end import EndToEnd
 from lightning_modules.objectives.labels import Labels
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
@@ -19,6 +20,7 @@ __all__ = [
     "OBJECTIVES",
     "ADist",
     "Constants",
+    "EndToEnd",
     "Labels",
     "Length",
     "Objective",
@@ -36,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         EMDR2,
         LOOP,
         Signals,
+        EndToEnd,
         Uniform,
         Length,
         Labels,

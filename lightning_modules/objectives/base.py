@@ -20,6 +20,7 @@ from lightning_modules.readers.outputs import (
     AttentionOutput,
     SignalOutput,
     TokenOutput,
+    WeightedPass,
 )
 from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
@@ -38,6 +39,8 @@ class Passes(Protocol):
     ) -> AnswerLikelihoods: ...
 
     def read_signals(self, batch: Batch) -> SignalOutput: ...
+
+    def read_weighted(self, batch: Batch) -> WeightedPass: ...
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
 
@@ -66,6 +69,10 @@ class TeachingPasses:
         """See `Reader.read_signals`."""
         return self.reader.read_signals(batch)
 
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """See `Reader.read_weighted`."""
+        return self.reader.read_weighted(batch)
+
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput:
         """See `Reader.read_drops`."""
         return self.reader.read_drops(batch, how)
@@ -90,6 +97,8 @@ class Cost(Choice):
     """A pass over each passage alone, where the prompts show several."""
     EACH_LEFT_OUT = "each_left_out"
     """K passes, each over all passages but one, where the prompts show several."""
+    BACKWARD = "backward"
+    """A pass over the prompts forward and backward, of its own."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,8 @@ class Objective(ABC, Generic[OutputT]):
     """Whether it teaches what the reader does; False = it needs no pass."""
     knows_answers: ClassVar[bool] = False
     """Whether it is told which passages are positive: a limit, which nothing can be compared with."""
+    takes_others: ClassVar[bool] = True
+    """Whether p_RETR may be over the passages of other questions too (`in_batch`)."""
     uses_attention: ClassVar[bool] = False
     """Whether attention teaches, and so whose (`attention_heads`)."""
 

@@ -29,7 +29,7 @@ class PreflightSettings:
             contexts and orders, and by objectives that need further passes.
         num_orders: orders of the passages that scores are averaged over.
         num_left_out: questions for which passages are left out one by one where that takes K prompts of K - 1
-            passages.
+            passages, and for which a pass over all of them is made backward too.
         batch_size: questions read together.
         look_every: questions between two looks at whether the verdict is clear.
 

@@ -49,7 +49,7 @@ def read_otherwise(
         _read_without_examples(teacher, read)
         progress(len(read.rows))
     _ask_unrelated(teacher, batches, progress)
-    _read_left_out(teacher, rows[: settings.num_left_out], progress)
+    _read_costly(teacher, rows[: settings.num_left_out], progress)
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,14 @@ def _read_without_examples(teacher: ConfiguredTeacher, read: _Rows) -> None:
     teacher.collected.add_scores(read.rows, without_examples(scores))
 
 
-def _read_left_out(
-    teacher: ConfiguredTeacher, rows: Sequence[int], progress: Callable[[int], object]
-) -> None:
-    """Objectives that leave passages out, in prompts of several: K prompts of K - 1 passages a question."""
-    objectives = teacher.objectives.costing(Cost.EACH_LEFT_OUT)
+def _read_costly(teacher: ConfiguredTeacher, rows: Sequence[int], progress: Callable[[int], object]) -> None:
+    """Objectives that leave passages out, in prompts of several, or go back through the reader."""
+    costly = [*teacher.objectives.costing(Cost.EACH_LEFT_OUT), *teacher.objectives.costing(Cost.BACKWARD)]
     readers = [shown_in(teacher.reader, context) for context in teacher.reader.contexts]
     for read in _batches(teacher, rows, batch_size=1):
         for reader in readers:
             if not reader.reads_alone:
+                objectives = [objective for objective in costly if objective.unfit(reader) is None]
                 passes = KeptPasses(reader, read.batch)
                 scores = passes.scores(objectives, read.log_p_retr, reader.context)
                 teacher.collected.add_scores(read.rows, scores)

@@ -14,7 +14,13 @@ from lightning_modules.objectives import Objective
 from lightning_modules.preflight.variants import Order, Scores, Variant
 from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import AnswerLikelihoods, AnswerOutput, HeadOutput, SignalOutput
+from lightning_modules.readers.outputs import (
+    AnswerLikelihoods,
+    AnswerOutput,
+    HeadOutput,
+    SignalOutput,
+    WeightedPass,
+)
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -36,6 +42,7 @@ class KeptPasses:
         self.read_once = read_once
         self._heads: HeadSums | None = None
         self._output: AnswerOutput | None = None
+        self._weighted: WeightedPass | None = None
         self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
 
     def read(self, batch: Batch) -> AnswerOutput:
@@ -81,6 +88,13 @@ class KeptPasses:
         output = self.read(batch)
         assert isinstance(output, SignalOutput), "objectives are asked first whether a reader fits"
         return output
+
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """See `Reader.read_weighted`."""
+        assert batch is self.batch, "passes over one batch are kept"
+        if self._weighted is None:
+            self._weighted = self.reader.read_weighted(batch)
+        return self._weighted
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> AnswerOutput:
         """Attention: there is no time to mask token by token."""

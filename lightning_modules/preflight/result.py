@@ -12,6 +12,7 @@ from lightning_modules.metrics.measures import all_measures
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.metrics.teacher_checks import kendall_tau, mass_by_position
+from lightning_modules.objectives.base import Cost
 from lightning_modules.preflight.choosing import ChosenQuestions
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.question_scores import QuestionScores
@@ -216,7 +217,9 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
     """Share of the passages' attention by where in a concatenated prompt they stood (Eq. 1 with `sum`)."""
     masses = {}
     for variant in collected.variants:
-        is_attention = variant.objective.uses_attention and variant.objective.is_plain
+        objective = variant.objective
+        # attention itself, no gradient through it
+        is_attention = objective.uses_attention and objective.is_plain and objective.cost is Cost.NOTHING
         positions = collected.positions(variant.order)
         is_together = variant.context is Context.CONCATENATED and variant.num_examples != 0
         if not is_attention or not is_together or positions is None:

@@ -50,12 +50,12 @@ class Variant:
     ) -> "Variant":
         """What an objective is called when its scores were found in a pass.
 
-        The order is said of those alone that are scored by the pass itself.
+        The order is said of those alone that are scored by the pass itself, or by one over the same prompts.
         """
         if not objective.uses_reader:
             return cls(objective)
-        said = order if objective.cost is Cost.NOTHING else Order.RANK
-        return cls(objective, context, said, num_examples)
+        has_order = objective.cost in (Cost.NOTHING, Cost.BACKWARD)
+        return cls(objective, context, order if has_order else Order.RANK, num_examples)
 
     @property
     def way(self) -> str:

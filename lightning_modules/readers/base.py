@@ -26,6 +26,7 @@ from lightning_modules.readers.outputs import (
     QuestionHeadOutput,
     ReaderOutput,
     SignalOutput,
+    WeightedPass,
 )
 from lightning_modules.token_drops import TokenDrops, drops_of_pass
 
@@ -198,6 +199,25 @@ class Reader(nn.Module, ABC):
             "decoder-only reader with context independent"
         )
 
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """A pass in which the attention that question and answer pay to each passage takes a weight.
+
+        In the chosen heads (`attention_heads`) of every layer, log-weights are added to the attention logits
+        of each passage's tokens, the template's words around them included, in the rows after the last
+        passage. In eval mode; nothing is read before weights are given.
+
+        Args:
+            batch: as in `read`; without answers, the question's own tokens are predicted in their place, in
+                the prompt's last copy of it.
+
+        Raises:
+            ValueError: a reader that does not see all passages in one prompt.
+        """
+        raise ValueError(
+            f"this {self.family} reader does not see all passages in one prompt, where attention can be "
+            "weighted between them; use a decoder-only reader with context concatenated"
+        )
+
     @abstractmethod
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """How likely the answer is given each passage alone, or given all passages but one.
@@ -268,5 +288,6 @@ def log_probs_of(
     labels: Int[Tensor, "answers labels"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "answers labels"]:
-    """log softmax(logits / temperature) of each label."""
-    return (logits.float() / temperature).log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]
+    """log softmax(logits / temperature) of each label, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (logits / temperature).log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -23,6 +23,7 @@ from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.answer_attention import AnswerAttention, padded_positions
 from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.injected_attention import InjectedAttention
 from lightning_modules.loading import load_causal_lm
 from lightning_modules.readers.base import Reader, log_probs_of
 from lightning_modules.readers.outputs import (
@@ -35,6 +36,7 @@ from lightning_modules.readers.outputs import (
     ReaderOutput,
     SignalOutput,
     TargetTokens,
+    WeightedPass,
     mean_log_prob,
 )
 from lightning_modules.readers.prefixes import Prefix, prefix_of
@@ -160,6 +162,30 @@ class DecoderOnlyReader(Reader):
         attention = self._attention(prompts, prefix, with_question=True)
         fields = self._answered(prompts, prefix, attention)
         return SignalOutput(**fields, question_scores=attention.question_scores())
+
+    def read_weighted(self, batch: Batch) -> WeightedPass:
+        """See `Reader.read_weighted`."""
+        if self.reads_alone:
+            return super().read_weighted(batch)
+        with torch.inference_mode(False):  # what a backward pass keeps may not be an inference tensor
+            prompts = self._prompts(batch)
+            is_known = prompts.answer_mask.any(dim=1, keepdim=True)
+            labels = torch.where(is_known, prompts.label_mask, prompts.question_rows_mask)
+            prompts = replace(prompts, label_mask=labels)
+            prefix = prefix_of(prompts, self.model)
+            rows_mask = F.pad(prompts.after_passages_mask, (prefix.num_rows, 0))
+        num_layers, _ = self.num_layers_and_heads
+
+        def log_probs_at(log_weights: Tensor) -> Tensor:
+            # tokens of no passage, -1, get the 0 that is put first
+            key_bias = F.pad(log_weights, (1, 0)).gather(1, prompts.block_of_token + 1)
+            key_bias = F.pad(key_bias, (prefix.num_keys, 0))
+            injected = InjectedAttention(key_bias, rows_mask, num_layers, self.heads_mask)
+            with injected, eval_mode(self.model):
+                _, log_probs, mask = self._score_labels(prompts, prefix)
+            return mean_log_prob(log_probs[:, None], mask)[:, 0]
+
+        return WeightedPass(prompts, log_probs_at)
 
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`."""

@@ -1,9 +1,10 @@
 """What a reader's passes give: one type for each kind of pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -148,6 +149,48 @@ class EmbeddedPass(ReaderOutput):
     inputs: Float[Tensor, "prompts tokens dim"]
     log_likelihoods: Float[Tensor, " prompts"]
     rescore: Callable[[Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"]], Float[Tensor, " rows"]]
+
+
+class WeightedLikelihoods(NamedTuple):
+    """How likely the answers are under some weights of the passages, and what that owes to each weight.
+
+    Attributes:
+        log_weights: logarithms of the weights.
+        log_probs: mean log-probability of a label token.
+        gradient: of `log_probs`, with respect to `log_weights`.
+    """
+
+    log_weights: Float[Tensor, "batch passages"]
+    log_probs: Float[Tensor, " batch"]
+    gradient: Float[Tensor, "batch passages"]
+
+
+@dataclass(frozen=True)
+class WeightedPass:
+    """A pass over all passages of a question together, in which each passage's attention takes a weight.
+
+    Attributes:
+        prompts: the prompts, one a question.
+        log_probs_at: log-weights of the passages -> mean log-probability of a label token; differentiable.
+    """
+
+    prompts: PromptBatch
+    log_probs_at: Callable[[Float[Tensor, "batch passages"]], Float[Tensor, " batch"]]
+    _made: list[WeightedLikelihoods] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def at(self, log_weights: Float[Tensor, "batch passages"]) -> WeightedLikelihoods:
+        """Makes the pass forward and backward, with any grad mode around it; under the same weights once.
+
+        No gradient reaches the reader's weights, and none is recorded on the result.
+        """
+        if self._made and torch.equal(self._made[0].log_weights, log_weights):
+            return self._made[0]
+        with torch.inference_mode(False), torch.enable_grad():
+            given = log_weights.detach().clone().requires_grad_()
+            log_probs = self.log_probs_at(given)
+            (gradient,) = torch.autograd.grad(log_probs.sum(), given)
+        self._made[:] = [WeightedLikelihoods(given.detach(), log_probs.detach(), gradient)]
+        return self._made[0]
 
 
 class AnswerLikelihoods(NamedTuple):

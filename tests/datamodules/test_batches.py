@@ -40,6 +40,19 @@ def test_a_narrower_scope_is_the_content_of_the_wider_one(kind):
     assert prompts.is_fused is fused
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_follows_the_passages_and_what_predicts_the_question(side):
+    tokenizer = tiny_tokenizer()
+    prompts = PromptBuilder(tokenizer, padding_side=side).build(BATCH)
+    assert not prompts.attention_mask.all(), "one prompt is padded"
+    for row, (question, answer) in enumerate(zip(BATCH.questions, BATCH.answers, strict=True)):
+        ids = prompts.input_ids[row]
+        rest = tokenizer.decode(ids[prompts.after_passages_mask[row]])
+        assert rest == f"Question: {question.text}\nAnswer: {answer}</s>"
+        predicted = ids[prompts.question_rows_mask[row].nonzero()[:, 0] + 1]
+        assert tokenizer.decode(predicted) == f" {question.text}"
+
+
 def test_selected_prompts_keep_their_order_and_may_repeat():
     prompts = PromptBuilder(tiny_tokenizer(), context="independent").build(BATCH)
     rows = torch.tensor([4, 0, 4])

@@ -159,6 +159,7 @@ def broken_files(folder: Path) -> None:
         ({"reader__name": "@empty_folder"}, ["reader ", "cannot be loaded from this folder"]),
         ({"reader__name": "./nowhere.gguf"}, ["reader ./nowhere.gguf: there is no such file"]),
         ({"reader__attention_heads": "1.*,2.0"}, ["reader.attention_heads=1.*,2.0: the reader has no 2.0;"]),
+        ({"objective__name": "end_to_end"}, ["objective: end_to_end", "with reader.context concatenated"]),
         ({"retriever__name": "./nowhere"}, ["retriever ./nowhere: there is no such folder"]),
         ({"retriever__num_layers": 9}, ["has 3 layers; retriever.num_layers=9 is not within"]),
         ({"retriever__train_passage_encoder": "false"}, ["retriever.tied=false"]),
@@ -359,6 +360,7 @@ def test_exit_code_and_output_of_the_command(tmp_path, settings, changes, messag
         ({"objective.passage_score": "top5"}, False),
         # where no retriever learns from attention, nothing is taught by it
         ({"objective.passage_score": "mean", "objective.name": "pdist"}, False),
+        ({"objective.passage_score": "mean", "objective.name": "signals"}, False),
         ({"objective.passage_score": "mean", "trainer.max_steps": 0}, False),
     ],
 )

@@ -15,6 +15,7 @@ from lightning_modules.preflight.variants import (
     averaged_over_orders,
     shown_in,
 )
+from lightning_modules.readers.outputs import WeightedPass
 from tests.tiny_models import tiny_fusion_reader, tiny_reader, tiny_reader_of, toy_passages, toy_questions
 
 QUESTIONS = toy_questions()[:3]
@@ -55,7 +56,7 @@ def test_likelihoods_are_those_of_the_configured_objective(kind):
 @pytest.mark.parametrize(
     ("kind", "passes"),
     [
-        ("concatenated", ["read", "each_alone", "each_left_out", "each_alone 0.5"]),
+        ("concatenated", ["read", "each_alone", "each_left_out", "weighted", "each_alone 0.5"]),
         ("independent", ["read", "signals", "each_alone 0.5"]),
         ("fusion_in_decoder", ["read", "each_alone", "each_left_out", "each_alone 0.5"]),
     ],
@@ -75,6 +76,15 @@ def test_every_pass_is_made_once(kind, passes):
         def read_signals(self, batch):
             made.append("signals")
             return super().read_signals(batch)
+
+        def read_weighted(self, batch):
+            output = super().read_weighted(batch)
+
+            def log_probs_at(log_weights):
+                made.append("weighted")
+                return output.log_probs_at(log_weights)
+
+            return WeightedPass(output.prompts, log_probs_at)
 
     reader = tiny_reader_of(kind)
     kept = KeptPasses(Counting(reader.model, reader.prompts), BATCH)
@@ -117,8 +127,8 @@ def test_the_average_over_orders_is_the_mean():
 
 
 def test_all_registered_objectives_can_be_read_off_kept_passes():
-    reader = tiny_reader("independent")
-    kept = KeptPasses(reader, BATCH)
+    readers = [tiny_reader("independent"), tiny_reader("concatenated")]
     for made in OBJECTIVES.values():
-        [found] = kept.scores([made()], LOG_P_RETR, reader.context).values()
+        reader = next(reader for reader in readers if made().unfit(reader) is None)
+        [found] = KeptPasses(reader, BATCH).scores([made()], LOG_P_RETR, reader.context).values()
         assert found.shape == (3, 4)

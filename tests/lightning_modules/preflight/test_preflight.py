@@ -11,7 +11,7 @@ from lightning_modules import preflight as package
 from lightning_modules.encoding import build_index
 from lightning_modules.evaluation import find_hits
 from lightning_modules.metrics.teacher_auc import teacher_auc
-from lightning_modules.objectives import EMDR2, LOOP, ADist, PDist
+from lightning_modules.objectives import EMDR2, LOOP, ADist, EndToEnd, PDist
 from lightning_modules.preflight import PreflightSettings, preflight
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.other_passes import read_otherwise
@@ -68,9 +68,15 @@ def read_by(module: RetrieverReaderModule, knowledge_base) -> ConfiguredTeacher:
     return teacher
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "objective", [ADist(), PDist(), EMDR2(), LOOP(), EMDR2(reader_temperature=0.5)], ids=str
+    ("objective", "kind"),
+    [
+        (objective, kind)
+        for objective in (ADist(), PDist(), EMDR2(), LOOP(), EMDR2(reader_temperature=0.5), EndToEnd())
+        for kind in KINDS
+        if objective.unfit(tiny_reader_of(kind)) is None
+    ],
+    ids=str,
 )
 def test_the_configured_teacher_is_what_training_would_use(knowledge_base, kind, objective):
     module = module_of(knowledge_base, kind, objective=objective, num_passages=6, token_drops="gradient")
@@ -100,6 +106,7 @@ def test_how_many_questions_each_objective_reads(knowledge_base):
     names = ("pdist concatenated", "emdr2 concatenated", "emdr2 concatenated logits/0.5")
     assert [by_likelihood[name] for name in names] == [12] * 3
     assert counts(LOOP())["loop concatenated"] == 12
+    assert by_attention["end_to_end concatenated"] == 2
     alone = counts(ADist(), "independent")
     names = ("adist independent sum", "pdist independent", "emdr2 independent", "loop independent")
     assert [alone[name] for name in names] == [12] * 4

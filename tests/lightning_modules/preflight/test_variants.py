@@ -5,7 +5,7 @@ import torch
 
 from datamodules.batches import TokenScope
 from datamodules.prompts import Context, PassageOrder
-from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, Labels, PDist, make_objective
+from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, EndToEnd, Labels, PDist, make_objective
 from lightning_modules.objectives.base import Cost
 from lightning_modules.objectives.length import Length
 from lightning_modules.preflight.variants import (
@@ -65,6 +65,7 @@ def test_examples_are_told_where_they_are_compared():
 def test_the_order_is_said_of_what_the_pass_itself_scores():
     shown = (Context.CONCATENATED, Order.SHUFFLED)
     assert Variant.of_pass(ADist(), *shown).name == "adist concatenated shuffled sum"
+    assert Variant.of_pass(EndToEnd(), *shown).name == "end_to_end concatenated shuffled"
     assert Variant.of_pass(PDist(), *shown).name == "pdist concatenated"
 
 
@@ -101,8 +102,10 @@ def test_which_pass_scores_what():
     together = {objective.name for objective in compared.of_pass(reader)}
     fitting = [made for made in OBJECTIVES.values() if made.uses_reader and made().unfit(reader) is None]
     assert together == {made.name for made in fitting if made.cost is Cost.NOTHING} == {"adist"}
-    alone = {objective.name for objective in compared.of_pass(tiny_reader("independent"))}
-    assert alone == {o.name for o in OBJECTIVES.values() if o.uses_reader}
+    reader = tiny_reader("independent")
+    alone = {objective.name for objective in compared.of_pass(reader)}
+    fitting = [made for made in OBJECTIVES.values() if made.uses_reader and made().unfit(reader) is None]
+    assert alone == {made.name for made in fitting} == {"adist", "pdist", "emdr2", "loop", "signals"}
 
 
 def test_an_objective_without_a_reader_has_one_variant():
