@@ -90,7 +90,7 @@ class MeasureStaleness(Callback):
         """Keeps what the present encoder, which the index was made with, makes of the sample."""
         self.latest = None
         if trainer.is_global_zero:
-            with module.timer.part("staleness"):
+            with module.timer.part("staleness"), trainer.precision_plugin.forward_context():
                 self._kept = self._encode(module, self._sample(module))
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,7 +98,8 @@ class MeasureStaleness(Callback):
         if pl_module.index is None:
             return
         found: Staleness | None = None
-        with pl_module.timer.part("staleness"):
+        # in the precision of the index
+        with pl_module.timer.part("staleness"), trainer.precision_plugin.forward_context():
             # a checkpoint of a run without this callback has an index, but nothing was kept
             if trainer.is_global_zero and self._kept is not None:
                 found = self._compare(pl_module, pl_module.index, self._kept, self._questions(trainer))

@@ -112,7 +112,7 @@ class RefreshIndex(Callback):
         if module.index is None or self.before_validation or is_due:
             self.refresh(trainer, module)
         # one whose passage encoder does not change is fresh whenever it was made
-        fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+        fingerprint = _fingerprint(trainer, module)
         module.index_is_fresh = fingerprint == self._fingerprint
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,7 +136,7 @@ class RefreshIndex(Callback):
 
     def refresh(self, trainer: Trainer, module: RetrievalModule) -> None:
         """Gives the module an index of its present passage encoder; nothing to do where it has one."""
-        fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+        fingerprint = _fingerprint(trainer, module)
         if module.index is not None and fingerprint == self._fingerprint:
             if self._is_stale(trainer.global_step):
                 log.warning(
@@ -177,7 +177,9 @@ class RefreshIndex(Callback):
         with self._embeddings(trainer, num_passages, dim) as embeddings:
             share = _share(num_passages, trainer.global_rank, trainer.world_size)
             is_shown = self.show_progress and trainer.is_global_zero
-            with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar:
+            # in the precision of training, as the steps and the queries are encoded
+            in_precision = trainer.precision_plugin.forward_context()
+            with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar, in_precision:
                 encode_knowledge_base(
                     module.retriever,
                     module.knowledge_base,
@@ -280,6 +282,12 @@ def searches_stale_index(module: LightningModule) -> bool:
 def _share(total: int, rank: int, world_size: int) -> range:
     """Rows that a process encodes: contiguous, and of nearly equal number."""
     return range(total * rank // world_size, total * (rank + 1) // world_size)
+
+
+def _fingerprint(trainer: Trainer, module: RetrievalModule) -> str:
+    """Of the embeddings as this trainer's precision computes them."""
+    with trainer.precision_plugin.forward_context():
+        return embeddings_fingerprint(module.retriever, module.knowledge_base)
 
 
 def _checked(module: LightningModule) -> RetrievalModule:

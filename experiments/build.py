@@ -20,7 +20,7 @@ from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FAST, ConfigError, ExperimentConfig, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -448,8 +448,11 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
             "ask for no more"
         )
     precision = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if precision in ("auto", FAST):
+        is_fast = (
+            torch.cuda.is_bf16_supported() if on_gpu else precision == FAST and _cpu_multiplies_bfloat16()
+        )
+        precision = "bf16-mixed" if is_fast else "32-true"
     return {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": settings.devices,

@@ -16,7 +16,8 @@ CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper")
 ACCELERATORS = ("auto", "cpu", "gpu")
 READER_DTYPES = ("auto", "float32", "bfloat16", "float16")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+FAST = "bf16-if-fast"
+PRECISIONS = ("auto", FAST, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 """Beside auto those of Lightning's that need no further package."""
 SETTING = "setting"
 """What a field's metadata keeps its `Setting` as."""
@@ -304,7 +305,7 @@ class TrainerConfig:
     devices: int = setting(1, "how many of them", at_least=1)
     precision: str = setting(
         "auto",
-        "auto = bf16-mixed where the hardware has it, else 32-true",
+        "auto = bf16-mixed on a GPU that has it, else 32-true; bf16-if-fast = on such a CPU too",
         choices=lambda: PRECISIONS,
     )
     validate_every_steps: int = setting(100, "optimizer steps", at_least=1)

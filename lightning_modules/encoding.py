@@ -88,10 +88,13 @@ def _length_sorted_batches(
 
 
 def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:
-    """SHA-256 over all that the embeddings depend on: passage encoder, its settings, the passages."""
+    """SHA-256 over all that the embeddings depend on: passage encoder, settings, precision, passages."""
     digest = hashlib.sha256()
     settings = (retriever.normalize, retriever.max_passage_tokens, knowledge_base.fingerprint)
     digest.update(repr(settings).encode())
+    device = next(retriever.passage_encoder.parameters()).device.type
+    if torch.is_autocast_enabled(device):
+        digest.update(f"{torch.get_autocast_dtype(device)}".encode())
     for name, weight in sorted(retriever.passage_encoder.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
