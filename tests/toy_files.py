@@ -6,6 +6,20 @@ from pathlib import Path
 
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 
+PAPERS_TEACHER: dict[str, object] = {
+    "objective.name": "adist",
+    "objective.scale": "raw",
+    "objective.attention_temperature": 0.05,
+    "objective.in_batch": "false",
+    "retrieval.candidates": "index",
+    "training.num_passages": 5,
+    "training.answer_choice": "sampled",
+    "data.batch_size": 2,
+    "reader.dtype": "float32",
+    "trainer.precision": "auto",
+}
+"""What `quickstart` sets otherwise: its own teacher has tests of its own."""
+
 
 def write_questions(path: Path, indices: range | list[int], with_titles: bool = False) -> Path:
     questions = toy_questions()
@@ -44,6 +58,7 @@ def toy_settings(folder: Path, **changes: object) -> dict[str, object]:
     """
     reader, retriever = save_tiny_models(folder / "models")
     settings: dict[str, object] = {
+        **PAPERS_TEACHER,
         "runs": folder / "runs",
         "data.train": write_questions(folder / "train.jsonl", range(12)),
         "data.validation": write_questions(folder / "validation.jsonl", range(0, 12, 2)),
