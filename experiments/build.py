@@ -280,8 +280,9 @@ def build_module(
             "passages"
         )
     with naming("retrieval", candidates="retrieval.candidates"):
+        settings = config.retrieval
         candidates = Candidates(
-            config.retrieval.candidates, config.retrieval.choice, config.retrieval.num_from_each
+            settings.candidates, settings.choice, settings.num_from_each, settings.are_fixed
         )
         candidates.num_to_find(training.num_passages, len(knowledge_base))
     of_retrieval: dict[str, Any] = {

@@ -200,6 +200,10 @@ class RetrievalConfig:
     num_from_each: int | None = setting(
         None, "the first n of the index, and of BM25, are chosen from; null = K", at_least=1
     )
+    are_fixed: bool = setting(
+        False,
+        "keep what was found for a training question before the first step; false = find anew each time",
+    )
     bm25_baseline: bool | None = setting(
         None, "measure BM25's Hit Rate too; null = with at most a million passages"
     )

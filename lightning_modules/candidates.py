@@ -43,6 +43,8 @@ class Candidates:
         source: who finds them.
         choice: which of them are taken.
         num_from_each: N, the first so many of each source are chosen from; None = K.
+        are_fixed: whether training questions keep those that were found for them before the first step, so
+            that a frozen reader reads nothing new as the retriever learns. Evaluations find theirs anew.
 
     Raises:
         ValueError: a source or choice that is unknown, or N below 1.
@@ -51,6 +53,7 @@ class Candidates:
     source: CandidateSource | str = CandidateSource.INDEX
     choice: CandidateChoice | str = CandidateChoice.FIRST
     num_from_each: int | None = None
+    are_fixed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", CandidateSource(self.source))

@@ -106,6 +106,14 @@ class RetrievalModule(AnsweringModule):
         Raises:
             ValueError: they come from the index, and there is none.
         """
+        chosen = []
+        for question, found in zip(questions, self._rank_candidates(questions), strict=True):
+            seed = None if step_seed is None else (step_seed, question.id)
+            chosen.append(self.candidates.choose(found, self.num_passages, seed))
+        return [self.knowledge_base.select(rows) for rows in chosen]
+
+    def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
+        """For each question the rows that each source ranks first."""
         rankings = []
         if self.candidates.uses_bm25:
             assert self.bm25 is not None, "checked when the module was made"
@@ -113,11 +121,7 @@ class RetrievalModule(AnsweringModule):
             rankings.append(rows.tolist())
         if self.candidates.uses_index:
             rankings.append(self._search_index(questions, self._num_to_find))
-        chosen = []
-        for question, *found in zip(questions, *rankings, strict=True):
-            seed = None if step_seed is None else (step_seed, question.id)
-            chosen.append(self.candidates.choose(found, self.num_passages, seed))
-        return [self.knowledge_base.select(rows) for rows in chosen]
+        return [list(of_question) for of_question in zip(*rankings, strict=True)]
 
     @torch.no_grad()
     def _search_index(self, questions: Sequence[Question], k: int) -> list[list[int]]:

@@ -14,6 +14,7 @@ from datamodules.batches import Batch, Passage, Question
 from datamodules.bm25 import BM25Index
 from datamodules.choices import Choice
 from datamodules.passages import KnowledgeBase
+from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules.candidates import Candidates, other_passages
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
@@ -30,6 +31,8 @@ from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 from lightning_modules.token_drops import TokenDrops
+
+_RETRIEVED_TOGETHER = 64
 
 
 class AnswerChoice(Choice):
@@ -158,6 +161,7 @@ class RetrieverReaderModule(RetrievalModule):
         self.answer_choice = AnswerChoice(answer_choice)
         self.seed = seed
         self.evaluation_loss = QuestionMean()
+        self._fixed_candidates: dict[str, list[list[int]]] = {}  # what each source found, by question id
         self._retriever_learns = True
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
         for model, is_trained in ((self.retriever, train_retriever), (self.reader, train_reader)):
@@ -206,6 +210,29 @@ class RetrieverReaderModule(RetrievalModule):
         seed = self.seed + 1009 * self.global_step + batch_idx
         answers = [_choose_answer(question, self.answer_choice, seed) for question in questions]
         return Batch(questions, self.retrieve_candidates(questions, seed), answers, seed)
+
+    def on_train_start(self) -> None:
+        """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
+        if not self.candidates.are_fixed or self._fixed_candidates:
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not isinstance(datamodule, QuestionDataModule):
+            raise ValueError(
+                "candidates: are_fixed=True finds them for all training questions at once; fit with a "
+                "QuestionDataModule"
+            )
+        questions = datamodule.train
+        with self.timer.part("retrieve"):
+            for start in range(0, len(questions), _RETRIEVED_TOGETHER):
+                some = questions[start : start + _RETRIEVED_TOGETHER]
+                found = super()._rank_candidates(some)
+                self._fixed_candidates |= dict(zip((q.id for q in some), found, strict=True))
+
+    def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
+        """Those that were fixed, in training; what is found now, in evaluations."""
+        if self._fixed_candidates and self._trainer is not None and self.trainer.training:
+            return [self._fixed_candidates[question.id] for question in questions]
+        return super()._rank_candidates(questions)
 
     def _read(self, batch: Batch, student: AnswerOutput | None = None, passes: Passes | None = None) -> Any:
         """What the objective needs of the reader, in eval mode (no dropout) and without gradient.
@@ -346,6 +373,7 @@ class RetrieverReaderModule(RetrievalModule):
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(frozen)}
         checkpoint["retriever_learns"] = self._retriever_learns
+        checkpoint["fixed_candidates"] = self._fixed_candidates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         held = checkpoint["state_dict"].keys()
@@ -353,6 +381,7 @@ class RetrieverReaderModule(RetrievalModule):
             if getattr(self, f"train_{name}") and not any(key.startswith(f"{name}.") for key in held):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
         self.retriever_learns = checkpoint["retriever_learns"]
+        self._fixed_candidates = checkpoint["fixed_candidates"]
 
 
 def preferred_answers(questions: Sequence[Question]) -> list[str]:

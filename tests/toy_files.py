@@ -12,6 +12,7 @@ PAPERS_TEACHER: dict[str, object] = {
     "objective.attention_temperature": 0.05,
     "objective.in_batch": "false",
     "retrieval.candidates": "index",
+    "retrieval.are_fixed": "false",
     "training.num_passages": 5,
     "training.answer_choice": "sampled",
     "data.batch_size": 2,

@@ -8,7 +8,9 @@ from datamodules.bm25 import BM25Index
 from lightning_modules.candidates import Candidates, interleave, other_passages
 from lightning_modules.encoding import build_index
 from tests.tiny_models import toy_questions
-from tests.toy_training import toy_module
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
 INDEX, BM25 = [9, 7, 5, 3, 1], [7, 8, 6, 4, 2]
 
@@ -117,3 +119,36 @@ class TestInTheModule:
         assert evaluation.read.batch.passages == module.retrieve_candidates(questions)
         assert evaluation.passages == module.retrieve(questions, 5)
         assert seen[0].passages == module.retrieve(questions, 4)
+
+    def test_fixed_ones_stay_while_the_retriever_learns(self, tmp_path):
+        seen = {True: [], False: []}
+        for are_fixed, found in seen.items():
+            module = self.module(tmp_path, candidates=Candidates(are_fixed=are_fixed))
+            start = module.retrieve_candidates(toy_questions())
+            step = module._batch_of_step
+
+            def keep(questions, batch_idx, step=step, found=found):
+                batch = step(questions, batch_idx)
+                found.append((batch.questions, batch.passages))
+                return batch
+
+            module._batch_of_step = keep
+            trainer = toy_trainer(tmp_path, [], max_steps=12)
+            trainer.fit(module, toy_datamodule())
+            by_id = dict(zip((q.id for q in toy_questions()), start, strict=True))
+            unmoved = [by_id[q.id] == p for qs, ps in found for q, p in zip(qs, ps, strict=True)]
+            assert all(unmoved) == are_fixed
+            moved = module.retrieve_candidates(toy_questions())
+            assert moved != start, "what evaluations find follows the retriever"
+        checkpoint = {"state_dict": module.state_dict()}
+        module.candidates = Candidates(are_fixed=True)
+        module._fixed_candidates = {"q0": [[1, 2, 3, 4]]}
+        module.on_save_checkpoint(checkpoint)
+        other = self.module(tmp_path, candidates=Candidates(are_fixed=True))
+        other.on_load_checkpoint(checkpoint)
+        assert other._fixed_candidates == {"q0": [[1, 2, 3, 4]]}
+
+    def test_fixed_ones_need_the_training_questions(self, tmp_path):
+        module = self.module(tmp_path, candidates=Candidates(are_fixed=True))
+        with pytest.raises(ValueError, match="fit with a "):
+            toy_trainer(tmp_path, []).fit(module, toy_datamodule().train_dataloader())
