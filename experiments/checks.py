@@ -136,7 +136,7 @@ def _doubts_about_length(config: ExperimentConfig) -> list[str]:
     return [
         f"objective.passage_score={score} divides attention by the passage's length and so teaches the "
         "retriever to prefer short passages, most of all with reader.context=independent: with mean, 40 "
-        "steps took quickstart's Hit Rate@5 from 0.550 to 0.143; python -m experiments.probe shows how much "
+        "steps took slice_vital's Hit Rate@5 from 0.550 to 0.143; python -m experiments.probe shows how much "
         "a teacher follows length, and objective.passage_score=sum is the paper's"
     ]
 
