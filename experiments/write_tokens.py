@@ -1,5 +1,6 @@
 """A snapshot of models -> the token file of a sample of its questions."""
 
+import dataclasses
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,7 +52,9 @@ def write_tokens(snapshot: Snapshot, split: str, num_questions: int, path: Path)
     cache = cache_folder(config)
     cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="analysis-", dir=cache) as scratch:
-        datamodule, module = build(config, Path(scratch), snapshot.weights)
+        # every token's contextual similarity is written too, and hidden states are not kept
+        anew = dataclasses.replace(config, reader=dataclasses.replace(config.reader, read_once=False))
+        datamodule, module = build(anew, Path(scratch), snapshot.weights)
         # after the knowledge base, a slice of which depends on all questions
         datamodule.test = getattr(datamodule, split)[:num_questions]
         callbacks: list[Callback] = [

@@ -46,7 +46,8 @@ def test_choices(key, monkeypatch):
     known = CHOICES[key]()
     assert len(known) > 1
     for name in known:
-        check(f"{key}={name}", "training.train_reader=true", "training.train_retriever=true")
+        trains_reader = key != "reader.dtype"  # one that is trained has but one
+        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}")
     with pytest.raises(ConfigError) as error:
         check(f"{key}=nonsense")
     assert str(error.value) == f"{key}='nonsense' is unknown; choose one of: {', '.join(known)}"
@@ -176,7 +177,7 @@ def test_objectives_are_asked_what_they_need():
 
 def test_hardware(monkeypatch):
     def hardware(*overrides):
-        return build.hardware(load_config("quickstart", list(overrides)))
+        return build.hardware(load_config("step2_vital", list(overrides)))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert hardware() == {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
@@ -317,3 +318,20 @@ def test_the_paper_is_contradicted_by_its_tables():
     without = doubts("stopping.rule=paper", "evaluation.percentiles=[90]")
     assert "p95" not in without
     assert "begins below a Spearman of 0.3" in without
+
+
+def test_bf16_is_for_a_cpu_that_multiplies_it(monkeypatch):
+    def found(**settings):
+        config = load_config("step2_vital", [f"{key.replace('__', '.')}={v}" for key, v in settings.items()])
+        return build.hardware(config)["precision"], build.reader_dtype(config)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for is_fast in (True, False):
+        monkeypatch.setattr(build, "_cpu_multiplies_bfloat16", lambda is_fast=is_fast: is_fast)
+        fast = ("bf16-mixed", torch.bfloat16) if is_fast else ("32-true", torch.float32)
+        assert found(trainer__precision="bf16-if-fast", reader__dtype="auto") == fast
+        assert found() == ("32-true", torch.float32)
+        trained = found(reader__dtype="auto", training__train_reader="true")
+        assert trained[1] is torch.float32, "small updates are lost in so few bits"
+    with pytest.raises(ConfigError, match=r"reader.dtype=bfloat16 is for a frozen reader"):
+        check("reader.dtype=bfloat16", "training.train_reader=true")

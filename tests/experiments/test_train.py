@@ -352,9 +352,8 @@ def built(monkeypatch):
         modules.append({k: v.detach().clone() for k, v in module.state_dict().items()})
         return module
 
-    original = train.build_models
-    for place in (train, build_module):
-        monkeypatch.setattr(place, "build_models", build)
+    original = build_module.build_models
+    monkeypatch.setattr(build_module, "build_models", build)
     return modules
 
 

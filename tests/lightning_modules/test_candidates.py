@@ -150,5 +150,6 @@ class TestInTheModule:
 
     def test_fixed_ones_need_the_training_questions(self, tmp_path):
         module = self.module(tmp_path, candidates=Candidates(are_fixed=True))
+        data, trainer = toy_datamodule(), toy_trainer(tmp_path, [])
         with pytest.raises(ValueError, match="fit with a "):
-            toy_trainer(tmp_path, []).fit(module, toy_datamodule().train_dataloader())
+            trainer.fit(module, data.train_dataloader(), data.val_dataloader())

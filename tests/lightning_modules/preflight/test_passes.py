@@ -57,7 +57,7 @@ def test_likelihoods_are_those_of_the_configured_objective(kind):
     ("kind", "passes"),
     [
         ("concatenated", ["read", "each_alone", "each_left_out", "weighted", "each_alone 0.5"]),
-        ("independent", ["read", "signals", "each_alone 0.5"]),
+        ("independent", ["read", "each_alone 0.5"]),
         ("fusion_in_decoder", ["read", "each_alone", "each_left_out", "each_alone 0.5"]),
     ],
 )
@@ -68,6 +68,10 @@ def test_every_pass_is_made_once(kind, passes):
         def read_heads(self, batch):
             made.append("read")
             return super().read_heads(batch)
+
+        def read_question_heads(self, batch):
+            made.append("read")
+            return super().read_question_heads(batch)
 
         def answer_likelihoods(self, batch, shown, temperature=1.0):
             made.append(f"{shown}" if temperature == 1.0 else f"{shown} {temperature:g}")
