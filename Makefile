@@ -30,7 +30,7 @@ quickstart: $(INSTALLED)
 
 # a process a core, each on one thread; a file's tests stay together, since they share what they set up
 test: $(TEST_TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(TEST_TOOLS)
 	$(BIN)/ruff check .

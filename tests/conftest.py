@@ -17,3 +17,8 @@ torch.set_num_threads(1)
 def goldens_folder() -> Path:
     """Folder of reference figures computed with the original code of the papers."""
     return Path(__file__).parent / "goldens"
+
+
+def pytest_collection_modifyitems(items):
+    """The program of the README first: it takes longest, and must not be what all else has to wait for."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
