@@ -1,8 +1,9 @@
 """What travels between the parts: questions, passages and the prompts that the reader sees."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar, assert_never
 
 import torch
@@ -213,6 +214,7 @@ class AnswerBatch:
         return _changed(self, lambda tensor: tensor[rows])
 
 
+_ItemT = TypeVar("_ItemT")
 _BatchT = TypeVar("_BatchT", PromptBatch, AnswerBatch)
 
 
@@ -220,3 +222,10 @@ def _changed(batch: _BatchT, change: Callable[[Tensor], Tensor]) -> _BatchT:
     """The same batch with each of its tensors changed."""
     tensors = {name: change(value) for name, value in vars(batch).items() if isinstance(value, Tensor)}
     return dataclasses.replace(batch, **tensors)  # type: ignore[arg-type]
+
+
+def in_batches(items: Sequence[_ItemT], size: int) -> Iterator[list[_ItemT]]:
+    """Lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

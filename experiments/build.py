@@ -35,7 +35,7 @@ from lightning_modules.head_lists import parse_heads
 from lightning_modules.objectives import Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.read_once import ReadOnce, why_not_kept
-from lightning_modules.readers.base import Reader, TokenEmbeddings
+from lightning_modules.readers.base import Reader
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
@@ -279,8 +279,8 @@ def build_module(
             f"training.num_passages={training.num_passages}, but there are only {len(knowledge_base)} "
             "passages"
         )
-    with naming("retrieval", candidates="retrieval.candidates"):
-        settings = config.retrieval
+    settings = config.retrieval
+    with naming("retrieval"):
         candidates = Candidates(
             settings.candidates, settings.choice, settings.num_from_each, settings.are_fixed
         )
@@ -345,9 +345,8 @@ def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequen
 def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
-    is_trained = config.training.train_reader
-    looks_at_hidden = config.evaluation.token_embeddings == TokenEmbeddings.CONTEXTUAL
-    if not settings.read_once or looks_at_hidden or why_not_kept(reader, is_trained) is not None:
+    reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
+    if not settings.read_once or reason is not None:
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
     return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)

@@ -152,7 +152,9 @@ class ReaderConfig:
     read_once: bool = setting(
         True, "keep what a frozen reader gives for each question, answer and passage read alone, for all runs"
     )
-    read_once_gb: float = setting(8.0, "what is kept of a reader, at most", above=0)
+    read_once_gb: float = setting(
+        8.0, "what is kept of a reader, at most; of its heads as much again", above=0
+    )
     num_examples: int = setting(
         0,
         "solved training questions, with passage and answer, before each prompt; not trained on",
@@ -469,7 +471,7 @@ class ExperimentConfig:
 
 def reads_train_questions(config: ExperimentConfig) -> bool:
     """Whether a run needs the training questions: to train, to show or ask some, or to cut the same slice."""
-    calibrates = config.objective.name == "signals" and config.objective.calibration.reference == "unrelated"
+    calibrates = config.objective.calibration.reference == "unrelated"
     shows_them = config.reader.num_examples > 0 and not config.evaluation.retrieve_only
     return trains(config) or config.data.max_passages is not None or calibrates or shows_them
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from datamodules.batches import Batch, Passage, Question, TokenScope
+from datamodules.batches import Batch, Passage, Question, TokenScope, in_batches
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.evaluation import find_hits
 from lightning_modules.head_lists import HeadRows
@@ -19,9 +19,8 @@ from lightning_modules.metrics.head_methods import (
     ranked_heads,
 )
 from lightning_modules.metrics.head_search import head_passage_scores
-from lightning_modules.preflight.choosing import in_batches
 from lightning_modules.readers.base import Reader
-from lightning_modules.retrieval import RetrievalModule
+from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 from lightning_modules.retriever_reader import preferred_answers
 from lightning_modules.scores import PassageTokens
 
@@ -29,8 +28,6 @@ FEWEST_QUESTIONS = 50
 """Below that a choice among hundreds of heads is a choice by luck."""
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of heads that are judged beside the one asked for."""
-
-_RETRIEVED_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def find_candidates(
     if num_questions < FEWEST_QUESTIONS:
         raise ValueError(f"questions is {num_questions}; to choose heads takes at least {FEWEST_QUESTIONS}")
     found: list[CandidateQuestion] = []
-    for batch in in_batches(questions, _RETRIEVED_TOGETHER):
+    for batch in in_batches(questions, RETRIEVED_TOGETHER):
         passages = module.retrieve_candidates(batch)
         hits = find_hits(batch, passages, module.answer_match)
         for question, retrieved, is_hit in zip(batch, passages, hits, strict=True):

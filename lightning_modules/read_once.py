@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batches import Batch, Passage, PromptBatch, Question
+from datamodules.batches import Batch, Passage, PromptBatch, Question, in_batches
 from datamodules.prompts import Shown
 from lightning_modules.fingerprint import model_fingerprint
 from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
-from lightning_modules.readers.base import Reader
+from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.decoder_only import answer_tokens
 from lightning_modules.readers.outputs import AnswerLikelihoods, SignalOutput, TokenOutput, WeightedPass
 from lightning_modules.token_drops import TokenDrops
@@ -31,8 +31,18 @@ _ORDERS = ("passage_order", "padding_side")
 _Pair = tuple[Question, str, Passage]
 
 
-def why_not_kept(reader: Reader, is_trained: bool) -> str | None:
-    """Why nothing of a reader can be kept; None = it can."""
+def why_not_kept(
+    reader: Reader,
+    is_trained: bool = False,
+    token_embeddings: TokenEmbeddings | str = TokenEmbeddings.INPUT,
+) -> str | None:
+    """Why nothing of a reader can be kept, or what is kept is not enough; None = it can.
+
+    Args:
+        reader: as it is shown the passages.
+        is_trained: whether it is.
+        token_embeddings: what the indicators look at.
+    """
     if is_trained:
         return "the reader is trained, so it reads differently every time"
     if not reader.reads_alone:
@@ -40,6 +50,8 @@ def why_not_kept(reader: Reader, is_trained: bool) -> str | None:
             "each prompt shows all passages of its question, so what is read depends on the others: it is "
             "read anew every time (a decoder-only reader with context independent reads each pair once)"
         )
+    if TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
+        return "token_embeddings=contextual looks at hidden states, which are not kept"
     return None
 
 
@@ -52,7 +64,7 @@ class ReadOnce:
     Args:
         reader: for which `why_not_kept` has no reason.
         folder: of what is kept, of any number of readers.
-        max_bytes: of what is kept of this reader.
+        max_bytes: of what is kept of this reader; as much again where every head is kept too.
         num_at_once: prompts in one pass.
 
     Attributes:
@@ -63,7 +75,7 @@ class ReadOnce:
     def __init__(
         self, reader: Reader, folder: Path | str, max_bytes: int = 8 << 30, num_at_once: int = 32
     ) -> None:
-        refusal = why_not_kept(reader, is_trained=False)
+        refusal = why_not_kept(reader)
         if refusal is not None:
             raise ValueError(refusal)
         self.reader = reader
@@ -72,11 +84,6 @@ class ReadOnce:
         self._folder = Path(folder)
         self._max_bytes = max_bytes
         self._stores: dict[tuple[str, tuple[str, ...]], OutputStore] = {}
-
-    def close(self) -> None:
-        """Ends the files that were written; a later pass begins others."""
-        for store in self._stores.values():
-            store.close()
 
     # ---- passes ----
 
@@ -232,6 +239,5 @@ def _joined(found: list[Arrays], name: str, device: torch.device) -> Tensor:
 
 def _in_parts(pairs: dict[bytes, _Pair], size: int) -> Iterator[dict[bytes, _Pair]]:
     """Parts of similar length, which need little padding."""
-    keys = sorted(pairs, key=lambda key: len(pairs[key][2].text))
-    for start in range(0, len(keys), size):
-        yield {key: pairs[key] for key in keys[start : start + size]}
+    for keys in in_batches(sorted(pairs, key=lambda key: len(pairs[key][2].text)), size):
+        yield {key: pairs[key] for key in keys}

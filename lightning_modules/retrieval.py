@@ -20,6 +20,9 @@ from lightning_modules.metrics.measures import BM25
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.retriever import Retriever
 
+RETRIEVED_TOGETHER = 64
+"""Questions, where many are retrieved for and nothing else is done with them."""
+
 
 class RetrievalModule(AnsweringModule):
     """Retrieves passages for questions, and measures Hit Rate in validations and tests; trains nothing.

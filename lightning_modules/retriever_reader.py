@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from datamodules.answer_matching import AnswerMatch
-from datamodules.batches import Batch, Passage, Question
+from datamodules.batches import Batch, Passage, Question, in_batches
 from datamodules.bm25 import BM25Index
 from datamodules.choices import Choice
 from datamodules.passages import KnowledgeBase
@@ -27,12 +27,10 @@ from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.outputs import AnswerOutput
-from lightning_modules.retrieval import RetrievalModule
+from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 from lightning_modules.token_drops import TokenDrops
-
-_RETRIEVED_TOGETHER = 64
 
 
 class AnswerChoice(Choice):
@@ -140,9 +138,7 @@ class RetrieverReaderModule(RetrievalModule):
                 "in_batch=False, or take another objective"
             )
         if read_once is not None:
-            refusal = why_not_kept(reader, is_trained=train_reader)
-            if refusal is None and TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
-                refusal = "token_embeddings=contextual looks at hidden states, which are not kept"
+            refusal = why_not_kept(reader, train_reader, token_embeddings)
             if refusal is not None:
                 raise ValueError(f"read_once: {refusal}")
         self.read_once = read_once
@@ -221,12 +217,10 @@ class RetrieverReaderModule(RetrievalModule):
                 "candidates: are_fixed=True finds them for all training questions at once; fit with a "
                 "QuestionDataModule"
             )
-        questions = datamodule.train
         with self.timer.part("retrieve"):
-            for start in range(0, len(questions), _RETRIEVED_TOGETHER):
-                some = questions[start : start + _RETRIEVED_TOGETHER]
-                found = super()._rank_candidates(some)
-                self._fixed_candidates |= dict(zip((q.id for q in some), found, strict=True))
+            for questions in in_batches(datamodule.train, RETRIEVED_TOGETHER):
+                found = super()._rank_candidates(questions)
+                self._fixed_candidates |= dict(zip((q.id for q in questions), found, strict=True))
 
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
         """Those that were fixed, in training; what is found now, in evaluations."""

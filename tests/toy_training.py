@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from datamodules.qa_datamodule import QuestionDataModule
@@ -24,6 +25,23 @@ LIGHTNING_ADVICE = (
     "ignore:.*Checkpoint directory .* exists and is not empty.*",
 )
 """For `pytest.mark.filterwarnings`: what Lightning says about runs that are small on purpose."""
+
+
+class OneNumber(L.LightningModule):
+    """Trains a number; enough where nothing but stopping follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def toy_datamodule(**settings: Any) -> QuestionDataModule:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from datamodules.answer_matching import exact_match, f1_score
-from datamodules.batches import Batch, Passage, Question, SolvedExample
+from datamodules.batches import Batch, Passage, Question, SolvedExample, in_batches
 from datamodules.solved_examples import choose_examples
 from experiments.build import build_datamodule, build_knowledge, build_reader
 from experiments.command_line import quieten, run_command
@@ -83,10 +83,9 @@ def _read(
 
 
 def _answers(reader: Reader, asked: Sequence[_Asked], config: ExperimentConfig) -> list[str]:
-    size = config.data.evaluation_batch_size
     answers = []
-    for start in range(0, len(asked), size):
-        batch = _batch(asked[start : start + size])
+    for some in in_batches(asked, config.data.evaluation_batch_size):
+        batch = _batch(some)
         log_p_retr = torch.zeros(len(batch), 1, device=reader.device)
         answers += reader.generate(batch, log_p_retr, config.reader.max_new_tokens)
     return answers

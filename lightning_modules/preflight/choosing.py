@@ -1,19 +1,14 @@
 """Which questions a pre-flight check reads, and how many."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
-from typing import TypeVar
+from itertools import zip_longest
 
 import torch
 
-from datamodules.batches import Question
+from datamodules.batches import Question, in_batches
 from lightning_modules.evaluation import find_hits
-from lightning_modules.retrieval import RetrievalModule
-
-_ItemT = TypeVar("_ItemT")
-
-_RETRIEVED_TOGETHER = 64
+from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def choose_questions(
         raise ValueError("there are no questions to read")
     questions = questions[: settings.num_searched * settings.num_instances]
     found, candidates = [], []
-    for batch in in_batches(questions, _RETRIEVED_TOGETHER):
+    for batch in in_batches(questions, RETRIEVED_TOGETHER):
         found.append(find_hits(batch, module.retrieve(batch, module.num_passages), module.answer_match))
         if not module.candidates.are_retrieved:
             candidates.append(find_hits(batch, module.retrieve_candidates(batch), module.answer_match))
@@ -111,10 +106,3 @@ def choose_rows(has_both: Sequence[bool], num_rows: int) -> list[int]:
     filling = [row for row in later if not has_both[row]]
     others = [*sought, *filling][: num_rows - num_typical]
     return [row for pair in zip_longest(typical, others) for row in pair if row is not None]
-
-
-def in_batches(items: Sequence[_ItemT], size: int) -> Iterator[list[_ItemT]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

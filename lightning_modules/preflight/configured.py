@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from datamodules.batches import Batch, Question, TokenScope
+from datamodules.batches import Batch, Question, TokenScope, in_batches
 from datamodules.prompts import Context
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives.base import Cost, Objective
-from lightning_modules.preflight.choosing import PreflightSettings, in_batches
+from lightning_modules.preflight.choosing import PreflightSettings
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.placement import attention_shares, prompt_positions
 from lightning_modules.preflight.question_scores import QuestionScores

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.batches import Batch
+from datamodules.batches import Batch, in_batches
 from datamodules.prompts import Context
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives.base import Cost
-from lightning_modules.preflight.choosing import PreflightSettings, in_batches
+from lightning_modules.preflight.choosing import PreflightSettings
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.placement import prompt_positions

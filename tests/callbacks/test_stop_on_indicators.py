@@ -17,7 +17,7 @@ from callbacks.save_last import SaveLast
 from callbacks.stop_on_indicators import MONITORS, StopOnIndicators
 from lightning_modules.metrics.paired_change import paired_change
 from lightning_modules.metrics.question_values import QuestionValues, pair_questions
-from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import LIGHTNING_ADVICE, OneNumber, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -56,21 +56,6 @@ class ScriptedMetrics(LogIndicators):
         pass
 
 
-class Scripted(L.LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def training_step(self, batch, batch_idx):
-        return self.weight.sum()
-
-    def validation_step(self, batch, batch_idx):
-        return None
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
 def loader() -> StatefulDataLoader:
     return StatefulDataLoader([0.0] * 20)
 
@@ -87,7 +72,7 @@ def run(folder, means, callbacks=(), ckpt_path=None, with_start=True, logger=Fal
         val_check_interval=1,
         logger=logger,
     )
-    module = Scripted()
+    module = OneNumber()
     if with_start:
         trainer.validate(module, loader(), verbose=False)
     trainer.fit(module, loader(), loader(), ckpt_path=ckpt_path, weights_only=True)

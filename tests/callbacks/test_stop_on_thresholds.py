@@ -5,7 +5,6 @@ import math
 import lightning as L
 import numpy as np
 import pytest
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchdata.stateful_dataloader import StatefulDataLoader
@@ -17,7 +16,14 @@ from callbacks.save_last import SaveLast
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_thresholds import StopOnThresholds, did_you_mean
 from lightning_modules.metrics.question_values import QuestionValues
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import (
+    LIGHTNING_ADVICE,
+    OneNumber,
+    run_script,
+    toy_datamodule,
+    toy_module,
+    toy_trainer,
+)
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -36,23 +42,6 @@ class ScriptedMeans(L.Callback):
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
         for name, value in self.script.pop(0).items():
             pl_module.log(name, value)
-
-
-class Plain(L.LightningModule):
-    """Trains a number; enough where nothing but stopping follows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def training_step(self, batch, batch_idx):
-        return self.weight.sum()
-
-    def validation_step(self, batch, batch_idx):
-        return None
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def run(
@@ -79,7 +68,7 @@ def run(
         logger=logger,
     )
     data = StatefulDataLoader([0.0] * 20) if module is None else toy_datamodule()
-    module = module or Plain()
+    module = module or OneNumber()
     both = (data, data) if isinstance(data, StatefulDataLoader) else (data,)
     if start is None:
         trainer.validate(module, data, verbose=False)
@@ -353,8 +342,8 @@ import sys
 from pathlib import Path
 from torchdata.stateful_dataloader import StatefulDataLoader
 from callbacks.stop_on_thresholds import StopOnThresholds
-from tests.callbacks.test_stop_on_thresholds import Plain, ScriptedMeans
-from tests.toy_training import toy_trainer
+from tests.callbacks.test_stop_on_thresholds import ScriptedMeans
+from tests.toy_training import OneNumber, toy_trainer
 
 if __name__ == "__main__":
     stopping = StopOnThresholds(["m >= 0.3 for 1"], start={"m": 0.5})
@@ -364,7 +353,7 @@ if __name__ == "__main__":
     means = ScriptedMeans([[0.5, 0.2, 0.2, 0.2], [0.2, 0.25, 0.2, 0.2]][trainer.global_rank])
     trainer.callbacks = [means, stopping, *trainer.callbacks]
     data = StatefulDataLoader([0.0] * 20)
-    trainer.fit(Plain(), data, data)
+    trainer.fit(OneNumber(), data, data)
     assert trainer.global_step == 2, trainer.global_step
     [decision] = stopping.decided.made
     assert (decision.step, round(decision.value, 6)) == (2, 0.2), decision
