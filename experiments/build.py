@@ -248,14 +248,18 @@ def build_objective(config: ExperimentConfig, train: Sequence[Question] = ()) ->
         train: training questions, of which some serve to calibrate by.
     """
     settings = dataclasses.asdict(config.objective)
-    num_unrelated = settings["calibration"].pop("num_unrelated")
+    del settings["calibration"]["num_unrelated"]
     if settings["calibration"]["reference"] == Reference.UNRELATED:
-        answered = [(question.text, question.answers[0]) for question in train if question.answers]
-        settings["calibration"]["unrelated"] = random.Random(config.seed).sample(
-            answered, min(num_unrelated, len(answered))
-        )
+        settings["calibration"]["unrelated"] = unrelated_questions(config, train)
     with naming("objective.calibration", unrelated="data.train"):
         return make_objective(settings.pop("name"), token_scope=config.reader.token_scope, **settings)
+
+
+def unrelated_questions(config: ExperimentConfig, train: Sequence[Question]) -> list[tuple[str, str]]:
+    """The training questions, with their own answers, that attention may be calibrated by."""
+    answered = [(question.text, question.answers[0]) for question in train if question.answers]
+    num = min(config.objective.calibration.num_unrelated, len(answered))
+    return random.Random(config.seed).sample(answered, num)
 
 
 def build_module(

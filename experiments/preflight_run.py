@@ -15,15 +15,20 @@ from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import NEVER_AGAIN
 from datamodules.nouns import NounTagger
 from datamodules.qa_datamodule import QuestionDataModule
-from experiments.build import build, build_refresh, hardware
+from experiments.build import build, build_refresh, hardware, unrelated_questions
 from experiments.config import ExperimentConfig
 from experiments.runs import environment, starting_weights, write_json
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.preflight import PreflightResult, PreflightSettings, preflight
+from lightning_modules.reranker import Reranker
 
 
 def run_preflight(
-    config: ExperimentConfig, settings: PreflightSettings, split: str, stops_early: bool = True
+    config: ExperimentConfig,
+    settings: PreflightSettings,
+    split: str,
+    stops_early: bool = True,
+    reranker: str | None = None,
 ) -> PreflightResult:
     """Reads questions of a split with an experiment's starting models; nothing is trained or written.
 
@@ -32,12 +37,14 @@ def run_preflight(
         settings: how much is read.
         split: `train`, `validation` or `test`.
         stops_early: whether to stop once the verdict is clear.
+        reranker: hub name or folder of a cross-encoder to compare with.
 
     Raises:
         ValueError: a setting, a file or a model that cannot be used.
     """
     L.seed_everything(config.seed, verbose=False)
     # training never looks at the nouns of its questions, so they are not found yet
+    compared_with = None if reranker is None else Reranker.load(reranker)
     tag = NounTagger(config.data.noun_model).tag if split == "train" else None
     with starting_point(config, reads_train=split == "train") as (datamodule, module):
         return preflight(
@@ -48,6 +55,8 @@ def run_preflight(
             stops_early=stops_early,
             progress=lambda work, total: progress_bar(total, work, "questions", config.trainer.progress_bar),
             tag=tag,
+            unrelated=unrelated_questions(config, datamodule.train),
+            reranker=compared_with,
         )
 
 

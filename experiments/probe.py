@@ -21,6 +21,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--instances", type=int, default=200, help="questions read, at most (200)")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="validation")
     parser.add_argument("--compare", type=int, default=24, help="of them compared with other variants (24)")
+    parser.add_argument("--calibrations", action="store_true", help="also compare calibrated signals")
+    parser.add_argument("--reranker", metavar="NAME", help="also compare with a cross-encoder")
     parser.add_argument("--all", action="store_true", help="read all, also when the verdict is clear")
     parser.add_argument("--out", metavar="FOLDER", help="default: RUNS/probes/NAME/DATE")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
@@ -46,9 +48,12 @@ def _probe(options: argparse.Namespace) -> int:
         num_instances=options.instances,
         num_compared=options.compare,
         batch_size=config.data.evaluation_batch_size,
+        calibrations=options.calibrations,
     )
     print(f"pre-flight check of {config.name}: {config.description}", flush=True)
-    result = run_preflight(config, settings, options.split, stops_early=not options.all)
+    result = run_preflight(
+        config, settings, options.split, stops_early=not options.all, reranker=options.reranker
+    )
     seconds = time.perf_counter() - started
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(options.out or Path(config.runs) / "probes" / config.name / stamp)

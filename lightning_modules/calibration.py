@@ -141,6 +141,20 @@ class Calibration:
             case _:
                 assert_never(contrast)
 
+    @classmethod
+    def compared(cls, unrelated: Sequence[tuple[str, str]] = ()) -> list["Calibration"]:
+        """Every way to calibrate, by unrelated questions only where there are enough of them."""
+        asked = tuple(unrelated)
+        references = [Reference.CONTENT_FREE]
+        if len({question for question, _ in asked}) > 1:
+            references.append(Reference.UNRELATED)
+        return [
+            cls(reference, contrast, level, asked if reference is Reference.UNRELATED else ())
+            for reference in references
+            for contrast in Contrast
+            for level in Level
+        ]
+
     @property
     def details(self) -> tuple[str, ...]:
         """In words; none without calibration."""

@@ -16,6 +16,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -134,6 +135,19 @@ def load_seq2seq(
         "reader", name, AutoModelForSeq2SeqLM.from_pretrained, dtype=dtype, attn_implementation="sdpa"
     )
     return model, _load_tokenizer("reader", name)
+
+
+def load_cross_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder with a head that scores pairs of texts, and its tokenizer.
+
+    Args:
+        name: hub name or folder, of sentence-transformers or transformers.
+
+    Raises:
+        ModelError: not to be loaded, or without such a head.
+    """
+    model = _load("reranker", name, AutoModelForSequenceClassification.from_pretrained)
+    return model, _load_tokenizer("reranker", name)
 
 
 def reader_config(name: str | Path) -> PreTrainedConfig:

@@ -139,6 +139,19 @@ def facts(result: PreflightResult) -> list[str]:
             f"{heads.at_equal_length_of_all.mean:.2f}: choosing "
             f"{'pays' if heads.pays else 'does not surely pay'}"
         )
+    if result.reranker is not None:
+        name, gain = result.reranker
+        if not gain.n:
+            is_better = (
+                "cannot be compared, for want of questions with passages both with and without an answer"
+            )
+        elif gain.low > 0:
+            is_better = "is surely the better teacher"
+        elif gain.high < 0:
+            is_better = "is surely the worse teacher"
+        else:
+            is_better = "is not surely better or worse"
+        lines.append(f"the reranker {name} {is_better}: its AUC less {result.configured}'s is {gain.text}")
     if result.stopped_early:
         lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
     return lines

@@ -143,6 +143,19 @@ class Signals(TemperedObjective[SignalPasses]):
         compared = [replace(self, signals=dict.fromkeys(names, 1.0)) for names in sums]
         return [self, *(objective for objective in compared if objective.signals != self.signals)]
 
+    def calibrated(self, unrelated: Sequence[tuple[str, str]] = ()) -> Sequence["Signals"]:
+        """The answer's rows, the question's, and the usual sum, calibrated in every way; passes of their own.
+
+        Args:
+            unrelated: (question, answer) pairs to calibrate by.
+        """
+        sums = [("answer",), ("question",), _USUAL]
+        return [
+            replace(self, signals=dict.fromkeys(names, 1.0), calibration=calibration)
+            for calibration in Calibration.compared(unrelated)
+            for names in sums
+        ]
+
     @property
     def details(self) -> tuple[str, ...]:
         parts = [name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.weights.items()]

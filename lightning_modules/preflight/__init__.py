@@ -12,6 +12,7 @@ from lightning_modules.preflight.other_passes import read_otherwise
 from lightning_modules.preflight.result import HeadChoice, PreflightResult, is_clear, make_result
 from lightning_modules.preflight.rows import TeacherRow
 from lightning_modules.preflight.verdict import Advice, Verdict
+from lightning_modules.reranker import Reranker
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 __all__ = [
@@ -46,6 +47,8 @@ def preflight(
     stops_early: bool = True,
     progress: Progress | None = None,
     tag: Callable[[list[Question]], list[Question]] | None = None,
+    unrelated: Sequence[tuple[str, str]] = (),
+    reranker: Reranker | None = None,
 ) -> PreflightResult:
     """Says of a teacher, before it teaches, whether the retriever should learn from it.
 
@@ -63,6 +66,8 @@ def preflight(
         progress: shows what was read.
         tag: finds the nouns of the questions that were chosen to be read, where they are not known yet
             (`datamodules.nouns.NounTagger.tag`).
+        unrelated: (question, answer) pairs to calibrate by, where calibrations are compared.
+        reranker: what the reader is compared with, on all questions that are read.
 
     Raises:
         ValueError: there are no questions.
@@ -75,7 +80,7 @@ def preflight(
             stack.enter_context(module.evaluating(index=index))
         chosen = choose_questions(module, questions, settings)
         asked = tag(chosen.questions) if tag else chosen.questions
-        teacher = ConfiguredTeacher(module, percentiles)
+        teacher = ConfiguredTeacher(module, percentiles, unrelated)
 
         def is_enough() -> bool:
             return stops_early and is_clear(teacher.collected, teacher.variant)
@@ -84,6 +89,9 @@ def preflight(
             stopped_early = teacher.read(asked, settings, is_enough, bar.update)
         with progress("Comparing variants", None) as bar:
             read_otherwise(teacher, settings, bar.update)
+        if reranker is not None:
+            with progress("Reranking", len(teacher.collected.questions)) as bar:
+                teacher.rerank(reranker, settings.batch_size, bar.update)
     return make_result(teacher, chosen, percentiles, stopped_early)
 
 

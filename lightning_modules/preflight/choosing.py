@@ -27,6 +27,8 @@ class PreflightSettings:
             passages, and for which a pass over all of them is made backward too.
         batch_size: questions read together.
         look_every: questions between two looks at whether the verdict is clear.
+        calibrations: whether the compared questions' passages are also asked other questions, so that signals
+            can be compared calibrated: about six further passes over each.
 
     Raises:
         ValueError: a number that is too small.
@@ -39,9 +41,10 @@ class PreflightSettings:
     num_left_out: int = 8
     batch_size: int = 4
     look_every: int = 20
+    calibrations: bool = False
 
     def __post_init__(self) -> None:
-        fewest = {"num_instances": 2, "num_compared": 0, "num_left_out": 0}
+        fewest = {"num_instances": 2, "num_compared": 0, "num_left_out": 0, "calibrations": 0}
         for name, value in vars(self).items():
             if value < fewest.get(name, 1):
                 raise ValueError(f"{name} is {value}; it must be at least {fewest.get(name, 1)}")

@@ -12,8 +12,9 @@ from lightning_modules.objectives.base import Cost, Objective
 from lightning_modules.preflight.choosing import PreflightSettings
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.placement import attention_shares, prompt_positions
-from lightning_modules.preflight.question_scores import QuestionScores
+from lightning_modules.preflight.question_scores import QuestionScores, Reranked
 from lightning_modules.preflight.variants import ComparedObjectives, Variant, order_of
+from lightning_modules.reranker import Reranker
 from lightning_modules.retriever_reader import RetrieverReaderModule, preferred_answers
 from lightning_modules.scores import PassageTokens
 
@@ -24,14 +25,21 @@ class ConfiguredTeacher:
     Args:
         module: with its index.
         percentiles: of the indicators.
+        unrelated: (question, answer) pairs that signals may be calibrated by.
 
     Attributes:
         variant: what the module itself would teach by.
         objectives: what is compared with it.
+        calibrated: signals calibrated otherwise than it, in its context.
         collected: the scores of what was read.
     """
 
-    def __init__(self, module: RetrieverReaderModule, percentiles: Sequence[int] = (90, 95)) -> None:
+    def __init__(
+        self,
+        module: RetrieverReaderModule,
+        percentiles: Sequence[int] = (90, 95),
+        unrelated: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.module = module
         self.reader = module.reader
         self.order = order_of(module.reader)
@@ -39,6 +47,7 @@ class ConfiguredTeacher:
             module.objective, module.reader.context, self.order, module.reader.num_examples or None
         )
         self.objectives = ComparedObjectives.beside(module.objective)
+        self.calibrated = self.objectives.calibrated(module.reader, unrelated)
         self.collected = QuestionScores()
         self.measures = ReaderMeasures(percentiles).to(module.device)
 
@@ -88,6 +97,22 @@ class ConfiguredTeacher:
         if reader.context is Context.CONCATENATED:
             collected.add_positions(rows, self.order, prompt_positions(output.prompts))
         collected.add_shares(attention_shares(output))
+
+    def rerank(self, reranker: Reranker, batch_size: int, progress: Callable[[int], object]) -> None:
+        """Scores the questions that were read by a cross-encoder.
+
+        Args:
+            reranker: to compare with.
+            batch_size: questions at a time.
+            progress: called with numbers of questions scored.
+        """
+        reranker.to(self.module.device)
+        scores = []
+        for questions in in_batches(self.collected.questions, batch_size):
+            passages = self.module.retrieve_candidates(questions)
+            scores.append(reranker.scores(Batch(questions, passages, [""] * len(questions))).cpu())
+            progress(len(questions))
+        self.collected.reranked = Reranked(reranker.name, torch.cat(scores))
 
     def scored(self) -> list[Objective]:
         """What costs no more than the configured objective's own passes."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.batches import Batch, in_batches
 from datamodules.prompts import Context
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.objectives.base import Cost
+from lightning_modules.objectives.base import Cost, Objective
 from lightning_modules.preflight.choosing import PreflightSettings
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.passes import KeptPasses
@@ -47,8 +47,13 @@ def read_otherwise(
         _read_in_other_contexts(teacher, read)
         _read_in_orders(teacher, read, settings.num_orders)
         _read_without_examples(teacher, read)
+        if settings.calibrations:
+            passes = _configured_passes(teacher, teacher.reader, read.batch)
+            scores = passes.scores(teacher.calibrated, read.log_p_retr, teacher.reader.context)
+            teacher.collected.add_scores(read.rows, scores)
         progress(len(read.rows))
-    _ask_unrelated(teacher, batches, progress)
+    calibrated = teacher.calibrated if settings.calibrations else []
+    _ask_unrelated(teacher, batches, calibrated, progress)
     _read_costly(teacher, rows[: settings.num_left_out], progress)
 
 
@@ -76,6 +81,11 @@ def _batches(teacher: ConfiguredTeacher, rows: Sequence[int], batch_size: int) -
         batch = Batch(questions, passages, preferred_answers(questions))
         batches.append(_Rows(of_batch, batch, collected.log_p_retr[of_batch].to(module.device)))
     return batches
+
+
+def _configured_passes(teacher: ConfiguredTeacher, reader: Reader, batch: Batch) -> KeptPasses:
+    """Of a reader that differs from the configured one at most in the order of the passages."""
+    return KeptPasses(reader, batch, teacher.module.read_once)
 
 
 def _read_each_alone(teacher: ConfiguredTeacher, read: _Rows) -> None:
@@ -143,7 +153,10 @@ def _read_costly(teacher: ConfiguredTeacher, rows: Sequence[int], progress: Call
 
 
 def _ask_unrelated(
-    teacher: ConfiguredTeacher, batches: Sequence[_Rows], progress: Callable[[int], object]
+    teacher: ConfiguredTeacher,
+    batches: Sequence[_Rows],
+    calibrated: Sequence[Objective],
+    progress: Callable[[int], object],
 ) -> None:
     """Asks of each question's passages what the next question asks: which does a teacher prefer always?"""
     questions = [question for read in batches for question in read.batch.questions]
@@ -159,7 +172,8 @@ def _ask_unrelated(
         for context in teacher.reader.contexts:
             # in another order, so that a preference for a place in the prompt is none for a passage
             reader = shown_in(teacher.reader, context, Order.SHUFFLED)
-            teacher.collected.add_unrelated_scores(read.rows, _unrelated(teacher, reader, unrelated))
+            scores = _unrelated(teacher, reader, unrelated, calibrated)
+            teacher.collected.add_unrelated_scores(read.rows, scores)
         if teacher.reader.num_examples:
             bare = shown_in(teacher.reader, teacher.reader.context, Order.SHUFFLED).showing(examples=())
             scores = without_examples(_unrelated(teacher, bare, unrelated))
@@ -167,9 +181,13 @@ def _ask_unrelated(
         progress(len(read.rows))
 
 
-def _unrelated(teacher: ConfiguredTeacher, reader: Reader, read: _Rows) -> Scores:
+def _unrelated(
+    teacher: ConfiguredTeacher, reader: Reader, read: _Rows, calibrated: Sequence[Objective] = ()
+) -> Scores:
     """By what one pass scores, and in the configured context by what is scored there alone."""
-    objectives = teacher.objectives.of_pass(reader)
+    objectives, passes = teacher.objectives.of_pass(reader), KeptPasses(reader, read.batch)
     if reader.context == teacher.reader.context:
-        objectives += [*teacher.objectives.of_no_pass, *teacher.objectives.only_configured]
-    return KeptPasses(reader, read.batch).scores(objectives, read.log_p_retr, reader.context)
+        objectives += [*teacher.objectives.of_no_pass, *teacher.objectives.only_configured, *calibrated]
+        if reader.num_examples == teacher.reader.num_examples:
+            passes = _configured_passes(teacher, reader, read.batch)
+    return passes.scores(objectives, read.log_p_retr, reader.context)

@@ -44,6 +44,7 @@ class KeptPasses:
         self._output: AnswerOutput | None = None
         self._weighted: WeightedPass | None = None
         self._likelihoods: dict[tuple[Shown, float], AnswerLikelihoods] = {}
+        self._references: dict[tuple[tuple[str, str], ...], SignalOutput] = {}
 
     def read(self, batch: Batch) -> AnswerOutput:
         """See `Reader.read_answer`."""
@@ -84,10 +85,20 @@ class KeptPasses:
         return self._likelihoods[key]
 
     def read_signals(self, batch: Batch) -> SignalOutput:
-        """See `Reader.read_signals`."""
+        """See `Reader.read_signals`; also of what else is asked of the same passages."""
+        if batch is not self.batch:
+            return self._read_reference(batch)
         output = self.read(batch)
         assert isinstance(output, SignalOutput), "objectives are asked first whether a reader fits"
         return output
+
+    def _read_reference(self, batch: Batch) -> SignalOutput:
+        assert batch.passages is self.batch.passages, "passes over the passages of one batch are kept"
+        asked = tuple((q.text, a) for q, a in zip(batch.questions, batch.answers, strict=True))
+        if asked not in self._references:
+            with torch.no_grad(), eval_mode(self.reader):
+                self._references[asked] = (self.read_once or self.reader).read_signals(batch)
+        return self._references[asked]
 
     def read_weighted(self, batch: Batch) -> WeightedPass:
         """See `Reader.read_weighted`."""

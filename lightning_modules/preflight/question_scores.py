@@ -1,7 +1,7 @@
 """What each variant makes of the questions that a pre-flight check has read."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,19 @@ from lightning_modules.preflight.placement import AttentionShares
 from lightning_modules.preflight.variants import Order, Scores, Variant
 
 
+@dataclass(frozen=True)
+class Reranked:
+    """What a cross-encoder makes of the same passages.
+
+    Attributes:
+        name: of the cross-encoder.
+        scores: of the K passages of each question.
+    """
+
+    name: str
+    scores: Float[Tensor, "questions passages"]
+
+
 class QuestionScores:
     """Passage scores of every variant, question by question; NaN where a question was not read that way.
 
@@ -22,6 +35,7 @@ class QuestionScores:
         has_answer, log_p_retr, lengths: of their K retrieved passages.
         positions: where each passage stood in a concatenated prompt, by the order asked for.
         shares: attention on passages, first token and the rest, of the configured context.
+        reranked: by what the reader is compared with; None where nothing is.
     """
 
     def __init__(self) -> None:
@@ -34,6 +48,7 @@ class QuestionScores:
         self._unrelated: dict[Variant, dict[int, Tensor]] = {}
         self._positions: dict[Order, dict[int, Tensor]] = {}
         self._head_scores: list[Tensor] = []
+        self.reranked: Reranked | None = None
         self.shares: dict[str, list[float]] = {"passages": [], "first_token": [], "rest": []}
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from datamodules.prompts import Context
 from lightning_modules.metrics.estimates import Estimate, estimate
@@ -65,7 +66,9 @@ class PreflightResult:
         verdict: on the configured teacher.
         configured: its name; the first of `rows`.
         rows: the variants, best AUC first after the configured one.
-        references: the retriever itself, and passage length alone.
+        references: the retriever itself, passage length alone, and the reranker where there is one.
+        reranker: what it is called, and how much better its AUC is than the configured teacher's over the
+            same questions; None without one.
         measures: of the configured teacher, metric -> value, over the questions that were not chosen for
             their passages; without those that only questions with a positive and a negative passage have.
         percentiles: of the indicators among them.
@@ -87,6 +90,7 @@ class PreflightResult:
     configured: str
     rows: list[TeacherRow]
     references: list[TeacherRow]
+    reranker: tuple[str, Estimate] | None
     measures: dict[str, Estimate]
     percentiles: list[int]
     agreement: dict[str, Estimate]
@@ -141,10 +145,8 @@ def make_result(
         verdict=judge_configured(collected, configured),
         configured=own.name,
         rows=[own, *others],
-        references=[
-            reference_row("retriever (p_RETR)", collected.log_p_retr, collected),
-            reference_row("passage length alone", collected.lengths.float().log_softmax(dim=-1), collected),
-        ],
+        references=_references(collected),
+        reranker=_reranker_gain(collected, configured),
         measures=_typical_measures(values, chosen.typical, percentiles),
         percentiles=list(percentiles),
         agreement=_agreement(collected, teacher.reader.context),
@@ -159,6 +161,25 @@ def make_result(
         questions=values,
         retrieved=dict(zip(values.question_ids, collected.passages, strict=True)),
     )
+
+
+def _references(collected: QuestionScores) -> list[TeacherRow]:
+    scores = {
+        "retriever (p_RETR)": collected.log_p_retr,
+        "passage length alone": collected.lengths.float().log_softmax(dim=-1),
+    }
+    if collected.reranked is not None:
+        scores[f"reranker {Path(collected.reranked.name).name}"] = collected.reranked.scores.log_softmax(
+            dim=-1
+        )
+    return [reference_row(name, log_p, collected) for name, log_p in scores.items()]
+
+
+def _reranker_gain(collected: QuestionScores, configured: Variant) -> tuple[str, Estimate] | None:
+    if collected.reranked is None:
+        return None
+    auc = teacher_auc(collected.reranked.scores, collected.has_answer)
+    return collected.reranked.name, estimate(auc - collected.auc(configured))
 
 
 def _typical_measures(

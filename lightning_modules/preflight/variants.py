@@ -1,6 +1,6 @@
 """What a pre-flight check compares: objectives, in the contexts and orders in which a reader can be shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.choices import Choice
 from datamodules.prompts import Context, PassageOrder
-from lightning_modules.objectives import OBJECTIVES, Objective, make_objective
+from lightning_modules.objectives import OBJECTIVES, Objective, Signals, make_objective
 from lightning_modules.objectives.base import Cost
 from lightning_modules.readers.base import Reader
 
@@ -123,6 +123,14 @@ class ComparedObjectives:
         """Those that one pass of a reader over its prompts scores."""
         fitting = [o for o in self.usual if o.uses_reader and o.unfit(reader) is None]
         return [o for o in fitting if o.cost is Cost.NOTHING or reader.reads_alone]
+
+    def calibrated(self, reader: Reader, unrelated: Sequence[tuple[str, str]]) -> list[Objective]:
+        """Signals of a reader less what passages get whatever is asked, which takes passes of their own."""
+        others = {o.details for o in (*self.usual, *self.only_configured) if isinstance(o, Signals)}
+        signals = next((o for o in self.usual if isinstance(o, Signals)), None)
+        if signals is None or signals.unfit(reader) is not None:
+            return []
+        return [o for o in signals.calibrated(unrelated) if o.details not in others]
 
     @property
     def of_no_pass(self) -> list[Objective]:

@@ -12,6 +12,8 @@ from experiments import probe
 from experiments.build import build_objective, build_reader, build_retriever
 from experiments.checks import check_config
 from experiments.config import load_config
+from tests.lightning_modules.test_reranker import saved as saved_cross_encoder
+from tests.lightning_modules.test_reranker import tiny_cross_encoder
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
@@ -261,3 +263,20 @@ def test_mistakes_are_one_line(capsys, tmp_path, arguments, message):
     assert len(errors) == 1
     assert message in errors[0]
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_calibrations_and_a_reranker_are_compared(tmp_path, capsys):
+    cross_encoder = saved_cross_encoder(tmp_path / "judge", tiny_cross_encoder())
+    changes = {"reader__context": "independent", "training__num_passages": 20, "init__reader_from": "null"}
+    settings = as_overrides(toy_settings(tmp_path, **changes))
+    arguments = ["--exp", "step2_vital", "--instances", "6", "--compare", "2", "--calibrations"]
+    arguments += ["--reranker", str(cross_encoder), "--out", str(tmp_path / "out"), *settings]
+    assert probe.main(arguments) == 0
+    result = json.loads((tmp_path / "out" / "probe.json").read_text())["result"]
+    rows = {row["name"]: row for row in result["rows"]}
+    calibrated = rows["signals independent question over unrelated"]
+    assert "objective.calibration.reference=unrelated" in calibrated["overrides"]
+    assert result["references"][-1]["name"] == "reranker judge"
+    assert f"the reranker {cross_encoder}" in " ".join(capsys.readouterr().out.split())
+    assert probe.main([*arguments, "--reranker", str(tmp_path / "absent")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err

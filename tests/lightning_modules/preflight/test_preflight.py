@@ -11,12 +11,21 @@ from lightning_modules import preflight as package
 from lightning_modules.encoding import build_index
 from lightning_modules.evaluation import find_hits
 from lightning_modules.metrics.teacher_auc import teacher_auc
-from lightning_modules.objectives import EMDR2, LOOP, ADist, EndToEnd, PDist
+from lightning_modules.objectives import EMDR2, LOOP, ADist, EndToEnd, PDist, Signals
 from lightning_modules.preflight import PreflightSettings, preflight
 from lightning_modules.preflight.configured import ConfiguredTeacher
 from lightning_modules.preflight.other_passes import read_otherwise
+from lightning_modules.read_once import ReadOnce
+from lightning_modules.reranker import Reranker
 from lightning_modules.retriever_reader import preferred_answers
-from tests.tiny_models import tiny_reader_of, tiny_retriever, toy_knowledge_base, toy_questions
+from tests.lightning_modules.test_reranker import tiny_cross_encoder
+from tests.tiny_models import (
+    tiny_reader_of,
+    tiny_retriever,
+    tiny_tokenizer,
+    toy_knowledge_base,
+    toy_questions,
+)
 
 KINDS = ["concatenated", "independent", "fusion_in_decoder"]
 FEW = PreflightSettings(num_instances=12, num_compared=4, num_left_out=2)
@@ -164,6 +173,69 @@ def test_a_teacher_with_examples_is_compared_with_itself_without(knowledge_base,
     assert expected_own != expected_other
     if kind == "concatenated":
         assert set(result.mass_by_position) == {"rank"}
+
+
+UNRELATED = [("who is it", "Bob"), ("where is Rome", "Italy"), ("what is the capital of Peru", "Lima")]
+
+
+@pytest.mark.parametrize("reference", ["none", "content_free", "unrelated"])
+def test_calibrated_signals_are_rows_and_teach_as_a_run_would(knowledge_base, tmp_path, reference):
+    own = {"reference": reference, "unrelated": tuple(UNRELATED) if reference == "unrelated" else ()}
+    module = module_of(knowledge_base, "independent", objective=Signals(calibration=own))
+    module.read_once = ReadOnce(module.reader, tmp_path)
+    module.index = build_index(module.retriever, knowledge_base)
+    settings = replace(FEW, num_compared=2, num_orders=1, num_left_out=0, calibrations=True)
+    teacher = ConfiguredTeacher(module, unrelated=UNRELATED)
+    teacher.read(toy_questions(), settings, lambda: False, lambda num: None)
+    read_otherwise(teacher, settings, lambda num: None)
+    collected = teacher.collected
+    variants = {variant.name: variant for variant in collected.variants}
+    for of in ("content_free", "unrelated"):
+        for how in ("less", "over"):
+            for by in ("", " by token"):
+                for what in ("answer", "question", "answer + question + likelihood"):
+                    variant = variants[f"signals independent {what} {how} {of}{by}"]
+                    assert int((~collected.unrelated_scores(variant).isnan()).all(dim=1).sum()) == 2
+                    scores = collected.scores(variant)
+                    rows = (~scores.isnan()).all(dim=1).nonzero()[:, 0].tolist()
+                    is_configured = variant.objective.calibration == module.objective.calibration
+                    assert len(rows) == (12 if is_configured else 2)
+                    question = collected.questions[rows[-1]]
+                    batch = Batch([question], module.retrieve([question], 20), preferred_answers([question]))
+                    passes = variant.objective.read(module.reader, batch)
+                    expected = variant.objective.passage_scores(passes, torch.zeros(1, 20))
+                    torch.testing.assert_close(scores[rows[-1]], expected[0], rtol=1e-3, atol=1e-4)
+    assert len(variants) == len(collected.variants)
+    [name] = [n for n in variants if n == "signals independent question over unrelated by token"]
+    assert "objective.calibration.level=token" in variants[name].overrides
+
+
+def test_calibrations_are_compared_where_asked_for(knowledge_base):
+    module = module_of(knowledge_base, "independent")
+    few = replace(FEW, num_compared=2, num_orders=1, num_left_out=0)
+    result = preflight(module, toy_questions(), few, unrelated=UNRELATED)
+    assert not [row.name for row in result.rows if "content_free" in row.name]
+    result = preflight(module, toy_questions(), replace(few, calibrations=True))
+    rows = [row for row in result.rows if "content_free" in row.name]
+    assert len(rows) == 12
+    assert {row.auc.n for row in rows} == {2}
+    assert not [row.name for row in result.rows if "unrelated" in row.name], "there are none to ask"
+
+
+def test_a_reranker_is_compared_with_the_reader(knowledge_base):
+    module = module_of(knowledge_base)
+    reranker = Reranker("folder/tiny", tiny_cross_encoder(), tiny_tokenizer())
+    result = preflight(module, toy_questions(), replace(FEW, num_compared=0), reranker=reranker)
+    name, gain = result.reranker
+    row = result.references[-1]
+    assert (name, row.name, row.overrides) == ("folder/tiny", "reranker tiny", None)
+    questions = [q for q in toy_questions() if q.id in result.retrieved]
+    module.index = build_index(module.retriever, knowledge_base)
+    batch = Batch(questions, module.retrieve(questions, 20), preferred_answers(questions))
+    expected = teacher_auc(reranker.scores(batch), find_hits(questions, batch.passages, module.answer_match))
+    assert row.auc.mean == pytest.approx(float(expected.nanmean()))
+    assert gain.mean == pytest.approx(row.auc.mean - result.rows[0].auc.mean)
+    assert preflight(module, toy_questions(), replace(FEW, num_compared=0)).reranker is None
 
 
 def test_a_clear_verdict_stops_early(knowledge_base, monkeypatch):
