@@ -400,12 +400,14 @@ def noun_spans(question: Question) -> list[tuple[int, int]]:
         >>> " who rules Peru"[11:15]
         'Peru'
     """
+    return [
+        (_place_in_prompt(question, start), _place_in_prompt(question, end)) for start, end in question.nouns
+    ]
 
-    def place(position: int) -> int:
-        # as many characters precede it as precede an x put in its place, and the space before the question
-        return len(_in_one_line(question.text[:position] + "x"))
 
-    return [(place(start), place(end)) for start, end in question.nouns]
+def _place_in_prompt(question: Question, position: int) -> int:
+    # as many characters precede it as precede an x put in its place, and the space before the question
+    return len(_in_one_line(question.text[:position] + "x"))
 
 
 def _label_tokens(tokens: list[tuple[int, tuple[int, int]]], prompt: PromptText) -> np.ndarray:
