@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Int, Int64
 
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
@@ -113,12 +113,17 @@ class BM25Index:
             self._index.save(str(partial), show_progress=False)
 
     def search(
-        self, texts: Sequence[str], k: int
+        self, texts: Sequence[str], k: int, among: Int64[np.ndarray, " rows"] | None = None
     ) -> tuple[Float32[np.ndarray, "questions k"], Int[np.ndarray, "questions k"]]:
         """The k best passages for each text.
 
         A passage that shares no word with the text scores 0; such ones come last, in an arbitrary order that
         is always the same.
+
+        Args:
+            texts: questions.
+            k: passages wanted for each.
+            among: rows to choose from; None = all.
 
         Returns:
             Their scores and rows, best first.
@@ -126,11 +131,17 @@ class BM25Index:
         Raises:
             ValueError: `k` is not between 1 and the number of passages.
         """
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k is {k}; it must be between 1 and the {len(self)} passages there are")
+        num_passages = len(self) if among is None else len(among)
+        if not 1 <= k <= num_passages:
+            raise ValueError(f"k is {k}; it must be between 1 and the {num_passages} passages there are")
         words = [self._split(text.lower()) or [_NO_WORD] for text in texts]
-        found = self._index.retrieve(words, k=k, show_progress=False, backend_selection="numpy")
-        return found.scores, found.documents
+        if among is None:
+            found = self._index.retrieve(words, k=k, show_progress=False, backend_selection="numpy")
+            return found.scores, found.documents
+        # a mask would give those left out the score of a passage that shares no word, which can come first
+        scores = np.stack([self._index.get_scores(of_text)[among] for of_text in words])
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, axis=1), among[best]
 
 
 def _bm25s() -> Any:

@@ -123,12 +123,16 @@ class KnowledgeBase(Sequence[Passage]):
 
     def titled(self, titles: Iterable[str]) -> dict[str, list[Passage]]:
         """The passages of some titles, in order, found in one pass over all titles; without those of none."""
+        return {title: self.select(rows) for title, rows in self.rows_titled(titles).items()}
+
+    def rows_titled(self, titles: Iterable[str]) -> dict[str, list[int]]:
+        """Their rows, likewise."""
         wanted = pa.array(sorted(set(titles)), pa.string())
-        found: dict[str, list[Passage]] = {}
+        found: dict[str, list[int]] = {}
         for number, (_, batch_titles, _) in enumerate(self._columns):
             for row in np.flatnonzero(pc.is_in(batch_titles, value_set=wanted)):
-                passage = self._passage(number * _ROWS_PER_BATCH + int(row))
-                found.setdefault(passage.title, []).append(passage)
+                title = str(batch_titles[row].as_py())
+                found.setdefault(title, []).append(number * _ROWS_PER_BATCH + int(row))
         return found
 
     def chunks(self, size: int) -> Iterator[list[Passage]]:

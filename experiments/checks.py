@@ -228,6 +228,12 @@ def _check_rooms(config: ExperimentConfig) -> None:
             f"retriever.rerank_from={rerank_from} must be at least {largest}, the largest of "
             "training.num_passages and evaluation.hit_rate_ks: the passages are chosen from so many"
         )
+    part = config.index.validation_passages
+    if part is not None and part < largest:
+        raise ConfigError(
+            f"index.validation_passages={part} must be at least {largest}, the largest of "
+            "training.num_passages and evaluation.hit_rate_ks: validations find so many among them"
+        )
 
 
 def _check_examples(config: ExperimentConfig) -> None:

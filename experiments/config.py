@@ -334,6 +334,12 @@ class IndexConfig:
     gpu: bool | None = setting(None, "null = where there is a GPU and a FAISS that can use it")
     batch_size: int = setting(64, "passages embedded at a time", at_least=1)
     refresh_before_validation: bool = setting(False, "so that each validation is on a fresh index")
+    validation_passages: int | None = setting(
+        None,
+        "validations search so many passages, encoded anew for each: gold ones, what the start and BM25 rank "
+        "first, and random ones; null = the whole index",
+        at_least=1,
+    )
     staleness_every_steps: int | None = setting(
         None,
         "how often to measure how far the retriever is from the index; null = at validations only",

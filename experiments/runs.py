@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "index"
 
     @property
+    def validation_passages(self) -> Path:
+        """Rows of the passages that validations search, where these are a part of the knowledge base."""
+        return self.path / "validation_passages.json"
+
+    @property
     def predictions(self) -> Path:
         """What the final test gave for each question."""
         return self.path / "predictions.jsonl"

@@ -280,6 +280,8 @@ def stales_all_validations(config: ExperimentConfig) -> bool:
     if not (trained and (config.retriever.tied or config.retriever.train_passage_encoder)):
         return False
     schedule = parse_refresh(config.index.refresh)
+    if config.index.validation_passages is not None:  # encoded anew for each
+        return False
     if config.index.refresh_before_validation or not isinstance(schedule, RefreshSchedule):
         return False
     every, last = config.trainer.validate_every_steps, config.trainer.max_steps

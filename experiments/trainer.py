@@ -24,6 +24,7 @@ from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.stop_on_thresholds import StopOnThresholds
 from callbacks.token_view import TokenView
+from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh
 from experiments.checks import monitors_of, thresholds_of
@@ -38,6 +39,7 @@ class RunCallbacks:
 
     staleness: MeasureStaleness | None
     index: RefreshIndex | None
+    on_part: ValidateOnPart | None
     indicators: LogIndicators
     start_candidates: ReadStartCandidates | None
     predictions: SavePredictions
@@ -52,8 +54,15 @@ class RunCallbacks:
     def all(self) -> list[Callback]:
         # a collapse is seen before an index is made of it; the index is fresh before anything is measured
         # but how stale it was, and all is measured before anything is decided: first by what knows noise
-        chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.indicators]
-        chosen += [self.start_candidates, self.predictions, *self.others, self.stopping, self.thresholds]
+        chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.on_part]
+        chosen += [
+            self.indicators,
+            self.start_candidates,
+            self.predictions,
+            *self.others,
+            self.stopping,
+            self.thresholds,
+        ]
         chosen += [self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
@@ -84,6 +93,15 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if trains(config) and config.training.train_retriever:
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
+    on_part = None
+    if index is not None and trains(config) and config.index.validation_passages is not None:
+        on_part = ValidateOnPart(
+            config.index.validation_passages,
+            run.validation_passages,
+            use_gpu=index.use_gpu,
+            batch_size=config.index.batch_size,
+            show_progress=trainer.progress_bar,
+        )
     indicators = LogIndicators(tuple(evaluation.percentiles))
     start_candidates = None
     if trains(config) and config.training.train_reader:
@@ -124,6 +142,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     return RunCallbacks(
         staleness,
         index,
+        on_part,
         indicators,
         start_candidates,
         predictions,

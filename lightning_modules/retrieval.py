@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
@@ -45,6 +46,7 @@ class RetrievalModule(AnsweringModule):
 
     Attributes:
         index: FAISS index over the knowledge base; `callbacks.refresh_index.RefreshIndex` sets it.
+        searched_rows: where the index holds but a part of the knowledge base; None = it holds all.
         index_is_fresh: whether it was of the present passage encoder when the latest validation began; set
             likewise.
     """
@@ -77,10 +79,13 @@ class RetrievalModule(AnsweringModule):
         # a small knowledge base may hold fewer passages than the largest K asks for
         self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
         self.index: PassageIndex | None = None
+        self.searched_rows: Int64[np.ndarray, " rows"] | None = None
         self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)
         self.bm25_hit_rate = HitRate(self.hit_rate_ks)
-        self._bm25_ranks: dict[str, int] = {}  # of the first hit, by question id
+        self._bm25_ranks: dict[
+            tuple[str, bool], int
+        ] = {}  # of the first hit, by question id and what is searched
         self.passage_words = QuestionMean()
         self.strict_loading = False  # checkpoints hold the trained models only
 
@@ -95,7 +100,7 @@ class RetrievalModule(AnsweringModule):
         Raises:
             ValueError: there is no index.
         """
-        return [self.knowledge_base.select(rows) for rows in self._search_index(questions, k)]
+        return [self.knowledge_base.select(rows) for rows in self.search_index(questions, k)]
 
     def retrieve_candidates(
         self, questions: Sequence[Question], step_seed: int | None = None
@@ -123,12 +128,12 @@ class RetrievalModule(AnsweringModule):
             _, rows = self.bm25.search([question.text for question in questions], self._num_to_find)
             rankings.append(rows.tolist())
         if self.candidates.uses_index:
-            rankings.append(self._search_index(questions, self._num_to_find))
+            rankings.append(self.search_index(questions, self._num_to_find))
         return [list(of_question) for of_question in zip(*rankings, strict=True)]
 
     @torch.no_grad()
-    def _search_index(self, questions: Sequence[Question], k: int) -> list[list[int]]:
-        """Rows of the k best passages for each question."""
+    def search_index(self, questions: Sequence[Question], k: int) -> list[list[int]]:
+        """Rows of the passages that `retrieve` gives."""
         if self.index is None:
             raise ValueError(
                 "there is no index to retrieve from: give the trainer callbacks.refresh_index.RefreshIndex, "
@@ -136,7 +141,7 @@ class RetrievalModule(AnsweringModule):
             )
         num_found = k
         if self.rerank_from is not None:
-            num_found = min(max(k, self.rerank_from), len(self.knowledge_base))
+            num_found = min(max(k, self.rerank_from), len(self.index))
         with eval_mode(self.retriever):
             queries = self.retriever.encode_queries([question.text for question in questions])
             _, found = self.index.search(queries.float().cpu().numpy(), num_found)
@@ -178,14 +183,16 @@ class RetrievalModule(AnsweringModule):
         return Evaluation(questions, passages, is_hit, self.num_passages)
 
     def _first_hits_of_bm25(self, questions: Sequence[Question], bm25: BM25Index) -> Int[Tensor, " batch"]:
-        """Rank of the first passage with an answer; found once for each question."""
-        new = [question for question in questions if question.id not in self._bm25_ranks]
+        """Rank of the first passage with an answer, among those that the index holds; found once for each."""
+        among = self.searched_rows
+        new = [question for question in questions if (question.id, among is None) not in self._bm25_ranks]
         if new:
-            _, rows = bm25.search([question.text for question in new], max(self.hit_rate_ks))
+            _, rows = bm25.search([question.text for question in new], max(self.hit_rate_ks), among)
             passages = [self.knowledge_base.select(found) for found in rows.tolist()]
             ranks = first_hit_ranks(find_hits(new, passages, self.answer_match)).tolist()
-            self._bm25_ranks |= dict(zip((question.id for question in new), ranks, strict=True))
-        return torch.tensor([self._bm25_ranks[question.id] for question in questions])
+            keys = ((question.id, among is None) for question in new)
+            self._bm25_ranks |= dict(zip(keys, ranks, strict=True))
+        return torch.tensor([self._bm25_ranks[question.id, among is None] for question in questions])
 
     def on_validation_epoch_end(self) -> None:
         # Lightning would count the steps of a validation within training from 0, those of all else from 1

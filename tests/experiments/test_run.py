@@ -85,6 +85,10 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         ),
         (["--exp", "quickstart", "trainer.accelerator=tpu"], "choose one of: auto, cpu, gpu"),
         (["--exp", "quickstart", "retriever.rerank_from=19"], "rerank_from=19 must be at least 20"),
+        (
+            ["--exp", "quickstart", "index.validation_passages=19"],
+            "validation_passages=19 must be at least 20",
+        ),
         (["--exp", "quickstart", "reader.max_tokens_per_passage=103"], "must be at least 104"),
         (["--exp", "quickstart", "evaluation.closed_book=true"], "set trainer.max_steps=0"),
         (["--exp", "quickstart", "evaluation.retrieve_only=true"], "set trainer.max_steps=0"),

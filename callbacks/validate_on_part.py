@@ -1,0 +1,159 @@
+"""Validations search a fixed part of the knowledge base, encoded anew for each."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.progress import progress_bar
+from datamodules.batches import Question, in_batches
+from datamodules.errors import DataError
+from datamodules.partial_index import PartialIndex, choose_rows
+from datamodules.passage_index import PassageIndex
+from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.text_files import write_whole
+from lightning_modules.encoding import encode_passages
+from lightning_modules.evaluation import find_hits
+from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
+
+log = logging.getLogger(__name__)
+
+
+class ValidateOnPart(Callback):
+    """Gives each validation a fresh index of the same part of the knowledge base.
+
+    An index of all passages costs an encoding of them all, too much for each validation of a large knowledge
+    base; one that is not made anew measures how well the retriever fits its own past. A fixed part is cheap
+    to encode, and Hit Rates over it, the start's included, can be compared with each other. They are higher
+    than over all passages: the final test searches all.
+
+    The part holds the validation questions' gold passages (of the gold title, and with an answer), what the
+    start's index and BM25 rank first for them, and a random sample of the rest. It is chosen at the first
+    validation and kept in a file, so that a resumed run goes on with it.
+
+    It must come after `RefreshIndex`, whose index training goes on with.
+
+    Args:
+        num_passages: in the part.
+        path: of the file.
+        use_gpu: keep the index on the GPU.
+        batch_size: passages encoded together.
+        seed: of the random sample.
+        show_progress: a bar with rate and time left.
+    """
+
+    def __init__(
+        self,
+        num_passages: int,
+        path: Path | str,
+        use_gpu: bool = False,
+        batch_size: int = 64,
+        seed: int = 0,
+        show_progress: bool = True,
+    ) -> None:
+        self.num_passages = num_passages
+        self.path = Path(path)
+        self.use_gpu = use_gpu
+        self.batch_size = batch_size
+        self.seed = seed
+        self.show_progress = show_progress
+        self._rows: Int64[np.ndarray, " rows"] | None = None
+        self._whole: PassageIndex | None = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RetrievalModule)
+        with pl_module.timer.part("refresh_index"), trainer.precision_plugin.forward_context():
+            if self._rows is None:
+                self._rows = self._kept(trainer, pl_module)
+            index = PartialIndex(self._encode(trainer, pl_module, self._rows), self._rows, self.use_gpu)
+        self._whole, pl_module.index = pl_module.index, index
+        pl_module.searched_rows = self._rows
+        pl_module.index_is_fresh = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RetrievalModule)
+        pl_module.index, self._whole = self._whole, None
+        pl_module.searched_rows = None
+
+    # ---- which passages ----
+
+    def _kept(self, trainer: Trainer, module: RetrievalModule) -> Int64[np.ndarray, " rows"]:
+        total = len(module.knowledge_base)
+        if trainer.is_global_zero and not self.path.is_file():
+            rows = choose_rows(self._needed(trainer, module), self.num_passages, total, self.seed)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(rows.tolist()))
+            log.info("validations search %d of %d passages", len(rows), total)
+        trainer.strategy.barrier("passages of validations chosen")
+        return _read_rows(self.path, total)
+
+    def _needed(self, trainer: Trainer, module: RetrievalModule) -> list[list[int]]:
+        """For each validation question the rows that its Hit Rate should not go without."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, QuestionDataModule)
+        gold = gold_rows(module, datamodule.validation)
+        needed = []
+        for questions in in_batches(datamodule.validation, RETRIEVED_TOGETHER):
+            k = min(max(module.num_passages, *module.hit_rate_ks), len(module.knowledge_base))
+            rankings = [module.search_index(questions, k)]
+            if module.bm25 is not None:
+                _, found = module.bm25.search([question.text for question in questions], k)
+                rankings.append(found.tolist())
+            for question, *ranked in zip(questions, *rankings, strict=True):
+                needed.append(gold[question.id] + [row for pair in zip(*ranked, strict=True) for row in pair])
+        return needed
+
+    # ---- their embeddings ----
+
+    def _encode(
+        self, trainer: Trainer, module: RetrievalModule, rows: Int64[np.ndarray, " rows"]
+    ) -> np.ndarray:
+        """Of all rows, each process encoding a share."""
+        shares = np.array_split(rows, trainer.world_size)
+        share = shares[trainer.global_rank].tolist()
+        is_shown = self.show_progress and trainer.is_global_zero
+        with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar:
+            encoded = encode_passages(
+                module.retriever, module.knowledge_base.select(share), self.batch_size, bar.update
+            )
+        if trainer.world_size == 1:
+            return encoded
+        # all shares are as long as the first, which is the longest
+        padded = np.zeros((len(shares[0]), encoded.shape[1]), dtype=encoded.dtype)
+        padded[: len(encoded)] = encoded
+        gathered = trainer.strategy.all_gather(torch.from_numpy(padded).to(module.device)).cpu().numpy()
+        return np.concatenate([part[: len(own)] for part, own in zip(gathered, shares, strict=True)])
+
+
+def _read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
+    try:
+        rows = np.array(json.loads(path.read_text()), dtype=np.int64)
+        is_whole = rows.ndim == 1 and len(rows) > 0 and rows.min() >= 0 and rows.max() < num_passages
+    except (ValueError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise DataError(
+            f"{path} is damaged (it should hold rows of the {num_passages} passages); start the run anew, "
+            "since its validations can no longer be compared with each other"
+        )
+    return rows
+
+
+def gold_rows(module: RetrievalModule, questions: Sequence[Question]) -> dict[str, list[int]]:
+    """By question id the rows of the passages of its gold title that hold an answer."""
+    titled = module.knowledge_base.rows_titled({question.title for question in questions if question.title})
+    rows = {question.id: titled.get(question.title, []) for question in questions}
+    return {
+        question.id: [
+            row
+            for row in rows[question.id]
+            if find_hits([question], [module.knowledge_base.select([row])], module.answer_match).item()
+        ]
+        for question in questions
+    }
