@@ -133,14 +133,7 @@ class PassageIndex:
             ValueError: fewer than k passages, or k < 1; queries of other dimensions, or that hold NaN or
                 infinity; an approximate index that does not find k passages even so.
         """
-        if not 1 <= k <= len(self):
-            raise ValueError(f"cannot retrieve k = {k} passages from an index of {len(self)}")
-        if queries.shape[1] != self.dim:
-            raise ValueError(f"queries have {queries.shape[1]} dimensions, the index has {self.dim}")
-        if not np.isfinite(queries).all():
-            raise UnusableEmbeddingsError(
-                "the queries' embeddings hold NaN or infinity: has the retriever diverged?"
-            )
+        check_search(queries, k, len(self), self.dim)
         queries = np.ascontiguousarray(queries)
         with _faiss_errors(f"cannot search the index {self.factory!r}"):
             scores, rows = self._index.search(queries, k)
@@ -149,8 +142,7 @@ class PassageIndex:
                 scores[short], rows[short] = self._search_all_cells(queries[short], k)
         if (rows < 0).any():
             raise ValueError(f"the index {self.factory!r} found fewer than k = {k} passages: use 'Flat'")
-        order = np.lexsort((rows, -scores))
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        return in_order(scores, rows)
 
     def _search_all_cells(
         self, queries: Float32[np.ndarray, "batch dim"], k: int
@@ -239,15 +231,48 @@ def _read_rows(
     embeddings: Float[np.ndarray, "passages dim"], rows: Int[np.ndarray, " rows"]
 ) -> Float32[np.ndarray, "rows dim"]:
     chunk = np.ascontiguousarray(embeddings[rows], dtype=np.float32)
+    check_embeddings(chunk, rows)
+    return chunk
+
+
+def check_embeddings(embeddings: Float[np.ndarray, "rows dim"], rows: Int[np.ndarray, " rows"]) -> None:
+    """Refuses embeddings that nothing can be found by.
+
+    Args:
+        embeddings: of some passages.
+        rows: their numbers, for the message.
+
+    Raises:
+        UnusableEmbeddingsError: names the first passage at fault.
+    """
     for problem, at_fault in (
-        ("holds NaN or infinity: has the retriever diverged?", ~np.isfinite(chunk).all(axis=1)),
-        ("is all zeros: was this passage embedded?", ~chunk.any(axis=1)),
+        ("holds NaN or infinity: has the retriever diverged?", ~np.isfinite(embeddings).all(axis=1)),
+        ("is all zeros: was this passage embedded?", ~embeddings.any(axis=1)),
     ):
         if at_fault.any():
             raise UnusableEmbeddingsError(
                 f"the embedding of the passage in row {rows[at_fault.argmax()]} {problem}"
             )
-    return chunk
+
+
+def check_search(queries: Float32[np.ndarray, "batch dim"], k: int, num_passages: int, dim: int) -> None:
+    """Refuses what cannot be searched for; see `PassageIndex.search`."""
+    if not 1 <= k <= num_passages:
+        raise ValueError(f"cannot retrieve k = {k} passages from an index of {num_passages}")
+    if queries.shape[1] != dim:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, the index has {dim}")
+    if not np.isfinite(queries).all():
+        raise UnusableEmbeddingsError(
+            "the queries' embeddings hold NaN or infinity: has the retriever diverged?"
+        )
+
+
+def in_order(
+    scores: Float32[np.ndarray, "batch k"], rows: Int64[np.ndarray, "batch k"]
+) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+    """The best first; of equal scores the lower row."""
+    order = np.lexsort((rows, -scores))
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _cells(index: faiss.Index) -> Any:
