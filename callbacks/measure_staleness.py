@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules.batches import Question
-from datamodules.passage_index import PassageIndex
+from datamodules.passage_index import SearchIndex
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules.encoding import encode_passages
 from lightning_modules.eval_mode import eval_mode
@@ -119,7 +119,7 @@ class MeasureStaleness(Callback):
 
     @torch.no_grad()
     def _compare(
-        self, module: RetrievalModule, index: PassageIndex, kept: Tensor, questions: Sequence[Question]
+        self, module: RetrievalModule, index: SearchIndex, kept: Tensor, questions: Sequence[Question]
     ) -> Staleness:
         sample = self._sample(module)
         fresh = self._encode(module, sample)

@@ -2,28 +2,21 @@
 
 import logging
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.index_builder import IndexBuilder
 from callbacks.measure_staleness import MeasureStaleness
-from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import RefreshSchedule, WhenStale, parse_refresh
-from datamodules.passage_index import PassageIndex, StaleIndexError
-from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.encoding import embeddings_fingerprint
 from lightning_modules.retrieval import RetrievalModule
 
 __all__ = ["RefreshIndex", "RefreshSchedule", "searches_stale_index"]
 
 log = logging.getLogger(__name__)
-
-_LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
 
 
 class RefreshIndex(Callback):
@@ -35,22 +28,17 @@ class RefreshIndex(Callback):
 
     Each index is saved with a fingerprint of the passage encoder's weights and the passages, and loaded
     instead of built where the fingerprint fits. A resumed run goes on with the index that its checkpoint was
-    trained with, stale as it was. Under DDP each process encodes a share of the passages; they meet in a
-    file, so all processes must see `folder`.
+    trained with, stale as it was. Under DDP each process encodes a share of the passages, and all must see
+    `folder`.
 
     Args:
         schedule: Atlas's syntax, see `RefreshSchedule`, or `when_stale`, see `WhenStale`.
         folder: of the run; each index gets a folder of its own below it.
-        factory: `faiss.index_factory` string.
-        use_gpu: keep the index on the GPU (faiss-gpu).
-        batch_size: passages encoded together.
         before_validation: also refresh before each validation, so that Hit Rate is the fresh retriever's
             and not that of an old index. Costs an encoding of all passages a validation.
-        show_progress: a bar with rate and time left.
-        start_folder: where the first index of a run, that of its starting checkpoint, is shared between
-            runs; None = it lies in `folder` with the others.
         meter: measures how stale the index is; it must come before this callback, so that it sees the index
             before it is replaced.
+        of_index: further fields of `IndexBuilder`.
 
     Raises:
         ValueError: a schedule that cannot be read, or `when_stale` without `meter`.
@@ -60,25 +48,16 @@ class RefreshIndex(Callback):
         self,
         schedule: str,
         folder: Path | str,
-        factory: str = "Flat",
-        use_gpu: bool = False,
-        batch_size: int = 64,
         before_validation: bool = False,
-        show_progress: bool = True,
-        start_folder: Path | str | None = None,
         meter: MeasureStaleness | None = None,
+        **of_index: Any,
     ) -> None:
         self.schedule = parse_refresh(schedule)
         if isinstance(self.schedule, WhenStale) and meter is None:
             raise ValueError(f"a refresh {schedule!r} needs a meter: give one, or a schedule of steps")
-        self.meter = meter
-        self.folder = Path(folder)
-        self.factory = factory
-        self.use_gpu = use_gpu
-        self.batch_size = batch_size
+        self.builder = IndexBuilder(Path(folder), **of_index)
         self.before_validation = before_validation
-        self.show_progress = show_progress
-        self.start_folder = None if start_folder is None else Path(start_folder)
+        self.meter = meter
         self.num_refreshes = 0
         self.refresh_steps: list[int] = []
         self._fingerprint: str | None = None
@@ -142,15 +121,15 @@ class RefreshIndex(Callback):
                 log.warning(
                     "schedule when_stale: even a fresh index %r is stale, because it is approximate; it will "
                     "be refreshed at each measurement: ask for less overlap, or set factory to Flat",
-                    self.factory,
+                    self.builder.factory,
                 )
             return
         is_first = module.index is None
         with module.timer.part("refresh_index"):
-            index = self._load(fingerprint)
-            if index is None:
-                index = self._build(trainer, module, fingerprint)
-        module.index = index
+            module.index = None  # the old one is let go before the new one takes memory
+            module.index = self.builder.load(module, fingerprint)
+            if module.index is None:
+                module.index = self.builder.build(trainer, module, fingerprint, is_shared=is_first)
         self._fingerprint = fingerprint
         if self.meter is not None:
             self.meter.keep(trainer, module)
@@ -160,85 +139,10 @@ class RefreshIndex(Callback):
         if trainer.is_global_zero:
             self._prune()
 
-    def _load(self, fingerprint: str) -> PassageIndex | None:
-        for folder in (self.folder, self.start_folder):
-            if folder is None:
-                continue
-            try:
-                index = PassageIndex.load(folder / fingerprint[:16], fingerprint, use_gpu=self.use_gpu)
-            except (FileNotFoundError, StaleIndexError):
-                continue
-            if index.factory == self.factory:
-                return index
-        return None
-
-    def _build(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> PassageIndex:
-        num_passages, dim = len(module.knowledge_base), module.retriever.dim
-        with self._embeddings(trainer, num_passages, dim) as embeddings:
-            share = _share(num_passages, trainer.global_rank, trainer.world_size)
-            is_shown = self.show_progress and trainer.is_global_zero
-            # in the precision of training, as the steps and the queries are encoded
-            in_precision = trainer.precision_plugin.forward_context()
-            with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar, in_precision:
-                encode_knowledge_base(
-                    module.retriever,
-                    module.knowledge_base,
-                    embeddings,
-                    share,
-                    self.batch_size,
-                    bar.update,
-                )
-            trainer.strategy.barrier("passages encoded")
-            if trainer.is_global_zero:
-                index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
-                if module.index is None and self.start_folder is not None:
-                    self._share(index, fingerprint, self.start_folder)
-                else:
-                    index.save(self._folder_of(fingerprint), fingerprint)
-            trainer.strategy.barrier("index saved")
-            if not trainer.is_global_zero:
-                saved = self._load(fingerprint)
-                assert saved is not None, "rank zero has saved it"
-                index = saved
-        return index
-
-    def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
-        """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        partial = folder / f"partial-{uuid.uuid4().hex}"
-        index.save(partial, fingerprint)
-        try:
-            partial.rename(folder / fingerprint[:16])
-        except OSError:  # there already
-            shutil.rmtree(partial)
-            if self._load(fingerprint) is None:  # of another kind, or damaged
-                index.save(self._folder_of(fingerprint), fingerprint)
-
-    @contextmanager
-    def _embeddings(self, trainer: Trainer, num_passages: int, dim: int) -> Iterator[np.ndarray]:
-        """Room for all embeddings: in memory where they fit and one process makes them, else in a file."""
-        if trainer.world_size == 1 and num_passages * dim * 4 <= _LARGEST_IN_MEMORY_BYTES:
-            yield np.zeros((num_passages, dim), dtype=np.float32)
-            return
-        path = self.folder / "embeddings.npy"
-        if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(path, "w+", np.float32, (num_passages, dim)).flush()
-        trainer.strategy.barrier("room for embeddings")
-        embeddings = np.load(path, mmap_mode="r+")
-        try:
-            yield embeddings
-        finally:
-            trainer.strategy.barrier("embeddings used")
-            if trainer.is_global_zero:
-                path.unlink(missing_ok=True)
-
-    def _folder_of(self, fingerprint: str) -> Path:
-        return self.folder / fingerprint[:16]
-
     def _prune(self) -> None:
         """Keeps the index in use and the one that the last checkpoint needs."""
-        keep = {self._folder_of(f) for f in (self._fingerprint, self._in_checkpoint) if f is not None}
-        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+        keep = {self.builder.folder_of(f) for f in (self._fingerprint, self._in_checkpoint) if f is not None}
+        for folder in self.builder.folder.iterdir() if self.builder.folder.is_dir() else ():
             if folder.is_dir() and folder not in keep:
                 shutil.rmtree(folder)
 
@@ -261,12 +165,12 @@ class RefreshIndex(Callback):
 
     def _restore(self, trainer: Trainer, module: RetrievalModule) -> None:
         assert self._in_checkpoint is not None
-        index = self._load(self._in_checkpoint)
+        index = self.builder.load(module, self._in_checkpoint)
         if index is None:
             log.warning(
                 "the index that the checkpoint was trained with is gone from %s; building one of the present "
                 "retriever: numbers will differ from those of an uninterrupted run",
-                self.folder,
+                self.builder.folder,
             )
             self.refresh(trainer, module)
             return
@@ -277,11 +181,6 @@ class RefreshIndex(Callback):
 def searches_stale_index(module: LightningModule) -> bool:
     """Whether what the running validation retrieves is of an older passage encoder than the present one."""
     return isinstance(module, RetrievalModule) and not module.index_is_fresh
-
-
-def _share(total: int, rank: int, world_size: int) -> range:
-    """Rows that a process encodes: contiguous, and of nearly equal number."""
-    return range(total * rank // world_size, total * (rank + 1) // world_size)
 
 
 def _fingerprint(trainer: Trainer, module: RetrievalModule) -> str:

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.progress import progress_bar
+from callbacks.index_builder import encode_in_shares
 from datamodules.batches import Question, in_batches
 from datamodules.errors import DataError
 from datamodules.partial_index import PartialIndex, choose_rows
-from datamodules.passage_index import PassageIndex
+from datamodules.passage_index import SearchIndex
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.text_files import write_whole
-from lightning_modules.encoding import encode_passages
 from lightning_modules.evaluation import find_hits
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 
@@ -42,7 +40,6 @@ class ValidateOnPart(Callback):
     Args:
         num_passages: in the part.
         path: of the file.
-        use_gpu: keep the index on the GPU.
         batch_size: passages encoded together.
         seed: of the random sample.
         show_progress: a bar with rate and time left.
@@ -52,26 +49,27 @@ class ValidateOnPart(Callback):
         self,
         num_passages: int,
         path: Path | str,
-        use_gpu: bool = False,
         batch_size: int = 64,
         seed: int = 0,
         show_progress: bool = True,
     ) -> None:
         self.num_passages = num_passages
         self.path = Path(path)
-        self.use_gpu = use_gpu
         self.batch_size = batch_size
         self.seed = seed
         self.show_progress = show_progress
         self._rows: Int64[np.ndarray, " rows"] | None = None
-        self._whole: PassageIndex | None = None
+        self._whole: SearchIndex | None = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RetrievalModule)
-        with pl_module.timer.part("refresh_index"), trainer.precision_plugin.forward_context():
+        with pl_module.timer.part("refresh_index"):
             if self._rows is None:
                 self._rows = self._kept(trainer, pl_module)
-            index = PartialIndex(self._encode(trainer, pl_module, self._rows), self._rows, self.use_gpu)
+            embeddings = encode_in_shares(
+                trainer, pl_module, self._rows.tolist(), self.batch_size, self.show_progress
+            )
+            index = PartialIndex(embeddings, self._rows)
         self._whole, pl_module.index = pl_module.index, index
         pl_module.searched_rows = self._rows
         pl_module.index_is_fresh = True
@@ -108,27 +106,6 @@ class ValidateOnPart(Callback):
             for question, *ranked in zip(questions, *rankings, strict=True):
                 needed.append(gold[question.id] + [row for pair in zip(*ranked, strict=True) for row in pair])
         return needed
-
-    # ---- their embeddings ----
-
-    def _encode(
-        self, trainer: Trainer, module: RetrievalModule, rows: Int64[np.ndarray, " rows"]
-    ) -> np.ndarray:
-        """Of all rows, each process encoding a share."""
-        shares = np.array_split(rows, trainer.world_size)
-        share = shares[trainer.global_rank].tolist()
-        is_shown = self.show_progress and trainer.is_global_zero
-        with progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar:
-            encoded = encode_passages(
-                module.retriever, module.knowledge_base.select(share), self.batch_size, bar.update
-            )
-        if trainer.world_size == 1:
-            return encoded
-        # all shares are as long as the first, which is the longest
-        padded = np.zeros((len(shares[0]), encoded.shape[1]), dtype=encoded.dtype)
-        padded[: len(encoded)] = encoded
-        gathered = trainer.strategy.all_gather(torch.from_numpy(padded).to(module.device)).cpu().numpy()
-        return np.concatenate([part[: len(own)] for part, own in zip(gathered, shares, strict=True)])
 
 
 def _read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:

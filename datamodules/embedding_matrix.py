@@ -203,6 +203,11 @@ class EmbeddingMatrix:
                 self._read(descriptor, int(numbers[place]), found[place : place + 1])
         return found
 
+    def as_array(self) -> Float16[np.ndarray, "passages dim"]:
+        """All rows, memory-mapped, for what wants an array."""
+        shape = (self.shape.num_passages, self.shape.dim)
+        return np.memmap(self.folder / _MATRIX, dtype=np.float16, mode="r", shape=shape)
+
     def _read(self, descriptor: int, first_row: int, out: Float16[np.ndarray, "rows dim"]) -> None:
         # not memory-mapped: a file cut short, or a disk that fails, would end the process without a word
         start, wanted = first_row * self.shape.dim * 2, out.nbytes

@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from datamodules.embedding_matrix import EmbeddingMatrix
+from datamodules.errors import DataError
 from datamodules.passage_index import check_search, in_order
 
 _ROWS_ON_DEVICE = 262_144
@@ -25,11 +26,10 @@ class MatrixIndex:
         device: where to search.
 
     Raises:
-        DataError: the matrix cannot be read.
-        torch.OutOfMemoryError: it does not fit on the GPU.
+        DataError: the matrix cannot be read, or does not fit on the GPU.
     """
 
-    factory = "Flat"
+    factory: str = "Flat"
 
     def __init__(self, matrix: EmbeddingMatrix, device: torch.device | str = "cpu") -> None:
         self.matrix = matrix
@@ -43,7 +43,14 @@ class MatrixIndex:
         return len(self.matrix)
 
     def _keep_on_device(self) -> None:
-        self._on_device = torch.empty(len(self), self.dim, dtype=torch.float16, device=self.device)
+        try:
+            self._on_device = torch.empty(len(self), self.dim, dtype=torch.float16, device=self.device)
+        except torch.OutOfMemoryError as error:
+            raise DataError(
+                f"the embeddings of {len(self):,} passages take {self.matrix.shape.num_bytes / 1e9:.1f} GB "
+                "of GPU memory, which are not free; set index.gpu=false, or a smaller index such as "
+                "index.factory=IVF16384,PQ64"
+            ) from error
         for rows, block in self.matrix.blocks():
             self._on_device[rows.start : rows.stop] = torch.from_numpy(block).to(self.device)
 

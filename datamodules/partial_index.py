@@ -12,7 +12,6 @@ class PartialIndex(PassageIndex):
     Args:
         embeddings: one row a passage.
         rows: of these passages in the knowledge base, ascending.
-        use_gpu: as `PassageIndex.build`.
 
     Raises:
         ValueError: as `PassageIndex.build`.
@@ -22,10 +21,9 @@ class PartialIndex(PassageIndex):
         self,
         embeddings: Float[np.ndarray, "passages dim"],
         rows: Int64[np.ndarray, " passages"],
-        use_gpu: bool = False,
     ) -> None:
-        built = PassageIndex.build(embeddings, use_gpu=use_gpu)
-        super().__init__(built._index, built.factory, on_gpu=use_gpu)
+        built = PassageIndex.build(embeddings)
+        super().__init__(built._index, built.factory)
         self.rows = rows
 
     def search(

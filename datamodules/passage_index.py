@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -37,6 +37,26 @@ class _Meta:
     factory: str
     faiss_version: str
     file: str
+
+
+class SearchIndex(Protocol):
+    """What finds passages: their rows in the knowledge base.
+
+    Attributes:
+        dim: dimensions of the embeddings.
+        factory: FAISS's name of the kind of index.
+    """
+
+    dim: int
+    factory: str
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, queries: Float32[np.ndarray, "batch dim"], k: int
+    ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+        """See `PassageIndex.search`."""
+        ...
 
 
 class PassageIndex:

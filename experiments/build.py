@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from callbacks.index_builder import EXACT
 from callbacks.progress import progress_bar
 from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
@@ -425,11 +426,20 @@ def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **other
         schedule,
         folder,
         factory=settings.factory,
-        use_gpu=gpu_search_is_possible() if settings.gpu is None else settings.gpu,
+        use_gpu=_searches_on_gpu(config),
         batch_size=settings.batch_size,
         show_progress=config.trainer.progress_bar,
         **{"start_folder": cache_folder(config) / "index", **others},
     )
+
+
+def _searches_on_gpu(config: ExperimentConfig) -> bool:
+    """An exact index needs torch alone for it, others a FAISS that can."""
+    wanted, on_gpu = config.index.gpu, hardware(config)["accelerator"] == "gpu"
+    if wanted and not on_gpu:
+        raise ConfigError("index.gpu=true, but the run is on the CPU; set it to false or null")
+    can = on_gpu and (config.index.factory == EXACT or gpu_search_is_possible())
+    return can if wanted is None else wanted
 
 
 def hardware(config: ExperimentConfig) -> dict[str, Any]:

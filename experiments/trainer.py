@@ -98,7 +98,6 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         on_part = ValidateOnPart(
             config.index.validation_passages,
             run.validation_passages,
-            use_gpu=index.use_gpu,
             batch_size=config.index.batch_size,
             show_progress=trainer.progress_bar,
         )

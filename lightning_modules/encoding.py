@@ -1,11 +1,14 @@
 """The knowledge base through the passage encoder: the embeddings that the index is built from."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from transformers import BatchEncoding
 
 from datamodules.batches import Passage
 from datamodules.passage_index import PassageIndex
@@ -14,17 +17,17 @@ from lightning_modules.eval_mode import eval_mode
 from lightning_modules.retriever import Retriever
 
 _PASSAGES_SORTED_TOGETHER = 20_000
+_BATCHES_AHEAD = 4
 
 
-def encode_knowledge_base(
+def encode_rows(
     retriever: Retriever,
     knowledge_base: KnowledgeBase,
-    out: Float32[np.ndarray, "passages dim"],
-    rows: range,
+    rows: Sequence[int],
     batch_size: int = 64,
     progress: Callable[[int], object] | None = None,
-) -> None:
-    """Writes the embeddings of some rows into `out`, in eval mode.
+) -> Float32[np.ndarray, "rows dim"]:
+    """Embeddings of some passages of a knowledge base, in eval mode.
 
     Passages of similar length share a batch, which saves the padding; they are sorted within 20,000
     neighbours, so that memory does not grow with the knowledge base.
@@ -32,28 +35,27 @@ def encode_knowledge_base(
     Args:
         retriever: its passage encoder is used.
         knowledge_base: D.
-        out: one row a passage of the knowledge base; may be memory-mapped.
-        rows: the rows to encode.
+        rows: of the passages.
         batch_size: passages a batch.
         progress: called after each batch with the number of passages in it.
     """
-    for start in range(rows.start, rows.stop, _PASSAGES_SORTED_TOGETHER):
-        stop = min(start + _PASSAGES_SORTED_TOGETHER, rows.stop)
-        out[start:stop] = encode_passages(retriever, knowledge_base[start:stop], batch_size, progress)
+    out = np.zeros((len(rows), retriever.dim), dtype=np.float32)
+    for start in range(0, len(rows), _PASSAGES_SORTED_TOGETHER):
+        passages = knowledge_base.select(rows[start : start + _PASSAGES_SORTED_TOGETHER])
+        out[start : start + len(passages)] = encode_passages(retriever, passages, batch_size, progress)
+    return out
 
 
 def build_index(retriever: Retriever, knowledge_base: KnowledgeBase, batch_size: int = 64) -> PassageIndex:
     """An exact index of all passages, in memory: for knowledge bases whose embeddings fit into it.
 
     Args:
-        retriever, knowledge_base, batch_size: as in `encode_knowledge_base`.
+        retriever, knowledge_base, batch_size: as in `encode_rows`.
 
     Raises:
         ValueError: there are no passages.
     """
-    embeddings = np.zeros((len(knowledge_base), retriever.dim), dtype=np.float32)
-    encode_knowledge_base(retriever, knowledge_base, embeddings, range(len(knowledge_base)), batch_size)
-    return PassageIndex.build(embeddings)
+    return PassageIndex.build(encode_rows(retriever, knowledge_base, range(len(knowledge_base)), batch_size))
 
 
 @torch.no_grad()
@@ -66,16 +68,31 @@ def encode_passages(
     """Embeddings of some passages, in eval mode; batches hold passages of similar length.
 
     Args:
-        retriever, batch_size, progress: as in `encode_knowledge_base`.
+        retriever, batch_size, progress: as in `encode_rows`.
         passages: few enough for their embeddings to fit into memory.
     """
     out = np.zeros((len(passages), retriever.dim), dtype=np.float32)
     with eval_mode(retriever):
-        for places, batch in _length_sorted_batches(passages, batch_size):
-            out[places] = retriever.encode_passages(batch).float().cpu().numpy()
+        for places, tokens in _tokenized(retriever, _length_sorted_batches(passages, batch_size)):
+            out[places] = retriever.embed_passages(tokens).float().cpu().numpy()
             if progress is not None:
-                progress(len(batch))
+                progress(len(places))
     return out
+
+
+def _tokenized(
+    retriever: Retriever, batches: Iterable[tuple[list[int], list[Passage]]]
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    """The next batches are split into tokens while one is encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[list[int], Future[BatchEncoding]]] = deque()
+        for places, batch in batches:
+            waiting.append((places, pool.submit(retriever.tokenize_passages, batch)))
+            if len(waiting) > _BATCHES_AHEAD:
+                ready, tokens = waiting.popleft()
+                yield ready, tokens.result()
+        for ready, tokens in waiting:
+            yield ready, tokens.result()
 
 
 def _length_sorted_batches(

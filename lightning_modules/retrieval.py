@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
 from datamodules.bm25 import BM25Index
-from datamodules.passage_index import PassageIndex
+from datamodules.passage_index import SearchIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.candidates import Candidates
@@ -78,7 +78,7 @@ class RetrievalModule(AnsweringModule):
         self.answer_match = AnswerMatch(answer_match)
         # a small knowledge base may hold fewer passages than the largest K asks for
         self.hit_rate_ks = tuple(k for k in hit_rate_ks if k <= len(knowledge_base))
-        self.index: PassageIndex | None = None
+        self.index: SearchIndex | None = None
         self.searched_rows: Int64[np.ndarray, " rows"] | None = None
         self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
 from lightning_modules.loading import load_encoder, save_pretrained
@@ -117,13 +117,21 @@ class Retriever(nn.Module):
 
     def encode_queries(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
         """Embeddings of questions, with gradient where grad mode is on."""
-        return self._encode(self.query_encoder, list(texts), self.max_query_tokens)
+        return self._encode(self.query_encoder, self._tokenize(list(texts), self.max_query_tokens))
 
     def encode_passages(self, passages: Sequence[Passage]) -> Float[Tensor, "batch dim"]:
         """Embeddings of "title text", with gradient unless the passage encoder is fixed."""
+        return self.embed_passages(self.tokenize_passages(passages))
+
+    def tokenize_passages(self, passages: Sequence[Passage]) -> BatchEncoding:
+        """The first half of `encode_passages`, which needs no device."""
         texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
+        return self._tokenize(texts, self.max_passage_tokens)
+
+    def embed_passages(self, tokens: BatchEncoding) -> Float[Tensor, "batch dim"]:
+        """The second half of `encode_passages`."""
         with contextlib.nullcontext() if self.train_passage_encoder else torch.no_grad():
-            return self._encode(self.passage_encoder, texts, self.max_passage_tokens)
+            return self._encode(self.passage_encoder, tokens)
 
     def train(self, mode: bool = True) -> "Retriever":
         """Train mode, with dropout, of what is trained: a fixed passage encoder stays in eval mode."""
@@ -139,16 +147,18 @@ class Retriever(nn.Module):
         if not self.tied:
             save_pretrained(self.passage_encoder, self.tokenizer, folder / PASSAGE_ENCODER)
 
-    def _encode(self, encoder: nn.Module, texts: list[str], max_tokens: int) -> Tensor:
-        device = next(encoder.parameters()).device
-        inputs = self.tokenizer(
+    def _tokenize(self, texts: list[str], max_tokens: int) -> BatchEncoding:
+        return self.tokenizer(
             texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
-        ).to(device)
-        if self.num_at_once is None or not torch.is_grad_enabled() or len(texts) <= self.num_at_once:
+        )
+
+    def _encode(self, encoder: nn.Module, tokens: BatchEncoding) -> Tensor:
+        inputs, count = tokens.to(next(encoder.parameters()).device), len(tokens["input_ids"])
+        if self.num_at_once is None or not torch.is_grad_enabled() or count <= self.num_at_once:
             return self._embed(encoder, dict(inputs))
         parts = [
             {name: tensor[start : start + self.num_at_once] for name, tensor in inputs.items()}
-            for start in range(0, len(texts), self.num_at_once)
+            for start in range(0, count, self.num_at_once)
         ]
         # the second pass draws the same dropout as the first
         return torch.cat([checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts])

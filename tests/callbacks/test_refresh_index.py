@@ -1,19 +1,25 @@
 """When the index is rebuilt, when a saved one is loaded, and what a resumed run goes on with."""
 
+import fcntl
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.loggers import CSVLogger
 
-import callbacks.refresh_index as refresh_index
+import callbacks.index_builder as index_builder
+from callbacks.index_builder import IndexBuilder
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
+from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import PassageIndex
-from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.encoding import embeddings_fingerprint, encode_rows
 from lightning_modules.retriever import Retriever
 from lightning_modules.retriever_reader import RetrieverReaderModule
 from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
@@ -64,9 +70,7 @@ def embeddings_of(index: PassageIndex) -> np.ndarray:
 
 
 def fresh_embeddings(module: RetrieverReaderModule) -> np.ndarray:
-    out = np.zeros((len(module.knowledge_base), module.retriever.dim), dtype=np.float32)
-    encode_knowledge_base(module.retriever, module.knowledge_base, out, range(len(out)))
-    return out
+    return encode_rows(module.retriever, module.knowledge_base, range(len(module.knowledge_base)))
 
 
 def make_callback(folder: Path, schedule: str = "-1", **settings) -> RefreshIndex:
@@ -80,9 +84,9 @@ def num_encodings(monkeypatch):
 
     def encode(*args, **kwargs):
         calls.append(args)
-        return encode_knowledge_base(*args, **kwargs)
+        return encode_rows(*args, **kwargs)
 
-    monkeypatch.setattr(refresh_index, "encode_knowledge_base", encode)
+    monkeypatch.setattr(index_builder, "encode_rows", encode)
     return lambda: len(calls)
 
 
@@ -194,7 +198,7 @@ def test_an_index_is_loaded_by_another_run_with_the_same_weights(tmp_path, num_e
 def test_a_stale_index_in_the_right_place_is_not_loaded(tmp_path, num_encodings):
     module = toy_module(tmp_path)
     callback = make_callback(tmp_path)
-    place = callback._folder_of(embeddings_fingerprint(module.retriever, module.knowledge_base))
+    place = callback.builder.folder_of(embeddings_fingerprint(module.retriever, module.knowledge_base))
     lies = np.random.default_rng(0).normal(size=(24, module.retriever.dim)).astype(np.float32)
     PassageIndex.build(lies).save(place, "of something else")
     toy_trainer(tmp_path, [callback]).test(module, toy_datamodule(), verbose=False)
@@ -260,6 +264,7 @@ def test_a_resumed_run_without_its_index_warns_and_builds_one(tmp_path, caplog):
 TWO_PROCESSES = """
 import sys, warnings
 from pathlib import Path
+from callbacks import index_builder
 from callbacks.refresh_index import RefreshIndex
 from tests.toy_training import toy_datamodule, toy_module, toy_trainer
 
@@ -271,6 +276,12 @@ if __name__ == "__main__":
     trainer.fit(module, toy_datamodule())
     assert callback.refresh_steps == [2], callback.refresh_steps
     trainer.test(toy_module(folder / f"again{trainer.global_rank}"), toy_datamodule(), verbose=False)
+    index_builder.LARGEST_IN_MEMORY_BYTES = 0
+    shape = index_builder.MatrixShape
+    index_builder.MatrixShape = lambda *of: shape(*of, rows_a_chunk=8)
+    matrix = RefreshIndex("-1", folder / "matrix", show_progress=False, batch_size=8)
+    trainer = toy_trainer(folder, [matrix], devices=2, strategy="ddp")
+    trainer.test(toy_module(folder / f"large{trainer.global_rank}"), toy_datamodule(), verbose=False)
 """
 
 
@@ -281,7 +292,10 @@ def test_two_processes_build_the_index_of_one(tmp_path, num_encodings):
     toy_trainer(tmp_path, [make_callback(tmp_path)]).test(module, toy_datamodule(), verbose=False)
     assert num_encodings() == 0, "the fingerprint differs between processes"
     assert np.allclose(embeddings_of(module.index), fresh_embeddings(module), atol=1e-6)
-    assert not (tmp_path / "index" / "embeddings.npy").exists()
+    [place] = (tmp_path / "matrix").iterdir()
+    fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+    matrix = EmbeddingMatrix.open(place, fingerprint).as_array()
+    assert np.allclose(matrix, fresh_embeddings(module), atol=1e-3), "a large one, in a file"
 
 
 def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
@@ -296,6 +310,114 @@ def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
         module = toy_module(tmp_path)
         toy_trainer(tmp_path, [index], max_steps=2).fit(module, toy_datamodule())
         assert module.index is not None
-        assert not index.folder.exists()
+        assert not index.builder.folder.exists()
     assert len(built) == 1
     assert [folder.name[:7] for folder in shared.iterdir()] != ["partial"]
+
+
+# ---- matrices: as knowledge bases of more than 2 GiB have them ----
+
+
+@pytest.fixture
+def nothing_fits(monkeypatch):
+    monkeypatch.setattr(index_builder, "LARGEST_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(index_builder, "MatrixShape", partial(MatrixShape, rows_a_chunk=8))
+
+
+def after_a_test(folder: Path, callback: RefreshIndex) -> RetrieverReaderModule:
+    module = toy_module(folder)
+    toy_trainer(folder, [callback]).test(module, toy_datamodule(), verbose=False)
+    return module
+
+
+def test_a_large_knowledge_base_is_searched_in_its_file(tmp_path, nothing_fits):
+    module = after_a_test(tmp_path, make_callback(tmp_path))
+    assert isinstance(module.index, MatrixIndex)
+    found = np.concatenate([block.astype(np.float32) for _, block in module.index.matrix.blocks()])
+    assert np.allclose(found, fresh_embeddings(module), atol=1e-3)
+    assert [path.suffix for path in (tmp_path / "index").iterdir()] == [""], "parts are left behind"
+
+
+def test_a_refresh_lets_go_of_the_old_matrix_before_it_encodes(tmp_path, nothing_fits, monkeypatch):
+    held = []
+    encode = IndexBuilder._encode_matrix
+
+    def watched(self, trainer, module, fingerprint, place):
+        held.append(module.index)
+        return encode(self, trainer, module, fingerprint, place)
+
+    monkeypatch.setattr(IndexBuilder, "_encode_matrix", watched)
+    callback = make_callback(tmp_path, "0-100:2")
+    toy_trainer(tmp_path, [callback], max_steps=3).fit(toy_module(tmp_path), toy_datamodule())
+    assert held == [None, None]
+    assert len(list((tmp_path / "index").iterdir())) == 1, "the old one takes disk"
+
+
+def test_an_encoding_that_was_killed_goes_on(tmp_path, nothing_fits, monkeypatch):
+    counted = []
+
+    def dies(*args, **kwargs):
+        if len(counted) == 2:
+            raise KilledError
+        counted.append(args[2])
+        return encode_rows(*args, **kwargs)
+
+    monkeypatch.setattr(index_builder, "encode_rows", dies)
+    with pytest.raises(KilledError):
+        after_a_test(tmp_path, make_callback(tmp_path))
+    monkeypatch.setattr(
+        index_builder, "encode_rows", lambda *a, **k: counted.append(a[2]) or encode_rows(*a, **k)
+    )
+    module = after_a_test(tmp_path, make_callback(tmp_path))
+    assert counted == [range(8), range(8, 16), range(16, 24)], "encoded twice"
+    assert np.allclose(module.index.matrix.as_array(), fresh_embeddings(module), atol=1e-3)
+
+
+def test_a_damaged_matrix_is_encoded_again(tmp_path, nothing_fits, caplog):
+    first = after_a_test(tmp_path, make_callback(tmp_path))
+    (first.index.matrix.folder / "embeddings.f16").write_bytes(b"short")
+    with caplog.at_level(logging.WARNING, logger="callbacks.index_builder"):
+        module = after_a_test(tmp_path, make_callback(tmp_path))
+    assert "is not whole" in caplog.text
+    assert "encoding all passages again" in caplog.text
+    assert np.allclose(module.index.matrix.as_array(), fresh_embeddings(module), atol=1e-3)
+
+
+def test_a_shared_matrix_that_another_run_is_writing_is_left_to_it(tmp_path, nothing_fits, caplog):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    module = toy_module(tmp_path)
+    fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
+    with (shared / f"{fingerprint[:16]}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with caplog.at_level(logging.WARNING, logger="callbacks.index_builder"):
+            own = after_a_test(tmp_path, make_callback(tmp_path, start_folder=shared))
+    assert "another run is encoding the same passages" in caplog.text
+    assert own.index.matrix.folder.parent == tmp_path / "index"
+    second = after_a_test(tmp_path, make_callback(tmp_path / "second", start_folder=shared))
+    assert second.index.matrix.folder.parent == shared
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_an_approximate_index_says_what_it_misses(tmp_path, monkeypatch, is_large):
+    if is_large:
+        monkeypatch.setattr(index_builder, "LARGEST_IN_MEMORY_BYTES", 0)
+    logged = {}
+
+    class Logger(CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            logged.update(metrics)
+
+    callback = make_callback(tmp_path, factory="PQ4x4")
+    trainer = toy_trainer(tmp_path, [callback], logger=Logger(tmp_path))
+    module = toy_module(tmp_path)
+    trainer.test(module, toy_datamodule(), verbose=False)
+    questions = [question.text for question in toy_datamodule().validation]
+    with torch.no_grad():
+        queries = module.retriever.encode_queries(questions)
+    exact = (queries @ torch.from_numpy(fresh_embeddings(module)).T).topk(5).indices.tolist()
+    found = module.index.search(queries.numpy(), 5)[1].tolist()
+    recalls = [len(set(a) & set(b)) / 5 for a, b in zip(exact, found, strict=True)]
+    assert logged["index/recall_at_5"] == pytest.approx(np.mean(recalls), abs=1e-6)
+    assert np.mean(recalls) < 1
+    assert not list((tmp_path / "index").glob("*.embeddings")), "the matrix is needed no more"

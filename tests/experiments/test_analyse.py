@@ -195,7 +195,7 @@ def test_the_runs_index_is_used_and_kept(trained, measured, monkeypatch):
         raise AssertionError("the run has an index of these weights")
 
     kept = sorted(trained.index.iterdir())
-    monkeypatch.setattr("callbacks.refresh_index.encode_knowledge_base", refuse)
+    monkeypatch.setattr("callbacks.index_builder.encode_rows", refuse)
     assert analyse.main(["--run", str(trained.path), "--show", "0"]) == 0
     assert sorted(trained.index.iterdir()) == kept
 

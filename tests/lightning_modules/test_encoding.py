@@ -7,7 +7,7 @@ import torch
 from datamodules.batches import Passage
 from datamodules.passages import build_knowledge_base
 from lightning_modules import encoding
-from lightning_modules.encoding import embeddings_fingerprint, encode_knowledge_base
+from lightning_modules.encoding import embeddings_fingerprint, encode_rows
 from tests.tiny_models import tiny_retriever, toy_knowledge_base, toy_passages
 
 
@@ -20,11 +20,9 @@ def knowledge_base(tmp_path):
 def test_equals_encoding_in_order(knowledge_base, monkeypatch, batch_size, sorted_together):
     monkeypatch.setattr(encoding, "_PASSAGES_SORTED_TOGETHER", sorted_together)
     retriever = tiny_retriever()
-    out = np.full((len(knowledge_base), retriever.dim), np.nan, dtype=np.float32)
     counted = []
-    encode_knowledge_base(
-        retriever, knowledge_base, out, range(len(knowledge_base)), batch_size, counted.append
-    )
+    rows = range(len(knowledge_base))
+    out = encode_rows(retriever, knowledge_base, rows, batch_size, counted.append)
     with torch.no_grad():
         expected = [retriever.encode_passages([passage])[0] for passage in toy_passages()]
     np.testing.assert_allclose(out, torch.stack(expected).numpy(), rtol=1e-4, atol=1e-5)
@@ -32,17 +30,12 @@ def test_equals_encoding_in_order(knowledge_base, monkeypatch, batch_size, sorte
     assert max(counted) == batch_size
 
 
-def test_rows_outside_the_share_stay_untouched(knowledge_base):
+def test_rows_come_in_the_order_asked_for(knowledge_base):
     retriever = tiny_retriever()
-    out = np.full((len(knowledge_base), retriever.dim), np.nan, dtype=np.float32)
-    encode_knowledge_base(retriever, knowledge_base, out, range(6, 17), 4)
-    written = np.isfinite(out).all(axis=1)
-    assert written.tolist() == [6 <= row < 17 for row in range(len(knowledge_base))]
-    encode_knowledge_base(retriever, knowledge_base, out, range(6), 4)
-    encode_knowledge_base(retriever, knowledge_base, out, range(17, len(knowledge_base)), 4)
-    whole = np.zeros_like(out)
-    encode_knowledge_base(retriever, knowledge_base, whole, range(len(knowledge_base)), 4)
-    np.testing.assert_allclose(out, whole, rtol=1e-4, atol=1e-5)
+    whole = encode_rows(retriever, knowledge_base, range(len(knowledge_base)))
+    for rows in (range(6, 17), [20, 3, 3, 11]):
+        found = encode_rows(retriever, knowledge_base, rows, 4)
+        np.testing.assert_allclose(found, whole[list(rows)], rtol=1e-4, atol=1e-5)
 
 
 def test_is_without_dropout_and_leaves_the_mode(knowledge_base):
@@ -50,9 +43,8 @@ def test_is_without_dropout_and_leaves_the_mode(knowledge_base):
     for module in retriever.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
-    twice = np.zeros((2, len(knowledge_base), retriever.dim), dtype=np.float32)
-    for out in twice:
-        encode_knowledge_base(retriever, knowledge_base, out, range(len(knowledge_base)))
+    rows = range(len(knowledge_base))
+    twice = [encode_rows(retriever, knowledge_base, rows) for _ in range(2)]
     assert (twice[0] == twice[1]).all()
     assert all(module.training for module in retriever.modules())
 

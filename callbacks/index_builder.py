@@ -1,0 +1,278 @@
+"""Builds, saves and finds the index of a passage encoder, whatever its size and however many processes."""
+
+import fcntl
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from lightning import Trainer
+
+from callbacks.progress import progress_bar
+from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.errors import DataError
+from datamodules.matrix_index import MatrixIndex
+from datamodules.passage_index import PassageIndex, SearchIndex, StaleIndexError
+from datamodules.qa_datamodule import QuestionDataModule
+from lightning_modules.encoding import encode_rows
+from lightning_modules.eval_mode import eval_mode
+from lightning_modules.retrieval import RetrievalModule
+
+log = logging.getLogger(__name__)
+
+LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
+"""Embeddings in single precision that take more are kept in half precision, in a file."""
+EXACT = "Flat"
+_QUESTIONS_COMPARED = 100
+_RECALL_AT = 5
+
+
+@dataclass
+class IndexBuilder:
+    """Indices under the fingerprint of their embeddings, in the folder of a run and in one that runs share.
+
+    Small knowledge bases are encoded in memory, and an exact index of them keeps single precision. Those of
+    more than 2 GiB, and all on a GPU, are written as an `EmbeddingMatrix`: an exact index searches it in its
+    file or on the GPU, another is made from it. An encoding that was killed goes on where it was.
+
+    Attributes:
+        folder: of the run.
+        start_folder: shared between runs, of the indices of starting checkpoints; None = nothing is shared.
+        factory: `faiss.index_factory` string.
+        use_gpu: search on the GPU.
+        batch_size: passages encoded together.
+        show_progress: a bar with rate and time left.
+    """
+
+    folder: Path
+    start_folder: Path | None = None
+    factory: str = EXACT
+    use_gpu: bool = False
+    batch_size: int = 64
+    show_progress: bool = True
+
+    def folder_of(self, fingerprint: str) -> Path:
+        """Where the run keeps an index of its own."""
+        return self.folder / fingerprint[:16]
+
+    def load(self, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
+        """The index of these embeddings, where there is one; a damaged one is as good as none, but said."""
+        for folder in (self.folder, self.start_folder):
+            if folder is None:
+                continue
+            place = folder / fingerprint[:16]
+            try:
+                if self._searches_matrix(module):
+                    return MatrixIndex(EmbeddingMatrix.open(place, fingerprint), self._device(module))
+                index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
+            except (FileNotFoundError, StaleIndexError):
+                continue
+            except DataError as error:
+                log.warning("%s; encoding all passages again", error)
+                continue
+            if index.factory == self.factory:
+                return index
+        return None
+
+    def build(
+        self, trainer: Trainer, module: RetrievalModule, fingerprint: str, is_shared: bool
+    ) -> SearchIndex:
+        """Encodes all passages, makes the index and saves it.
+
+        Args:
+            trainer: whose processes encode a share each, in its precision.
+            module: with the retriever and the passages.
+            fingerprint: of the embeddings.
+            is_shared: whether other runs may want it; needs `start_folder`.
+        """
+        folder = self.start_folder if is_shared and self.start_folder is not None else self.folder
+        if self._searches_matrix(module):
+            with self._place(trainer, folder, fingerprint) as place:
+                matrix = self._encode_matrix(trainer, module, fingerprint, place)
+            return MatrixIndex(matrix, self._device(module))
+        if self._is_large(module):
+            partial = self.folder / f"{fingerprint[:16]}.embeddings"
+            matrix = self._encode_matrix(trainer, module, fingerprint, partial)
+            exact = MatrixIndex(matrix, self._device(module))
+            index = self._index_rows(trainer, module, matrix.as_array(), exact, fingerprint, folder)
+            if trainer.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+            return index
+        embeddings = encode_in_shares(
+            trainer,
+            module,
+            range(len(module.knowledge_base)),
+            self.batch_size,
+            self.show_progress,
+        )
+        return self._index_rows(trainer, module, embeddings, None, fingerprint, folder)
+
+    # ---- what kind ----
+
+    def _is_large(self, module: RetrievalModule) -> bool:
+        return len(module.knowledge_base) * module.retriever.dim * 4 > LARGEST_IN_MEMORY_BYTES
+
+    def _searches_matrix(self, module: RetrievalModule) -> bool:
+        return self.factory == EXACT and (self.use_gpu or self._is_large(module))
+
+    def _device(self, module: RetrievalModule) -> torch.device:
+        return module.device if self.use_gpu else torch.device("cpu")
+
+    # ---- an index of FAISS ----
+
+    def _index_rows(
+        self,
+        trainer: Trainer,
+        module: RetrievalModule,
+        embeddings: np.ndarray,
+        exact: SearchIndex | None,
+        fingerprint: str,
+        folder: Path,
+    ) -> SearchIndex:
+        """Made and saved by the first process, loaded by the others."""
+        if trainer.is_global_zero:
+            index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
+            if folder == self.start_folder:
+                self._share(index, fingerprint, folder)
+            else:
+                index.save(self.folder_of(fingerprint), fingerprint)
+            if self.factory != EXACT:
+                self._log_recall(trainer, module, index, exact or PassageIndex.build(embeddings))
+        trainer.strategy.barrier("index saved")
+        if not trainer.is_global_zero:
+            saved = self.load(module, fingerprint)
+            assert saved is not None, "the first process has saved it"
+            return saved
+        return index
+
+    def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
+        """Saves an index where other runs may be saving the same one: the first to be whole stays."""
+        partial = folder / f"partial-{uuid.uuid4().hex}"
+        index.save(partial, fingerprint)
+        try:
+            partial.rename(folder / fingerprint[:16])
+        except OSError:  # there already
+            shutil.rmtree(partial)
+            try:
+                if PassageIndex.load(folder / fingerprint[:16], fingerprint).factory == self.factory:
+                    return
+            except ValueError:  # damaged
+                pass
+            index.save(self.folder_of(fingerprint), fingerprint)
+
+    def _log_recall(
+        self, trainer: Trainer, module: RetrievalModule, index: SearchIndex, exact: SearchIndex
+    ) -> None:
+        """How much of what exact search finds an approximate index finds, for validation questions."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if not isinstance(datamodule, QuestionDataModule) or not datamodule.validation:
+            return
+        texts = [question.text for question in datamodule.validation[:_QUESTIONS_COMPARED]]
+        with torch.no_grad(), eval_mode(module.retriever):
+            queries = module.retriever.encode_queries(texts).float().cpu().numpy()
+        k = min(_RECALL_AT, len(index))
+        (_, found), (_, wanted) = index.search(queries, k), exact.search(queries, k)
+        recall = float(np.mean([np.isin(a, b).mean() for a, b in zip(wanted, found, strict=True)]))
+        log.info("index %s: recall@%d %.3f against exact search", self.factory, k, recall)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"index/recall_at_{_RECALL_AT}": recall}, step=trainer.global_step)
+
+    # ---- a matrix ----
+
+    @contextmanager
+    def _place(self, trainer: Trainer, folder: Path, fingerprint: str) -> Iterator[Path]:
+        """Where to write the matrix: in a shared folder only while no other run is writing it there."""
+        if folder == self.folder:
+            yield self.folder_of(fingerprint)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / f"{fingerprint[:16]}.lock", os.O_CREAT | os.O_RDWR)
+        try:
+            is_free = True
+            if trainer.is_global_zero:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    is_free = False
+                    log.warning("another run is encoding the same passages; this one encodes them for itself")
+            is_free = trainer.strategy.broadcast(is_free)
+            yield folder / fingerprint[:16] if is_free else self.folder_of(fingerprint)
+        finally:
+            os.close(lock)
+
+    def _encode_matrix(
+        self, trainer: Trainer, module: RetrievalModule, fingerprint: str, place: Path
+    ) -> EmbeddingMatrix:
+        shape = MatrixShape(fingerprint, len(module.knowledge_base), module.retriever.dim)
+        partial = place.with_name(f"{place.name}.partial")
+        if trainer.is_global_zero:
+            EmbeddingMatrix.begin(partial, shape)
+        trainer.strategy.barrier("room for embeddings")
+        if not partial.is_dir():
+            raise DataError(
+                f"{partial} is not seen by process {trainer.global_rank}: all machines must see the folder "
+                "of the runs; set runs to a shared one"
+            )
+        matrix = EmbeddingMatrix.begin(partial, shape)
+        missing = trainer.strategy.broadcast(matrix.missing())
+        if len(missing) < len(shape.chunks):
+            log.info(
+                "%d of %d parts are encoded already", len(shape.chunks) - len(missing), len(shape.chunks)
+            )
+        own = missing[trainer.global_rank :: trainer.world_size]
+        is_shown = self.show_progress and trainer.is_global_zero
+        total = sum(len(shape.chunks[chunk]) for chunk in own)
+        with (
+            progress_bar(total, "Encoding passages", "passages", is_shown) as bar,
+            trainer.precision_plugin.forward_context(),
+        ):
+            for chunk in own:
+                encoded = encode_rows(
+                    module.retriever, module.knowledge_base, shape.chunks[chunk], self.batch_size, bar.update
+                )
+                matrix.write(chunk, encoded)
+        trainer.strategy.barrier("passages encoded")
+        if trainer.is_global_zero:
+            matrix.adopt(place)
+        trainer.strategy.barrier("embeddings adopted")
+        return EmbeddingMatrix.open(place, fingerprint)
+
+
+def encode_in_shares(
+    trainer: Trainer,
+    module: RetrievalModule,
+    rows: Sequence[int],
+    batch_size: int = 64,
+    show_progress: bool = True,
+) -> Float32[np.ndarray, "rows dim"]:
+    """Embeddings of some passages, each process encoding a share, in the trainer's precision.
+
+    Args:
+        trainer: of the processes; all of them must call this together.
+        module: with the retriever and the passages.
+        rows: of the passages.
+        batch_size: passages encoded together.
+        show_progress: a bar with rate and time left.
+    """
+    shares = np.array_split(np.asarray(rows), trainer.world_size)
+    share = shares[trainer.global_rank].tolist()
+    is_shown = show_progress and trainer.is_global_zero
+    with (
+        progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar,
+        trainer.precision_plugin.forward_context(),
+    ):
+        encoded = encode_rows(module.retriever, module.knowledge_base, share, batch_size, bar.update)
+    if trainer.world_size == 1:
+        return encoded
+    # all shares are as long as the first, which is the longest
+    padded = np.zeros((len(shares[0]), encoded.shape[1]), dtype=encoded.dtype)
+    padded[: len(encoded)] = encoded
+    gathered = trainer.strategy.all_gather(torch.from_numpy(padded).to(module.device)).cpu().numpy()
+    return np.concatenate([part[: len(own)] for part, own in zip(gathered, shares, strict=True)])
