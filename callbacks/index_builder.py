@@ -27,8 +27,6 @@ from lightning_modules.retrieval import RetrievalModule
 
 log = logging.getLogger(__name__)
 
-LARGEST_IN_MEMORY_BYTES = 2 * 1024**3
-"""Embeddings in single precision that take more are kept in half precision, in a file."""
 EXACT = "Flat"
 _QUESTIONS_COMPARED = 100
 _RECALL_AT = 5
@@ -49,6 +47,7 @@ class IndexBuilder:
         use_gpu: search on the GPU.
         batch_size: passages encoded together.
         show_progress: a bar with rate and time left.
+        largest_in_memory_bytes: embeddings in single precision that take more are a matrix.
     """
 
     folder: Path
@@ -57,6 +56,7 @@ class IndexBuilder:
     use_gpu: bool = False
     batch_size: int = 64
     show_progress: bool = True
+    largest_in_memory_bytes: int = 2 * 1024**3
 
     def folder_of(self, fingerprint: str) -> Path:
         """Where the run keeps an index of its own."""
@@ -117,7 +117,7 @@ class IndexBuilder:
     # ---- what kind ----
 
     def _is_large(self, module: RetrievalModule) -> bool:
-        return len(module.knowledge_base) * module.retriever.dim * 4 > LARGEST_IN_MEMORY_BYTES
+        return len(module.knowledge_base) * module.retriever.dim * 4 > self.largest_in_memory_bytes
 
     def _searches_matrix(self, module: RetrievalModule) -> bool:
         return self.factory == EXACT and (self.use_gpu or self._is_large(module))
@@ -215,12 +215,13 @@ class IndexBuilder:
         if trainer.is_global_zero:
             EmbeddingMatrix.begin(partial, shape)
         trainer.strategy.barrier("room for embeddings")
-        if not partial.is_dir():
+        try:
+            matrix = EmbeddingMatrix.attach(partial)
+        except FileNotFoundError as error:
             raise DataError(
                 f"{partial} is not seen by process {trainer.global_rank}: all machines must see the folder "
                 "of the runs; set runs to a shared one"
-            )
-        matrix = EmbeddingMatrix.begin(partial, shape)
+            ) from error
         missing = trainer.strategy.broadcast(matrix.missing())
         if len(missing) < len(shape.chunks):
             log.info(

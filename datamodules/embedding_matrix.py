@@ -100,6 +100,18 @@ class EmbeddingMatrix:
                 raise _no_room(folder, shape, error) from error
         return cls(folder, shape)
 
+    @classmethod
+    def attach(cls, folder: Path | str) -> "EmbeddingMatrix":
+        """One that `begin` has made room for, maybe in another process.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        shape = _read_shape(Path(folder))
+        if shape is None:
+            raise FileNotFoundError(f"there is no matrix of embeddings in {folder}")
+        return cls(Path(folder), shape)
+
     def missing(self) -> list[int]:
         """Numbers of the chunks that are not written yet."""
         return np.flatnonzero(self._chunk_table()["is_written"] == 0).tolist()
@@ -151,16 +163,13 @@ class EmbeddingMatrix:
             StaleIndexError: it holds other embeddings.
             DataError: it is not whole.
         """
-        folder = Path(folder)
-        shape = _read_shape(folder)
-        if shape is None:
-            raise FileNotFoundError(f"there is no matrix of embeddings in {folder}")
+        matrix = cls.attach(folder)
+        folder, shape = matrix.folder, matrix.shape
         if shape.fingerprint != fingerprint:
             raise StaleIndexError(
                 f"the embeddings in {folder} have the fingerprint {shape.fingerprint[:12]}, wanted are those "
                 f"with {fingerprint[:12]}; encode them again"
             )
-        matrix = cls(folder, shape)
         path = folder / _MATRIX
         size = path.stat().st_size if path.is_file() else 0
         if size != shape.num_bytes or matrix.missing():

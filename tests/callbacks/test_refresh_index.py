@@ -276,10 +276,10 @@ if __name__ == "__main__":
     trainer.fit(module, toy_datamodule())
     assert callback.refresh_steps == [2], callback.refresh_steps
     trainer.test(toy_module(folder / f"again{trainer.global_rank}"), toy_datamodule(), verbose=False)
-    index_builder.LARGEST_IN_MEMORY_BYTES = 0
     shape = index_builder.MatrixShape
     index_builder.MatrixShape = lambda *of: shape(*of, rows_a_chunk=8)
-    matrix = RefreshIndex("-1", folder / "matrix", show_progress=False, batch_size=8)
+    limit = {"largest_in_memory_bytes": 0}
+    matrix = RefreshIndex("-1", folder / "matrix", show_progress=False, batch_size=8, **limit)
     trainer = toy_trainer(folder, [matrix], devices=2, strategy="ddp")
     trainer.test(toy_module(folder / f"large{trainer.global_rank}"), toy_datamodule(), verbose=False)
 """
@@ -320,7 +320,7 @@ def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nothing_fits(monkeypatch):
-    monkeypatch.setattr(index_builder, "LARGEST_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(IndexBuilder, "_is_large", lambda self, module: True)
     monkeypatch.setattr(index_builder, "MatrixShape", partial(MatrixShape, rows_a_chunk=8))
 
 
@@ -399,16 +399,15 @@ def test_a_shared_matrix_that_another_run_is_writing_is_left_to_it(tmp_path, not
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_an_approximate_index_says_what_it_misses(tmp_path, monkeypatch, is_large):
-    if is_large:
-        monkeypatch.setattr(index_builder, "LARGEST_IN_MEMORY_BYTES", 0)
+def test_an_approximate_index_says_what_it_misses(tmp_path, is_large):
+    limit = {"largest_in_memory_bytes": 0} if is_large else {}
     logged = {}
 
     class Logger(CSVLogger):
         def log_metrics(self, metrics, step=None):
             logged.update(metrics)
 
-    callback = make_callback(tmp_path, factory="PQ4x4")
+    callback = make_callback(tmp_path, factory="PQ4x4", **limit)
     trainer = toy_trainer(tmp_path, [callback], logger=Logger(tmp_path))
     module = toy_module(tmp_path)
     trainer.test(module, toy_datamodule(), verbose=False)
