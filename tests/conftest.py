@@ -7,7 +7,7 @@ import torch
 from jaxtyping import install_import_hook
 
 _ROOT = Path(__file__).parents[1]
-# Text is put together by a dozen small calls for each prompt: to check these took 2 of 5 seconds of a test.
+# Text is put together by a dozen small calls for each prompt: to check these took a tenth of all the time.
 _UNCHECKED = {"prompts"}
 _CHECKED = [
     f"datamodules.{path.stem}"
