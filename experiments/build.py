@@ -15,7 +15,7 @@ from datamodules import embedded
 from datamodules.batches import Passage, Question, SolvedExample
 from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
-from datamodules.passage_index import gpu_search_is_possible
+from datamodules.passage_index import why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
@@ -426,20 +426,29 @@ def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **other
         schedule,
         folder,
         factory=settings.factory,
-        use_gpu=_searches_on_gpu(config),
+        use_gpu=searches_on_gpu(config),
         batch_size=settings.batch_size,
         show_progress=config.trainer.progress_bar,
         **{"start_folder": cache_folder(config) / "index", **others},
     )
 
 
-def _searches_on_gpu(config: ExperimentConfig) -> bool:
-    """An exact index needs torch alone for it, others a FAISS that can."""
+def searches_on_gpu(config: ExperimentConfig) -> bool:
+    """Whether a run searches on a GPU; an exact index needs torch alone for it, others a FAISS that can.
+
+    Raises:
+        ConfigError: `index.gpu` asks for what cannot be.
+    """
     wanted, on_gpu = config.index.gpu, hardware(config)["accelerator"] == "gpu"
     if wanted and not on_gpu:
         raise ConfigError("index.gpu=true, but the run is on the CPU; set it to false or null")
-    can = on_gpu and (config.index.factory == EXACT or gpu_search_is_possible())
-    return can if wanted is None else wanted
+    reason = None if config.index.factory == EXACT else why_not_on_gpu()
+    if wanted and reason is not None:
+        raise ConfigError(
+            f"index.gpu=true, but {reason}; or set index.gpu=false, or index.factory={EXACT}, which torch "
+            "searches"
+        )
+    return on_gpu and reason is None if wanted is None else wanted
 
 
 def hardware(config: ExperimentConfig) -> dict[str, Any]:

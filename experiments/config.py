@@ -331,7 +331,9 @@ class IndexConfig:
         parse=parsed_by("callbacks.refresh_schedule:parse_refresh"),
     )
     factory: str = setting("Flat", "FAISS factory string")
-    gpu: bool | None = setting(None, "null = where there is a GPU and a FAISS that can use it")
+    gpu: bool | None = setting(
+        None, "search on it; null = where there is one (and for all but Flat a FAISS that can use it)"
+    )
     batch_size: int = setting(64, "passages embedded at a time", at_least=1)
     refresh_before_validation: bool = setting(False, "so that each validation is on a fresh index")
     validation_passages: int | None = setting(
