@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from datamodules.batches import Passage, Question
-from datamodules.checksums import Progress, check_size, write_record
+from datamodules.checksums import Digests, Progress, check_size, write_record
 from datamodules.downloads import DownloadError, download
 from datamodules.errors import DataError
 from datamodules.questions import check_limit, read_questions, split_questions
@@ -53,7 +53,7 @@ def fetch(files: Iterable[SourceFile], folder: Path, show: ProgressMaker) -> Non
                 _fetch_from_hub(file, folder / file.name)
             else:
                 with show(file.name) as progress:
-                    download(file.url, folder / file.name, file.checksum, progress)
+                    download(file.url, folder / file.name, file.checksum, progress, file.max_bytes)
         except DownloadError as error:
             still_missing = missing_files(missing, folder)
             raise DataError(f"{error}; {how_to_get(still_missing, folder)}") from error
@@ -77,15 +77,21 @@ def _fetch_from_hub(file: HubFile, path: Path) -> None:
 
     try:
         with _quiet_hub():
-            cached = hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision)
+            cached = Path(
+                hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision)
+            )
     except Exception as error:  # the hub's, its HTTP client's and the disk's have no base in common
         raise DownloadError(f"{file.url}: {str(error).splitlines()[0].rstrip('.')}") from error
+    digests = Digests(file.checksum)
     partial = path.with_name(f"{path.name}.partial")
     try:
+        with cached.open("rb") as content:
+            digests.update_from(content)
+        digests.compare(cached, "delete it and start the download again")
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cached, partial)
         partial.replace(path)
-        write_record(path, file.url)
+        write_record(path, file.url, digests.sha256)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(

@@ -84,22 +84,23 @@ def _verified(config: "ExperimentConfig", file: "DataFile") -> str:
         DataError: it is not what was published or downloaded, or cannot be read as questions.
     """
     from datamodules.checksums import verify_file
-    from datamodules.sources import PublishedFile
     from experiments.data_files import PASSAGES, bytes_bar, read_data_split
 
     published = file.published
     # the checksum of a packed file says nothing about an unpacked copy
-    checksum = None
-    if isinstance(published, PublishedFile) and file.path.name == published.name:
-        checksum = published.checksum
+    is_as_published = published is not None and file.path.name == Path(published.name).name
+    checksum = published.checksum if published is not None and is_as_published else None
     with bytes_bar(f"Verifying {file.path.name}", config.trainer.progress_bar) as progress:
         sha256 = verify_file(file.path, checksum, progress)
-    if file.setting == PASSAGES:
-        held = "checksum as published" if checksum else "counted when a run first reads them"
-    else:
-        held = f"{len(read_data_split(config, file.setting, None)):,} questions"
+    facts = []
+    if file.setting != PASSAGES:
+        facts.append(f"{len(read_data_split(config, file.setting, None)):,} questions")
+    elif checksum is None:
+        facts.append("counted when a run first reads them")
+    if checksum is not None:
+        facts.append("checksum as published")
     size_mb = file.path.stat().st_size / 1e6
-    return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {held}  sha256 {sha256}"
+    return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {', '.join(facts)}  sha256 {sha256}"
 
 
 def _closing_line(paths: Sequence[Path]) -> str:

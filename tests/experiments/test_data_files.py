@@ -44,6 +44,7 @@ def server(monkeypatch):
             replace(
                 split,
                 dpr=replace(split.dpr, url=f"{served.url}/{split.dpr.name}"),
+                hub=replace(split.hub, checksum=None),
                 hub_sizes=parts[split.name][0],
                 hub_index=parts[split.name][1],
             )
