@@ -29,6 +29,7 @@ from experiments.data_files import (
     provide_files,
     read_data_split,
 )
+from experiments.models import EMBEDDED, is_of_hub, provide_model
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.calibration import Reference
 from lightning_modules.candidates import Candidates
@@ -41,7 +42,6 @@ from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 
-EMBEDDED = "embedded"
 _MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
@@ -149,6 +149,8 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
     elif settings.name == EMBEDDED:
         name = embedded.retriever_folder()
     with naming("retriever", name="retriever.name" if source is None else "init.retriever_from"):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "retriever")
         return Retriever.load(
             name,
             num_layers=num_layers,
@@ -210,6 +212,8 @@ def build_reader(
     heads = None if settings.attention_heads is None else parse_heads(settings.attention_heads)
     where = {"name": "reader.name" if source is None else "init.reader_from"}
     with naming("reader", examples="reader.num_examples", **where):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "reader")
         return load_reader(
             name,
             settings.family,

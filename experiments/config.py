@@ -115,7 +115,9 @@ class DataConfig:
 class ReaderConfig:
     """The language model that answers."""
 
-    name: str = setting("embedded", 'hub name, folder, .gguf file, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, .gguf file, or "embedded"'
+    )
     family: str = setting(
         "auto",
         "auto = as the model says",
@@ -167,7 +169,9 @@ class ReaderConfig:
 class RetrieverConfig:
     """The encoder that finds passages."""
 
-    name: str = setting("embedded", 'hub name, folder, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, or "embedded"'
+    )
     num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
     normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
     tied: bool = setting(True, "one encoder for queries and passages")

@@ -1,4 +1,4 @@
-"""Fetches and verifies data beforehand: `python -m experiments.download --exp NAME [key=value ...]`.
+"""Fetches and verifies data and models: `python -m experiments.download --exp NAME [key=value ...]`.
 
 In place of an experiment, name data sets: `python -m experiments.download nq triviaqa wikipedia`.
 """
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError
     from experiments.data_files import data_files, data_settings, provide_files
+    from experiments.models import hub_models, model_name
 
     names = [name for name in options.names if "=" not in name]
     overrides = [name for name in options.names if "=" in name]
@@ -56,16 +57,23 @@ def _run(options: argparse.Namespace) -> int:
             f"name an experiment (--exp NAME), or one or more of: {', '.join(_DATASETS)}"
             + (f"; not {' '.join(names)}" if names else "")
         )
+    models: list[str] = []
     if options.exp:
         config = _config(options.exp, overrides)
         parts = [(config, data_settings(config))]
+        models = hub_models(config)
     else:
         parts = [(_config(_DATASETS[name][0], overrides), _DATASETS[name][1]) for name in names]
     provide_files(parts[0][0], [file for config, settings in parts for file in data_files(config, settings)])
     found = [(config, file) for config, settings in parts for file in data_files(config, settings)]
     for config, file in found:
         print(_verified(config, file), flush=True)
-    print(_closing_line([file.path for _, file in found]))
+    sizes = {file.path: file.path.stat().st_size for _, file in found}
+    for what in models:
+        folder, num_bytes = _fetched_model(config, what)
+        print(f"{what:10}  {model_name(config, what)}  {num_bytes / 1e6:,.1f} MB  {folder}", flush=True)
+        sizes[folder] = num_bytes
+    print(_closing_line(len({file.path for _, file in found}), len(models), sum(sizes.values())))
     return 0
 
 
@@ -103,12 +111,26 @@ def _verified(config: "ExperimentConfig", file: "DataFile") -> str:
     return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {', '.join(facts)}  sha256 {sha256}"
 
 
-def _closing_line(paths: Sequence[Path]) -> str:
-    if not paths:
-        return "nothing to fetch: the data of this experiment come with its packages"
-    num_files = len(set(paths))
-    total_gb = sum(path.stat().st_size for path in set(paths)) / 1e9
-    return f"{num_files} files, {total_gb:.2f} GB: all there"
+def _fetched_model(config: "ExperimentConfig", what: str) -> tuple[Path, int]:
+    """Sees to a model of the hub, and reads it; its folder and its size in bytes.
+
+    Raises:
+        DataError: the hub does not give it, or it is not what the hub gave.
+    """
+    from datamodules.hub_models import verify_model
+    from experiments.data_files import bytes_bar
+    from experiments.models import provide_model
+
+    folder = provide_model(config, what)
+    is_shown = config.trainer.progress_bar
+    return folder, verify_model(folder, lambda name: bytes_bar(f"Verifying {name}", is_shown))
+
+
+def _closing_line(num_files: int, num_models: int, num_bytes: int) -> str:
+    if not num_files and not num_models:
+        return "nothing to fetch: data and models of this experiment come with its packages, or are folders"
+    counted = [f"{num_files} files"] * (num_files > 0) + [f"{num_models} models"] * (num_models > 0)
+    return f"{' and '.join(counted)}, {num_bytes / 1e9:.2f} GB: all there"
 
 
 if __name__ == "__main__":
