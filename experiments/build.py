@@ -41,6 +41,7 @@ from lightning_modules.readers.base import Reader
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
+from lightning_modules.retriever_reader import AnswerChoice
 
 _MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
@@ -62,7 +63,7 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
     tagger = NounTagger(data.noun_model)
     train = read_data_split(config, "train", data.max_train) if "train" in settings else []
     if not data.train_answers:
-        train = [dataclasses.replace(question, answers=()) for question in train]
+        train = [dataclasses.replace(question, answers=(), canonical_answer="") for question in train]
     validation, test = (
         tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
         for split in ("validation", "test")
@@ -332,7 +333,8 @@ def build_module(
 
 
 def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequence[Question]) -> None:
-    """Refuses training questions without answers where what is trained needs them."""
+    """Refuses training questions without answers, or canonical ones, where what is trained needs them."""
+    _check_canonical_answers(config, train)
     without = [question for question in train if not question.answers]
     if not without or not trains(config):
         return
@@ -349,6 +351,17 @@ def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequen
         f"data.train: {len(without)} of {len(train)} questions have no answer (the first is "
         f"{without[0].text!r}), but {what}; or give answers"
     )
+
+
+def _check_canonical_answers(config: ExperimentConfig, train: Sequence[Question]) -> None:
+    choice = AnswerChoice.CANONICAL
+    without = [question for question in train if question.answers and not question.canonical_answer]
+    if trains(config) and config.training.answer_choice == choice and without:
+        raise ConfigError(
+            f"training.answer_choice={choice}, but {len(without)} of {len(train)} training questions name no "
+            f"canonical answer (the first is {without[0].text!r}): TriviaQA's do with data.source=hub, and "
+            'JSONL files as "target"; DPR\'s files and NQ have none. Or set training.answer_choice=sampled'
+        )
 
 
 def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:

@@ -288,7 +288,7 @@ class TrainingConfig:
     train_reader: bool = setting(False, "on the answers")
     answer_choice: str = setting(
         "sampled",
-        "of several answers: another one in each step, or the first one",
+        "of several answers: another one in each step, the first, or the canonical one (TriviaQA on the hub)",
         choices=names_in("lightning_modules.retriever_reader:AnswerChoice"),
     )
     num_passages: int = setting(5, "K: retrieved for a question, and read", at_least=1)
