@@ -15,7 +15,7 @@ from datamodules import embedded
 from datamodules.batches import Passage, Question, SolvedExample
 from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
-from datamodules.passage_index import gpu_search_is_possible
+from datamodules.passage_index import why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
@@ -29,6 +29,7 @@ from experiments.data_files import (
     provide_files,
     read_data_split,
 )
+from experiments.models import EMBEDDED, is_of_hub, provide_model
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.calibration import Reference
 from lightning_modules.candidates import Candidates
@@ -40,8 +41,8 @@ from lightning_modules.readers.base import Reader
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
+from lightning_modules.retriever_reader import AnswerChoice
 
-EMBEDDED = "embedded"
 _MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
@@ -62,7 +63,7 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
     tagger = NounTagger(data.noun_model)
     train = read_data_split(config, "train", data.max_train) if "train" in settings else []
     if not data.train_answers:
-        train = [dataclasses.replace(question, answers=()) for question in train]
+        train = [dataclasses.replace(question, answers=(), canonical_answer="") for question in train]
     validation, test = (
         tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
         for split in ("validation", "test")
@@ -149,6 +150,8 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
     elif settings.name == EMBEDDED:
         name = embedded.retriever_folder()
     with naming("retriever", name="retriever.name" if source is None else "init.retriever_from"):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "retriever")
         return Retriever.load(
             name,
             num_layers=num_layers,
@@ -210,6 +213,8 @@ def build_reader(
     heads = None if settings.attention_heads is None else parse_heads(settings.attention_heads)
     where = {"name": "reader.name" if source is None else "init.reader_from"}
     with naming("reader", examples="reader.num_examples", **where):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "reader")
         return load_reader(
             name,
             settings.family,
@@ -328,7 +333,8 @@ def build_module(
 
 
 def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequence[Question]) -> None:
-    """Refuses training questions without answers where what is trained needs them."""
+    """Refuses training questions without answers, or canonical ones, where what is trained needs them."""
+    _check_canonical_answers(config, train)
     without = [question for question in train if not question.answers]
     if not without or not trains(config):
         return
@@ -345,6 +351,17 @@ def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequen
         f"data.train: {len(without)} of {len(train)} questions have no answer (the first is "
         f"{without[0].text!r}), but {what}; or give answers"
     )
+
+
+def _check_canonical_answers(config: ExperimentConfig, train: Sequence[Question]) -> None:
+    choice = AnswerChoice.CANONICAL
+    without = [question for question in train if question.answers and not question.canonical_answer]
+    if trains(config) and config.training.answer_choice == choice and without:
+        raise ConfigError(
+            f"training.answer_choice={choice}, but {len(without)} of {len(train)} training questions name no "
+            f"canonical answer (the first is {without[0].text!r}): TriviaQA's do with data.source=hub, and "
+            'JSONL files as "target"; DPR\'s files and NQ have none. Or set training.answer_choice=sampled'
+        )
 
 
 def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:
@@ -426,20 +443,29 @@ def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **other
         schedule,
         folder,
         factory=settings.factory,
-        use_gpu=_searches_on_gpu(config),
+        use_gpu=searches_on_gpu(config),
         batch_size=settings.batch_size,
         show_progress=config.trainer.progress_bar,
         **{"start_folder": cache_folder(config) / "index", **others},
     )
 
 
-def _searches_on_gpu(config: ExperimentConfig) -> bool:
-    """An exact index needs torch alone for it, others a FAISS that can."""
+def searches_on_gpu(config: ExperimentConfig) -> bool:
+    """Whether a run searches on a GPU; an exact index needs torch alone for it, others a FAISS that can.
+
+    Raises:
+        ConfigError: `index.gpu` asks for what cannot be.
+    """
     wanted, on_gpu = config.index.gpu, hardware(config)["accelerator"] == "gpu"
     if wanted and not on_gpu:
         raise ConfigError("index.gpu=true, but the run is on the CPU; set it to false or null")
-    can = on_gpu and (config.index.factory == EXACT or gpu_search_is_possible())
-    return can if wanted is None else wanted
+    reason = None if config.index.factory == EXACT else why_not_on_gpu()
+    if wanted and reason is not None:
+        raise ConfigError(
+            f"index.gpu=true, but {reason}; or set index.gpu=false, or index.factory={EXACT}, which torch "
+            "searches"
+        )
+    return on_gpu and reason is None if wanted is None else wanted
 
 
 def hardware(config: ExperimentConfig) -> dict[str, Any]:

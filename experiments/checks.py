@@ -4,15 +4,18 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, assert_never, get_args
 
 from callbacks.decisions import Action
+from callbacks.index_builder import EXACT
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
+from datamodules.passage_index import FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
-from experiments.build import hardware
+from experiments.build import hardware, searches_on_gpu
 from experiments.config import SETTING, ConfigError, ExperimentConfig, Setting, all_fields, trains
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
@@ -48,7 +51,7 @@ def check_config(config: ExperimentConfig) -> None:
         )
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
-    hardware(config)
+    searches_on_gpu(config)
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:
@@ -124,7 +127,29 @@ def _bounds(setting: Setting, value: Any) -> str:
 
 def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
-    return [*_doubts_about_length(config), *_doubts_about_rule(config)]
+    return [*_doubts_about_faiss(config), *_doubts_about_length(config), *_doubts_about_rule(config)]
+
+
+def _doubts_about_faiss(config: ExperimentConfig) -> list[str]:
+    """Two builds where there should be one, and searches on the CPU beside an idle GPU."""
+    doubts = []
+    if all(_is_installed(package) for package in FAISS_PACKAGES):
+        doubts.append(
+            f"{' and '.join(FAISS_PACKAGES)} are both installed, and whichever came second has overwritten "
+            f"the other: pip uninstall {' '.join(FAISS_PACKAGES)}, then pip install -e '.[cpu]' or '.[gpu]'"
+        )
+    is_left_open = config.index.gpu is None and hardware(config)["accelerator"] == "gpu"
+    if is_left_open and not searches_on_gpu(config):
+        doubts.append(
+            f"the searches of index.factory={config.index.factory} are on the CPU, though there is a GPU: "
+            f"{why_not_on_gpu()}; index.factory={EXACT} is searched there by torch, and index.gpu=false "
+            "means the CPU"
+        )
+    return doubts
+
+
+def _is_installed(package: str) -> bool:
+    return bool(list(metadata.distributions(name=package)))
 
 
 def _doubts_about_length(config: ExperimentConfig) -> list[str]:

@@ -115,7 +115,9 @@ class DataConfig:
 class ReaderConfig:
     """The language model that answers."""
 
-    name: str = setting("embedded", 'hub name, folder, .gguf file, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, .gguf file, or "embedded"'
+    )
     family: str = setting(
         "auto",
         "auto = as the model says",
@@ -167,7 +169,9 @@ class ReaderConfig:
 class RetrieverConfig:
     """The encoder that finds passages."""
 
-    name: str = setting("embedded", 'hub name, folder, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, or "embedded"'
+    )
     num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
     normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
     tied: bool = setting(True, "one encoder for queries and passages")
@@ -284,7 +288,7 @@ class TrainingConfig:
     train_reader: bool = setting(False, "on the answers")
     answer_choice: str = setting(
         "sampled",
-        "of several answers: another one in each step, or the first one",
+        "of several answers: another one in each step, the first, or the canonical one (TriviaQA on the hub)",
         choices=names_in("lightning_modules.retriever_reader:AnswerChoice"),
     )
     num_passages: int = setting(5, "K: retrieved for a question, and read", at_least=1)
@@ -331,7 +335,9 @@ class IndexConfig:
         parse=parsed_by("callbacks.refresh_schedule:parse_refresh"),
     )
     factory: str = setting("Flat", "FAISS factory string")
-    gpu: bool | None = setting(None, "null = where there is a GPU and a FAISS that can use it")
+    gpu: bool | None = setting(
+        None, "search on it; null = where there is one (and for all but Flat a FAISS that can use it)"
+    )
     batch_size: int = setting(64, "passages embedded at a time", at_least=1)
     refresh_before_validation: bool = setting(False, "so that each validation is on a fresh index")
     validation_passages: int | None = setting(

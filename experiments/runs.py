@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.text_files import write_whole
 from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
@@ -30,8 +31,7 @@ _PACKAGES = (
     "torch",
     "lightning",
     "transformers",
-    "faiss-cpu",
-    "faiss-gpu",
+    *FAISS_PACKAGES,
     "torchmetrics",
     "torchdata",
     "numpy",

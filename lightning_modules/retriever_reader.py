@@ -37,9 +37,11 @@ class AnswerChoice(Choice):
     """Which of a question's acceptable answers a training step scores."""
 
     SAMPLED = "sampled"
-    """Another one each time (Atlas)."""
+    """Another one each time (Atlas on NQ)."""
     PREFERRED = "preferred"
     """The first, as evaluations do: a frozen reader then reads each pair once."""
+    CANONICAL = "canonical"
+    """The one that the data single out (Atlas on TriviaQA)."""
 
 
 class RetrieverReaderModule(RetrievalModule):
@@ -389,7 +391,11 @@ def preferred_answers(questions: Sequence[Question]) -> list[str]:
 
 
 def _choose_answer(question: Question, how: AnswerChoice, seed: int) -> str:
-    """One of the acceptable answers, the same for the same question and seed; "" where none is known."""
+    """One of the acceptable answers, the same for the same question and seed; "" where none is known.
+
+    Raises:
+        ValueError: the canonical one is asked for, and the data name none.
+    """
     if not question.answers:
         return ""
     match how:
@@ -397,5 +403,12 @@ def _choose_answer(question: Question, how: AnswerChoice, seed: int) -> str:
             return question.answers[0]
         case AnswerChoice.SAMPLED:
             return random.Random(f"{seed} {question.id}").choice(question.answers)
+        case AnswerChoice.CANONICAL:
+            if not question.canonical_answer:
+                raise ValueError(
+                    f"answer_choice=canonical, but question {question.id} has no canonical answer; set "
+                    "answer_choice=sampled or answer_choice=preferred"
+                )
+            return question.canonical_answer
         case _:
             assert_never(how)

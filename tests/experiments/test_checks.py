@@ -5,7 +5,7 @@ import typing
 import pytest
 import torch
 
-from experiments import build
+from experiments import build, checks
 from experiments.checks import check_config, doubts_about, monitors_of, thresholds_of
 from experiments.config import SETTING, ConfigError, ExperimentConfig, all_fields, load_config
 
@@ -335,3 +335,26 @@ def test_bf16_is_for_a_cpu_that_multiplies_it(monkeypatch):
         assert trained[1] is torch.float32, "small updates are lost in so few bits"
     with pytest.raises(ConfigError, match=r"reader.dtype=bfloat16 is for a frozen reader"):
         check("reader.dtype=bfloat16", "training.train_reader=true")
+
+
+def test_a_gpu_that_faiss_cannot_use(monkeypatch):
+    """With the FAISS of the tests, which is for the CPU only, and a pretended GPU."""
+
+    def doubts(*overrides):
+        return " ".join(doubts_about(load_config("offshelf_vital", overrides)))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert doubts() == "", "an exact index is searched by torch"
+    approximate = "index.factory=IVF4,PQ4"
+    for part in (
+        "on the CPU, though there is a GPU",
+        "pip uninstall faiss-cpu, then pip install -e '.[gpu]'",
+    ):
+        assert part in doubts(approximate)
+    assert doubts(approximate, "index.gpu=false") == doubts(approximate, "trainer.accelerator=cpu") == ""
+    with pytest.raises(ConfigError, match=r"index.gpu=true, but the FAISS .* index.factory=Flat"):
+        check(approximate, "index.gpu=true")
+    monkeypatch.setattr(checks.metadata, "distributions", lambda name: [name])
+    assert "faiss-cpu and faiss-gpu are both installed" in doubts()
