@@ -210,6 +210,6 @@ def make_trainer(
         enable_model_summary=False,
         # metrics reset in inference mode could not be updated outside of it
         inference_mode=False,
-        use_distributed_sampler=settings.devices > 1,
+        use_distributed_sampler=False,  # the datamodule deals the questions out
         **trainer_hardware,
     )

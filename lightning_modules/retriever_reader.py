@@ -8,6 +8,7 @@ from typing import Any, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Batch, Passage, Question, in_batches
@@ -24,6 +25,7 @@ from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
 from lightning_modules.objectives.base import Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
+from lightning_modules.processes import gather, gather_rows, weight_of_share
 from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.outputs import AnswerOutput
@@ -209,6 +211,7 @@ class RetrieverReaderModule(RetrievalModule):
 
     def on_train_start(self) -> None:
         """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
+        self._refuse_dealt_batches()
         if not self.candidates.are_fixed or self._fixed_candidates:
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -221,6 +224,16 @@ class RetrieverReaderModule(RetrievalModule):
             for questions in in_batches(datamodule.train, RETRIEVED_TOGETHER):
                 found = super()._rank_candidates(questions)
                 self._fixed_candidates |= dict(zip((q.id for q in questions), found, strict=True))
+
+    def _refuse_dealt_batches(self) -> None:
+        """Each process would get a share of a share of the questions."""
+        of_datamodule = isinstance(getattr(self.trainer, "datamodule", None), QuestionDataModule)
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if of_datamodule and isinstance(sampler, DistributedSampler):
+            raise ValueError(
+                "use_distributed_sampler: QuestionDataModule itself deals the questions out to processes; "
+                "give the trainer use_distributed_sampler=False"
+            )
 
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
         """Those that were fixed, in training; what is found now, in evaluations."""
@@ -257,19 +270,31 @@ class RetrieverReaderModule(RetrievalModule):
     def _log_p_retr(self, batch: Batch, in_batch: bool) -> Float[Tensor, "batch passages"]:
         queries = self.retriever.encode_queries([question.text for question in batch.questions])
         flat = self.retriever.encode_passages([passage for found in batch.passages for passage in found])
+        shape = (-1, batch.num_passages, flat.shape[-1])
+        is_other = of_all = None
+        if in_batch:  # the batch is that of all processes
+            ids: list[Sequence[str]] = [[passage.id for passage in found] for found in batch.passages]
+            is_other = other_passages(ids, gather(self.trainer, ids)).to(self.device)
+            of_all = gather_rows(self, flat).view(shape)
         return log_p_retr(
             queries,
-            flat.view(len(batch), -1, flat.shape[-1]),
+            flat.view(shape),
             self.retrieval_temperature,
             divide_by_sqrt_dim=self.objective.constants is Constants.ATLAS,
-            is_other=other_passages(batch).to(self.device) if in_batch else None,
+            is_other=is_other,
+            of_all=of_all,
         )
 
     def _log_losses(self, losses: dict[str, Tensor], batch_size: int) -> Tensor:
-        """Their sum."""
+        """Their sum; its mean over the processes is that of all questions of the step."""
+        weight = weight_of_share(self, batch_size)
+        losses = {name: weight * value for name, value in losses.items()}
         loss = torch.stack(list(losses.values())).sum()
         for name, value in {**losses, "loss": loss}.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name != "loss", batch_size=batch_size)
+            is_shown = name != "loss"
+            self.log(
+                f"train/{name}", value.detach(), prog_bar=is_shown, batch_size=batch_size, sync_dist=True
+            )
         for part, seconds in self.timer.last_s.items():
             self.log(f"time/{part}_s", seconds, batch_size=batch_size)
         return loss
