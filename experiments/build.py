@@ -223,7 +223,7 @@ def build_reader(
 
 
 def reader_dtype(config: ExperimentConfig) -> torch.dtype:
-    """Of the reader's weights: one that is trained has float32 ones."""
+    """Of the reader's weights: those that are trained are float32."""
     wanted = config.reader.dtype
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
@@ -231,7 +231,28 @@ def reader_dtype(config: ExperimentConfig) -> torch.dtype:
     is_fast = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bfloat16()
     )
-    return torch.bfloat16 if is_fast and not config.training.train_reader else torch.float32
+    return torch.bfloat16 if is_fast and not trains_reader_weights(config) else torch.float32
+
+
+def trains_reader_weights(config: ExperimentConfig) -> bool:
+    """Whether the reader's own weights change, and not just LoRA matrices beside them."""
+    return config.training.train_reader and config.reader.lora_rank is None
+
+
+def prepare_training(config: ExperimentConfig, reader: Reader) -> None:
+    """Makes a reader that is trained learn as the configuration says.
+
+    Raises:
+        ModelError: the package for LoRA is missing, or the model cannot recompute activations.
+    """
+    if not config.training.train_reader:
+        return
+    settings = config.reader
+    with naming("reader"):
+        if settings.lora_rank is not None:
+            reader.add_adapters(settings.lora_rank, settings.lora_alpha)
+        if settings.gradient_checkpointing:
+            reader.recompute_activations()
 
 
 def _cpu_multiplies_bfloat16() -> bool:

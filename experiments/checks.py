@@ -12,8 +12,17 @@ from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
-from experiments.build import hardware
-from experiments.config import SETTING, ConfigError, ExperimentConfig, Setting, all_fields, trains
+from experiments.build import hardware, trains_reader_weights
+from experiments.config import (
+    SETTING,
+    ConfigError,
+    ExperimentConfig,
+    Setting,
+    all_fields,
+    naming,
+    trains,
+)
+from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
@@ -40,12 +49,7 @@ def check_config(config: ExperimentConfig) -> None:
     _check_rooms(config)
     _check_examples(config)
     _check_switches(config)
-    if config.training.train_reader and trains(config) and config.reader.dtype not in ("auto", "float32"):
-        raise ConfigError(
-            f"reader.dtype={config.reader.dtype} is for a frozen reader: small updates are lost in so few "
-            "bits; set reader.dtype=float32 (trainer.precision still speeds up its passes), or "
-            "training.train_reader=false"
-        )
+    _check_reader_training(config)
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
     hardware(config)
@@ -233,6 +237,38 @@ def _check_rooms(config: ExperimentConfig) -> None:
         raise ConfigError(
             f"index.validation_passages={part} must be at least {largest}, the largest of "
             "training.num_passages and evaluation.hit_rate_ks: validations find so many among them"
+        )
+
+
+def _check_reader_training(config: ExperimentConfig) -> None:
+    """Weights that are trained have bits enough; a frozen reader has no settings of training."""
+    reader = config.reader
+    is_short = reader.dtype not in ("auto", "float32")
+    if is_short and trains(config) and trains_reader_weights(config):
+        raise ConfigError(
+            f"reader.dtype={reader.dtype} is for frozen weights: small updates are lost in so few bits; set "
+            "reader.dtype=float32 (trainer.precision still speeds up its passes), reader.lora_rank=16 to "
+            "train LoRA matrices beside frozen weights, or training.train_reader=false"
+        )
+    if reader.lora_alpha is not None and reader.lora_rank is None:
+        raise ConfigError(
+            f"reader.lora_alpha={reader.lora_alpha:g} scales LoRA matrices, and there are none; set "
+            "reader.lora_rank to a number such as 16, or reader.lora_alpha=null"
+        )
+    if config.training.train_reader:
+        if reader.lora_rank is not None:
+            with naming("reader"):
+                check_peft_is_there()
+        return
+    if reader.lora_rank is not None:
+        raise ConfigError(
+            f"reader.lora_rank={reader.lora_rank} is how a reader is trained, and this one is frozen; set "
+            "training.train_reader=true, or reader.lora_rank=null"
+        )
+    if reader.gradient_checkpointing:
+        raise ConfigError(
+            "reader.gradient_checkpointing=true saves memory where a reader is trained, and this one is "
+            "frozen; set training.train_reader=true, or reader.gradient_checkpointing=false"
         )
 
 

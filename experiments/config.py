@@ -144,8 +144,20 @@ class ReaderConfig:
     )
     dtype: str = setting(
         "float32",
-        "of its weights, where it is frozen; auto = bfloat16 where the hardware multiplies it, else float32",
+        "of its weights, where these are frozen; auto = bfloat16 where the hardware multiplies it, else "
+        "float32",
         choices=lambda: READER_DTYPES,
+    )
+    lora_rank: int | None = setting(
+        None,
+        "train LoRA matrices of this rank beside the weights, which are frozen; null = all weights",
+        at_least=1,
+    )
+    lora_alpha: float | None = setting(
+        None, "LoRA matrices are scaled with alpha / rank; null = twice the rank", above=0
+    )
+    gradient_checkpointing: bool = setting(
+        False, "where it is trained: keep few activations and compute them again, for less memory"
     )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)

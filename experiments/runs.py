@@ -30,6 +30,7 @@ _PACKAGES = (
     "torch",
     "lightning",
     "transformers",
+    "peft",
     "faiss-cpu",
     "faiss-gpu",
     "torchmetrics",

@@ -26,6 +26,7 @@ from experiments.build import (
     build_reader,
     build_retriever,
     hardware,
+    prepare_training,
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
@@ -74,6 +75,9 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         return _run_closed_book(config, run, sources["reader"], started)
     datamodule, module = build(config, run.path, sources)
     config = _with_heads_named(config, run, module)
+    if trains(config):
+        assert isinstance(module, RetrieverReaderModule), "nothing else is trained"
+        prepare_training(config, module.reader)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
@@ -330,7 +334,8 @@ def _starting_weights(
     if config.training.train_retriever:
         models["retriever"] = build_retriever(config, sources["retriever"])
     if config.training.train_reader:
-        models["reader"] = build_reader(config, sources["reader"])
+        models["reader"] = reader = build_reader(config, sources["reader"])
+        prepare_training(config, reader)
     return {f"{name}.{key}": w for name, model in models.items() for key, w in model.state_dict().items()}
 
 

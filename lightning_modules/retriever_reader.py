@@ -387,10 +387,15 @@ class RetrieverReaderModule(RetrievalModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the models that are not trained out: they are where they were loaded from."""
-        frozen = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(frozen)}
+        """Leaves what is not trained out, such as all but its adapters: it is where it was loaded from."""
+        models = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
+        parameters = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in parameters if not weight.requires_grad}
+        checkpoint["state_dict"] = {
+            name: weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name not in frozen and not name.startswith(models)
+        }
         checkpoint["retriever_learns"] = self._retriever_learns
         checkpoint["fixed_candidates"] = self._fixed_candidates
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from datamodules.batches import Batch, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Context, PromptBuilder, Shown
+from lightning_modules.adapters import add_adapters, merged_weights
 from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode, has_dropout
-from lightning_modules.loading import save_pretrained
+from lightning_modules.loading import ModelError, save_pretrained
 from lightning_modules.readers.outputs import (
     AnswerLikelihoods,
     AnswerOutput,
@@ -278,9 +279,41 @@ class Reader(nn.Module, ABC):
     def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers from the questions alone, one line each."""
 
+    # ---- how it is trained ----
+
+    def add_adapters(self, rank: int, alpha: float | None = None) -> None:
+        """From now on learns by LoRA: small matrices beside its weights, which stay as they are.
+
+        Args:
+            rank: of the matrices.
+            alpha: they are scaled with alpha / rank; None = 2 * rank.
+
+        Raises:
+            ModelError: the package peft is not installed.
+        """
+        add_adapters(self.model, rank, alpha)
+
+    def recompute_activations(self) -> None:
+        """From now on keeps a layer's input alone of each pass that it learns from, and makes the pass again.
+
+        Saves most of the memory for about a third more time (gradient checkpointing).
+
+        Raises:
+            ModelError: a model that cannot.
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"gradient_checkpointing: {self.model.config.model_type} models cannot; set "
+                "gradient_checkpointing=False"
+            )
+        self.model.activation_checkpointing_enable()
+
     def save(self, folder: Path | str) -> None:
-        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
-        save_pretrained(self.model, self.tokenizer, Path(folder))
+        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them.
+
+        Adapters are added to the weights that they are beside: what is written is a plain model.
+        """
+        save_pretrained(self.model, self.tokenizer, Path(folder), merged_weights(self.model))
 
 
 def log_probs_of(
