@@ -20,7 +20,7 @@ from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import FAST, ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -323,7 +323,8 @@ def build_module(
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
     objective = build_objective(config, train)
     _check_answers(config, objective, train)
-    with naming("reader"):  # an objective can refuse how it is shown the passages
+    # an objective can refuse how it is shown the passages, and a model cannot always be sharded
+    with naming("reader", shard_reader="trainer.strategy"):
         return RetrieverReaderModule(
             retriever,
             reader,
@@ -342,6 +343,7 @@ def build_module(
             token_drops=evaluation.token_drops,
             read_once=_build_read_once(config, reader),
             answer_choice=training.answer_choice,
+            shard_reader=config.trainer.strategy == FSDP,
             weight_decay=training.weight_decay,
             seed=config.seed,
         )
@@ -371,7 +373,7 @@ def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | Non
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
     reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
-    if not settings.read_once or reason is not None:
+    if not settings.read_once or reason is not None or config.trainer.strategy == FSDP:
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
     return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)

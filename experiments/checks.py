@@ -14,6 +14,7 @@ from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from experiments.build import hardware, trains_reader_weights
 from experiments.config import (
+    FSDP,
     SETTING,
     ConfigError,
     ExperimentConfig,
@@ -22,12 +23,15 @@ from experiments.config import (
     naming,
     trains,
 )
+from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives import OBJECTIVES
+from lightning_modules.objectives.base import Cost
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.token_drops import TokenDrops
 
 _TEMPLATE_AND_TEXT_TOKENS = 32
 """At least what the words of a prompt's template take, with some text of the passage."""
@@ -50,6 +54,7 @@ def check_config(config: ExperimentConfig) -> None:
     _check_examples(config)
     _check_switches(config)
     _check_reader_training(config)
+    _check_sharding(config)
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
     hardware(config)
@@ -272,6 +277,40 @@ def _check_reader_training(config: ExperimentConfig) -> None:
         )
 
 
+def _check_sharding(config: ExperimentConfig) -> None:
+    """Several processes share a reader that is only read with."""
+    if config.trainer.strategy != FSDP:
+        return
+    otherwise = "or trainer.strategy=ddp, which keeps the whole reader on each device"
+    objective, drops = config.objective.name, TokenDrops(config.evaluation.token_drops)
+    refusals = {
+        "it is one process": (num_processes(config) == 1, f"set trainer.devices to more than 1, {otherwise}"),
+        "a reader that is trained cannot be": (
+            config.training.train_reader,
+            f"set training.train_reader=false, {otherwise}: reader.lora_rank, reader.dtype=bfloat16 and "
+            "reader.gradient_checkpointing=true make training it smaller",
+        ),
+        f"objective.name={objective} needs a gradient through the reader": (
+            OBJECTIVES[objective].cost is Cost.BACKWARD,
+            f"take another objective, {otherwise}",
+        ),
+        f"evaluation.token_drops={drops} needs a gradient through the reader": (
+            drops.needs_gradient,
+            f"set evaluation.token_drops=masked, {otherwise}",
+        ),
+        f"reader.family={config.reader.family} cannot be": (
+            config.reader.family == FusionInDecoderReader.family,
+            f"take a decoder-only reader, {otherwise}",
+        ),
+        "a closed-book run cannot": (config.evaluation.closed_book, f"measure in one process, {otherwise}"),
+    }
+    for what, (is_so, way_out) in refusals.items():
+        if is_so:
+            raise ConfigError(
+                f"trainer.strategy=fsdp shards a frozen reader over several processes, but {what}; {way_out}"
+            )
+
+
 def _check_examples(config: ExperimentConfig) -> None:
     """Solved examples are for decoder-only readers; what `auto` means is known when the reader is loaded."""
     reader = config.reader
@@ -319,9 +358,11 @@ def _check_action(config: ExperimentConfig, action: Action, key: str) -> None:
             f"{key} needs a run that trains the retriever; set training.train_retriever=true, or the action "
             "stop"
         )
-    if action is not Action.STOP and config.trainer.devices > 1:
+    if action is not Action.STOP and num_processes(config) > 1:
         # DistributedDataParallel waits for the gradients of all that it was told to train
-        raise ConfigError(f"{key} needs trainer.devices=1; on several devices only stop works")
+        raise ConfigError(
+            f"{key} needs trainer.devices=1 and trainer.num_nodes=1; on several devices only stop works"
+        )
 
 
 def _check_monitors(config: ExperimentConfig) -> None:

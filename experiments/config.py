@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper")
+FSDP = "fsdp"
+STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
 READER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 FAST = "bf16-if-fast"
@@ -320,7 +322,16 @@ class TrainerConfig:
     accumulate: int = setting(1, "batches an optimizer step", at_least=1)
     gradient_clip: float | None = setting(1.0, "largest norm of the gradient; null = any", above=0)
     accelerator: str = setting("auto", "auto = the GPU where there is one", choices=lambda: ACCELERATORS)
-    devices: int = setting(1, "how many of them", at_least=1)
+    devices: int = setting(1, "how many of them, on each machine", at_least=1)
+    num_nodes: int = setting(
+        1, "machines; if more than one, torchrun or srun starts the processes", at_least=1
+    )
+    strategy: str = setting(
+        "auto",
+        "of several devices: ddp = each holds both models; fsdp = a frozen reader is sharded over them; "
+        "auto = ddp",
+        choices=lambda: STRATEGIES,
+    )
     precision: str = setting(
         "auto",
         "auto = bf16-mixed on a GPU that has it, else 32-true; bf16-if-fast = on such a CPU too",

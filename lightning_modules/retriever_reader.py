@@ -1,5 +1,6 @@
 """Distillation: both models, and the step that trains the retriever from what the reader attends to."""
 
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
-from lightning_modules.objectives.base import Passes, TeachingPasses
+from lightning_modules.objectives.base import Cost, Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.processes import gather, gather_rows, weight_of_share
 from lightning_modules.read_once import ReadOnce, why_not_kept
@@ -32,6 +33,7 @@ from lightning_modules.readers.outputs import AnswerOutput
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
+from lightning_modules.sharding import ShardedLayers
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -74,6 +76,8 @@ class RetrieverReaderModule(RetrievalModule):
         read_once: keeps what the frozen reader gave for each pair; None = it reads every time.
         token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
             `gradient`.
+        shard_reader: whether the processes of a run share the layers of a frozen decoder-only reader, each
+            holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
@@ -110,6 +114,7 @@ class RetrieverReaderModule(RetrievalModule):
         token_drops: TokenDrops | str = TokenDrops.MASKED,
         read_once: ReadOnce | None = None,
         answer_choice: AnswerChoice | str = AnswerChoice.SAMPLED,
+        shard_reader: bool = False,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -143,6 +148,14 @@ class RetrieverReaderModule(RetrievalModule):
             refusal = why_not_kept(reader, train_reader, token_embeddings)
             if refusal is not None:
                 raise ValueError(f"read_once: {refusal}")
+        if shard_reader:
+            refusal = _why_not_sharded(
+                reader, train_reader, self.objective, TokenDrops(token_drops), read_once
+            )
+            if refusal is not None:
+                raise ValueError(f"shard_reader: {refusal}")
+        self.shard_reader = shard_reader
+        self._sharded_layers: ShardedLayers | None = None
         self.read_once = read_once
         self.reader = reader
         self.train_retriever = train_retriever
@@ -189,7 +202,7 @@ class RetrieverReaderModule(RetrievalModule):
         losses = {}
         with self.timer.part("retrieve"):
             batch = self._batch_of_step(questions, batch_idx)  # Q, D_n, A
-        with self.timer.part("read"):
+        with self.timer.part("read"), self._passes_of_all():
             student = self.reader.read_answer(batch) if self.train_reader else None  # with gradient
             output = self._read(batch, student) if self.retriever_learns else None  # without
         with self.timer.part("encode"):
@@ -305,6 +318,10 @@ class RetrieverReaderModule(RetrievalModule):
     def evaluate(self, questions: list[Question]) -> Evaluation:
         """Retrieves for some questions, and reads those of them that this evaluation reads."""
         evaluation = super().evaluate(questions)
+        with self._passes_of_all():
+            return self._read_some(evaluation, questions)
+
+    def _read_some(self, evaluation: Evaluation, questions: list[Question]) -> Evaluation:
         num_read = self.take_to_read(len(questions))
         if not num_read:
             return evaluation
@@ -376,6 +393,19 @@ class RetrieverReaderModule(RetrievalModule):
 
     # ---- what Lightning asks for ----
 
+    def configure_model(self) -> None:
+        """Shards the reader once the processes are connected."""
+        if self.shard_reader and self._sharded_layers is None and self.trainer.world_size > 1:
+            self._sharded_layers = self.reader.shard(self.trainer.strategy.root_device)
+            # nothing of it is the same in two processes, nor has gradients
+            self._ddp_params_and_buffers_to_ignore = [f"reader.{name}" for name in self.reader.state_dict()]
+
+    def _passes_of_all(self) -> contextlib.AbstractContextManager[None]:
+        """The reader's passes of a step inside, in which all processes take part where they share it."""
+        return (
+            contextlib.nullcontext() if self._sharded_layers is None else self._sharded_layers.passes_of_all()
+        )
+
     def configure_optimizers(self) -> Any:
         models: list[tuple[nn.Module, LearningRate]] = []
         if self.train_retriever:
@@ -406,6 +436,19 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
         self.retriever_learns = checkpoint["retriever_learns"]
         self._fixed_candidates = checkpoint["fixed_candidates"]
+
+
+def _why_not_sharded(
+    reader: Reader, is_trained: bool, objective: Objective, drops: TokenDrops, read_once: ReadOnce | None
+) -> str | None:
+    """Why processes cannot share a reader; None = they can."""
+    if is_trained:
+        return "the reader is trained, and a frozen one alone can be sharded"
+    if objective.cost is Cost.BACKWARD or drops.needs_gradient:
+        return "a gradient through the reader is needed, which is sharded for reading alone"
+    if read_once is not None:
+        return "read_once looks at whole weights to know whose outputs it keeps"
+    return reader.why_not_sharded()
 
 
 def preferred_answers(questions: Sequence[Question]) -> list[str]:

@@ -29,6 +29,7 @@ from lightning_modules.readers.outputs import (
     SignalOutput,
     WeightedPass,
 )
+from lightning_modules.sharding import ShardedLayers
 from lightning_modules.token_drops import TokenDrops, drops_of_pass
 
 
@@ -53,6 +54,9 @@ class Reader(nn.Module, ABC):
     Raises:
         ValueError: a model of another architecture, one that lacks a chosen head, or one that a list is not
             of.
+
+    Attributes:
+        is_sharded: whether other processes hold parts of its layers.
     """
 
     family: ClassVar[str]
@@ -68,6 +72,7 @@ class Reader(nn.Module, ABC):
         self.model = model
         self.prompts = prompts
         self.attention_heads = None if attention_heads is None else attention_heads.heads_of(model)
+        self.is_sharded = False
         self.heads_mask = None
         if self.attention_heads is not None:
             self.heads_mask = self.attention_heads.mask(*self.num_layers_and_heads)
@@ -278,6 +283,26 @@ class Reader(nn.Module, ABC):
     @abstractmethod
     def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers from the questions alone, one line each."""
+
+    # ---- where its weights are ----
+
+    def why_not_sharded(self) -> str | None:
+        """Why its layers cannot be sharded over processes; None = they can."""
+        return f"a {self.family} reader cannot be sharded"
+
+    def shard(self, device: torch.device) -> ShardedLayers:
+        """Shards the layers over the processes, on their devices; for reading alone.
+
+        Args:
+            device: of this process.
+
+        Raises:
+            ModelError: a model that cannot be sharded.
+        """
+        assert not any(weight.requires_grad for weight in self.model.parameters()), "it is frozen"
+        sharded = ShardedLayers(self.model, device)
+        self.is_sharded = True
+        return sharded
 
     # ---- how it is trained ----
 

@@ -17,6 +17,7 @@ CHOICES = {
 }
 NUMBERS = [key for key, item in FIELDS.items() if {int, float} & {item.type, *typing.get_args(item.type)}]
 UNBOUNDED = {"stopping.target"}
+NEEDED = {"fsdp": ["trainer.devices=2", "trainer.accelerator=cpu"]}
 OF_TRAINED_READER = {"reader.lora_rank"}
 READER = ("start_candidates/indicator1/spearman_p90", "start_candidates/teacher/auc")
 
@@ -49,8 +50,9 @@ def test_choices(key, monkeypatch):
     known = CHOICES[key]()
     assert len(known) > 1
     for name in known:
-        trains_reader = key != "reader.dtype"  # one that is trained has but one
-        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}")
+        # one that is trained has but one dtype, and is not sharded
+        trains_reader = key not in ("reader.dtype", "trainer.strategy")
+        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}", *NEEDED.get(name, []))
     with pytest.raises(ConfigError) as error:
         check(f"{key}=nonsense")
     assert str(error.value) == f"{key}='nonsense' is unknown; choose one of: {', '.join(known)}"
@@ -71,6 +73,31 @@ def test_a_frozen_reader_has_no_settings_of_training(overrides, message):
     with pytest.raises(ConfigError, match=message):
         check(*overrides)
     check(*overrides, "reader.lora_rank=8", "training.train_reader=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trainer.devices=1"],
+            "it is one process; set trainer.devices to more than 1, or trainer.strategy=",
+        ),
+        (
+            ["training.train_reader=true"],
+            "a reader that is trained cannot be; set training.train_reader=false",
+        ),
+        (["objective.name=end_to_end", "objective.in_batch=false"], "objective.name=end_to_end needs a grad"),
+        (["evaluation.token_drops=gradient"], "set evaluation.token_drops=masked, or trainer.strategy=ddp"),
+        (["reader.family=fusion_in_decoder", "reader.num_examples=0"], "take a decoder-only reader, or"),
+        (["evaluation.closed_book=true", "trainer.max_steps=0"], "a closed-book run cannot; measure in one"),
+    ],
+)
+def test_what_cannot_be_sharded(overrides, message):
+    sharded = ["trainer.strategy=fsdp", *NEEDED["fsdp"]]
+    check(*sharded)
+    with pytest.raises(ConfigError, match=message):
+        check(*sharded, *overrides)
+    check(*sharded, *overrides, "trainer.strategy=ddp")
 
 
 def test_frozen_weights_beside_those_of_lora_may_have_few_bits():

@@ -172,25 +172,6 @@ def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
     assert not any("prediction" in record or "readings" in record for record in records)
 
 
-def test_two_processes_make_one_run(settings, tmp_path):
-    """A command line, which Lightning runs again for the second process."""
-    arguments = as_overrides({**settings, "trainer.devices": 2, "trainer.max_steps": 2})
-    ended = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "--exp", "quickstart", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    [folder] = (tmp_path / "runs").glob("quickstart/*")
-    assert summary(RunFolder(folder))["status"] == "finished"
-    assert ended.stdout.count("run folder: ") == 1
-    assert ended.stdout.count("ended because") == 1
-
-
 def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
     """The gold passage lies at the end of the file, after more passages than the slice has room for."""
     question = toy_questions()[11]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
@@ -92,6 +93,14 @@ TRAININGS = {
         "candidates": Candidates(are_fixed=True),
         "batch_size": 3,
     },
+    "a reader that two share": {"shard_reader": True, "batch_size": 2},
+    "a reader that two share, of an uneven batch": {
+        "shard_reader": True,
+        "objective": "pdist",
+        "reader": "independent",
+        "batch_size": 4,
+        "num_train": 7,
+    },
 }
 NUM_PROCESSES = 2
 
@@ -120,6 +129,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
     with torch.no_grad():
         queries = module.retriever.eval().encode_queries([question.text for question in questions])
     scores, _ = module.index.search(queries.numpy(), 5)
+    if module.shard_reader and processes > 1:
+        shared = [weight for weight in module.reader.parameters() if isinstance(weight, DTensor)]
+        held = sum(weight.to_local().numel() for weight in shared)
+        assert 0 < held <= 0.6 * sum(weight.numel() for weight in shared), "each holds its part"
     return {"losses": losses.logged, "validation": validated, "scores": scores.tolist()}
 
 
