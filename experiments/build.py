@@ -21,7 +21,7 @@ from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import FAST, ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -229,7 +229,7 @@ def build_reader(
 
 
 def reader_dtype(config: ExperimentConfig) -> torch.dtype:
-    """Of the reader's weights: one that is trained has float32 ones."""
+    """Of the reader's weights: those that are trained are float32."""
     wanted = config.reader.dtype
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
@@ -237,7 +237,28 @@ def reader_dtype(config: ExperimentConfig) -> torch.dtype:
     is_fast = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bfloat16()
     )
-    return torch.bfloat16 if is_fast and not config.training.train_reader else torch.float32
+    return torch.bfloat16 if is_fast and not trains_reader_weights(config) else torch.float32
+
+
+def trains_reader_weights(config: ExperimentConfig) -> bool:
+    """Whether the reader's own weights change, and not just LoRA matrices beside them."""
+    return config.training.train_reader and config.reader.lora_rank is None
+
+
+def prepare_training(config: ExperimentConfig, reader: Reader) -> None:
+    """Makes a reader that is trained learn as the configuration says.
+
+    Raises:
+        ModelError: the package for LoRA is missing, or the model cannot recompute activations.
+    """
+    if not config.training.train_reader:
+        return
+    settings = config.reader
+    with naming("reader"):
+        if settings.lora_rank is not None:
+            reader.add_adapters(settings.lora_rank, settings.lora_alpha)
+        if settings.gradient_checkpointing:
+            reader.recompute_activations()
 
 
 def _cpu_multiplies_bfloat16() -> bool:
@@ -308,7 +329,8 @@ def build_module(
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
     objective = build_objective(config, train)
     _check_answers(config, objective, train)
-    with naming("reader"):  # an objective can refuse how it is shown the passages
+    # an objective can refuse how it is shown the passages, and a model cannot always be sharded
+    with naming("reader", shard_reader="trainer.strategy"):
         return RetrieverReaderModule(
             retriever,
             reader,
@@ -327,6 +349,7 @@ def build_module(
             token_drops=evaluation.token_drops,
             read_once=_build_read_once(config, reader),
             answer_choice=training.answer_choice,
+            shard_reader=config.trainer.strategy == FSDP,
             weight_decay=training.weight_decay,
             seed=config.seed,
         )
@@ -368,7 +391,7 @@ def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | Non
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
     reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
-    if not settings.read_once or reason is not None:
+    if not settings.read_once or reason is not None or config.trainer.strategy == FSDP:
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
     return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)

@@ -172,10 +172,22 @@ def _gguf_source(name: str | Path) -> tuple[str | Path, dict[str, str]]:
     return path.parent, {"gguf_file": path.name}
 
 
-def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a model (safetensors) and its tokenizer where `load_*` reads them."""
+def save_pretrained(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a model (safetensors) and its tokenizer where `load_*` reads them.
+
+    Args:
+        model: of transformers.
+        tokenizer: its own.
+        folder: which is made.
+        weights: to write in place of the model's own.
+    """
     with _quiet():
-        model.save_pretrained(folder)  # type: ignore[operator]
+        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         tokenizer.save_pretrained(folder)
 
 
