@@ -118,7 +118,7 @@ def test_the_yaml_files_hold_differences_only(path):
 
 
 def test_layers_and_overrides_in_order():
-    assert load_config("quickstart").trainer.max_steps == 150
+    assert load_config("quickstart").trainer.max_steps == 80
     assert load_config("offshelf_vital").trainer.max_steps == 400, "from its base fragment"
     assert ExperimentConfig().trainer.max_steps == 1000
     config = load_config("quickstart", ["trainer.max_steps=7", "seed=3", "trainer.max_steps=8"])
