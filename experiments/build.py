@@ -42,7 +42,7 @@ from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 
 EMBEDDED = "embedded"
-_MAX_PASSAGES_OF_BASELINE = 1_000_000
+MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
 
@@ -363,7 +363,7 @@ def _build_bm25(
     """BM25 over the knowledge base, where candidates come from it or it is measured as the baseline."""
     is_measured = config.retrieval.bm25_baseline
     if is_measured is None:
-        is_measured = len(knowledge_base) <= _MAX_PASSAGES_OF_BASELINE
+        is_measured = len(knowledge_base) <= MAX_PASSAGES_OF_BASELINE
     if not (is_measured or candidates.uses_bm25):
         return None
     with progress_bar(
@@ -426,15 +426,19 @@ def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **other
         schedule,
         folder,
         factory=settings.factory,
-        use_gpu=_searches_on_gpu(config),
+        use_gpu=searches_on_gpu(config),
         batch_size=settings.batch_size,
         show_progress=config.trainer.progress_bar,
         **{"start_folder": cache_folder(config) / "index", **others},
     )
 
 
-def _searches_on_gpu(config: ExperimentConfig) -> bool:
-    """An exact index needs torch alone for it, others a FAISS that can."""
+def searches_on_gpu(config: ExperimentConfig) -> bool:
+    """Whether the index is on the GPU. An exact one needs torch alone for it, others a FAISS that can.
+
+    Raises:
+        ConfigError: the GPU is asked for and absent.
+    """
     wanted, on_gpu = config.index.gpu, hardware(config)["accelerator"] == "gpu"
     if wanted and not on_gpu:
         raise ConfigError("index.gpu=true, but the run is on the CPU; set it to false or null")

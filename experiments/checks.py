@@ -28,7 +28,17 @@ _FAVOUR_SHORT = ("mean", "first")
 
 
 def check_config(config: ExperimentConfig) -> None:
-    """Refuses settings that no run can have.
+    """Refuses settings that no run can have, and accelerators that are not here.
+
+    Raises:
+        ConfigError: names the key and what it may be.
+    """
+    check_settings(config)
+    hardware(config)
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Refuses settings that no run can have, on whatever machine.
 
     Raises:
         ConfigError: names the key and what it may be.
@@ -48,7 +58,6 @@ def check_config(config: ExperimentConfig) -> None:
         )
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
-    hardware(config)
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:

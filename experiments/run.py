@@ -60,8 +60,10 @@ def _run(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     from experiments.checks import check_config
+    from experiments.planning.plan import check_fits
 
     check_config(config)
+    check_fits(config)
     run = create_run(config)
     try:
         return _execute(config, run)
@@ -73,6 +75,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, load_config, read_config
+    from experiments.planning.plan import check_fits
     from experiments.runs import find_run
 
     if options.overrides:
@@ -81,7 +84,9 @@ def _resume(options: argparse.Namespace) -> int:
     run = find_run(options.exp, runs, options.resume or None)
     if run.is_finished:
         raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
-    return _execute(read_config(run.config), run)
+    config = read_config(run.config)
+    check_fits(config, is_begun=True)
+    return _execute(config, run)
 
 
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
