@@ -12,7 +12,7 @@ from datamodules.vital import VITAL
 from experiments.build import EMBEDDED, cache_folder
 from experiments.data_files import passage_file
 from experiments.planning.model_sizes import model_folder
-from experiments.planning.setup import Setup, built_knowledge_base
+from experiments.planning.setup import Setup, built_knowledge_base, count_all_passages
 from experiments.planning.work import indices_of_run, refresh_steps
 
 MOMENTS = 2
@@ -126,12 +126,18 @@ def _is_there(path: Callable[[], Path]) -> bool:
 
 
 def _knowledge_base(setup: Setup) -> Part:
-    name, data = "knowledge base", setup.config.data
-    if data.max_passages is None and (data.passages == VITAL or built_knowledge_base(setup.config)):
-        return Part(name, 0)
-    is_published = passage_set(data.passages) is not None and setup.is_counted
-    count = setup.num_passages or 0
-    return Part(name, count * _PASSAGE_BYTES, count * _SURE_PASSAGE_BYTES if is_published else 0)
+    """Of all passages, where no run has made it yet, and of a slice of them beside it."""
+    data = setup.config.data
+    total, is_counted = count_all_passages(setup.config)
+    if data.passages == VITAL or built_knowledge_base(setup.config):
+        total = 0
+    num_sliced = 0 if data.max_passages is None else setup.num_passages or 0
+    is_published = passage_set(data.passages) is not None and is_counted
+    return Part(
+        "knowledge base",
+        ((total or 0) + num_sliced) * _PASSAGE_BYTES,
+        (total or 0) * _SURE_PASSAGE_BYTES if is_published else 0,
+    )
 
 
 def _indices(setup: Setup) -> list[Part]:
@@ -139,8 +145,10 @@ def _indices(setup: Setup) -> list[Part]:
     num_own = indices_of_run(setup)
     num_sure = min(num_own, 2) if len(refresh_steps(setup)) > 1 else num_own
     has_start = setup.writes_matrix and setup.is_exact and _has_matrix(setup)
+    of_start = 0.0 if has_start else size
     parts = [
-        Part("index of the start, for all runs", 0 if has_start else size, 0 if has_start else sure),
+        # a small one may be there
+        Part("index of the start, for all runs", of_start, min(of_start, sure) * setup.writes_matrix),
         Part(f"indices of the run, up to {num_own}", num_own * size, num_sure * sure),
     ]
     if setup.writes_matrix and not setup.is_exact:
@@ -184,7 +192,12 @@ def _checkpoints(setup: Setup) -> Part:
     trained, weight = setup.trained_parameters, setup.weight_bytes
     whole = trained * weight * (1 + MOMENTS)
     # the last one while it is replaced; the best one and the last good one; what is exported
-    return Part("checkpoints and trained models", 2 * whole + 3 * trained * weight, whole)
+    return Part("checkpoints and trained models", 2 * whole + 3 * trained * weight, whole * _saves(setup))
+
+
+def _saves(setup: Setup) -> bool:
+    """Whether a run comes to its first checkpoint."""
+    return setup.config.trainer.max_steps >= setup.config.trainer.checkpoint_every_steps
 
 
 def _kept_outputs(setup: Setup) -> Part:
@@ -209,7 +222,7 @@ def memory_demand(setup: Setup) -> Demand:
     where = "gpu" if setup.on_gpu else "cpu"
     parts = [
         Part("Python and its libraries", _PROCESS[where], _SURE_PROCESS),
-        _models_on_host(setup) if setup.on_gpu else _models(setup),
+        _models_on_host(setup) if setup.on_gpu else _models_of_cpu(setup),
         *([] if setup.on_gpu else [Part("activations", _workspace(setup))]),
         *_index_on_host(setup),
         Part("part that validations search", setup.num_in_part * setup.dim * 4 * 2),
@@ -223,6 +236,12 @@ def memory_demand(setup: Setup) -> Demand:
     )
 
 
+def _models_of_cpu(setup: Setup) -> Part:
+    """Of a run without GPU; frozen weights may be pages of their files, which is not sure memory."""
+    models = _models(setup)
+    return Part(models.name, models.about, models.at_least - setup.frozen_bytes)
+
+
 def _models_on_host(setup: Setup) -> Part:
     """Of a run on a GPU: while they are loaded, while a checkpoint is written, and at the end of training."""
     trained = setup.trained_parameters * setup.weight_bytes
@@ -230,7 +249,7 @@ def _models_on_host(setup: Setup) -> Part:
     checkpoint = trained * (1 + MOMENTS)
     # at the end weights and moments come back, and the best weights beside them
     at_the_end = setup.frozen_bytes + checkpoint + trained
-    return Part("models, loaded and saved", max(loaded, at_the_end), max(loaded, checkpoint))
+    return Part("models, loaded and saved", max(loaded, at_the_end), checkpoint * _saves(setup))
 
 
 def _index_on_host(setup: Setup) -> list[Part]:

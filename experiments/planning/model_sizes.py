@@ -133,7 +133,8 @@ def _counted(
 
 
 def _first_of(config: Mapping[str, Any], names: Iterable[str]) -> Any:
-    return next(config[name] for name in names if name in config)
+    """The value of the name that this kind of model has; raises `KeyError` where it has none."""
+    return config[next((name for name in names if name in config), "size of the model")]
 
 
 def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:

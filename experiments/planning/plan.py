@@ -1,7 +1,7 @@
 """A plan: what a run takes, whether a machine has it, and the settings that make it fit."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -132,52 +132,56 @@ class Change:
     Attributes:
         overrides: as the command line takes them.
         cost: what is lost by them.
+        config: with them.
     """
 
     overrides: tuple[str, ...]
     cost: str
+    config: ExperimentConfig
 
 
-def changes_that_fit(config: ExperimentConfig, machine: Machine, is_sure: bool = False) -> list[Change]:
+def changes_that_fit(
+    config: ExperimentConfig, machine: Machine, expected: Collection[Resource] = tuple(Resource)
+) -> list[Change]:
     """The fewest settings that, changed, make a run fit; several ways where there are.
 
     Args:
         config: of a run that does not fit.
         machine: that it should fit on.
-        is_sure: whether it is enough that what is sure fits.
+        expected: resources that must be enough for what is expected; of the others for what is sure.
     """
     known = list(_possible_changes(describe(config, machine)))
     for together in range(1, _MOST_TOGETHER + 1):
-        fitting = [
-            Change(
-                tuple(f"{key}={value}" for change, _ in chosen for key, value in _as_text(change)),
-                "; ".join(cost for _, cost in chosen),
-            )
-            for chosen in combinations(known, together)
-            if _fits(with_settings(config, *(change for change, _ in chosen)), machine, is_sure)
-        ]
+        made = (_change(config, chosen) for chosen in combinations(known, together))
+        fitting = [change for change in made if _fits(change.config, machine, expected)]
         if fitting:
             return fitting
     return []
 
 
-def _fits(config: ExperimentConfig, machine: Machine, is_sure: bool) -> bool:
-    enough = (Fit.FITS, Fit.NOT_KNOWN, *([Fit.TIGHT] if is_sure else []))
-    return all(balance.fit in enough for balance in balances_of(describe(config, machine)))
+def _change(config: ExperimentConfig, chosen: Sequence[tuple[dict[str, Any], str]]) -> Change:
+    settings = {key: value for change, _ in chosen for key, value in change.items()}
+    overrides = (
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()
+    )
+    return Change(tuple(overrides), "; ".join(cost for _, cost in chosen), with_settings(config, settings))
 
 
-def with_settings(config: ExperimentConfig, *changes: Mapping[str, Any]) -> ExperimentConfig:
+def _fits(config: ExperimentConfig, machine: Machine, expected: Collection[Resource]) -> bool:
+    return all(
+        balance.fit in (Fit.FITS, Fit.NOT_KNOWN)
+        or (balance.fit is Fit.TIGHT and balance.demand.resource not in expected)
+        for balance in balances_of(describe(config, machine))
+    )
+
+
+def with_settings(config: ExperimentConfig, settings: Mapping[str, Any]) -> ExperimentConfig:
     """The configuration with other values of some keys, such as `index.gpu`."""
     changed = copy.deepcopy(config)
-    for key, value in (item for change in changes for item in change.items()):
+    for key, value in settings.items():
         section, _, name = key.rpartition(".")
         setattr(getattr(changed, section) if section else changed, name, value)
     return changed
-
-
-def _as_text(change: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in change.items():
-        yield key, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _possible_changes(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:
@@ -196,10 +200,10 @@ def _possible_changes(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:
     if index.batch_size > 64:
         yield {"index.batch_size": 64}, "encoding is slower"
     if setup.searches_on_gpu:
-        yield {"index.gpu": False}, "exact search on the CPU, which is much slower"
+        yield {"index.gpu": False}, "exact search on the CPU"
     if setup.is_exact and setup.num_passages and setup.num_passages > 1_000_000:
         factory = {"index.factory": "IVF16384,PQ64"}
-        yield factory, "an approximate index; its recall is logged"
+        yield factory, "an approximate index, its recall logged"
     if setup.num_in_part > 100_000:
         yield {"index.validation_passages": 100_000}, "validations search a smaller part"
     if setup.trains_passage_encoder and index.refresh != "-1":
@@ -207,7 +211,7 @@ def _possible_changes(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:
     if config.retrieval.candidates == "index" and setup.has_bm25:
         yield {"retrieval.bm25_baseline": False}, "BM25 is not measured"
     if setup.num_passages and setup.num_passages > 1_000_000:
-        yield {"data.max_passages": 1_000_000}, "a slice of the knowledge base, which reports say"
+        yield {"data.max_passages": 1_000_000}, "a slice, which reports say"
 
 
 # ---- the check of a run ----
@@ -241,7 +245,9 @@ def refusal(balance: Balance, setup: Setup) -> str:
         Resource.MEMORY: "of memory",
         Resource.GPU: "of GPU memory",
     }[demand.resource]
-    changes = changes_that_fit(setup.config, setup.machine, is_sure=True)
+    changes = changes_that_fit(setup.config, setup.machine, [demand.resource]) or changes_that_fit(
+        setup.config, setup.machine, []
+    )
     ways = " or ".join(" ".join(change.overrides) for change in changes[:3])
     mend = f"set {ways}, or {ELSEWHERE[demand.resource]}" if ways else ELSEWHERE[demand.resource]
     return (

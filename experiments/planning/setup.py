@@ -257,12 +257,13 @@ def _reader_bytes(config: ExperimentConfig, machine: Machine, on_gpu: bool) -> i
 
 def count_passages(config: ExperimentConfig) -> tuple[int | None, bool]:
     """How many passages the knowledge base holds, and whether they were counted; None = not known."""
-    total, is_counted = _count_all(config)
+    total, is_counted = count_all_passages(config)
     limit = config.data.max_passages
     return (total if limit is None or total is None else min(total, limit)), is_counted
 
 
-def _count_all(config: ExperimentConfig) -> tuple[int | None, bool]:
+def count_all_passages(config: ExperimentConfig) -> tuple[int | None, bool]:
+    """The same before a slice is taken."""
     if config.data.passages == VITAL:
         return VITAL_PASSAGES, True
     published = passage_set(config.data.passages)

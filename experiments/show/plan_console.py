@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.planning.demands import Resource
-from experiments.planning.plan import ELSEWHERE, Balance, Fit, Plan, changes_that_fit
+from experiments.planning.plan import ELSEWHERE, Balance, Change, Fit, Plan, changes_that_fit, make_plan
 from experiments.planning.setup import Setup
-from experiments.planning.times import TimePart
+from experiments.planning.times import FROM_ARITHMETIC, TimePart
 from experiments.show.console import console_table, new_console
 
 _NAMES = {
@@ -94,5 +94,11 @@ def _verdict(plan: Plan) -> list[str]:
     if not changes:
         ways = "; ".join(ELSEWHERE[balance.demand.resource] for balance in short)
         return [*lines, f"No change of settings known here makes it fit: {ways}."]
-    told = [f"  {' '.join(change.overrides)}  ({change.cost})" for change in changes[:_MOST_CHANGES]]
+    told = [f"  {' '.join(change.overrides)}  ({_costs(plan, change)})" for change in changes[:_MOST_CHANGES]]
     return [*lines, "What makes it fit:" if len(told) == 1 else "Each of these makes it fit:", *told]
+
+
+def _costs(plan: Plan, change: Change) -> str:
+    if plan.rates.source != FROM_ARITHMETIC:  # those measured are of the settings as they are
+        return change.cost
+    return f"{change.cost}: {_time(make_plan(change.config, plan.setup.machine).seconds)} in all"
