@@ -2,8 +2,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# cpu or gpu: which FAISS to install, in place of the other
+FAISS ?= cpu
 # a requirement that changed is installed anew
-INSTALLED := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-$(FAISS)
 TEST_TOOLS := $(VENV)/.test-tools
 
 .PHONY: help quickstart test lint tensorboard clean
@@ -13,11 +15,14 @@ help:
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
 	@echo "make tensorboard  the curves of all runs"
+	@echo "with FAISS=gpu    the same with the FAISS that searches on GPUs, in place of the one that does not"
 
 $(INSTALLED): pyproject.toml requirements/embedded.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
+	rm -f $(VENV)/.installed-* $(TEST_TOOLS)
+	$(BIN)/python -m pip install --quiet -e '.[$(FAISS)]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/embedded.txt
 	touch $@
 

@@ -86,7 +86,9 @@ def layout(
             "embedding drift": _curves("staleness/drift", "staleness/drift_max", "staleness/drift_l2"),
         },
         "8 Seconds": {
-            "parts of a step": _curves("time/retrieve_s", "time/read_s", "time/encode_s", "time/teach_s"),
+            "parts of a step": _curves(
+                *(f"time/{part}_s" for part in ("retrieve", "read", "encode", "teach", "backward"))
+            ),
             "refreshing the index": _curves("time/refresh_index_s", "time/staleness_s"),
         },
     }

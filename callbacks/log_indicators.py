@@ -1,8 +1,6 @@
 """Measures at each validation whether the reader's attention is worth distilling."""
 
-from typing import TypeVar
-
-import torch.distributed
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -11,12 +9,10 @@ from callbacks.evaluation_callback import EvaluationCallback
 from lightning_modules.evaluation import Evaluation, ReadQuestions
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures, is_retrieved
 from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.processes import gather
 
 GOOD_INDICATOR2_SPEARMAN = 0.3
 """The paper's rule: Indicator 2's Spearman above this is good."""
-
-
-_ItemT = TypeVar("_ItemT")
 
 
 class ReadQuestionsMeter:
@@ -128,12 +124,3 @@ class LogIndicators(EvaluationCallback):
                     logger.experiment.add_histogram(
                         f"{prefix}instances/{name}", defined, global_step=trainer.global_step
                     )
-
-
-def gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
-    """Those of all processes, process after process, as `InstanceValues.values` has them."""
-    if trainer.world_size == 1:
-        return items
-    gathered: list[list[_ItemT]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(gathered, items)
-    return [item for of_process in gathered for item in of_process]

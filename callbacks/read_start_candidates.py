@@ -5,10 +5,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
-from callbacks.log_indicators import ReadQuestionsMeter, gather
+from callbacks.log_indicators import ReadQuestionsMeter
 from datamodules.batches import Batch, Passage
 from lightning_modules.evaluation import Evaluation, ReadQuestions
 from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.processes import gather
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 START_CANDIDATES = "start_candidates/"

@@ -1,11 +1,19 @@
 """The checkpoint that a run goes on from after an interruption, as if there had been none."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+from lightning_modules.processes import gather
+
+log = logging.getLogger(__name__)
+
+RANDOM_STATES = "random_states"
+"""Key of a checkpoint: the state of each process's random numbers, by rank."""
 
 
 class SaveLast(Checkpoint):
@@ -14,7 +22,7 @@ class SaveLast(Checkpoint):
     Lightning skips the validation that is due at the step of the checkpoint it goes on from, and with it an
     index refresh, the choice of the best checkpoint and a decision to stop. So the checkpoint of such a step
     is saved once the validation is over. The state of torch's random numbers, on which dropout depends, is
-    part of it.
+    part of it: that of each process, which draws its own.
 
     Args:
         path: of the checkpoint.
@@ -33,8 +41,8 @@ class SaveLast(Checkpoint):
         if self._random_states is None:
             return
         torch.set_rng_state(self._random_states["cpu"])
-        if torch.cuda.is_available() and len(self._random_states["gpus"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(self._random_states["gpus"])
+        if self._random_states["gpu"] is not None and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(self._random_states["gpu"], pl_module.device)
         self._random_states = None
 
     def on_train_batch_end(
@@ -52,12 +60,27 @@ class SaveLast(Checkpoint):
             self._waits_for_validation = False
             trainer.save_checkpoint(self.path)
 
-    def state_dict(self) -> dict[str, Any]:
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"random_states": {"cpu": torch.get_rng_state(), "gpus": gpus}}
+    # not `state_dict`: all processes come by here, but only the first one's state is saved
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        on_gpu = pl_module.device.type == "cuda"
+        gpu = torch.cuda.get_rng_state(pl_module.device) if on_gpu else None
+        checkpoint[RANDOM_STATES] = gather(trainer, [{"cpu": torch.get_rng_state(), "gpu": gpu}])
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._random_states = state_dict["random_states"]
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states = checkpoint[RANDOM_STATES]
+        if len(states) != trainer.world_size:
+            log.warning(
+                "the checkpoint is of %d process(es), this run has %d: its random numbers, on which dropout "
+                "depends, are others than in an uninterrupted run",
+                len(states),
+                trainer.world_size,
+            )
+            return
+        self._random_states = states[trainer.global_rank]
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:

@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation_callback import EvaluationCallback
-from callbacks.log_indicators import gather
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.teacher_checks import relative_entropy_of
+from lightning_modules.processes import gather
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
 log = logging.getLogger(__name__)

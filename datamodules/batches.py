@@ -38,6 +38,7 @@ class Question:
         topic: subject area, where the data names one.
         nouns: character spans (start, end) of the question's nouns (spaCy NOUN and PROPN), the
             target of Indicator 2; empty until a tagger has run.
+        canonical_answer: the one that the data single out to train on; empty where they do not.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Question:
     title: str = ""
     topic: str = ""
     nouns: tuple[tuple[int, int], ...] = ()
+    canonical_answer: str = ""
 
     @property
     def words(self) -> str:

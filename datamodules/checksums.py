@@ -6,6 +6,7 @@ The record of `nq-train.qa.csv` is `nq-train.qa.csv.sha256`, which `sha256sum --
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,9 @@ from datamodules.errors import DataError
 
 # Told how many bytes are done, and how many there are, where that is known.
 Progress = Callable[[int, int | None], None]
+
+# Makes, from a file's name, what shows the progress of its download while the context lasts.
+ProgressMaker = Callable[[str], AbstractContextManager[Progress]]
 
 CHUNK_BYTES = 1 << 20
 _RECORD = re.compile(r"# (\d+) bytes from .*\n([0-9a-f]{64})  .*\n")

@@ -9,10 +9,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-import faiss
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
+
+from datamodules.errors import MissingFaissError
+
+try:
+    import faiss
+except ImportError as error:
+    raise MissingFaissError(error) from error
+
+FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
+"""The builds of FAISS, of which one is to be installed."""
 
 _ROWS_A_CHUNK = 65536
 _META_FILE = "meta.json"
@@ -306,21 +315,20 @@ def _cells(index: faiss.Index) -> Any:
     return part if hasattr(part, "nprobe") else None
 
 
-def gpu_search_is_possible() -> bool:
-    """Whether FAISS was built for GPUs and sees one."""
-    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
+def why_not_on_gpu() -> str | None:
+    """Why FAISS cannot search on a GPU here, and what to install where that helps; None = it can."""
+    if not hasattr(faiss, "StandardGpuResources"):
+        return (
+            "the FAISS that is installed is for the CPU only (pip uninstall faiss-cpu, then "
+            "pip install -e '.[gpu]')"
+        )
+    return None if faiss.get_num_gpus() > 0 else "FAISS sees no GPU on this machine"
 
 
 def _require_gpu() -> None:
-    if not hasattr(faiss, "StandardGpuResources"):
-        raise ValueError(
-            "use_gpu=True needs the FAISS that searches on GPUs: install the extra `gpu`"
-            " (pip install 'attention-distillation[gpu]'), or set use_gpu=False"
-        )
-    if faiss.get_num_gpus() == 0:
-        raise ValueError(
-            "use_gpu=True, but FAISS sees no GPU on this machine (extra `gpu`); set use_gpu=False"
-        )
+    reason = why_not_on_gpu()
+    if reason is not None:
+        raise ValueError(f"use_gpu=True, but {reason}; or set use_gpu=False")
 
 
 def _to_gpu(index: faiss.Index) -> faiss.Index:

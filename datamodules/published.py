@@ -1,24 +1,20 @@
 """Published files: brought into the data folder, and checked against their published sizes when read."""
 
-import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from datamodules.batches import Passage, Question
-from datamodules.checksums import Progress, check_size, write_record
+from datamodules.checksums import Digests, ProgressMaker, check_size, write_record
 from datamodules.downloads import DownloadError, download
 from datamodules.errors import DataError
+from datamodules.hub_models import quiet_hub
 from datamodules.questions import check_limit, read_questions, split_questions
 from datamodules.sources import SPLIT_SEED, HubFile, PassageSet, PublishedFile, QuestionSource, QuestionSplit
 
 SourceFile = PublishedFile | HubFile
 
 _VERIFY_OFF = "data.verify_sizes=false takes it as it is"
-
-# Makes, from a file's name, what shows the progress of its download while the context lasts.
-ProgressMaker = Callable[[str], AbstractContextManager[Progress]]
 
 
 def present_path(file: SourceFile, folder: Path) -> Path | None:
@@ -53,7 +49,7 @@ def fetch(files: Iterable[SourceFile], folder: Path, show: ProgressMaker) -> Non
                 _fetch_from_hub(file, folder / file.name)
             else:
                 with show(file.name) as progress:
-                    download(file.url, folder / file.name, file.checksum, progress)
+                    download(file.url, folder / file.name, file.checksum, progress, file.max_bytes)
         except DownloadError as error:
             still_missing = missing_files(missing, folder)
             raise DataError(f"{error}; {how_to_get(still_missing, folder)}") from error
@@ -76,33 +72,27 @@ def _fetch_from_hub(file: HubFile, path: Path) -> None:
     from huggingface_hub import hf_hub_download  # late: costs a second where it is not needed
 
     try:
-        with _quiet_hub():
-            cached = hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision)
+        with quiet_hub():
+            cached = Path(
+                hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision)
+            )
     except Exception as error:  # the hub's, its HTTP client's and the disk's have no base in common
         raise DownloadError(f"{file.url}: {str(error).splitlines()[0].rstrip('.')}") from error
+    digests = Digests(file.checksum)
     partial = path.with_name(f"{path.name}.partial")
     try:
+        with cached.open("rb") as content:
+            digests.update_from(content)
+        digests.compare(cached, "delete it and start the download again")
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cached, partial)
         partial.replace(path)
-        write_record(path, file.url)
+        write_record(path, file.url, digests.sha256)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(
             f"{path}: cannot be written ({error}); free the disk or choose another folder"
         ) from error
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Without a warning for each attempt; what fails in the end still raises."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def read_split(

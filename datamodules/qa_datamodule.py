@@ -1,12 +1,13 @@
 """Questions of the three splits as Lightning wants them."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.batches import Question
@@ -19,6 +20,10 @@ class QuestionDataModule(L.LightningDataModule):
     Validation and test questions come in one seeded order, so that a run that reads only the first n of
     them reads a random sample, the same in every validation and for every run with the same
     `evaluation_seed`.
+
+    The questions are dealt out here where a trainer runs several processes, which must have
+    `use_distributed_sampler=False`: all processes together get the batches that one would get whose
+    `batch_size` is that of all.
 
     Args:
         train, validation, test: the splits; an empty `train` is fine where nothing is trained.
@@ -68,13 +73,26 @@ class QuestionDataModule(L.LightningDataModule):
         self.train = kept
 
     def train_dataloader(self) -> StatefulDataLoader:
-        """Shuffled, and able to go on in the middle of an epoch when a run is resumed."""
+        """Shuffled, and able to go on in the middle of an epoch when a run is resumed.
+
+        Raises:
+            DataError: there are fewer questions than processes.
+        """
+        rank, num_processes = self._process
+        if 0 < len(self.train) < num_processes:
+            raise DataError(
+                f"the training split has {len(self.train)} questions, fewer than the {num_processes} "
+                "processes; give train more, or train on fewer devices"
+            )
+        batch_size = self.batch_size * num_processes
+        # every process draws the batch of all, which is text alone, and keeps its share: the order, and the
+        # state that a resumed run goes on from, do not depend on the number of processes
         loader = StatefulDataLoader(
             self.train,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             shuffle=True,
-            drop_last=len(self.train) >= self.batch_size,
-            collate_fn=list,
+            drop_last=len(self.train) >= batch_size,
+            collate_fn=itemgetter(slice(rank, None, num_processes)),
             generator=torch.Generator().manual_seed(self.seed),
         )
         # Its sampler keeps that generator. The loader gets another one: it draws from it once an epoch, but
@@ -94,7 +112,16 @@ class QuestionDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, questions: list[Question]) -> DataLoader:
         dataset: Any = questions
-        return DataLoader(dataset, batch_size=self.evaluation_batch_size, collate_fn=list)
+        rank, num_processes = self._process
+        sampler: DistributedSampler | None = None
+        if num_processes > 1:
+            sampler = DistributedSampler(dataset, num_processes, rank, shuffle=False)
+        return DataLoader(dataset, self.evaluation_batch_size, sampler=sampler, collate_fn=list)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Which process this is, of how many."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
 def _in_seeded_order(questions: Sequence[Question], seed: int) -> list[Question]:

@@ -28,12 +28,15 @@ class QuestionFormat(Choice):
     Attributes:
         AUTO: by the file's suffix, then by its first line.
         JSONL: one object a line: `question`, `answer` or `answers` (a string or a list), optionally `id`,
-            `title` and `topic`. NQ-open is published like this.
+            `title`, `topic` and `target`, the canonical answer. NQ-open is published like this, Atlas's
+            files are.
         DPR: `question<TAB>['answer', "answer"]` without a header, fields quoted as in CSV where needed:
             `nq-*.qa.csv` and `trivia-*.qa.csv.gz` of the DPR release.
-        TRIVIAQA: one JSON object whose `Data` lists the questions: the files of the TriviaQA release.
+        TRIVIAQA: one JSON object whose `Data` lists the questions: the files of the TriviaQA release. The
+            answer's `Value` is the canonical one.
         PARQUET: columns `question` and `answer`, which is a list of strings (NQ-open on the Hugging Face hub)
-            or holds `value` and `aliases` (TriviaQA there); the id is the number of the row.
+            or holds `value`, the canonical one, and `aliases` (TriviaQA there); the id is the number of the
+            row.
     """
 
     AUTO = "auto"
@@ -158,6 +161,7 @@ def _read_jsonl(path: Path, needs_answers: bool = True) -> Iterator[_Placed]:
                 answers=_distinct(answers, where) if given else (),
                 title=_optional_text(record, "title", where),
                 topic=_optional_text(record, "topic", where),
+                canonical_answer=_optional_text(record, "target", where),
             ),
         )
 
@@ -201,13 +205,15 @@ def _read_triviaqa(path: Path) -> Iterator[_Placed]:
         answer = record.get("Answer")
         if not isinstance(answer, dict):
             raise DataError(f"{where}: no answer (TriviaQA publishes its test set without); use train or dev")
-        answers = [*_listed(answer.get("Value", []), where), *_listed(answer.get("Aliases", []), where)]
+        value = answer.get("Value", [])
+        answers = [*_listed(value, where), *_listed(answer.get("Aliases", []), where)]
         yield (
             where,
             Question(
                 id=_optional_text(record, "QuestionId", where) or str(position),
                 text=_question_text(record.get("Question"), where),
                 answers=_distinct((answer for answer in answers if not _is_blank(answer)), where),
+                canonical_answer=_canonical(value),
             ),
         )
 
@@ -241,7 +247,15 @@ def _read_parquet(path: Path) -> Iterator[_Placed]:
         # the aliases normalised by TriviaQA are the same answers once more, to EM, F1 and Hit Rate
         parts = [row["answer"].get(key) for key in ("value", "aliases")] if is_structured else [row["answer"]]
         answers = [answer for part in parts for answer in _listed(part, where) if not _is_blank(answer)]
-        yield where, Question(str(number), _question_text(row["question"], where), _distinct(answers, where))
+        yield (
+            where,
+            Question(
+                id=str(number),
+                text=_question_text(row["question"], where),
+                answers=_distinct(answers, where),
+                canonical_answer=_canonical(row["answer"].get("value")) if is_structured else "",
+            ),
+        )
 
 
 _READERS: dict[QuestionFormat, Callable[[Path], Iterator[_Placed]]] = {
@@ -280,6 +294,12 @@ def _listed(value: object, where: str) -> list[str]:
             f"{where}: answers must be a string or a list of strings, found {value!r}; quote each"
         )
     return list(listed)
+
+
+def _canonical(value: object) -> str:
+    """TriviaQA's `value`, as Atlas trains on it (preprocessing/prepare_qa.py): not in capitals throughout."""
+    answer = value.strip() if isinstance(value, str) and not _is_blank(value) else ""
+    return answer.title() if answer.isupper() else answer
 
 
 def _is_blank(answer: str) -> bool:

@@ -12,6 +12,7 @@ from datamodules.choices import Choice
 
 _DPR_URL = "https://dl.fbaipublicfiles.com/dpr"
 _HUB_URL = "https://huggingface.co/datasets"
+_MAX_QUESTION_BYTES = 100_000_000
 
 
 class QuestionSource(Choice):
@@ -35,11 +36,13 @@ class PublishedFile:
         name: in the data folder.
         url: its address.
         checksum: where somebody has published one, "md5:..." or "sha256:...".
+        max_bytes: that it can have: its size where that is published.
     """
 
     name: str
     url: str
     checksum: str | None = None
+    max_bytes: int = _MAX_QUESTION_BYTES
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class HubFile:
         repository: "owner/name".
         revision: commit that the file is taken from.
         path: inside the repository.
+        checksum: where somebody has published one, "sha256:...".
     """
 
     repository: str
     revision: str
     path: str
+    checksum: str | None = None
 
     @property
     def name(self) -> str:
@@ -114,11 +119,19 @@ def _question_file(name: str) -> PublishedFile:
     return PublishedFile(name, f"{_DPR_URL}/data/retriever/{name}")
 
 
+# Of nq_open's files at the revision below, as several public repositories that read them there have them.
+_NQ_SHA256 = {
+    "train": "25d3a544324f900b31ebc05a3a5686bdd5b9b42738133500675c3f20eee7d83a",
+    "validation": "b074bed0bccb56fa1551a8ac1c9c51ce89bc11c7fbb6a9c713b2c33a98531e12",
+}
+
+
 def _nq_file(split: str) -> HubFile:
     return HubFile(
         "google-research-datasets/nq_open",
         "5dd9790a83002ad084ddeb7c420dc716852c6f28",
         f"nq_open/{split}-00000-of-00001.parquet",
+        f"sha256:{_NQ_SHA256[split]}",
     )
 
 
@@ -174,6 +187,7 @@ PASSAGE_SETS = (
             f"{_DPR_URL}/wikipedia_split/psgs_w100.tsv.gz",
             # as allenai/ir_datasets has it, ir_datasets/etc/downloads.json, "dpr-w100"
             "md5:612fe66e0b6b41ee28f806140226c563",
+            max_bytes=4_694_541_059,
         ),
         num_passages=21_015_324,
     ),

@@ -15,13 +15,13 @@ from datamodules import embedded
 from datamodules.batches import Passage, Question, SolvedExample
 from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
-from datamodules.passage_index import gpu_search_is_possible
+from datamodules.passage_index import why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import FAST, ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -29,6 +29,7 @@ from experiments.data_files import (
     provide_files,
     read_data_split,
 )
+from experiments.models import EMBEDDED, is_of_hub, provide_model
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.calibration import Reference
 from lightning_modules.candidates import Candidates
@@ -40,8 +41,8 @@ from lightning_modules.readers.base import Reader
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
+from lightning_modules.retriever_reader import AnswerChoice
 
-EMBEDDED = "embedded"
 MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
@@ -62,7 +63,7 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
     tagger = NounTagger(data.noun_model)
     train = read_data_split(config, "train", data.max_train) if "train" in settings else []
     if not data.train_answers:
-        train = [dataclasses.replace(question, answers=()) for question in train]
+        train = [dataclasses.replace(question, answers=(), canonical_answer="") for question in train]
     validation, test = (
         tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
         for split in ("validation", "test")
@@ -149,6 +150,8 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
     elif settings.name == EMBEDDED:
         name = embedded.retriever_folder()
     with naming("retriever", name="retriever.name" if source is None else "init.retriever_from"):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "retriever")
         return Retriever.load(
             name,
             num_layers=num_layers,
@@ -210,6 +213,8 @@ def build_reader(
     heads = None if settings.attention_heads is None else parse_heads(settings.attention_heads)
     where = {"name": "reader.name" if source is None else "init.reader_from"}
     with naming("reader", examples="reader.num_examples", **where):
+        if source is None and is_of_hub(settings.name):
+            provide_model(config, "reader")
         return load_reader(
             name,
             settings.family,
@@ -224,7 +229,7 @@ def build_reader(
 
 
 def reader_dtype(config: ExperimentConfig) -> torch.dtype:
-    """Of the reader's weights: one that is trained has float32 ones."""
+    """Of the reader's weights: those that are trained are float32."""
     wanted = config.reader.dtype
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
@@ -232,7 +237,28 @@ def reader_dtype(config: ExperimentConfig) -> torch.dtype:
     is_fast = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bfloat16()
     )
-    return torch.bfloat16 if is_fast and not config.training.train_reader else torch.float32
+    return torch.bfloat16 if is_fast and not trains_reader_weights(config) else torch.float32
+
+
+def trains_reader_weights(config: ExperimentConfig) -> bool:
+    """Whether the reader's own weights change, and not just LoRA matrices beside them."""
+    return config.training.train_reader and config.reader.lora_rank is None
+
+
+def prepare_training(config: ExperimentConfig, reader: Reader) -> None:
+    """Makes a reader that is trained learn as the configuration says.
+
+    Raises:
+        ModelError: the package for LoRA is missing, or the model cannot recompute activations.
+    """
+    if not config.training.train_reader:
+        return
+    settings = config.reader
+    with naming("reader"):
+        if settings.lora_rank is not None:
+            reader.add_adapters(settings.lora_rank, settings.lora_alpha)
+        if settings.gradient_checkpointing:
+            reader.recompute_activations()
 
 
 def _cpu_multiplies_bfloat16() -> bool:
@@ -303,7 +329,8 @@ def build_module(
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
     objective = build_objective(config, train)
     _check_answers(config, objective, train)
-    with naming("reader"):  # an objective can refuse how it is shown the passages
+    # an objective can refuse how it is shown the passages, and a model cannot always be sharded
+    with naming("reader", shard_reader="trainer.strategy"):
         return RetrieverReaderModule(
             retriever,
             reader,
@@ -322,13 +349,15 @@ def build_module(
             token_drops=evaluation.token_drops,
             read_once=_build_read_once(config, reader),
             answer_choice=training.answer_choice,
+            shard_reader=config.trainer.strategy == FSDP,
             weight_decay=training.weight_decay,
             seed=config.seed,
         )
 
 
 def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequence[Question]) -> None:
-    """Refuses training questions without answers where what is trained needs them."""
+    """Refuses training questions without answers, or canonical ones, where what is trained needs them."""
+    _check_canonical_answers(config, train)
     without = [question for question in train if not question.answers]
     if not without or not trains(config):
         return
@@ -347,11 +376,22 @@ def _check_answers(config: ExperimentConfig, objective: Objective, train: Sequen
     )
 
 
+def _check_canonical_answers(config: ExperimentConfig, train: Sequence[Question]) -> None:
+    choice = AnswerChoice.CANONICAL
+    without = [question for question in train if question.answers and not question.canonical_answer]
+    if trains(config) and config.training.answer_choice == choice and without:
+        raise ConfigError(
+            f"training.answer_choice={choice}, but {len(without)} of {len(train)} training questions name no "
+            f"canonical answer (the first is {without[0].text!r}): TriviaQA's do with data.source=hub, and "
+            'JSONL files as "target"; DPR\'s files and NQ have none. Or set training.answer_choice=sampled'
+        )
+
+
 def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
     reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
-    if not settings.read_once or reason is not None:
+    if not settings.read_once or reason is not None or config.trainer.strategy == FSDP:
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
     return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)
@@ -434,16 +474,21 @@ def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **other
 
 
 def searches_on_gpu(config: ExperimentConfig) -> bool:
-    """Whether the index is on the GPU. An exact one needs torch alone for it, others a FAISS that can.
+    """Whether a run searches on a GPU; an exact index needs torch alone for it, others a FAISS that can.
 
     Raises:
-        ConfigError: the GPU is asked for and absent.
+        ConfigError: `index.gpu` asks for what cannot be.
     """
     wanted, on_gpu = config.index.gpu, hardware(config)["accelerator"] == "gpu"
     if wanted and not on_gpu:
         raise ConfigError("index.gpu=true, but the run is on the CPU; set it to false or null")
-    can = on_gpu and (config.index.factory == EXACT or gpu_search_is_possible())
-    return can if wanted is None else wanted
+    reason = None if config.index.factory == EXACT else why_not_on_gpu()
+    if wanted and reason is not None:
+        raise ConfigError(
+            f"index.gpu=true, but {reason}; or set index.gpu=false, or index.factory={EXACT}, which torch "
+            "searches"
+        )
+    return on_gpu and reason is None if wanted is None else wanted
 
 
 def hardware(config: ExperimentConfig) -> dict[str, Any]:

@@ -4,21 +4,37 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, assert_never, get_args
 
 from callbacks.decisions import Action
+from callbacks.index_builder import EXACT
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
+from datamodules.passage_index import FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
-from experiments.build import hardware
-from experiments.config import SETTING, ConfigError, ExperimentConfig, Setting, all_fields, trains
+from experiments.build import hardware, searches_on_gpu, trains_reader_weights
+from experiments.config import (
+    FSDP,
+    SETTING,
+    ConfigError,
+    ExperimentConfig,
+    Setting,
+    all_fields,
+    naming,
+    trains,
+)
+from experiments.processes import num_processes
+from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives import OBJECTIVES
+from lightning_modules.objectives.base import Cost
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
+from lightning_modules.token_drops import TokenDrops
 
 _TEMPLATE_AND_TEXT_TOKENS = 32
 """At least what the words of a prompt's template take, with some text of the passage."""
@@ -28,13 +44,13 @@ _FAVOUR_SHORT = ("mean", "first")
 
 
 def check_config(config: ExperimentConfig) -> None:
-    """Refuses settings that no run can have, and accelerators that are not here.
+    """Refuses settings that no run can have, and hardware that is not here.
 
     Raises:
         ConfigError: names the key and what it may be.
     """
     check_settings(config)
-    hardware(config)
+    searches_on_gpu(config)
 
 
 def check_settings(config: ExperimentConfig) -> None:
@@ -50,12 +66,8 @@ def check_settings(config: ExperimentConfig) -> None:
     _check_rooms(config)
     _check_examples(config)
     _check_switches(config)
-    if config.training.train_reader and trains(config) and config.reader.dtype not in ("auto", "float32"):
-        raise ConfigError(
-            f"reader.dtype={config.reader.dtype} is for a frozen reader: small updates are lost in so few "
-            "bits; set reader.dtype=float32 (trainer.precision still speeds up its passes), or "
-            "training.train_reader=false"
-        )
+    _check_reader_training(config)
+    _check_sharding(config)
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
 
@@ -133,7 +145,29 @@ def _bounds(setting: Setting, value: Any) -> str:
 
 def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
-    return [*_doubts_about_length(config), *_doubts_about_rule(config)]
+    return [*_doubts_about_faiss(config), *_doubts_about_length(config), *_doubts_about_rule(config)]
+
+
+def _doubts_about_faiss(config: ExperimentConfig) -> list[str]:
+    """Two builds where there should be one, and searches on the CPU beside an idle GPU."""
+    doubts = []
+    if all(_is_installed(package) for package in FAISS_PACKAGES):
+        doubts.append(
+            f"{' and '.join(FAISS_PACKAGES)} are both installed, and whichever came second has overwritten "
+            f"the other: pip uninstall {' '.join(FAISS_PACKAGES)}, then pip install -e '.[cpu]' or '.[gpu]'"
+        )
+    is_left_open = config.index.gpu is None and hardware(config)["accelerator"] == "gpu"
+    if is_left_open and not searches_on_gpu(config):
+        doubts.append(
+            f"the searches of index.factory={config.index.factory} are on the CPU, though there is a GPU: "
+            f"{why_not_on_gpu()}; index.factory={EXACT} is searched there by torch, and index.gpu=false "
+            "means the CPU"
+        )
+    return doubts
+
+
+def _is_installed(package: str) -> bool:
+    return bool(list(metadata.distributions(name=package)))
 
 
 def _doubts_about_length(config: ExperimentConfig) -> list[str]:
@@ -245,6 +279,72 @@ def _check_rooms(config: ExperimentConfig) -> None:
         )
 
 
+def _check_reader_training(config: ExperimentConfig) -> None:
+    """Weights that are trained have bits enough; a frozen reader has no settings of training."""
+    reader = config.reader
+    is_short = reader.dtype not in ("auto", "float32")
+    if is_short and trains(config) and trains_reader_weights(config):
+        raise ConfigError(
+            f"reader.dtype={reader.dtype} is for frozen weights: small updates are lost in so few bits; set "
+            "reader.dtype=float32 (trainer.precision still speeds up its passes), reader.lora_rank=16 to "
+            "train LoRA matrices beside frozen weights, or training.train_reader=false"
+        )
+    if reader.lora_alpha is not None and reader.lora_rank is None:
+        raise ConfigError(
+            f"reader.lora_alpha={reader.lora_alpha:g} scales LoRA matrices, and there are none; set "
+            "reader.lora_rank to a number such as 16, or reader.lora_alpha=null"
+        )
+    if config.training.train_reader:
+        if reader.lora_rank is not None:
+            with naming("reader"):
+                check_peft_is_there()
+        return
+    if reader.lora_rank is not None:
+        raise ConfigError(
+            f"reader.lora_rank={reader.lora_rank} is how a reader is trained, and this one is frozen; set "
+            "training.train_reader=true, or reader.lora_rank=null"
+        )
+    if reader.gradient_checkpointing:
+        raise ConfigError(
+            "reader.gradient_checkpointing=true saves memory where a reader is trained, and this one is "
+            "frozen; set training.train_reader=true, or reader.gradient_checkpointing=false"
+        )
+
+
+def _check_sharding(config: ExperimentConfig) -> None:
+    """Several processes share a reader that is only read with."""
+    if config.trainer.strategy != FSDP:
+        return
+    otherwise = "or trainer.strategy=ddp, which keeps the whole reader on each device"
+    objective, drops = config.objective.name, TokenDrops(config.evaluation.token_drops)
+    refusals = {
+        "it is one process": (num_processes(config) == 1, f"set trainer.devices to more than 1, {otherwise}"),
+        "a reader that is trained cannot be": (
+            config.training.train_reader,
+            f"set training.train_reader=false, {otherwise}: reader.lora_rank, reader.dtype=bfloat16 and "
+            "reader.gradient_checkpointing=true make training it smaller",
+        ),
+        f"objective.name={objective} needs a gradient through the reader": (
+            OBJECTIVES[objective].cost is Cost.BACKWARD,
+            f"take another objective, {otherwise}",
+        ),
+        f"evaluation.token_drops={drops} needs a gradient through the reader": (
+            drops.needs_gradient,
+            f"set evaluation.token_drops=masked, {otherwise}",
+        ),
+        f"reader.family={config.reader.family} cannot be": (
+            config.reader.family == FusionInDecoderReader.family,
+            f"take a decoder-only reader, {otherwise}",
+        ),
+        "a closed-book run cannot": (config.evaluation.closed_book, f"measure in one process, {otherwise}"),
+    }
+    for what, (is_so, way_out) in refusals.items():
+        if is_so:
+            raise ConfigError(
+                f"trainer.strategy=fsdp shards a frozen reader over several processes, but {what}; {way_out}"
+            )
+
+
 def _check_examples(config: ExperimentConfig) -> None:
     """Solved examples are for decoder-only readers; what `auto` means is known when the reader is loaded."""
     reader = config.reader
@@ -292,9 +392,11 @@ def _check_action(config: ExperimentConfig, action: Action, key: str) -> None:
             f"{key} needs a run that trains the retriever; set training.train_retriever=true, or the action "
             "stop"
         )
-    if action is not Action.STOP and config.trainer.devices > 1:
+    if action is not Action.STOP and num_processes(config) > 1:
         # DistributedDataParallel waits for the gradients of all that it was told to train
-        raise ConfigError(f"{key} needs trainer.devices=1; on several devices only stop works")
+        raise ConfigError(
+            f"{key} needs trainer.devices=1 and trainer.num_nodes=1; on several devices only stop works"
+        )
 
 
 def _check_monitors(config: ExperimentConfig) -> None:

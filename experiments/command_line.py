@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 
 USER_ERROR = 2
 INTERRUPTED = 130
+_WAIT_FOR_MAIN_PROCESS_S = 5.0
 
 
 def run_command(work: Callable[[], int]) -> int:
@@ -18,6 +20,9 @@ def run_command(work: Callable[[], int]) -> int:
         # every mistake of the user's is a ValueError whose message names the thing and the way out
         if os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
             raise
+        if _rank() > 0:
+            # the main process ends this one where it says the same
+            time.sleep(_WAIT_FOR_MAIN_PROCESS_S)
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -25,9 +30,17 @@ def run_command(work: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def _rank() -> int:
+    """Of this process among those of a run; 0 = the main one."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return int(next((rank for rank in ranks if rank is not None), 0))
+
+
 def quieten() -> None:
     """Leaves the terminal to what the user asked for."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # the main process says what all of a run have to say
+    level = logging.WARNING if _rank() == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
@@ -36,6 +49,7 @@ def quieten() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*GPU available but not used.*",
         r".*module\(s\) in eval mode at the start of training.*",  # the frozen reader, on purpose
+        r"It is recommended to use `self.log\(.*sync_dist=True.*",  # they are of all processes already
         r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.13
         r".*'set_vital' is deprecated.*",  # torchdata 0.11 on torch 2.13
     ):

@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper")
+FSDP = "fsdp"
+STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
 READER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 FAST = "bf16-if-fast"
@@ -115,7 +117,9 @@ class DataConfig:
 class ReaderConfig:
     """The language model that answers."""
 
-    name: str = setting("embedded", 'hub name, folder, .gguf file, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, .gguf file, or "embedded"'
+    )
     family: str = setting(
         "auto",
         "auto = as the model says",
@@ -144,8 +148,20 @@ class ReaderConfig:
     )
     dtype: str = setting(
         "float32",
-        "of its weights, where it is frozen; auto = bfloat16 where the hardware multiplies it, else float32",
+        "of its weights, where these are frozen; auto = bfloat16 where the hardware multiplies it, else "
+        "float32",
         choices=lambda: READER_DTYPES,
+    )
+    lora_rank: int | None = setting(
+        None,
+        "train LoRA matrices of this rank beside the weights, which are frozen; null = all weights",
+        at_least=1,
+    )
+    lora_alpha: float | None = setting(
+        None, "LoRA matrices are scaled with alpha / rank; null = twice the rank", above=0
+    )
+    gradient_checkpointing: bool = setting(
+        False, "where it is trained: keep few activations and compute them again, for less memory"
     )
     max_tokens_per_passage: int = setting(128, "of a prompt, for each passage in it", at_least=1)
     max_new_tokens: int = setting(32, "of an answer", at_least=1)
@@ -167,7 +183,9 @@ class ReaderConfig:
 class RetrieverConfig:
     """The encoder that finds passages."""
 
-    name: str = setting("embedded", 'hub name, folder, or "embedded"')
+    name: str = setting(
+        "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, or "embedded"'
+    )
     num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
     normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
     tied: bool = setting(True, "one encoder for queries and passages")
@@ -284,7 +302,7 @@ class TrainingConfig:
     train_reader: bool = setting(False, "on the answers")
     answer_choice: str = setting(
         "sampled",
-        "of several answers: another one in each step, or the first one",
+        "of several answers: another one in each step, the first, or the canonical one (TriviaQA on the hub)",
         choices=names_in("lightning_modules.retriever_reader:AnswerChoice"),
     )
     num_passages: int = setting(5, "K: retrieved for a question, and read", at_least=1)
@@ -308,7 +326,16 @@ class TrainerConfig:
     accumulate: int = setting(1, "batches an optimizer step", at_least=1)
     gradient_clip: float | None = setting(1.0, "largest norm of the gradient; null = any", above=0)
     accelerator: str = setting("auto", "auto = the GPU where there is one", choices=lambda: ACCELERATORS)
-    devices: int = setting(1, "how many of them", at_least=1)
+    devices: int = setting(1, "how many of them, on each machine", at_least=1)
+    num_nodes: int = setting(
+        1, "machines; if more than one, torchrun or srun starts the processes", at_least=1
+    )
+    strategy: str = setting(
+        "auto",
+        "of several devices: ddp = each holds both models; fsdp = a frozen reader is sharded over them; "
+        "auto = ddp",
+        choices=lambda: STRATEGIES,
+    )
     precision: str = setting(
         "auto",
         "auto = bf16-mixed on a GPU that has it, else 32-true; bf16-if-fast = on such a CPU too",
@@ -331,7 +358,9 @@ class IndexConfig:
         parse=parsed_by("callbacks.refresh_schedule:parse_refresh"),
     )
     factory: str = setting("Flat", "FAISS factory string")
-    gpu: bool | None = setting(None, "null = where there is a GPU and a FAISS that can use it")
+    gpu: bool | None = setting(
+        None, "search on it; null = where there is one (and for all but Flat a FAISS that can use it)"
+    )
     batch_size: int = setting(64, "passages embedded at a time", at_least=1)
     refresh_before_validation: bool = setting(False, "so that each validation is on a fresh index")
     validation_passages: int | None = setting(

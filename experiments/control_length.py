@@ -16,14 +16,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     parser = argparse.ArgumentParser(prog="python -m experiments.control_length", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run that trained the retriever")
+    parser.add_argument("--k", type=int, help="of Hit Rate@K (the run's training.num_passages)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     options = parser.parse_args(arguments)
-    return run_command(lambda: _control(Path(options.run), options.overrides))
+    return run_command(lambda: _control(Path(options.run), options.k, options.overrides))
 
 
-def _control(path: Path, overrides: Sequence[str]) -> int:
+def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     quieten()
-    from experiments.build import build_datamodule, build_knowledge, build_retriever
+    from lightning import Trainer
+
+    from experiments.build import build_datamodule, build_knowledge, build_retriever, hardware
     from experiments.config import ConfigError
     from experiments.runs import snapshot_of_run
     from experiments.show.console import print_control
@@ -42,16 +45,25 @@ def _control(path: Path, overrides: Sequence[str]) -> int:
                 f"{MAX_PASSAGES:,}: cut a slice with data.max_passages"
             )
         passages = knowledge_base[0 : len(knowledge_base)]
-    control = control_length(
-        build_retriever(config, start.weights["retriever"]),
-        build_retriever(config, end.weights["retriever"]),
-        passages,
-        datamodule.validation,
-        datamodule.test,
-        num_passages=config.training.num_passages,
-        match=config.evaluation.answer_match,
-    )
-    print_control(control, config.training.num_passages)
+    num_passages = k or config.training.num_passages
+    if not 1 <= num_passages <= len(passages):
+        raise ConfigError(f"--k {k} must be between 1 and the {len(passages)} passages")
+    trainer = Trainer(logger=False, enable_checkpointing=False, **hardware(config))
+    with trainer.precision_plugin.forward_context():  # as the run made its indices
+        before, after = (
+            build_retriever(config, of.weights["retriever"]).to(trainer.strategy.root_device)
+            for of in (start, end)
+        )
+        control = control_length(
+            before,
+            after,
+            passages,
+            datamodule.validation,
+            datamodule.test,
+            num_passages=num_passages,
+            match=config.evaluation.answer_match,
+        )
+    print_control(control, num_passages)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Fetches and verifies data beforehand: `python -m experiments.download --exp NAME [key=value ...]`.
+"""Fetches and verifies data and models: `python -m experiments.download --exp NAME [key=value ...]`.
 
 In place of an experiment, name data sets: `python -m experiments.download nq triviaqa wikipedia`.
 """
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError
     from experiments.data_files import data_files, data_settings, provide_files
+    from experiments.models import hub_models, model_name
 
     names = [name for name in options.names if "=" not in name]
     overrides = [name for name in options.names if "=" in name]
@@ -56,16 +57,23 @@ def _run(options: argparse.Namespace) -> int:
             f"name an experiment (--exp NAME), or one or more of: {', '.join(_DATASETS)}"
             + (f"; not {' '.join(names)}" if names else "")
         )
+    models: list[str] = []
     if options.exp:
         config = _config(options.exp, overrides)
         parts = [(config, data_settings(config))]
+        models = hub_models(config)
     else:
         parts = [(_config(_DATASETS[name][0], overrides), _DATASETS[name][1]) for name in names]
     provide_files(parts[0][0], [file for config, settings in parts for file in data_files(config, settings)])
     found = [(config, file) for config, settings in parts for file in data_files(config, settings)]
     for config, file in found:
         print(_verified(config, file), flush=True)
-    print(_closing_line([file.path for _, file in found]))
+    sizes = {file.path: file.path.stat().st_size for _, file in found}
+    for what in models:
+        folder, num_bytes = _fetched_model(config, what)
+        print(f"{what:10}  {model_name(config, what)}  {num_bytes / 1e6:,.1f} MB  {folder}", flush=True)
+        sizes[folder] = num_bytes
+    print(_closing_line(len({file.path for _, file in found}), len(models), sum(sizes.values())))
     return 0
 
 
@@ -84,30 +92,45 @@ def _verified(config: "ExperimentConfig", file: "DataFile") -> str:
         DataError: it is not what was published or downloaded, or cannot be read as questions.
     """
     from datamodules.checksums import verify_file
-    from datamodules.sources import PublishedFile
     from experiments.data_files import PASSAGES, bytes_bar, read_data_split
 
     published = file.published
     # the checksum of a packed file says nothing about an unpacked copy
-    checksum = None
-    if isinstance(published, PublishedFile) and file.path.name == published.name:
-        checksum = published.checksum
+    is_as_published = published is not None and file.path.name == Path(published.name).name
+    checksum = published.checksum if published is not None and is_as_published else None
     with bytes_bar(f"Verifying {file.path.name}", config.trainer.progress_bar) as progress:
         sha256 = verify_file(file.path, checksum, progress)
-    if file.setting == PASSAGES:
-        held = "checksum as published" if checksum else "counted when a run first reads them"
-    else:
-        held = f"{len(read_data_split(config, file.setting, None)):,} questions"
+    facts = []
+    if file.setting != PASSAGES:
+        facts.append(f"{len(read_data_split(config, file.setting, None)):,} questions")
+    elif checksum is None:
+        facts.append("counted when a run first reads them")
+    if checksum is not None:
+        facts.append("checksum as published")
     size_mb = file.path.stat().st_size / 1e6
-    return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {held}  sha256 {sha256}"
+    return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {', '.join(facts)}  sha256 {sha256}"
 
 
-def _closing_line(paths: Sequence[Path]) -> str:
-    if not paths:
-        return "nothing to fetch: the data of this experiment come with its packages"
-    num_files = len(set(paths))
-    total_gb = sum(path.stat().st_size for path in set(paths)) / 1e9
-    return f"{num_files} files, {total_gb:.2f} GB: all there"
+def _fetched_model(config: "ExperimentConfig", what: str) -> tuple[Path, int]:
+    """Sees to a model of the hub, and reads it; its folder and its size in bytes.
+
+    Raises:
+        DataError: the hub does not give it, or it is not what the hub gave.
+    """
+    from datamodules.hub_models import verify_model
+    from experiments.data_files import bytes_bar
+    from experiments.models import provide_model
+
+    folder = provide_model(config, what)
+    is_shown = config.trainer.progress_bar
+    return folder, verify_model(folder, lambda name: bytes_bar(f"Verifying {name}", is_shown))
+
+
+def _closing_line(num_files: int, num_models: int, num_bytes: int) -> str:
+    if not num_files and not num_models:
+        return "nothing to fetch: data and models of this experiment come with its packages, or are folders"
+    counted = [f"{num_files} files"] * (num_files > 0) + [f"{num_models} models"] * (num_models > 0)
+    return f"{' and '.join(counted)}, {num_bytes / 1e9:.2f} GB: all there"
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ def starting_point(
         assert isinstance(module, RetrieverReaderModule), "it was asked for a reader"
         module.eval().requires_grad_(False)
         trainer = L.Trainer(
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, **hardware(config)
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            **{**hardware(config), "devices": 1},
         )
         module.to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
-    from experiments.runs import create_run, join_run
+    from experiments.processes import check_launcher
+    from experiments.runs import RunFolder, create_run, join_run
 
     if options.list:
         for name in experiment_names():
@@ -64,18 +65,35 @@ def _run(options: argparse.Namespace) -> int:
 
     check_config(config)
     check_fits(config)
-    run = create_run(config)
+    check_launcher(config)
+    made: list[RunFolder] = []
+
+    def make() -> RunFolder:
+        made.append(create_run(config))
+        return made[0]
+
     try:
-        return _execute(config, run)
+        return _execute(config, _meet(config, make))
     except ValueError:
-        if not run.start.is_file():  # nothing of worth was written yet
-            shutil.rmtree(run.path)
+        for run in made:
+            if not run.start.is_file():  # nothing of worth was written yet
+                shutil.rmtree(run.path)
         raise
+
+
+def _meet(config: "ExperimentConfig", find: Callable[[], "RunFolder"]) -> "RunFolder":
+    """The run's folder in all processes, as `find` gives it in the main one."""
+    from experiments.build import hardware
+    from experiments.processes import meet
+    from experiments.runs import RunFolder
+
+    return RunFolder(meet(config, hardware(config), lambda: find().path))
 
 
 def _resume(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, load_config, read_config
     from experiments.planning.plan import check_fits
+    from experiments.processes import check_launcher
     from experiments.runs import find_run
 
     if options.overrides:
@@ -86,14 +104,16 @@ def _resume(options: argparse.Namespace) -> int:
         raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
     config = read_config(run.config)
     check_fits(config, is_begun=True)
-    return _execute(config, run)
+    check_launcher(config)
+    return _execute(config, _meet(config, lambda: run))
 
 
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
     from experiments.checks import doubts_about
-    from experiments.runs import RUN_VARIABLE, is_main_process
+    from experiments.processes import is_main_process
+    from experiments.runs import RUN_VARIABLE
     from experiments.show.console import print_summary
     from experiments.train import run_experiment
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
+from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.text_files import write_whole
 from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
+from experiments.processes import DOCS, is_main_process, launcher
 
 LATEST = "latest:"
 MODELS = ("reader", "retriever")
@@ -30,8 +32,8 @@ _PACKAGES = (
     "torch",
     "lightning",
     "transformers",
-    "faiss-cpu",
-    "faiss-gpu",
+    "peft",
+    *FAISS_PACKAGES,
     "torchmetrics",
     "torchdata",
     "numpy",
@@ -121,25 +123,20 @@ class RunFolder:
         return self.summary.is_file() and json.loads(self.summary.read_text())["status"] == "finished"
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that was started by hand; Lightning starts the others of a run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def join_run() -> RunFolder | None:
-    """The folder of the run that this process was started to join; None = it is the main one.
+    """The folder of the run that Lightning started this process to join; None = it did not.
 
-    Lightning starts the processes for further devices with the command line that it was started with itself.
+    It starts the processes for further devices with the command line that it was started with itself.
 
     Raises:
-        ConfigError: another launcher has started several processes.
+        ConfigError: an unknown launcher has started several processes.
     """
-    if is_main_process():
+    if is_main_process() or launcher() is not None:
         return None
     if RUN_VARIABLE not in os.environ:
         raise ConfigError(
-            "LOCAL_RANK is set: start one process, without a launcher such as torchrun; it starts one for "
-            "each of trainer.devices"
+            "LOCAL_RANK is set, but neither torchrun nor srun has started this process; use one of them "
+            f"({DOCS}), or start one process alone, which starts one for each of trainer.devices"
         )
     return RunFolder(Path(os.environ[RUN_VARIABLE]))
 

@@ -26,11 +26,13 @@ from experiments.build import (
     build_reader,
     build_retriever,
     hardware,
+    prepare_training,
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
 from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
-from experiments.runs import RunFolder, is_main_process, starting_weights, write_json
+from experiments.processes import ending_together, is_main_process, main_first
+from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.summary import make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
@@ -72,34 +74,54 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     sources = starting_weights(config)
     if config.evaluation.closed_book:
         return _run_closed_book(config, run, sources["reader"], started)
-    datamodule, module = build(config, run.path, sources)
+    with main_first():
+        datamodule, module = build(config, run.path, sources)
     config = _with_heads_named(config, run, module)
+    if trains(config):
+        assert isinstance(module, RetrieverReaderModule), "nothing else is trained"
+        prepare_training(config, module.reader)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
-        callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
-        start = _measure_start(config, run, module, datamodule, trainer, callbacks)
-        before = after = start["test"]
-        stopped = "nothing is trained"
-        if trains(config):
-            _warn_of_stale_validations(config)
-            stopped = _fit(config, run, module, datamodule, trainer, callbacks)
-            _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
-            if callbacks.best is not None and callbacks.best.left_out_all:
-                stopped += (
-                    "; no validation was on a fresh index, so no checkpoint could be chosen and the last "
-                    f"weights are kept: {_FRESHER}"
-                )
-            callbacks.predictions.path = run.predictions
-            after = _test(config, module, datamodule, trainer)
-            _export(config, run, module)
+        with ending_together(trainer, run.path):
+            before, after, stopped = _measure_and_train(
+                config, run, module, datamodule, trainer, callbacks, sources
+            )
     except RunInterrupted:
         _write_interrupted(config, run)
         raise
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources)
     return _written(run, summary)
+
+
+def _measure_and_train(
+    config: ExperimentConfig,
+    run: RunFolder,
+    module: RetrievalModule,
+    datamodule: QuestionDataModule,
+    trainer: L.Trainer,
+    callbacks: RunCallbacks,
+    sources: Mapping[str, Path | None],
+) -> tuple[dict[str, float], dict[str, float], str]:
+    """Test metrics of the start and of the end, and why it ended."""
+    callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
+    start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    if not trains(config):
+        return start["test"], start["test"], "nothing is trained"
+    _warn_of_stale_validations(config)
+    stopped = _fit(config, run, module, datamodule, trainer, callbacks)
+    _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
+    if callbacks.best is not None and callbacks.best.left_out_all:
+        stopped += (
+            "; no validation was on a fresh index, so no checkpoint could be chosen and the last weights are "
+            f"kept: {_FRESHER}"
+        )
+    callbacks.predictions.path = run.predictions
+    after = _test(config, module, datamodule, trainer)
+    _export(config, run, module)
+    return start["test"], after, stopped
 
 
 def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> ExperimentConfig:
@@ -126,17 +148,19 @@ def _run_closed_book(
     started: float,
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
-    datamodule = build_datamodule(config)
-    examples: list[SolvedExample] = []
-    if config.reader.num_examples:  # those of a run with passages
-        examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
+    with main_first():
+        datamodule = build_datamodule(config)
+        examples: list[SolvedExample] = []
+        if config.reader.num_examples:  # those of a run with passages
+            examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
     reader = build_reader(config, source, examples)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, hardware(config))
     try:
-        trainer.test(module, datamodule, verbose=False)
+        with ending_together(trainer, run.path):
+            trainer.test(module, datamodule, verbose=False)
     except RunInterrupted:
         _write_interrupted(config, run)
         raise
@@ -330,7 +354,8 @@ def _starting_weights(
     if config.training.train_retriever:
         models["retriever"] = build_retriever(config, sources["retriever"])
     if config.training.train_reader:
-        models["reader"] = build_reader(config, sources["reader"])
+        models["reader"] = reader = build_reader(config, sources["reader"])
+        prepare_training(config, reader)
     return {f"{name}.{key}": w for name, model in models.items() for key, w in model.state_dict().items()}
 
 

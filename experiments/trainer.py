@@ -29,6 +29,7 @@ from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
+from experiments.processes import process_arguments
 from experiments.runs import RunFolder
 from lightning_modules.metrics.question_values import QuestionValues
 
@@ -209,6 +210,7 @@ def make_trainer(
         enable_model_summary=False,
         # metrics reset in inference mode could not be updated outside of it
         inference_mode=False,
-        use_distributed_sampler=settings.devices > 1,
+        use_distributed_sampler=False,  # the datamodule deals the questions out
         **trainer_hardware,
+        **process_arguments(config),
     )

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from datamodules.batches import Batch
 from datamodules.choices import Choice
 
 
@@ -125,13 +124,20 @@ def interleave(rankings: Sequence[Sequence[int]]) -> list[int]:
     return list(dict.fromkeys(by_turns))
 
 
-def other_passages(batch: Batch) -> Bool[Tensor, "batch batch passages"]:
-    """For each question, which of the batch's passages are others than its own, each counted once."""
+def other_passages(
+    passages: Sequence[Sequence[str]], of_all: Sequence[Sequence[str]]
+) -> Bool[Tensor, "batch all passages"]:
+    """For each question, which passages of all questions are others than its own, each counted once.
+
+    Args:
+        passages: ids of those of each question.
+        of_all: of all questions, of other processes too.
+    """
     masks = []
-    for own in batch.passages:
+    for own in passages:
         seen = set(own)
         mask = []
-        for found in batch.passages:
+        for found in of_all:
             mask.append([passage not in seen for passage in found])
             seen.update(found)
         masks.append(mask)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from datamodules.answer_matching import AnswerMatch, AnswerMatcher
 from datamodules.batches import Passage, Question
@@ -111,8 +112,10 @@ def control_length(
         )
     found = []
     for retriever in (start, trained):
+        embeddings = encode_passages(retriever, passages)
         on_validation, on_test = (
-            PassageRanking.of(retriever, questions, passages, match) for questions in (validation, test)
+            PassageRanking.of(retriever, embeddings, questions, passages, match)
+            for questions in (validation, test)
         )
         best = max(
             on_validation.sizes(),
@@ -165,17 +168,18 @@ class PassageRanking:
     def of(
         cls,
         retriever: Retriever,
+        embeddings: Float32[np.ndarray, "passages dim"],
         questions: Sequence[Question],
         passages: list[Passage],
         match: AnswerMatch | str,
     ) -> "PassageRanking":
-        """Scores by a retriever, in eval mode."""
+        """Scores by a retriever, in eval mode, and its embeddings of the passages."""
         with torch.no_grad(), eval_mode(retriever):
             texts = [question.text for question in questions]
             queries = torch.cat(
                 [retriever.encode_queries(texts[i : i + 64]) for i in range(0, len(texts), 64)]
             )
-        return cls(queries.numpy() @ encode_passages(retriever, passages).T, questions, passages, match)
+        return cls(queries.float().cpu().numpy() @ embeddings.T, questions, passages, match)
 
     def sizes(self) -> list[float]:
         """Bonuses to try: `STEPS` in units of these scores."""

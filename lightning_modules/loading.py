@@ -28,6 +28,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from datamodules.errors import DataError
+from datamodules.hub_models import fetch_model
+
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -169,10 +172,22 @@ def _gguf_source(name: str | Path) -> tuple[str | Path, dict[str, str]]:
     return path.parent, {"gguf_file": path.name}
 
 
-def save_pretrained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a model (safetensors) and its tokenizer where `load_*` reads them."""
+def save_pretrained(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a model (safetensors) and its tokenizer where `load_*` reads them.
+
+    Args:
+        model: of transformers.
+        tokenizer: its own.
+        folder: which is made.
+        weights: to write in place of the model's own.
+    """
     with _quiet():
-        model.save_pretrained(folder)  # type: ignore[operator]
+        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         tokenizer.save_pretrained(folder)
 
 
@@ -192,6 +207,10 @@ def _load_tokenizer(what: str, name: str | Path, **kwargs: Any) -> PreTrainedTok
 
 
 def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+    try:
+        folder = fetch_model(name, what)
+    except DataError as error:
+        raise ModelError(str(error)) from error
     is_model = load not in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained)
     if is_model:
         # safetensors where there are some; an older pytorch_model.bin (Contriever's) as plain tensors only
@@ -199,9 +218,9 @@ def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
         kwargs["output_loading_info"] = True
     try:
         with _quiet():
-            loaded = load(str(name), trust_remote_code=False, **kwargs)
+            loaded = load(str(folder), trust_remote_code=False, **kwargs)
     except _LOADING_ERRORS as error:
-        raise ModelError(_explain(what, name, error)) from error
+        raise ModelError(_explain(what, name, folder, error)) from error
     return _without_made_up_weights(what, name, *loaded) if is_model else loaded
 
 
@@ -218,19 +237,12 @@ def _without_made_up_weights(
     return model
 
 
-def _explain(what: str, name: str | Path, error: Exception) -> str:
+def _explain(what: str, name: str | Path, folder: Path, error: Exception) -> str:
     detail = " ".join(str(error).split())[:300]
     if "ignore_mismatched_sizes" in detail:
         detail = "the shapes of its weights are not those of its config.json"
-    if Path(name).exists():
-        return f"{what} {name}: cannot be loaded from this folder: {detail}"
-    if str(name).startswith((".", "/", "~")):
-        return f"{what} {name}: there is no such folder"
-    return (
-        f"{what} {name}: not on this machine, and the Hugging Face hub did not give it. Without network, "
-        f"download it elsewhere (`hf download {name} --local-dir {Path(name).name}`) and set name to that "
-        f"folder. ({detail})"
-    )
+    where = "this folder" if Path(name) == folder else str(folder)
+    return f"{what} {name}: cannot be loaded from {where}: {detail}"
 
 
 @contextlib.contextmanager

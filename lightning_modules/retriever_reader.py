@@ -1,5 +1,6 @@
 """Distillation: both models, and the step that trains the retriever from what the reader attends to."""
 
+import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Batch, Passage, Question, in_batches
@@ -22,14 +24,16 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
-from lightning_modules.objectives.base import Passes, TeachingPasses
+from lightning_modules.objectives.base import Cost, Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
+from lightning_modules.processes import gather, gather_rows, weight_of_share
 from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.outputs import AnswerOutput
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
+from lightning_modules.sharding import ShardedLayers
 from lightning_modules.token_drops import TokenDrops
 
 
@@ -37,9 +41,11 @@ class AnswerChoice(Choice):
     """Which of a question's acceptable answers a training step scores."""
 
     SAMPLED = "sampled"
-    """Another one each time (Atlas)."""
+    """Another one each time (Atlas on NQ)."""
     PREFERRED = "preferred"
     """The first, as evaluations do: a frozen reader then reads each pair once."""
+    CANONICAL = "canonical"
+    """The one that the data single out (Atlas on TriviaQA)."""
 
 
 class RetrieverReaderModule(RetrievalModule):
@@ -72,6 +78,8 @@ class RetrieverReaderModule(RetrievalModule):
         read_once: keeps what the frozen reader gave for each pair; None = it reads every time.
         token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
             `gradient`.
+        shard_reader: whether the processes of a run share the layers of a frozen decoder-only reader, each
+            holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
@@ -108,6 +116,7 @@ class RetrieverReaderModule(RetrievalModule):
         token_drops: TokenDrops | str = TokenDrops.MASKED,
         read_once: ReadOnce | None = None,
         answer_choice: AnswerChoice | str = AnswerChoice.SAMPLED,
+        shard_reader: bool = False,
         weight_decay: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -141,6 +150,14 @@ class RetrieverReaderModule(RetrievalModule):
             refusal = why_not_kept(reader, train_reader, token_embeddings)
             if refusal is not None:
                 raise ValueError(f"read_once: {refusal}")
+        if shard_reader:
+            refusal = _why_not_sharded(
+                reader, train_reader, self.objective, TokenDrops(token_drops), read_once
+            )
+            if refusal is not None:
+                raise ValueError(f"shard_reader: {refusal}")
+        self.shard_reader = shard_reader
+        self._sharded_layers: ShardedLayers | None = None
         self.read_once = read_once
         self.reader = reader
         self.train_retriever = train_retriever
@@ -187,7 +204,7 @@ class RetrieverReaderModule(RetrievalModule):
         losses = {}
         with self.timer.part("retrieve"):
             batch = self._batch_of_step(questions, batch_idx)  # Q, D_n, A
-        with self.timer.part("read"):
+        with self.timer.part("read"), self._passes_of_all():
             student = self.reader.read_answer(batch) if self.train_reader else None  # with gradient
             output = self._read(batch, student) if self.retriever_learns else None  # without
         with self.timer.part("encode"):
@@ -201,6 +218,11 @@ class RetrieverReaderModule(RetrievalModule):
             losses["reader_loss"] = self.reader.answer_loss(student, log_p_own)
         return self._log_losses(losses, len(questions))
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Timed, since it takes longer than all else where the reader is frozen."""
+        with self.timer.part("backward"):
+            super().backward(loss, *args, **kwargs)
+
     def _batch_of_step(self, questions: list[Question], batch_idx: int) -> Batch:
         """The questions with their candidates, and one answer of each."""
         seed = self.seed + 1009 * self.global_step + batch_idx
@@ -209,6 +231,7 @@ class RetrieverReaderModule(RetrievalModule):
 
     def on_train_start(self) -> None:
         """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
+        self._refuse_dealt_batches()
         if not self.candidates.are_fixed or self._fixed_candidates:
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -221,6 +244,16 @@ class RetrieverReaderModule(RetrievalModule):
             for questions in in_batches(datamodule.train, RETRIEVED_TOGETHER):
                 found = super()._rank_candidates(questions)
                 self._fixed_candidates |= dict(zip((q.id for q in questions), found, strict=True))
+
+    def _refuse_dealt_batches(self) -> None:
+        """Each process would get a share of a share of the questions."""
+        of_datamodule = isinstance(getattr(self.trainer, "datamodule", None), QuestionDataModule)
+        sampler = getattr(self.trainer.train_dataloader, "sampler", None)
+        if of_datamodule and isinstance(sampler, DistributedSampler):
+            raise ValueError(
+                "use_distributed_sampler: QuestionDataModule itself deals the questions out to processes; "
+                "give the trainer use_distributed_sampler=False"
+            )
 
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
         """Those that were fixed, in training; what is found now, in evaluations."""
@@ -257,19 +290,31 @@ class RetrieverReaderModule(RetrievalModule):
     def _log_p_retr(self, batch: Batch, in_batch: bool) -> Float[Tensor, "batch passages"]:
         queries = self.retriever.encode_queries([question.text for question in batch.questions])
         flat = self.retriever.encode_passages([passage for found in batch.passages for passage in found])
+        shape = (-1, batch.num_passages, flat.shape[-1])
+        is_other = of_all = None
+        if in_batch:  # the batch is that of all processes
+            ids: list[Sequence[str]] = [[passage.id for passage in found] for found in batch.passages]
+            is_other = other_passages(ids, gather(self.trainer, ids)).to(self.device)
+            of_all = gather_rows(self, flat).view(shape)
         return log_p_retr(
             queries,
-            flat.view(len(batch), -1, flat.shape[-1]),
+            flat.view(shape),
             self.retrieval_temperature,
             divide_by_sqrt_dim=self.objective.constants is Constants.ATLAS,
-            is_other=other_passages(batch).to(self.device) if in_batch else None,
+            is_other=is_other,
+            of_all=of_all,
         )
 
     def _log_losses(self, losses: dict[str, Tensor], batch_size: int) -> Tensor:
-        """Their sum."""
+        """Their sum; its mean over the processes is that of all questions of the step."""
+        weight = weight_of_share(self, batch_size)
+        losses = {name: weight * value for name, value in losses.items()}
         loss = torch.stack(list(losses.values())).sum()
         for name, value in {**losses, "loss": loss}.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name != "loss", batch_size=batch_size)
+            is_shown = name != "loss"
+            self.log(
+                f"train/{name}", value.detach(), prog_bar=is_shown, batch_size=batch_size, sync_dist=True
+            )
         for part, seconds in self.timer.last_s.items():
             self.log(f"time/{part}_s", seconds, batch_size=batch_size)
         return loss
@@ -280,6 +325,10 @@ class RetrieverReaderModule(RetrievalModule):
     def evaluate(self, questions: list[Question]) -> Evaluation:
         """Retrieves for some questions, and reads those of them that this evaluation reads."""
         evaluation = super().evaluate(questions)
+        with self._passes_of_all():
+            return self._read_some(evaluation, questions)
+
+    def _read_some(self, evaluation: Evaluation, questions: list[Question]) -> Evaluation:
         num_read = self.take_to_read(len(questions))
         if not num_read:
             return evaluation
@@ -351,6 +400,19 @@ class RetrieverReaderModule(RetrievalModule):
 
     # ---- what Lightning asks for ----
 
+    def configure_model(self) -> None:
+        """Shards the reader once the processes are connected."""
+        if self.shard_reader and self._sharded_layers is None and self.trainer.world_size > 1:
+            self._sharded_layers = self.reader.shard(self.trainer.strategy.root_device)
+            # nothing of it is the same in two processes, nor has gradients
+            self._ddp_params_and_buffers_to_ignore = [f"reader.{name}" for name in self.reader.state_dict()]
+
+    def _passes_of_all(self) -> contextlib.AbstractContextManager[None]:
+        """The reader's passes of a step inside, in which all processes take part where they share it."""
+        return (
+            contextlib.nullcontext() if self._sharded_layers is None else self._sharded_layers.passes_of_all()
+        )
+
     def configure_optimizers(self) -> Any:
         models: list[tuple[nn.Module, LearningRate]] = []
         if self.train_retriever:
@@ -362,10 +424,15 @@ class RetrieverReaderModule(RetrievalModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves the models that are not trained out: they are where they were loaded from."""
-        frozen = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
-        weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in weights.items() if not k.startswith(frozen)}
+        """Leaves what is not trained out, such as all but its adapters: it is where it was loaded from."""
+        models = tuple(f"{name}." for name in ("retriever", "reader") if not getattr(self, f"train_{name}"))
+        parameters = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in parameters if not weight.requires_grad}
+        checkpoint["state_dict"] = {
+            name: weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name not in frozen and not name.startswith(models)
+        }
         checkpoint["retriever_learns"] = self._retriever_learns
         checkpoint["fixed_candidates"] = self._fixed_candidates
 
@@ -378,13 +445,30 @@ class RetrieverReaderModule(RetrievalModule):
         self._fixed_candidates = checkpoint["fixed_candidates"]
 
 
+def _why_not_sharded(
+    reader: Reader, is_trained: bool, objective: Objective, drops: TokenDrops, read_once: ReadOnce | None
+) -> str | None:
+    """Why processes cannot share a reader; None = they can."""
+    if is_trained:
+        return "the reader is trained, and a frozen one alone can be sharded"
+    if objective.cost is Cost.BACKWARD or drops.needs_gradient:
+        return "a gradient through the reader is needed, which is sharded for reading alone"
+    if read_once is not None:
+        return "read_once looks at whole weights to know whose outputs it keeps"
+    return reader.why_not_sharded()
+
+
 def preferred_answers(questions: Sequence[Question]) -> list[str]:
     """The answers that evaluations score: of each question the first."""
     return [question.answers[0] for question in questions]
 
 
 def _choose_answer(question: Question, how: AnswerChoice, seed: int) -> str:
-    """One of the acceptable answers, the same for the same question and seed; "" where none is known."""
+    """One of the acceptable answers, the same for the same question and seed; "" where none is known.
+
+    Raises:
+        ValueError: the canonical one is asked for, and the data name none.
+    """
     if not question.answers:
         return ""
     match how:
@@ -392,5 +476,12 @@ def _choose_answer(question: Question, how: AnswerChoice, seed: int) -> str:
             return question.answers[0]
         case AnswerChoice.SAMPLED:
             return random.Random(f"{seed} {question.id}").choice(question.answers)
+        case AnswerChoice.CANONICAL:
+            if not question.canonical_answer:
+                raise ValueError(
+                    f"answer_choice=canonical, but question {question.id} has no canonical answer; set "
+                    "answer_choice=sampled or answer_choice=preferred"
+                )
+            return question.canonical_answer
         case _:
             assert_never(how)

@@ -222,7 +222,8 @@ def log_p_retr(
     passage_embeddings: Float[Tensor, "batch passages dim"],
     temperature: float = 1.0,
     divide_by_sqrt_dim: bool = False,
-    is_other: Bool[Tensor, "batch batch passages"] | None = None,
+    is_other: Bool[Tensor, "batch all passages"] | None = None,
+    of_all: Float[Tensor, "all passages dim"] | None = None,
 ) -> Float[Tensor, "batch passages"]:
     """log p_RETR(n_i | Q) (Eq. 2): log-softmax over the retrieved passages of s(n_i, Q) / theta.
 
@@ -230,8 +231,9 @@ def log_p_retr(
         query_embeddings, passage_embeddings: mean-pooled embeddings; their dot product is s.
         temperature: theta.
         divide_by_sqrt_dim: Atlas's constant.
-        is_other: for each question, which passages of the batch stand beside its own in the softmax; what
-            they get is left out of the result. None = none.
+        is_other: for each question, which passages of all questions stand beside its own in the softmax;
+            what they get is left out of the result. None = none.
+        of_all: embeddings of the passages that `is_other` is about; None = `passage_embeddings`.
     """
     scale = math.sqrt(query_embeddings.shape[-1]) if divide_by_sqrt_dim else 1.0
     # no matrix product, which mixed precision would round
@@ -239,6 +241,7 @@ def log_p_retr(
     if is_other is None:
         return scores.log_softmax(dim=-1)
     with torch.autocast(query_embeddings.device.type, enabled=False):
-        all_scores = torch.einsum("qd,bkd->qbk", query_embeddings, passage_embeddings)
+        passages = passage_embeddings if of_all is None else of_all
+        all_scores = torch.einsum("qd,bkd->qbk", query_embeddings, passages)
     others = (all_scores / scale / temperature).masked_fill(~is_other, -math.inf).flatten(1)
     return scores - torch.cat([scores, others], dim=1).logsumexp(dim=1, keepdim=True)

@@ -17,7 +17,12 @@ class FileServer:
         url: address of the folder of files.
         sends_parts: whether Range requests are answered with the part.
         sends_versions: whether there are ETags.
+        sends_length: whether there is a Content-Length.
+        is_chunked: whether bodies come in chunks, in place of a length.
+        content_type: of all files.
+        shift: bytes by which a part begins later than asked for, as its Content-Range says.
         cuts: for each of the next answers, how many bytes to send before the connection breaks.
+        stalls: likewise, before nothing more comes and the connection stays open.
         statuses: of the next answers, in place of files.
         ranges: the Range header of each request so far.
     """
@@ -26,7 +31,12 @@ class FileServer:
     url: str = ""
     sends_parts: bool = True
     sends_versions: bool = True
+    sends_length: bool = True
+    is_chunked: bool = False
+    content_type: str = "application/octet-stream"
+    shift: int = 0
     cuts: list[int] = field(default_factory=list)
+    stalls: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     ranges: list[str | None] = field(default_factory=list)
 
@@ -35,6 +45,7 @@ class FileServer:
 def serve_files(**files: bytes) -> Iterator[FileServer]:
     """Serves files by name, until the context ends."""
     served = FileServer(files)
+    is_over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -50,7 +61,7 @@ def serve_files(**files: bytes) -> Iterator[FileServer]:
             start = 0
             wanted = self.headers["Range"]
             if wanted and served.sends_parts and self.headers["If-Range"] == etag:
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                start = int(wanted.removeprefix("bytes=").removesuffix("-")) + served.shift
                 if start >= len(content):
                     self.send_error(416)
                     return
@@ -60,10 +71,20 @@ def serve_files(**files: bytes) -> Iterator[FileServer]:
                 self.send_response(200)
             if served.sends_versions:
                 self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Type", served.content_type)
+            if served.is_chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            elif served.sends_length:
+                self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             body = content[start:]
-            self.wfile.write(body[: served.cuts.pop(0)] if served.cuts else body)
+            if served.is_chunked:
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            if served.stalls:
+                self.wfile.write(body[: served.stalls.pop(0)])
+                is_over.wait()
+            else:
+                self.wfile.write(body[: served.cuts.pop(0)] if served.cuts else body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -75,5 +96,6 @@ def serve_files(**files: bytes) -> Iterator[FileServer]:
         try:
             yield served
         finally:
+            is_over.set()
             server.shutdown()
             thread.join()

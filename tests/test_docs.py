@@ -39,7 +39,7 @@ def test_the_figure_of_the_method_is_that_of_its_script():
 
 def test_the_plan_of_the_docs_is_what_the_command_prints(tmp_path, monkeypatch, capsys):
     """On a machine that has nothing of it yet."""
-    monkeypatch.setattr(demands, "model_folder", lambda name: None)
+    monkeypatch.setattr(demands, "find_model", lambda name: None)
     page = (ROOT / "docs" / "scale.md").read_text()
     [(command, shown)] = re.findall(
         r"```\npython -m experiments\.plan (--exp offshelf_nq .*?)\n\n(.*?)```", page, re.DOTALL

@@ -83,6 +83,7 @@ def toy_trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> L.T
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "inference_mode": False,
+        "use_distributed_sampler": False,
         "accelerator": "cpu",
         "devices": 1,
         "default_root_dir": folder,

@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from datamodules.batches import Passage
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.hub_models import find_model
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_files import read_passages
 from datamodules.passage_index import PassageIndex, SearchIndex
@@ -21,17 +22,17 @@ from datamodules.passages import build_knowledge_base
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.vital import VITAL
 from experiments.build import (
-    EMBEDDED,
     build_datamodule,
     build_knowledge,
     build_models,
     hardware,
+    prepare_training,
     take_examples,
 )
 from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.data_files import data_files, data_settings, passage_file
+from experiments.models import hub_models, model_name
 from experiments.planning.estimates import estimate_rates
-from experiments.planning.model_sizes import model_folder
 from experiments.planning.plan import with_settings
 from experiments.planning.setup import Setup
 from experiments.planning.times import MEASURED, Rates
@@ -41,6 +42,7 @@ from lightning_modules.encoding import encode_passages
 from lightning_modules.objectives import OBJECTIVES
 from lightning_modules.objectives.base import LikelihoodObjective
 from lightning_modules.retrieval import RetrievalModule
+from lightning_modules.retriever_reader import RetrieverReaderModule
 from lightning_modules.token_drops import TokenDrops
 
 _PASSAGES = 512
@@ -51,6 +53,8 @@ _ENCODING_S = 2.0
 _ROWS = 65_536
 """Of random embeddings that a search is timed over."""
 _NEVER = 10**9
+_AS_THEY_COME: dict[str, Any] = {"init.reader_from": None, "init.retriever_from": None}
+"""Models that were trained take as long."""
 
 
 def calibrate(setup: Setup) -> Rates:
@@ -73,6 +77,9 @@ def calibrate(setup: Setup) -> Rates:
         started = time.perf_counter()
         datamodule = build_datamodule(small)
         module = _build(config, small, datamodule, Path(folder))
+        if trains(small):
+            assert isinstance(module, RetrieverReaderModule), "nothing else is trained"
+            prepare_training(small, module.reader)
         load = time.perf_counter() - started
         run = RunFolder(Path(folder) / "run")
         watch, callbacks = _Stopwatch(), make_callbacks(small, run)
@@ -98,16 +105,13 @@ def calibrate(setup: Setup) -> Rates:
 
 def _check_is_here(config: ExperimentConfig) -> None:
     """Nothing is downloaded to measure it."""
-    fetch = f"python -m experiments.download --exp {config.name} fetches the data, a first run the models"
+    fetch = f"python -m experiments.download --exp {config.name} fetches it"
     if config.evaluation.closed_book:
         raise ConfigError("--calibrate times runs that retrieve; set evaluation.closed_book=false")
-    names = {"retriever.name": config.retriever.name}
-    if not config.evaluation.retrieve_only:
-        names["reader.name"] = config.reader.name
-    for setting, name in names.items():
-        is_file = name.endswith(".gguf") and Path(name).is_file()
-        if name != EMBEDDED and not is_file and model_folder(name) is None:
-            raise ConfigError(f"--calibrate: {setting}={name} is not on this machine; {fetch}")
+    for what in reversed(hub_models(with_settings(config, _AS_THEY_COME))):
+        name = model_name(config, what)
+        if find_model(name) is None:
+            raise ConfigError(f"--calibrate: {what}.name={name} is not on this machine; {fetch}")
     missing = [file.path for file in data_files(config, data_settings(config)) if file.is_wanted]
     if missing:
         raise ConfigError(f"--calibrate: {missing[0]} is not on this machine; {fetch}")
@@ -118,7 +122,10 @@ def _small_copy(config: ExperimentConfig, folder: Path, has_bm25: bool) -> Exper
     (folder / "run").mkdir()
     changes: dict[str, Any] = {
         "runs": str(folder),
+        **_AS_THEY_COME,
         "trainer.devices": 1,
+        "trainer.num_nodes": 1,
+        "trainer.strategy": "auto",
         "trainer.max_steps": 1 + _STEPS if trains(config) else 0,
         "trainer.validate_every_steps": _NEVER,
         "trainer.checkpoint_every_steps": _NEVER,

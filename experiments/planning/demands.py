@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.choices import Choice
+from datamodules.hub_models import find_model
 from datamodules.matrix_index import ROWS_ON_DEVICE
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.build import EMBEDDED, cache_folder
+from experiments.build import cache_folder
 from experiments.data_files import passage_file
-from experiments.planning.model_sizes import model_folder
+from experiments.models import hub_models, model_name
 from experiments.planning.setup import Setup, built_knowledge_base, count_all_passages
 from experiments.planning.work import indices_of_run, refresh_steps
 
@@ -19,6 +20,7 @@ MOMENTS = 2
 """That AdamW keeps of each weight, beside its gradient."""
 _PROCESS = {"gpu": 5_000_000_000, "cpu": 1_500_000_000}
 """Python with torch, on the host; of a run on a GPU with CUDA's libraries and the buffers of copies."""
+_WEIGHT_IN_FILE = 4
 _SURE_PROCESS = 300_000_000
 _CUDA = 1_000_000_000
 """CUDA's own, and the workspaces of matrix products."""
@@ -109,11 +111,11 @@ def _downloads(setup: Setup) -> list[Part]:
     found = []
     if published is not None and not _is_there(lambda: passage_file(config)):
         found.append(Part("passage file, downloaded", published.num_passages * _PACKED_PASSAGE_BYTES))
-    models = {config.reader.name: (setup.reader, 4), config.retriever.name: (setup.retriever, 4)}
+    sizes = {"reader": setup.reader, "retriever": setup.retriever}
     missing = [
-        size.parameters * num_bytes
-        for name, (size, num_bytes) in models.items()
-        if size is not None and name != EMBEDDED and model_folder(name) is None
+        size.parameters * _WEIGHT_IN_FILE
+        for what in hub_models(config)
+        if (size := sizes[what]) is not None and find_model(model_name(config, what)) is None
     ]
     return [*found, Part("models, downloaded", sum(missing))]
 
@@ -273,7 +275,7 @@ def gpu_demand(setup: Setup) -> Demand:
     """What is in the memory of each GPU at the worst moment of training."""
     on_gpu = setup.searches_on_gpu
     parts = [
-        _models(setup),
+        _models_of_gpu(setup),
         Part("index", index_bytes(setup) * on_gpu, sure_index_bytes(setup) * on_gpu),
         Part("activations and workspace", _workspace(setup)),
     ]
@@ -286,6 +288,12 @@ def _models(setup: Setup) -> Part:
     """Weights, and of what is trained a gradient and two moments for each of them."""
     trained = setup.trained_parameters * setup.weight_bytes * (2 + MOMENTS)
     return Part("models, gradients and moments", setup.frozen_bytes + trained, setup.frozen_bytes + trained)
+
+
+def _models_of_gpu(setup: Setup) -> Part:
+    """A reader that is sharded lies on all GPUs together."""
+    models, elsewhere = _models(setup), setup.frozen_bytes_of_reader * (1 - 1 / setup.reader_shards)
+    return Part(models.name, models.about - elsewhere, models.at_least - elsewhere)
 
 
 def _workspace(setup: Setup) -> float:
@@ -307,7 +315,11 @@ def _training_activations(setup: Setup, width: int) -> float:
     num_passages = config.training.num_passages
     if setup.reader is not None and setup.trains_reader:
         tokens = config.data.batch_size * num_passages * config.reader.max_tokens_per_passage
-        kept += tokens * setup.reader.num_layers * setup.reader.dim * _ACTIVATION_BYTES[width]
+        in_layer = tokens * setup.reader.dim * _ACTIVATION_BYTES[width]
+        if config.reader.gradient_checkpointing:  # what goes into each layer, and one layer
+            kept += in_layer + tokens * setup.reader.num_layers * setup.reader.dim * width
+        else:
+            kept += in_layer * setup.reader.num_layers
     if setup.retriever is not None and setup.trains_retriever:
         texts = config.data.batch_size * num_passages
         at_once = config.retriever.num_at_once

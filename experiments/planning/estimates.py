@@ -36,7 +36,8 @@ def estimate_rates(setup: Setup) -> Rates:
     encoded = setup.config.training.num_passages * PASSAGE_TOKENS + QUERY_TOKENS
     in_step = 3 * _encoder_flops(setup, encoded) * setup.trains_retriever
     if setup.reader is not None and setup.trains_reader:
-        in_step += 3 * _pass_flops(setup, setup.reader)
+        num_passes = 4 if setup.config.reader.gradient_checkpointing else 3
+        in_step += num_passes * _pass_flops(setup, setup.reader)
     update = speed.moved(setup.trained_parameters * _BYTES_OF_UPDATE)
     return Rates(
         load=_LOAD_S,
@@ -149,7 +150,7 @@ def _answer(setup: Setup, speed: _Speed) -> float:
     if setup.reader is None:
         return 0.0
     batch = setup.config.data.evaluation_batch_size
-    weights = setup.reader.parameters * (4 if setup.trains_reader else setup.reader_bytes)
+    weights = setup.reader.parameters * setup.reader_bytes
     if setup.precision.endswith("mixed"):  # and cast each time
         weights += setup.reader.parameters * 4
     tokens = setup.config.reader.max_new_tokens

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import embedded
-from experiments.build import EMBEDDED
+from datamodules.hub_models import find_model, is_hub_name
+from experiments.models import EMBEDDED
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 """The first number in a weight's name is its layer's."""
@@ -81,23 +82,11 @@ def retriever_size(name: str, num_layers: int | None = None) -> ModelSize | None
     return replace(size, num_layers=num_layers, in_layers=size.in_layers * num_layers // size.num_layers)
 
 
-def model_folder(name: str | Path) -> Path | None:
-    """Where a model of transformers lies on this machine: its folder, or that of the hub's cache."""
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.exists() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(str(name), "config.json")
-    return Path(found).parent if isinstance(found, str) else None
-
-
 def _size_of(name: str, num_layers: int | None = None) -> ModelSize | None:
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    folder = model_folder(name)
+    repository, _, _ = name.partition("@")
+    if repository in PUBLISHED and is_hub_name(name):
+        return PUBLISHED[repository]
+    folder = find_model(name)
     if folder is None:
         return None
     try:

@@ -189,6 +189,8 @@ def _possible_changes(setup: Setup) -> Iterator[tuple[dict[str, Any], str]]:
     config, index = setup.config, setup.config.index
     if setup.has_reader and not setup.trains_reader and setup.reader_bytes > 2 and setup.on_gpu:
         yield {"reader.dtype": "bfloat16"}, "a frozen reader in half precision"
+    if setup.trains_reader and not config.reader.gradient_checkpointing:
+        yield {"reader.gradient_checkpointing": True}, "the reader's pass is made twice"
     if config.data.batch_size > 1 and trains(config) and not config.objective.in_batch:
         batch = {
             "data.batch_size": 1,

@@ -16,11 +16,13 @@ from experiments.build import (
     hardware,
     reader_dtype,
     searches_on_gpu,
+    trains_reader_weights,
 )
-from experiments.config import FAST, ConfigError, ExperimentConfig, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, trains
 from experiments.data_files import passage_file
 from experiments.planning.machines import Machine
 from experiments.planning.model_sizes import ModelSize, reader_size, retriever_size
+from experiments.processes import num_processes
 from lightning_modules.objectives import OBJECTIVES, Objective
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
 
@@ -75,6 +77,16 @@ class Setup:
         return trains(self.config) and self.config.training.train_reader
 
     @property
+    def trains_reader_weights(self) -> bool:
+        """Whether the reader's own weights change, and not just LoRA matrices beside them."""
+        return self.trains_reader and trains_reader_weights(self.config)
+
+    @property
+    def reader_shards(self) -> int:
+        """Processes that share the weights of a frozen reader."""
+        return num_processes(self.config) if self.config.trainer.strategy == FSDP else 1
+
+    @property
     def has_reader(self) -> bool:
         return not self.config.evaluation.retrieve_only
 
@@ -88,8 +100,16 @@ class Setup:
         """Of all models together."""
         encoder = self.retriever.parameters if self.retriever and self.trains_retriever else 0
         both = not self.config.retriever.tied and self.config.retriever.train_passage_encoder
-        reader = self.reader.parameters if self.reader and self.trains_reader else 0
-        return encoder * (2 if both else 1) + reader
+        return encoder * (2 if both else 1) + self._trained_in_reader
+
+    @property
+    def _trained_in_reader(self) -> int:
+        if self.reader is None or not self.trains_reader:
+            return 0
+        if self.trains_reader_weights:
+            return self.reader.parameters
+        # LoRA matrices, of the attention's four weights at least
+        return 8 * (self.config.reader.lora_rank or 0) * self.reader.dim * self.reader.num_layers
 
     @property
     def frozen_bytes(self) -> int:
@@ -98,9 +118,14 @@ class Setup:
         if self.trains_retriever:
             num_encoders -= 1 if self.config.retriever.tied else 1 + self.trains_passage_encoder
         encoders = num_encoders * self.weight_bytes * (self.retriever.parameters if self.retriever else 0)
-        if self.reader is None or self.trains_reader:
-            return encoders
-        return encoders + self.reader.parameters * min(self.reader_bytes, self.weight_bytes)
+        return encoders + self.frozen_bytes_of_reader
+
+    @property
+    def frozen_bytes_of_reader(self) -> int:
+        """Of those of the reader alone."""
+        if self.reader is None or self.trains_reader_weights:
+            return 0
+        return self.reader.parameters * min(self.reader_bytes, self.weight_bytes)
 
     @property
     def is_fusion(self) -> bool:
@@ -118,7 +143,7 @@ class Setup:
     def keeps_outputs(self) -> bool:
         """Whether what the reader gives for a passage is kept, see `ReadOnce`."""
         settings, evaluation = self.config.reader, self.config.evaluation
-        is_enough = evaluation.token_embeddings == "input"
+        is_enough = evaluation.token_embeddings == "input" and self.reader_shards == 1
         return settings.read_once and self.reads_alone and not self.trains_reader and is_enough
 
     @property
@@ -183,8 +208,8 @@ class Setup:
             if size is None:
                 found.append(
                     f"{setting}={name} is not known and not on this machine, so it counts for nothing below: "
-                    f"`hf download {name}` first, or set {setting} to a folder with its config.json and "
-                    "safetensors"
+                    f"fetch it (python -m experiments.download --exp {self.config.name}), or set {setting} "
+                    "to a folder with its config.json and safetensors"
                 )
         if self.num_passages is None:
             found.append(
@@ -248,7 +273,7 @@ def _reader_bytes(config: ExperimentConfig, machine: Machine, on_gpu: bool) -> i
     wanted = config.reader.dtype
     if wanted == "auto":
         is_fast = on_gpu and machine.gpu is not None and machine.gpu.multiplies_bf16
-        return 2 if is_fast and not config.training.train_reader else 4
+        return 2 if is_fast and not trains_reader_weights(config) else 4
     return 4 if wanted == "float32" else 2
 
 

@@ -5,6 +5,7 @@ from math import ceil
 
 from experiments.planning.setup import Setup
 from experiments.planning.work import Work
+from experiments.processes import num_processes
 from lightning_modules.retrieval import RETRIEVED_TOGETHER
 
 FROM_ARITHMETIC = (
@@ -70,7 +71,7 @@ def times_of(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
 
 
 def _of_passages(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
-    devices, count = setup.config.trainer.devices, setup.num_passages or 0
+    devices, count = num_processes(setup.config), setup.num_passages or 0
     whole = count * rates.passage / devices
     num_refreshes = len(work.refresh_steps)
     of_parts = work.num_validations * work.part_passages * rates.passage / devices
@@ -88,7 +89,7 @@ def _of_passages(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]
 
 
 def _of_training(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
-    devices = setup.config.trainer.devices
+    devices = num_processes(setup.config)
     num_searches = work.num_steps * work.batches_a_step
     if setup.config.retrieval.are_fixed:
         num_searches = ceil(work.fixed_questions / RETRIEVED_TOGETHER)
@@ -125,7 +126,7 @@ def _of_evaluations(
     group: str, setup: Setup, rates: Rates, search: float, counts: tuple[int, int, float, int]
 ) -> tuple[TimePart, ...]:
     num, questions, read, answered = counts
-    devices = setup.config.trainer.devices
+    devices = num_processes(setup.config)
     searches = ceil(questions / setup.config.data.evaluation_batch_size)
     times = f"{num} x {questions // num:,} questions" if num else ""
     return (

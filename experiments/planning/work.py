@@ -9,6 +9,7 @@ from datamodules.vital import VITAL, vital_questions_file
 from experiments.config import ExperimentConfig, trains
 from experiments.data_files import read_data_split
 from experiments.planning.setup import Setup
+from experiments.processes import num_processes
 from lightning_modules.objectives import OBJECTIVES
 from lightning_modules.objectives.base import Cost
 
@@ -70,7 +71,7 @@ def count_work(setup: Setup) -> Work:
     num_validations = 1 + steps // config.trainer.validate_every_steps if is_trained else 0
     num_tests = 2 if is_trained else 1
     batches = config.trainer.accumulate
-    questions_a_step = batches * config.data.batch_size * config.trainer.devices
+    questions_a_step = batches * config.data.batch_size * num_processes(config)
     num_validation, num_test = num_questions(config, "validation"), num_questions(config, "test")
     read, read_test = config.evaluation.num_read, config.evaluation.num_read_test
     read = num_validation if read is None else min(read, num_validation)
@@ -184,7 +185,7 @@ def _taught(setup: Setup, num_asked: int) -> float:
     if not setup.keeps_outputs or OBJECTIVES[setup.config.objective.name].cost is Cost.BACKWARD:
         return num_asked
     first = min(num_asked, num_questions(setup.config, "train"))
-    is_same = setup.config.retrieval.are_fixed and setup.config.training.answer_choice == "preferred"
+    is_same = setup.config.retrieval.are_fixed and setup.config.training.answer_choice != "sampled"
     return first + (0.0 if is_same else _SHARE_NEW) * (num_asked - first)
 
 

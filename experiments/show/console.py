@@ -23,8 +23,9 @@ _PARTS = (
     ("encode passages, build index", "refresh_index"),
     ("training: retrieve", "retrieve"),
     ("training: read (teacher)", "read"),
-    ("training: encode with gradient", "encode"),
+    ("training: encode", "encode"),
     ("training: target and loss", "teach"),
+    ("training: backward", "backward"),
     ("evaluation: read", "read_evaluation"),
     ("evaluation: generate answers", "generate"),
 )

@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from datamodules.batches import Batch, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Context, PromptBuilder, Shown
+from lightning_modules.adapters import add_adapters, merged_weights
 from lightning_modules.attention_heads import HeadSource
 from lightning_modules.eval_mode import eval_mode, has_dropout
-from lightning_modules.loading import save_pretrained
+from lightning_modules.loading import ModelError, save_pretrained
 from lightning_modules.readers.outputs import (
     AnswerLikelihoods,
     AnswerOutput,
@@ -28,6 +29,7 @@ from lightning_modules.readers.outputs import (
     SignalOutput,
     WeightedPass,
 )
+from lightning_modules.sharding import ShardedLayers
 from lightning_modules.token_drops import TokenDrops, drops_of_pass
 
 
@@ -52,6 +54,9 @@ class Reader(nn.Module, ABC):
     Raises:
         ValueError: a model of another architecture, one that lacks a chosen head, or one that a list is not
             of.
+
+    Attributes:
+        is_sharded: whether other processes hold parts of its layers.
     """
 
     family: ClassVar[str]
@@ -67,6 +72,7 @@ class Reader(nn.Module, ABC):
         self.model = model
         self.prompts = prompts
         self.attention_heads = None if attention_heads is None else attention_heads.heads_of(model)
+        self.is_sharded = False
         self.heads_mask = None
         if self.attention_heads is not None:
             self.heads_mask = self.attention_heads.mask(*self.num_layers_and_heads)
@@ -278,9 +284,61 @@ class Reader(nn.Module, ABC):
     def generate_closed_book(self, questions: Sequence[Question], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers from the questions alone, one line each."""
 
+    # ---- where its weights are ----
+
+    def why_not_sharded(self) -> str | None:
+        """Why its layers cannot be sharded over processes; None = they can."""
+        return f"a {self.family} reader cannot be sharded"
+
+    def shard(self, device: torch.device) -> ShardedLayers:
+        """Shards the layers over the processes, on their devices; for reading alone.
+
+        Args:
+            device: of this process.
+
+        Raises:
+            ModelError: a model that cannot be sharded.
+        """
+        assert not any(weight.requires_grad for weight in self.model.parameters()), "it is frozen"
+        sharded = ShardedLayers(self.model, device)
+        self.is_sharded = True
+        return sharded
+
+    # ---- how it is trained ----
+
+    def add_adapters(self, rank: int, alpha: float | None = None) -> None:
+        """From now on learns by LoRA: small matrices beside its weights, which stay as they are.
+
+        Args:
+            rank: of the matrices.
+            alpha: they are scaled with alpha / rank; None = 2 * rank.
+
+        Raises:
+            ModelError: the package peft is not installed.
+        """
+        add_adapters(self.model, rank, alpha)
+
+    def recompute_activations(self) -> None:
+        """From now on keeps a layer's input alone of each pass that it learns from, and makes the pass again.
+
+        Saves most of the memory for about a third more time (gradient checkpointing).
+
+        Raises:
+            ModelError: a model that cannot.
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"gradient_checkpointing: {self.model.config.model_type} models cannot; set "
+                "gradient_checkpointing=False"
+            )
+        self.model.activation_checkpointing_enable()
+
     def save(self, folder: Path | str) -> None:
-        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them."""
-        save_pretrained(self.model, self.tokenizer, Path(folder))
+        """Writes model and tokenizer (safetensors) where `lightning_modules.loading` reads them.
+
+        Adapters are added to the weights that they are beside: what is written is a plain model.
+        """
+        save_pretrained(self.model, self.tokenizer, Path(folder), merged_weights(self.model))
 
 
 def log_probs_of(

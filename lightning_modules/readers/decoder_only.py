@@ -97,6 +97,10 @@ class DecoderOnlyReader(Reader):
     def gives_signals(self) -> bool:
         return self.reads_alone
 
+    def why_not_sharded(self) -> str | None:
+        """See `Reader.why_not_sharded`: it can be."""
+        return None
+
     @property
     def num_layers_and_heads(self) -> tuple[int, int]:
         return self.model.config.num_hidden_layers, self.model.config.num_attention_heads
@@ -119,6 +123,8 @@ class DecoderOnlyReader(Reader):
 
     def read_attention(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read_attention`. The pass ends within the last layer that a chosen head is in."""
+        if self.is_sharded:  # a layer that is left within would stay whole
+            return self.read(batch)
         prompts = self._prompts(batch)
         prefix = prefix_of(prompts, self.model)
         attention = self._attention(prompts, prefix, ends_pass=True)

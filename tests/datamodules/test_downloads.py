@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import socket
 
 import pytest
@@ -139,6 +140,80 @@ def test_another_checksum_leaves_nothing(server, path):
         assert part in str(refused.value)
     assert not isinstance(refused.value, DownloadError), "it can be had, and is not what was published"
     assert names(path) == []
+
+
+def test_a_stall_keeps_what_has_arrived(server, path):
+    server.stalls = [100_000, 50_000]
+    fetch(server, path, timeout_s=0.2)
+    assert is_whole(path)
+    assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize("fault", ["in chunks", "without length", "without length, with checksum"])
+def test_a_body_that_ends_early(server, path, fault):
+    server.is_chunked = fault == "in chunks"
+    server.sends_length = False
+    server.cuts = [1_000_000]
+    settings = {"checksum": f"sha256:{SHA256}"} if "checksum" in fault else {}
+    message = {
+        "in chunks": r"broke \(IncompleteRead",
+        "without length": "does not say how long the file is",
+        "without length, with checksum": f"its sha256 is .*, the published one is {SHA256}",
+    }[fault]
+    with pytest.raises(DataError, match=message):
+        fetch(server, path, attempts=1, **settings)
+    assert not path.exists()
+    if fault != "without length":
+        fetch(server, path, **settings)
+        assert is_whole(path)
+
+
+def test_a_part_that_is_not_the_one_asked_for(server, path):
+    server.cuts = [1_000_000]
+    server.shift = 7
+    fetch(server, path)
+    assert is_whole(path)
+    assert server.ranges == [None, "bytes=1000000-", None]
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><p>Log in", b"\n<HTML lang=en>", None])
+def test_a_page_in_place_of_the_file(server, path, page):
+    """Of which the servers of logins often say that all is well; what had arrived stays."""
+    server.cuts = [1_000_000]
+    with pytest.raises(DownloadError, match="broke after"):
+        fetch(server, path, attempts=1)
+    if page is None:
+        server.content_type = "text/html; charset=utf-8"
+    else:
+        server.files["file"] = page
+    with pytest.raises(DownloadError, match="/file: an HTML page came in place of the file"):
+        fetch(server, path)
+    assert len(server.ranges) == 2, "another attempt brings the same page"
+    assert path.with_name("file.bin.partial").read_bytes() == CONTENT[:1_000_000]
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_file_that_is_too_long(server, path, is_chunked):
+    server.is_chunked = is_chunked
+    with pytest.raises(DownloadError, match=r"the server sends .* the file has 2,999,999 at most"):
+        fetch(server, path, max_bytes=2_999_999)
+    assert names(path) == []
+    fetch(server, path, max_bytes=3_000_000)
+    assert is_whole(path)
+
+
+def test_a_file_that_the_disk_has_no_room_for(server, path, monkeypatch):
+    server.cuts = [1_000_000]
+    usage = shutil.disk_usage(path.anchor)._replace(free=1_999_999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=3_000_000))
+    with pytest.raises(DownloadError):
+        fetch(server, path, attempts=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match=r"2\.0 MB are still to come.*free the disk or choose another"):
+        fetch(server, path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2_000_000))
+    fetch(server, path)
+    assert is_whole(path)
 
 
 def test_two_processes_do_not_write_the_same_file(server, path):

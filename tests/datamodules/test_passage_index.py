@@ -2,6 +2,8 @@
 
 import doctest
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import faiss
@@ -10,6 +12,7 @@ import pytest
 
 from datamodules import passage_index
 from datamodules.passage_index import PassageIndex, StaleIndexError
+from experiments.command_line import run_command
 
 
 def random_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -261,10 +264,10 @@ class TestSaveAndLoad:
 class TestGpu:
     def test_without_the_gpu_faiss_the_extra_is_named(self, tmp_path, monkeypatch):
         monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
-        with pytest.raises(ValueError, match=r"attention-distillation\[gpu\]"):
+        with pytest.raises(ValueError, match=r"for the CPU only .*pip install -e '\.\[gpu\]'"):
             PassageIndex.build(random_vectors(6, 3), use_gpu=True)
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "abc")
-        with pytest.raises(ValueError, match=r"attention-distillation\[gpu\]"):
+        with pytest.raises(ValueError, match=r"pip install -e '\.\[gpu\]'"):
             PassageIndex.load(tmp_path, "abc", use_gpu=True)
 
     def test_without_gpu_the_mend_is_named(self, monkeypatch):
@@ -288,6 +291,14 @@ class TestGpu:
         assert moves == ["to gpu", "to cpu"]
         assert len(PassageIndex.load(tmp_path, "abc", use_gpu=True)) == 6
         assert moves == ["to gpu", "to cpu", "to gpu"]
+
+
+def test_without_faiss_the_extras_are_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"install -e '\.\[cpu\]', or '\.\[gpu\]'"):
+        runpy.run_path(passage_index.__file__)
+    assert run_command(lambda: runpy.run_path(passage_index.__file__)) == 2
+    assert capsys.readouterr().err.startswith("error: FAISS, which finds the passages, cannot be imported")
 
 
 def test_docstring_examples():

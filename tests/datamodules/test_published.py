@@ -116,6 +116,14 @@ def test_a_file_of_the_hub_that_is_in_its_cache(tmp_path, monkeypatch):
     copied = tmp_path / "data" / file.name
     assert copied.read_bytes() == b"parquet"
     assert record_file(copied).is_file()
+    copied.unlink()
+    cached.write_bytes(b"another")
+    published = replace(file, checksum=f"sha256:{hashlib.sha256(b'parquet').hexdigest()}")
+    with pytest.raises(
+        DataError, match=r"train-00000-of-00001\.parquet: its sha256 is .* delete it and start"
+    ):
+        fetch([published], tmp_path / "data", silent)
+    assert not copied.exists()
 
 
 # ---- reading questions ----

@@ -40,10 +40,11 @@ WHEN = {
 @pytest.mark.parametrize("name", ["nq.jsonl", "nq.jsonl.gz", "nq.json", "nq"])
 def test_jsonl(write, name):
     full = {"id": 7, "question": " who? ", "answers": "Ann ", "title": "Ann", "topic": "People"}
+    full["target"] = "Ann L."
     path = write(name, json.dumps(PARIS) + "\n" + json.dumps(full) + "\n")
     assert read_questions(path) == [
         Question("1", "capital of france?", ("Paris", "Lutetia")),
-        Question("7", "who?", ("Ann",), title="Ann", topic="People"),
+        Question("7", "who?", ("Ann",), title="Ann", topic="People", canonical_answer="Ann L."),
     ]
 
 
@@ -77,7 +78,11 @@ def test_dpr_ids_are_the_lines_where_the_rows_begin(write):
 
 @pytest.mark.parametrize("name", ["web-dev.json", "web-dev.json.gz"])
 def test_triviaqa_value_first_then_aliases(write, name):
-    assert read_questions(write(name, triviaqa(WHEN))) == [Question("tc_1", "When?", ("1999", "MCMXCIX"))]
+    shouted = {"Question": "Who?", "Answer": {"Value": "ANN LEE", "Aliases": ["Ann"]}}
+    assert read_questions(write(name, triviaqa(WHEN, shouted))) == [
+        Question("tc_1", "When?", ("1999", "MCMXCIX"), canonical_answer="1999"),
+        Question("1", "Who?", ("ANN LEE", "Ann"), canonical_answer="Ann Lee"),
+    ]
 
 
 def test_triviaqa_on_one_line(write):
@@ -235,7 +240,9 @@ def test_parquet_of_triviaqa(tmp_path):
         question_source=["http://www.triviacountry.com/"],
         answer=[triviaqa_answer("Ann Lee", ["Mother Ann", "Ann Lee", " "])],
     )
-    assert read_questions(path) == [Question("1", "who?", ("Ann Lee", "Mother Ann"))]
+    assert read_questions(path) == [
+        Question("1", "who?", ("Ann Lee", "Mother Ann"), canonical_answer="Ann Lee")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """What no run can have is refused, and the message names the key and what it may be."""
 
+import importlib.util
 import typing
 
 import pytest
 import torch
 
-from experiments import build
+from experiments import build, checks
 from experiments.checks import check_config, doubts_about, monitors_of, thresholds_of
 from experiments.config import SETTING, ConfigError, ExperimentConfig, all_fields, load_config
+from lightning_modules.loading import ModelError
 
 FIELDS = {key: item for key, item in all_fields() if SETTING in item.metadata}
 CHOICES = {
@@ -15,6 +17,8 @@ CHOICES = {
 }
 NUMBERS = [key for key, item in FIELDS.items() if {int, float} & {item.type, *typing.get_args(item.type)}]
 UNBOUNDED = {"stopping.target"}
+NEEDED = {"fsdp": ["trainer.devices=2", "trainer.accelerator=cpu"]}
+OF_TRAINED_READER = {"reader.lora_rank"}
 READER = ("start_candidates/indicator1/spearman_p90", "start_candidates/teacher/auc")
 
 
@@ -46,11 +50,64 @@ def test_choices(key, monkeypatch):
     known = CHOICES[key]()
     assert len(known) > 1
     for name in known:
-        trains_reader = key != "reader.dtype"  # one that is trained has but one
-        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}")
+        # one that is trained has but one dtype, and is not sharded
+        trains_reader = key not in ("reader.dtype", "trainer.strategy")
+        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}", *NEEDED.get(name, []))
     with pytest.raises(ConfigError) as error:
         check(f"{key}=nonsense")
     assert str(error.value) == f"{key}='nonsense' is unknown; choose one of: {', '.join(known)}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["reader.lora_rank=8"],
+            "reader.lora_rank=8 is how a reader is trained, and this one is frozen; set",
+        ),
+        (["reader.lora_alpha=8"], "reader.lora_alpha=8 scales LoRA matrices, and there are none; set"),
+        (["reader.gradient_checkpointing=true"], "this one is frozen; set training.train_reader=true, or"),
+    ],
+)
+def test_a_frozen_reader_has_no_settings_of_training(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check(*overrides)
+    check(*overrides, "reader.lora_rank=8", "training.train_reader=true")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trainer.devices=1"],
+            "it is one process; set trainer.devices to more than 1, or trainer.strategy=",
+        ),
+        (
+            ["training.train_reader=true"],
+            "a reader that is trained cannot be; set training.train_reader=false",
+        ),
+        (["objective.name=end_to_end", "objective.in_batch=false"], "objective.name=end_to_end needs a grad"),
+        (["evaluation.token_drops=gradient"], "set evaluation.token_drops=masked, or trainer.strategy=ddp"),
+        (["reader.family=fusion_in_decoder", "reader.num_examples=0"], "take a decoder-only reader, or"),
+        (["evaluation.closed_book=true", "trainer.max_steps=0"], "a closed-book run cannot; measure in one"),
+    ],
+)
+def test_what_cannot_be_sharded(overrides, message):
+    sharded = ["trainer.strategy=fsdp", *NEEDED["fsdp"]]
+    check(*sharded)
+    with pytest.raises(ConfigError, match=message):
+        check(*sharded, *overrides)
+    check(*sharded, *overrides, "trainer.strategy=ddp")
+
+
+def test_frozen_weights_beside_those_of_lora_may_have_few_bits():
+    check("reader.dtype=bfloat16", "reader.lora_rank=8", "training.train_reader=true")
+
+
+def test_lora_without_peft_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"^reader.lora_rank: LoRA needs the package peft.* pip install"):
+        check("reader.lora_rank=8", "training.train_reader=true")
 
 
 def test_every_number_has_a_bound():
@@ -76,12 +133,15 @@ def test_numbers_are_within_bounds(key):
 
 
 @pytest.mark.parametrize(
-    "key", sorted({*NUMBERS} - {"reader.max_tokens_per_passage", "retriever.rerank_from"})
+    "key",
+    sorted(
+        {*NUMBERS} - {"reader.max_tokens_per_passage", "retriever.rerank_from", "index.validation_passages"}
+    ),
 )
 def test_bounds_themselves_are_allowed_where_they_say_so(key):
     for bound in (rules_of(key).at_least, rules_of(key).at_most):
         if bound is not None:
-            check(as_override(key, bound))
+            check(as_override(key, bound), f"training.train_reader={str(key in OF_TRAINED_READER).lower()}")
 
 
 @pytest.mark.parametrize(
@@ -333,5 +393,28 @@ def test_bf16_is_for_a_cpu_that_multiplies_it(monkeypatch):
         assert found() == ("32-true", torch.float32)
         trained = found(reader__dtype="auto", training__train_reader="true")
         assert trained[1] is torch.float32, "small updates are lost in so few bits"
-    with pytest.raises(ConfigError, match=r"reader.dtype=bfloat16 is for a frozen reader"):
+    with pytest.raises(ConfigError, match=r"reader.dtype=bfloat16 is for frozen weights"):
         check("reader.dtype=bfloat16", "training.train_reader=true")
+
+
+def test_a_gpu_that_faiss_cannot_use(monkeypatch):
+    """With the FAISS of the tests, which is for the CPU only, and a pretended GPU."""
+
+    def doubts(*overrides):
+        return " ".join(doubts_about(load_config("offshelf_vital", overrides)))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert doubts() == "", "an exact index is searched by torch"
+    approximate = "index.factory=IVF4,PQ4"
+    for part in (
+        "on the CPU, though there is a GPU",
+        "pip uninstall faiss-cpu, then pip install -e '.[gpu]'",
+    ):
+        assert part in doubts(approximate)
+    assert doubts(approximate, "index.gpu=false") == doubts(approximate, "trainer.accelerator=cpu") == ""
+    with pytest.raises(ConfigError, match=r"index.gpu=true, but the FAISS .* index.factory=Flat"):
+        check(approximate, "index.gpu=true")
+    monkeypatch.setattr(checks.metadata, "distributions", lambda name: [name])
+    assert "faiss-cpu and faiss-gpu are both installed" in doubts()

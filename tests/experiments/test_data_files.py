@@ -14,9 +14,11 @@ from datamodules.checksums import write_record
 from experiments import download, run
 from experiments.config import load_config
 from experiments.data_files import data_files, data_settings, read_data_split
+from experiments.models import hub_models
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
-from tests.tiny_models import toy_passages, toy_questions
+from tests.model_hub import serve_models
+from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import toy_settings
 
 SIZES = {"train": 8, "validation": 4, "test": 5}
@@ -44,6 +46,7 @@ def server(monkeypatch):
             replace(
                 split,
                 dpr=replace(split.dpr, url=f"{served.url}/{split.dpr.name}"),
+                hub=replace(split.hub, checksum=None),
                 hub_sizes=parts[split.name][0],
                 hub_index=parts[split.name][1],
             )
@@ -57,6 +60,18 @@ def server(monkeypatch):
         )
         monkeypatch.setattr(sources, "QUESTION_SPLITS", tuple(splits))
         monkeypatch.setattr(sources, "PASSAGE_SETS", (sources.PassageSet(file, len(toy_passages())),))
+        yield served
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The models that the paper's NQ experiments name, tiny, on a hub of the test's own."""
+    with serve_models(str(tmp_path / "cache"), monkeypatch) as served:
+        folders = save_tiny_models(tmp_path / "published")
+        config = load_config("offshelf_nq")
+        for folder, name in zip(folders, (config.reader.name, config.retriever.name), strict=True):
+            repository, _, commit = name.partition("@")
+            served.add(repository, commit, {path.name: path.read_bytes() for path in folder.iterdir()})
         yield served
 
 
@@ -90,15 +105,38 @@ def message(capsys, code) -> str:
 # ---- the command ----
 
 
-def test_an_experiments_files_are_fetched_and_verified(capsys, server, root):
+def test_an_experiments_files_are_fetched_and_verified(capsys, server, hub, root):
     assert fetch(root, "--exp", "offshelf_nq") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["train", "validation", "test", "passages", "4"]
+    settings = ["train", "validation", "test", "passages", "reader", "retriever"]
+    assert [line.split()[0] for line in lines] == [*settings, "4"]
     assert "8 questions  sha256 " in lines[0]
     assert "checksum as published" in lines[3]
+    assert " tiiuae/falcon-rw-1b@e4b9872bb803165eb22f0a867d4e6a64d34fce19 " in lines[4]
+    assert lines[-1].startswith("4 files and 2 models, ")
     assert lines[-1].endswith("GB: all there")
+    num_sent = len(hub.sent)
     assert fetch(root, "--exp", "offshelf_nq") == 0
     assert len(server.ranges) == 4, "what is there is not fetched again"
+    assert len(hub.sent) == num_sent
+
+
+def test_models_that_a_run_does_not_need_are_not_fetched(hub):
+    def needed(*overrides):
+        return hub_models(load_config("offshelf_nq", overrides))
+
+    assert needed() == ["reader", "retriever"]
+    assert needed("evaluation.retrieve_only=true") == ["retriever"]
+    assert needed("evaluation.closed_book=true") == ["reader"]
+    assert needed("init.reader_from=latest:step1_nq", "retriever.name=embedded") == []
+    assert needed("reader.name=my/model.gguf", "retriever.name=./here") == []
+
+
+def test_a_model_that_cannot_be_had(capsys, server, root, hub):
+    hub.models.clear()
+    line = message(capsys, fetch(root, "--exp", "offshelf_nq"))
+    assert "reader tiiuae/falcon-rw-1b@e4b9" in line
+    assert "and set reader.name to that folder" in line
 
 
 def test_data_sets_by_name(capsys, server, root):
@@ -112,7 +150,7 @@ def test_data_sets_by_name(capsys, server, root):
     assert (root / "psgs_w100.tsv.gz").is_file()
 
 
-def test_a_run_without_training_needs_no_training_questions(server, root):
+def test_a_run_without_training_needs_no_training_questions(server, hub, root):
     assert fetch(root, "--exp", "checkpoint_nq") == 0
     assert not (root / "nq-train.qa.csv").exists()
 
@@ -156,8 +194,12 @@ def test_an_unpacked_copy_is_taken_as_it_is(capsys, server, root):
 # ---- runs ----
 
 
-def test_a_run_fetches_what_it_needs(server, arguments, root):
-    assert run.main([*arguments, "trainer.max_steps=1"]) == 0
+def test_a_run_fetches_what_it_needs(capsys, server, hub, arguments, root):
+    config = load_config("offshelf_nq")
+    models = [f"reader.name={config.reader.name}", f"retriever.name={config.retriever.name}"]
+    assert run.main([*arguments, *models, "trainer.max_steps=1", "trainer.progress_bar=true"]) == 0
+    assert "Downloading tiiuae/falcon-rw-1b" in capsys.readouterr().err
+    assert len(hub.sent) == len(set(hub.sent)) > 0
     assert len(server.ranges) == 4
     assert (root / "psgs_w100.tsv.gz.sha256").is_file()
 

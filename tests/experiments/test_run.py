@@ -157,6 +157,7 @@ def broken_files(folder: Path) -> None:
         ({"data__passages": "@no_passage.tsv"}, ["no_passage.tsv: no passage in the whole file"]),
         ({"data__passages": "@columns.tsv"}, ["columns.tsv, line 1: the header lacks the column title"]),
         ({"data__passages": "@few.tsv"}, ["training.num_passages=5, but there are only 2 passages"]),
+        ({"training__answer_choice": "canonical"}, ["12 of 12 training questions name no canonical answer"]),
         ({"data__max_train": 0}, ["data.max_train=0 must be at least 1, or null"]),
         ({"data__noun_model": "xx_no_such"}, ["the spaCy model 'xx_no_such' cannot be loaded", "download"]),
         ({"reader__name": "./nowhere"}, ["reader ./nowhere: there is no such folder"]),

@@ -75,8 +75,12 @@ def test_hyperparameters_are_the_papers(name):
     assert config.data.batch_size == 1
     assert config.training.num_passages == 5
     assert (config.reader.max_tokens_per_passage, config.reader.max_new_tokens) == (128, 32)
-    reader = {"falcon_rw": "tiiuae/falcon-rw-1b", "t5": "google/t5-large-lm-adapt"}[family_of(config)]
-    assert (config.reader.name, config.retriever.name) == (reader, "facebook/contriever")
+    reader = {
+        "falcon_rw": "tiiuae/falcon-rw-1b@e4b9872bb803165eb22f0a867d4e6a64d34fce19",
+        "t5": "google/t5-large-lm-adapt",
+    }[family_of(config)]
+    retriever = "facebook/contriever@2bd46a25019aeea091fd42d1f0fd4801675cf699"
+    assert (config.reader.name, config.retriever.name) == (reader, retriever)
 
 
 @pytest.mark.parametrize("setting", ["offshelf", "step1", "step2"])

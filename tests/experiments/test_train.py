@@ -172,25 +172,6 @@ def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
     assert not any("prediction" in record or "readings" in record for record in records)
 
 
-def test_two_processes_make_one_run(settings, tmp_path):
-    """A command line, which Lightning runs again for the second process."""
-    arguments = as_overrides({**settings, "trainer.devices": 2, "trainer.max_steps": 2})
-    ended = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "--exp", "quickstart", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    [folder] = (tmp_path / "runs").glob("quickstart/*")
-    assert summary(RunFolder(folder))["status"] == "finished"
-    assert ended.stdout.count("run folder: ") == 1
-    assert ended.stdout.count("ended because") == 1
-
-
 def test_a_knowledge_base_slice_holds_the_gold_passages(settings, tmp_path):
     """The gold passage lies at the end of the file, after more passages than the slice has room for."""
     question = toy_questions()[11]
@@ -238,13 +219,13 @@ class KillAt(Callback):
             raise KilledError
 
 
-def start_and_kill(settings, monkeypatch, hook, step, **changes) -> RunFolder:
+def start_and_kill(settings, monkeypatch, hook, step, experiment="quickstart", **changes) -> RunFolder:
     all_callbacks = RunCallbacks.all
     with monkeypatch.context() as patched:
         patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), KillAt(hook, step)])
         with pytest.raises(KilledError):
-            start(settings, **changes)
-    return newest(settings)
+            start(settings, experiment, **changes)
+    return newest(settings, experiment)
 
 
 def resume(made: RunFolder) -> RunFolder:
@@ -398,6 +379,42 @@ def test_two_encoders_do_not_become_one_unasked(settings, capsys):
     tied = as_overrides({**settings, "init.retriever_from": first.path})
     assert run.main(["--exp", "quickstart", *tied]) == USER_ERROR
     assert "retriever.tied=false" in capsys.readouterr().err
+
+
+def test_a_reader_that_learns_by_lora(settings, monkeypatch, built):
+    """Checkpoints hold its matrices, a killed run goes on with them, and what is saved is a plain model."""
+    changes = {
+        "reader__lora_rank": 2,
+        "reader__gradient_checkpointing": "true",
+        "evaluation__monitor": "null",
+    }
+    changes |= {"reader__dtype": "bfloat16", "evaluation__generate_in_validation": "false"}
+    killed = start_and_kill(
+        settings, monkeypatch, "on_train_batch_start", 3, **changes, experiment="step1_vital"
+    )
+    made = start(settings, "step1_vital", **changes)
+    assert numbers(resume(killed)) == numbers(made)
+    assert are_equal(weights(killed.reader), weights(made.reader))
+    held = torch.load(made.last_checkpoint, weights_only=True)["state_dict"]
+    assert held
+    assert all(".lora_" in name for name in held)
+    plain = load_causal_lm(settings["reader.name"], torch.bfloat16)[0].state_dict()
+    trained = load_causal_lm(made.reader)[0].state_dict()
+    assert trained.keys() == plain.keys()
+    changed = {name for name in plain if not torch.equal(trained[name], plain[name].float())}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+    start(settings, "step2_vital", trainer__max_steps=1, init__reader_from=made.path)
+    read = {name.removeprefix("reader.model."): w for name, w in built[-1].items() if "reader." in name}
+    assert are_equal(read, trained)
+
+
+def test_a_reader_that_learnt_nothing_by_lora_is_the_starts(settings):
+    made = start(
+        settings, "step1_vital", reader__lora_rank=2, evaluation__monitor="validation/index_is_fresh"
+    )
+    assert summary(made)["best_step"] is None, "nothing beats a tie"
+    assert are_equal(weights(made.reader), weights(Path(settings["reader.name"])))
 
 
 # ---- stopping ----

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from datamodules.batches import Batch, Passage, Question
 from datamodules.bm25 import BM25Index
 from lightning_modules.candidates import Candidates, interleave, other_passages
 from lightning_modules.encoding import build_index
@@ -61,14 +60,14 @@ def test_too_few_of_each_are_refused():
 
 
 def test_others_are_those_that_are_not_own_and_each_once():
-    a, b, c, d = (Passage(name, name, name) for name in "abcd")
-    questions = [Question(str(i), "?", ("x",)) for i in range(3)]
-    batch = Batch(questions, [[a, b], [b, c], [c, d]])
-    assert other_passages(batch).int().tolist() == [
+    ids = ["ab", "bc", "cd"]
+    expected = [
         [[0, 0], [0, 1], [0, 1]],
         [[1, 0], [0, 0], [0, 1]],
         [[1, 1], [0, 0], [0, 0]],
     ]
+    assert other_passages(ids, ids).int().tolist() == expected
+    assert other_passages(ids[1:2], ids).int().tolist() == expected[1:2], "of another process's share"
 
 
 class TestInTheModule:

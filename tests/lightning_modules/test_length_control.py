@@ -6,6 +6,7 @@ import torch
 
 from datamodules.batches import Passage, Question
 from lightning_modules import length_control
+from lightning_modules.encoding import encode_passages
 from lightning_modules.length_control import PassageRanking, control_length
 from tests.tiny_models import tiny_retriever, toy_passages, toy_questions
 
@@ -75,12 +76,18 @@ def test_gains_are_differences_of_hit_rates():
     found = control_length(start, trained, passages, validation, test, num_passages=3)
     for retriever, controlled in ((start, found.start), (trained, found.trained)):
         sizes = {
-            size: PassageRanking.of(retriever, validation, passages, "tokens").with_bonus(size, 3).hit_rate
-            for size in PassageRanking.of(retriever, validation, passages, "tokens").sizes()
+            size: PassageRanking.of(
+                retriever, encode_passages(retriever, passages), validation, passages, "tokens"
+            )
+            .with_bonus(size, 3)
+            .hit_rate
+            for size in PassageRanking.of(
+                retriever, encode_passages(retriever, passages), validation, passages, "tokens"
+            ).sizes()
         }
         assert controlled.plain.size == 0.0
         assert sizes[controlled.chosen.size] == max(sizes.values()), "chosen on the validation questions"
-        on_test = PassageRanking.of(retriever, test, passages, "tokens")
+        on_test = PassageRanking.of(retriever, encode_passages(retriever, passages), test, passages, "tokens")
         assert controlled.chosen.hit_rate == on_test.with_bonus(controlled.chosen.size, 3).hit_rate
     start_plain, start_chosen = found.start.plain.hit_rate, found.start.chosen.hit_rate
     assert found.gain.mean == pytest.approx(found.trained.plain.hit_rate - start_plain)

@@ -1,6 +1,7 @@
 """What can be loaded, what is refused, and that the message says how to mend it."""
 
 import json
+import threading
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lightning_modules.loading import ModelError, load_causal_lm, load_encoder, save_pretrained
+from tests.model_hub import serve_models
 from tests.tiny_models import save_tiny_models, tiny_bert, tiny_llama, tiny_tokenizer
 
 
@@ -80,6 +82,32 @@ def test_dropout_is_set_everywhere_or_left_alone(saved):
     model.train()
     ids = torch.tensor([[5, 6, 7]])
     assert not torch.equal(model(ids).last_hidden_state, model(ids).last_hidden_state)
+
+
+def test_a_model_of_the_hub_is_fetched_once(saved, tmp_path, kind, monkeypatch):
+    """Nor does a thread of transformers have the older weights converted, and fetch the result."""
+    files = {path.name: path.read_bytes() for path in saved[kind].iterdir()}
+    (tmp_path / "model.safetensors").write_bytes(files.pop("model.safetensors"))
+    weights = load_file(tmp_path / "model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    files["pytorch_model.bin"] = (tmp_path / "pytorch_model.bin").read_bytes()
+    monkeypatch.delenv("DISABLE_SAFETENSORS_CONVERSION", raising=False)
+    with serve_models(str(tmp_path / "cache"), monkeypatch) as hub:
+        hub.add("owner/name", "a" * 40, files)
+        for _ in range(2):
+            model, tokenizer = LOAD[kind]("owner/name")
+        wait_for_threads_of_transformers()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+    assert len(tokenizer) == len(tiny_tokenizer())
+    assert sorted(hub.sent) == sorted(f"owner/name/{name}" for name in files)
+    listings = {path for path in hub.asked if "/resolve/" not in path}
+    assert listings == {f"api/models/owner/name/revision/{'a' * 40}"}
+
+
+def wait_for_threads_of_transformers():
+    for thread in threading.enumerate():
+        if thread.name == "Thread-auto_conversion":
+            thread.join()
 
 
 # ----------------------------------------------------------------------------------------------- refused

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,6 +224,26 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     first, again, other = trained(0, "a"), trained(0, "b"), trained(1, "c")
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_canonical_answer_is_trained_on(tmp_path):
+    def losses(name, answer_choice, **changes):
+        found = []
+        folder = tmp_path / name
+        folder.mkdir()
+        questions = [replace(question, **changes) for question in toy_questions()[:4]]
+        watch = On(on_before_backward=lambda trainer, module, loss: found.append(loss.item()))
+        module = toy_module(folder, answer_choice=answer_choice, **MODES["both"])
+        trainer(folder, watch, max_steps=2).fit(module, toy_datamodule(train=questions))
+        return found
+
+    answers = ("Mount Nowhere", "a", "b")
+    expected = losses("first", "preferred", answers=answers)
+    named = losses("named", "canonical", answers=answers[1:], canonical_answer=answers[0])
+    assert named == expected
+    assert losses("other", "preferred", answers=answers[1:]) != expected
+    with pytest.raises(ValueError, match=r"question q. has no canonical answer; set answer_choice=sampled"):
+        losses("none", "canonical")
 
 
 def test_accumulated_gradients_are_those_of_the_larger_batch(tmp_path):

@@ -1,17 +1,25 @@
-"""Two processes measure what one does: no question counts twice, whatever the sampler repeats."""
+"""Two processes measure and train as one does: no question counts twice, whatever the sampler repeats."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
+import torch
+from lightning import Callback
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.log_indicators import LogIndicators
 from callbacks.read_start_candidates import ReadStartCandidates
 from callbacks.refresh_index import RefreshIndex
+from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_interrupt import StopOnInterrupt
+from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
-from tests.tiny_models import toy_questions
+from tests.tiny_models import tiny_reader, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -58,35 +66,183 @@ def evaluate(folder, **settings) -> dict:
     return measured
 
 
+class Losses(Callback):
+    """What is logged in each step; dies in one where told to."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at = dies_at
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        losses = {name: float(v) for name, v in trainer.callback_metrics.items() if "loss" in name}
+        self.logged.append(losses)
+        if trainer.global_step == self.dies_at:
+            raise KilledError
+
+
+class KilledError(Exception):
+    pass
+
+
+TRAININGS = {
+    "both models, several batches a step": {"train_reader": True, "accumulate": 2, "batch_size": 2},
+    "the batch's other passages, of an uneven batch": {"in_batch": True, "batch_size": 4, "num_train": 7},
+    "fixed candidates, each passage alone": {
+        "reader": "independent",
+        "objective": "signals",
+        "candidates": Candidates(are_fixed=True),
+        "batch_size": 3,
+    },
+    "a reader that two share": {"shard_reader": True, "batch_size": 2},
+    "a reader that two share, of an uneven batch": {
+        "shard_reader": True,
+        "objective": "pdist",
+        "reader": "independent",
+        "batch_size": 4,
+        "num_train": 7,
+    },
+}
+NUM_PROCESSES = 2
+
+
+def train(folder: Path, name: str, processes: int) -> dict:
+    """Losses of each step, validations, and the scores that the index gives at the end."""
+    settings = {**TRAININGS[name]}
+    batch_size = settings.pop("batch_size") * NUM_PROCESSES // processes
+    questions = toy_questions()[: settings.pop("num_train", 12)]
+    data = toy_datamodule(train=questions, validation=toy_questions()[:5], batch_size=batch_size)
+    losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", show_progress=False)
+    trainer = toy_trainer(
+        folder,
+        [index, LogIndicators((50, 90)), losses],
+        limit_val_batches=1.0,
+        accumulate_grad_batches=settings.pop("accumulate", 1),
+        gradient_clip_val=1.0,
+        **several(processes),
+    )
+    (folder / f"process{trainer.global_rank}").mkdir(exist_ok=True, parents=True)
+    settings["reader"] = tiny_reader(settings.get("reader", "concatenated"))
+    module = toy_module(folder / f"process{trainer.global_rank}", **settings)
+    trainer.fit(module, data)
+    trainer.validate(module, data, verbose=False)
+    validated = {key: float(value) for key, value in trainer.callback_metrics.items() if value == value}
+    with torch.no_grad():
+        queries = module.retriever.eval().encode_queries([question.text for question in questions])
+    scores, _ = module.index.search(queries.numpy(), 5)
+    if module.shard_reader and processes > 1:
+        shared = [weight for weight in module.reader.parameters() if isinstance(weight, DTensor)]
+        held = sum(weight.to_local().numel() for weight in shared)
+        assert 0 < held <= 0.6 * sum(weight.numel() for weight in shared), "each holds its part"
+    return {"losses": losses.logged, "validation": validated, "scores": scores.tolist()}
+
+
+def several(processes: int) -> dict:
+    return {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
+
+
+def train_with_dropout(folder: Path, dies_at: int | None = None, resume: bool = False) -> list:
+    """Losses of each step, and the weights at the end; each process drops out other numbers."""
+    losses = Losses(dies_at)
+    checkpoint = folder / "last.ckpt"
+    callbacks = [RefreshIndex("-1", folder / "index", show_progress=False), SaveLast(checkpoint, 1), losses]
+    trainer = toy_trainer(folder, callbacks, max_steps=5, **several(NUM_PROCESSES))
+    torch.manual_seed(trainer.global_rank)
+    module = toy_module(folder / f"process{trainer.global_rank}")
+    for part in module.retriever.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.3
+    # saved in the step before the one that it dies in
+    trainer.callbacks.sort(key=lambda callback: callback is not losses)
+    with contextlib.suppress(KilledError):
+        trainer.fit(module, toy_datamodule(), ckpt_path=checkpoint if resume else None, weights_only=True)
+    weights = torch.cat([weight.flatten() for weight in module.retriever.state_dict().values()])
+    return [[step["train/loss"] for step in losses.logged], weights.tolist()]
+
+
 TWO_PROCESSES = """
 import json, sys
 from pathlib import Path
-from tests.lightning_modules.test_two_processes import evaluate
+from tests.lightning_modules.test_two_processes import (
+    TRAININGS, evaluate, several, train, train_with_dropout,
+)
+import torch
 import torch.distributed
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    measured = evaluate(folder, devices=2, strategy="ddp")
-    if torch.distributed.get_rank() == 0:
-        (folder / "measured.json").write_text(json.dumps(measured))
+    measured = {"evaluated": evaluate(folder, **several(2))}
+    for number, name in enumerate(TRAININGS):
+        measured[name] = train(folder / f"train{number}", name, 2)
+    rank = torch.distributed.get_rank()
+    for name in ("whole", "killed"):
+        (folder / name / f"process{rank}").mkdir(parents=True)
+    measured["uninterrupted"] = train_with_dropout(folder / "whole")
+    measured["before"] = train_with_dropout(folder / "killed", dies_at=3)
+    torch.manual_seed(9)
+    measured["resumed"] = train_with_dropout(folder / "killed", resume=True)
+    (folder / f"measured{rank}.json").write_text(json.dumps(measured))
 """
 
 
-def test_two_processes_measure_what_one_does(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    one = evaluate(tmp_path / "one")
-    run_script(tmp_path / "two", TWO_PROCESSES)
-    two = json.loads((tmp_path / "two" / "measured.json").read_text())
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory) -> tuple[Path, dict]:
+    """What two processes measured, all in one go: starting them is what takes time."""
+    folder = tmp_path_factory.mktemp("two")
+    run_script(folder, TWO_PROCESSES)
+    first, second = (json.loads((folder / f"measured{rank}.json").read_text()) for rank in range(2))
+    for name in TRAININGS:
+        assert first[name] == second[name], "both have one index, and log the means over both"
+    return folder, first
+
+
+def close_to(measured):
+    return pytest.approx(measured, rel=1e-5, abs=1e-5)
+
+
+def test_two_processes_measure_what_one_does(tmp_path, of_two):
+    folder, measured_by_two = of_two
+    one, two = evaluate(tmp_path), measured_by_two["evaluated"]
     assert one.keys() == two.keys()
     for name, measured in one.items():
-        expected = measured if isinstance(measured, list) else pytest.approx(measured, rel=1e-4, abs=1e-5)
-        assert two[name] == expected, name
+        assert two[name] == (measured if isinstance(measured, list) else close_to(measured)), name
     assert one["hits"] == [f"q{i}" for i in range(5)]
     assert one["validation"].keys() >= {"validation/passage_words", "validation/kl", "validation/em"}
     lines = [
         json.loads(line)["id"]
-        for path in (tmp_path / "two").glob("predictions.jsonl*")
+        for path in folder.glob("predictions.jsonl*")
         for line in path.read_text().splitlines()
     ]
     assert sorted(lines) == [f"q{i}" for i in range(5, 10)]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_processes_train_as_one_does(tmp_path, of_two, name):
+    one, two = train(tmp_path, name, processes=1), of_two[1][name]
+    assert len(one["losses"]) == len(two["losses"]) >= 4
+    for expected, found in zip(one["losses"], two["losses"], strict=True):
+        assert found == close_to(expected)
+    assert one["losses"][0] != close_to(one["losses"][-1]), "it learns"
+    assert two["validation"] == close_to(one["validation"])
+    for expected, found in zip(one["scores"], two["scores"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_a_resumed_run_of_two_processes_is_that_of_an_uninterrupted_one(of_two):
+    """Each process goes on with its own random numbers."""
+    losses, weights = of_two[1]["uninterrupted"]
+    assert len(losses) == 5
+    before, _ = of_two[1]["before"]
+    after, resumed = of_two[1]["resumed"]
+    assert before[:2] + after == losses
+    assert resumed == weights
+
+
+def test_a_trainer_that_deals_the_questions_out_again_is_refused(tmp_path):
+    module = toy_module(tmp_path)
+    data = toy_datamodule()
+    data.train_dataloader = lambda: DataLoader(  # as Lightning makes it, unless told otherwise
+        data.train, sampler=DistributedSampler(data.train, 2, 0), collate_fn=list
+    )
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    with pytest.raises(ValueError, match="use_distributed_sampler=False"):
+        toy_trainer(tmp_path, [index]).fit(module, data)

@@ -60,6 +60,26 @@ def test_a_frozen_reader_in_half_precision(tmp_path):
     assert gpu["models, gradients and moments"][1] == 4 * (FALCON + CONTRIEVER)
 
 
+def test_parts_of_a_reader(tmp_path):
+    """LoRA trains little of it, several GPUs share a frozen one, and activations can be made twice."""
+
+    def models(name: str, *overrides: str) -> float:
+        return parts(demands_of(setup_of(name, tmp_path, *overrides))[2])["models, gradients and moments"][1]
+
+    # matrices of rank 16 beside the attention's four, in each of 24 layers
+    lora = 16 * 16 * 8 * 2048 * 24
+    overrides = ["reader.lora_rank=16", "reader.dtype=bfloat16"]
+    assert models("offshelf_nq", *overrides) == 2 * FALCON + lora + 16 * CONTRIEVER
+    sharded = ["trainer.strategy=fsdp", "trainer.devices=2", "trainer.num_nodes=2"]
+    assert models("step2_nq", *sharded) == 4 * FALCON // 4 + 16 * CONTRIEVER
+    batch = ["data.batch_size=16"]
+    kept, made_twice = (
+        parts(demands_of(setup_of("offshelf_nq", tmp_path, *batch, *more))[2])["activations and workspace"][0]
+        for more in ([], ["reader.gradient_checkpointing=true"])
+    )
+    assert made_twice < kept / 2
+
+
 def test_an_index_that_is_searched_elsewhere(tmp_path):
     assert "index" not in parts(demands_of(setup_of("step2_nq", tmp_path, "index.gpu=false"))[2])
     approximate = setup_of("step2_nq", tmp_path, "index.factory=IVF16384,PQ64")

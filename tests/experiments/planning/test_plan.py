@@ -82,7 +82,7 @@ def test_what_makes_it_fit(capsys):
         (["--gpu", "none", "index.gpu=true"], "this machine has none; name one with --gpu"),
         (["--memory", "-1"], "--memory -1.0: give GB of at least 0"),
         (["--gpu", "t4-16gb", "--calibrate"], "--calibrate times this machine, not t4-16gb"),
-        (["--calibrate"], "--calibrate: retriever.name=facebook/contriever is not on this machine"),
+        (["--calibrate"], "--calibrate: retriever.name=facebook/contriever@"),
         (["trainer.max_step=3"], "did you mean 'trainer.max_steps'?"),
         (["data.validation=mine.jsonl", "data.root=/nowhere"], "there is no file /nowhere/mine.jsonl"),
     ],
@@ -99,7 +99,7 @@ def test_what_is_not_known_is_said_and_counts_for_nothing(capsys, tmp_path):
     settings = toy_settings(tmp_path, reader__name="nobody/has-this-model")
     text = shown(capsys, "--exp", "quickstart", *as_overrides(settings))
     assert "unknown: reader.name=nobody/has-this-model is not known and not on this machine" in text
-    assert "`hf download nobody/has-this-model`" in text
+    assert "python -m experiments.download --exp quickstart" in text
     assert "the number of passages, 25, is an estimate" in text
     assert text.rstrip().endswith("It fits.")
 

@@ -25,15 +25,17 @@ def test_offshelf_nq():
 
 
 def test_a_frozen_reader_that_keeps_what_it_reads():
-    """quickstart: 160 questions with fixed candidates, each with its first answer, read once."""
-    work = count_work(setup_of("quickstart"))
+    """160 questions with fixed candidates, each with its first answer, are read once in 150 steps of 4."""
+    size = ["data.max_train=160", "data.batch_size=4", "evaluation.num_read=12"]
+    size += ["trainer.max_steps=150", "trainer.validate_every_steps=75"]
+    work = count_work(setup_of("quickstart", *size))
     assert (work.num_steps * work.questions_a_step, work.taught_questions) == (600, 160)
     assert work.fixed_questions == 160
     assert work.num_validations == 3
     # 12 at the start, and what is new of them at two more
     assert work.validation_read == pytest.approx(12 * (1 + 0.4 * 2))
     assert work.validation_answered == 0, "generate_in_validation is off"
-    read_anew = count_work(setup_of("quickstart", "reader.read_once=false"))
+    read_anew = count_work(setup_of("quickstart", *size, "reader.read_once=false"))
     assert (read_anew.taught_questions, read_anew.validation_read) == (600, 36)
 
 

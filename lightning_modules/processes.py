@@ -1,0 +1,47 @@
+"""What the processes of a run have between them: objects, rows of tensors, and shares of a batch."""
+
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+_ItemT = TypeVar("_ItemT")
+
+
+def gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
+    """Those of all processes, process after process, as `InstanceValues.values` has them."""
+    if trainer.world_size == 1:
+        return items
+    gathered: list[list[_ItemT]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, items)
+    return [item for of_process in gathered for item in of_process]
+
+
+def gather_rows(module: LightningModule, rows: Float[Tensor, "own dim"]) -> Float[Tensor, "all dim"]:
+    """Rows of all processes, process after process, of any number each; their gradients flow back."""
+    counts = gather(module.trainer, [len(rows)])
+    if len(counts) == 1:
+        return rows
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+    gathered = module.all_gather(padded, sync_grads=True)
+    assert isinstance(gathered, Tensor)
+    return torch.cat([of_process[:count] for of_process, count in zip(gathered, counts, strict=True)])
+
+
+def weight_of_share(module: LightningModule, num_questions: int) -> float:
+    """What the mean over one process's questions is multiplied with to make means over processes exact.
+
+    Gradients and losses are averaged over the processes; where these have unequally many questions, the mean
+    of their means is not the mean over all questions.
+
+    Args:
+        module: in training.
+        num_questions: of this process.
+    """
+    trainer = module.trainer
+    if trainer.world_size == 1:
+        return 1.0
+    total = trainer.strategy.reduce(torch.tensor(num_questions, device=module.device), reduce_op="sum")
+    return num_questions * trainer.world_size / int(total)

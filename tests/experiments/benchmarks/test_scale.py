@@ -1,0 +1,30 @@
+"""The parts of the benchmark of large knowledge bases, on a small one that is not killed."""
+
+import json
+
+import pytest
+
+from datamodules.embedding_matrix import EmbeddingMatrix
+from experiments.benchmarks import scale
+
+
+def test_what_is_built_is_encoded_found_and_refreshed(tmp_path, monkeypatch):
+    assert scale._build(tmp_path, 300)["disk_gb"] > 0
+    assert scale._part("encode", tmp_path, 64)["passages"] == 300
+    [first] = (tmp_path / "index").iterdir()
+    found = scale._part("search", tmp_path, 64)
+    assert list(found) == ["open it", "search for 100 questions at once", "search for 1 question at once"]
+    assert all(of_part["seconds"] > 0 and of_part["memory_gb"] > 0.05 for of_part in found.values())
+    scale._part("refresh", tmp_path, 64)
+    [second] = (tmp_path / "index").iterdir()
+    assert first != second, "the retriever has changed"
+    fingerprint = json.loads((second / "matrix.json").read_text())["fingerprint"]
+    assert len(EmbeddingMatrix.open(second, fingerprint)) == 300
+
+
+def test_a_passage_that_is_not_found_is_said(tmp_path, monkeypatch):
+    scale._build(tmp_path, 50)
+    module = scale._module(tmp_path)
+    monkeypatch.setattr(module, "search_index", lambda questions, k: [[0]] * len(questions))
+    with pytest.raises(ValueError, match="49 of 50 passages were not found by their own words"):
+        scale._search(module)

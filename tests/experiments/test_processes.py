@@ -1,0 +1,170 @@
+"""Several processes make one run, whoever starts them, and end together."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from experiments import processes, run
+from experiments.command_line import USER_ERROR
+from experiments.config import ConfigError, load_config
+from experiments.preflight_run import starting_point
+from experiments.processes import check_launcher, meet, process_arguments
+from experiments.runs import RunFolder
+from tests.tiny_models import toy_passages, toy_questions
+from tests.toy_files import as_overrides, toy_settings
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def command(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "experiments.run", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def others_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """Those of the run that Lightning has started for it."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "experiments.run" in child.cmdline()]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("dies", ["main", "other"])
+def test_a_process_that_dies_ends_all_and_the_run_goes_on_under_another_launcher(tmp_path, dies):
+    """Lightning starts the second process by itself; the run goes on with those that torchrun starts."""
+    changes = {"trainer__devices": 2, "trainer__max_steps": 400, "trainer__validate_every_steps": 200}
+    changes |= {"trainer__strategy": "fsdp", "reader__dtype": "bfloat16", "index__refresh": '"-1"'}
+    started = command("--exp", "quickstart", *as_overrides(toy_settings(tmp_path, **changes)))
+    wait_for(lambda: list(tmp_path.glob("runs/*/*/checkpoints/last.ckpt")), started)
+    others = others_of(started)
+    assert len(others) == 1
+    (started if dies == "main" else others[0]).kill()
+    _, said = started.communicate(timeout=60)
+    psutil.wait_procs(others, timeout=30)
+    assert not any(other.is_running() for other in others)
+    [made] = (RunFolder(path) for path in tmp_path.glob("runs/quickstart/*"))
+    who = "the main process died" if dies == "main" else "process 2 of 2 died (SIGKILL)"
+    assert said.count("error: ") == 1
+    assert said.strip().splitlines()[-1] == (
+        f"error: {who}, which ends all of them; go on from the last checkpoint with: python -m "
+        f"experiments.run --resume {made.path}"
+    )
+    assert "Traceback" not in said
+    if dies == "main":
+        return
+    # what is left is short
+    made.config.write_text(made.config.read_text().replace("max_steps: 400", "max_steps: 12"))
+    resumed = command("--resume", str(made.path), launcher=TORCHRUN)
+    shown, said = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, said[-3000:]
+    assert shown.count("run folder: ") == shown.count("ended because") == 1
+    assert made.is_finished
+    assert "sync_dist" not in said
+
+
+def test_one_process_checks_what_several_are_to_train(tmp_path):
+    """It encodes all passages, not a share of them."""
+    config = load_config("quickstart", as_overrides(toy_settings(tmp_path, trainer__devices=2)))
+    with starting_point(config, reads_train=False) as (_, module):
+        questions = [question.text for question in toy_questions()]
+        queries = module.retriever.encode_queries(questions).detach()
+        expected = queries @ module.retriever.encode_passages(toy_passages()).detach().T
+        found, _ = module.index.search(queries.numpy(), len(toy_passages()))
+    torch.testing.assert_close(
+        torch.tensor(found), expected.sort(descending=True).values, rtol=1e-3, atol=1e-3
+    )
+
+
+# ---- who starts them ----
+
+
+def config_of(*overrides):
+    return load_config("quickstart", ["trainer.accelerator=cpu", *overrides])
+
+
+def started_by(monkeypatch, name: str, number: int) -> None:
+    variables = {
+        "torchrun": {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": number, "RANK": 0, "LOCAL_RANK": 0},
+        "srun": {"SLURM_NTASKS": number, "SLURM_NTASKS_PER_NODE": 4, "SLURM_JOB_NAME": "train"},
+    }[name]
+    for key, value in variables.items():
+        monkeypatch.setenv(key, str(value))
+
+
+@pytest.mark.parametrize("name", ["torchrun", "srun"])
+def test_settings_must_fit_the_processes_that_were_started(monkeypatch, name):
+    started_by(monkeypatch, name, 8)
+    check_launcher(config_of("trainer.devices=4", "trainer.num_nodes=2"))
+    check_launcher(config_of("trainer.devices=8"))
+    for overrides in ([], ["trainer.devices=4"], ["trainer.devices=8", "trainer.num_nodes=2"]):
+        with pytest.raises(ConfigError, match=rf"^{name} started 8 process\(es\), but trainer.devices="):
+            check_launcher(config_of(*overrides))
+
+
+def test_a_job_that_lightning_cannot_work_with_is_refused(monkeypatch):
+    started_by(monkeypatch, "srun", 8)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(ConfigError, match=r"^srun: You set `--ntasks=8`.*--ntasks-per-node"):
+        check_launcher(config_of("trainer.devices=8"))
+
+
+def test_several_machines_need_a_launcher(monkeypatch, capsys, tmp_path):
+    check_launcher(config_of("trainer.devices=2"))
+    arguments = [
+        "--exp",
+        "quickstart",
+        "trainer.num_nodes=2",
+        "trainer.accelerator=cpu",
+        f"runs={tmp_path}/runs",
+    ]
+    assert run.main(arguments) == USER_ERROR
+    assert "trainer.num_nodes=2: start the processes of each machine with torchrun" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert (ROOT / processes.DOCS).is_file()
+
+
+def test_one_process_needs_no_strategy():
+    assert process_arguments(config_of())["strategy"] == "auto"
+    arguments = process_arguments(config_of("trainer.num_nodes=3"))
+    assert arguments["num_nodes"] == 3
+    assert isinstance(arguments["strategy"], DDPStrategy)
+
+
+def test_a_machine_without_the_shared_folder_is_named(monkeypatch, tmp_path):
+    """The connection between the machines is replaced by what they would say."""
+
+    class Connected:
+        def setup_environment(self) -> None:
+            pass
+
+        def broadcast(self, made):
+            return made
+
+    def gather(said, own) -> None:
+        said[:] = [own, "node7"]
+
+    started_by(monkeypatch, "torchrun", 2)
+    monkeypatch.setattr(processes.L, "Trainer", lambda **_: type("Trainer", (), {"strategy": Connected()}))
+    monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
+    with pytest.raises(ConfigError, match=r"the run folder .* is not there on node7: set runs to"):
+        meet(config_of("trainer.devices=2"), {}, lambda: tmp_path)

@@ -1,0 +1,103 @@
+"""A Hugging Face hub on the loopback, as far as downloads of models need one."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import huggingface_hub.constants as constants
+import pytest
+
+
+@dataclass
+class ModelHub:
+    """What is served.
+
+    Attributes:
+        models: content by file name, by repository and commit.
+        newest: commit of each repository's main branch.
+        sent: paths of the files whose content was asked for, such as "owner/name/config.json".
+        asked: paths of all requests.
+    """
+
+    models: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def add(self, repository: str, commit: str, files: dict[str, bytes]) -> None:
+        """Commits the files as the newest ones of a repository."""
+        self.models[repository, commit] = files
+        self.newest[repository] = commit
+
+
+@contextmanager
+def serve_models(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    """The hub's client asks this hub, and keeps what it gets in `cache`, until the context ends."""
+    hub = ModelHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path.removeprefix("/")
+            hub.asked.append(path)
+            if path.startswith("api/models/"):
+                repository, _, revision = path.removeprefix("api/models/").partition("/revision/")
+                self._list(repository, self._commit(repository, revision))
+                return
+            repository, _, rest = path.partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            commit = self._commit(repository, revision)
+            content = hub.models.get((repository, commit), {}).get(name)
+            if content is None:
+                self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b"")
+                return
+            if self.command == "GET":
+                hub.sent.append(f"{repository}/{name}")
+            etag = f'"{hashlib.sha256(content).hexdigest()}"'
+            self._send(200, {"ETag": etag, "X-Repo-Commit": commit}, content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def _commit(self, repository: str, revision: str) -> str:
+            return hub.newest.get(repository, "") if revision == "main" else revision
+
+        def _list(self, repository: str, commit: str) -> None:
+            files = hub.models.get((repository, commit))
+            if files is None:
+                self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
+                return
+            listed = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+            told = {"id": repository, "sha": commit, "siblings": listed}
+            self._send(200, {"Content-Type": "application/json"}, json.dumps(told).encode())
+
+        def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
