@@ -71,6 +71,16 @@ def fetch_model(name: str | Path, what: str = "model", show: ProgressMaker | Non
         ) from error
 
 
+def find_model(name: str | Path) -> Path | None:
+    """The folder of a model that is on this machine: itself, or in the hub's cache; None = it is not here."""
+    if Path(name).is_dir():
+        return Path(name)
+    if not is_hub_name(name):
+        return None
+    repository, _, revision = str(name).partition("@")
+    return _cached(repository, revision or _NEWEST)
+
+
 def verify_model(folder: Path, show: ProgressMaker) -> int:
     """Reads the large files of a model in the hub's cache, which are named by their SHA-256 there.
 

@@ -11,7 +11,7 @@ from datamodules.embedding_matrix import EmbeddingMatrix
 from datamodules.errors import DataError
 from datamodules.passage_index import check_search, in_order
 
-_ROWS_ON_DEVICE = 262_144
+ROWS_ON_DEVICE = 262_144
 """Rows multiplied at a time there: their scores for 64 queries take 64 MB."""
 
 
@@ -81,5 +81,5 @@ class MatrixIndex:
             for rows, block in self.matrix.blocks():
                 yield rows.start, torch.from_numpy(block)
             return
-        for start in range(0, len(self), _ROWS_ON_DEVICE):
-            yield start, self._on_device[start : start + _ROWS_ON_DEVICE]
+        for start in range(0, len(self), ROWS_ON_DEVICE):
+            yield start, self._on_device[start : start + ROWS_ON_DEVICE]

@@ -210,9 +210,7 @@ def knowledge_base_from_file(
     status = path.stat()
     verified = [published.num_passages] if published else []
     source = json.dumps([str(path), status.st_size, status.st_mtime_ns, PassageFormat(format), *verified])
-    # One name for each passage file, so that a rebuilt one replaces the old instead of filling the disk.
-    name = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}.arrow"
-    built = Path(cache_dir).expanduser() / name
+    built = knowledge_base_path(path, cache_dir)
     if built.is_file():
         try:
             knowledge_base = KnowledgeBase(built)
@@ -226,6 +224,16 @@ def knowledge_base_from_file(
     if published:
         passages = verified_passages(path, passages, published)
     return build_knowledge_base(passages, built, progress, source)
+
+
+def knowledge_base_path(path: Path | str, cache_dir: Path | str) -> Path:
+    """Where `knowledge_base_from_file` keeps what it builds.
+
+    One name for each passage file, so that a rebuilt one replaces the old instead of filling the disk.
+    """
+    path = Path(path).resolve()
+    name = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}.arrow"
+    return Path(cache_dir).expanduser() / name
 
 
 def _read_batches(reader: pa.ipc.RecordBatchFileReader) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:

@@ -43,7 +43,7 @@ from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
 from lightning_modules.retriever_reader import AnswerChoice
 
-_MAX_PASSAGES_OF_BASELINE = 1_000_000
+MAX_PASSAGES_OF_BASELINE = 1_000_000
 """BM25 over more of them is built only where it is asked for: it takes long, and memory."""
 
 
@@ -403,7 +403,7 @@ def _build_bm25(
     """BM25 over the knowledge base, where candidates come from it or it is measured as the baseline."""
     is_measured = config.retrieval.bm25_baseline
     if is_measured is None:
-        is_measured = len(knowledge_base) <= _MAX_PASSAGES_OF_BASELINE
+        is_measured = len(knowledge_base) <= MAX_PASSAGES_OF_BASELINE
     if not (is_measured or candidates.uses_bm25):
         return None
     with progress_bar(

@@ -44,7 +44,17 @@ _FAVOUR_SHORT = ("mean", "first")
 
 
 def check_config(config: ExperimentConfig) -> None:
-    """Refuses settings that no run can have.
+    """Refuses settings that no run can have, and hardware that is not here.
+
+    Raises:
+        ConfigError: names the key and what it may be.
+    """
+    check_settings(config)
+    searches_on_gpu(config)
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Refuses settings that no run can have, on whatever machine.
 
     Raises:
         ConfigError: names the key and what it may be.
@@ -60,7 +70,6 @@ def check_config(config: ExperimentConfig) -> None:
     _check_sharding(config)
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
-    searches_on_gpu(config)
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:

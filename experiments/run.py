@@ -61,8 +61,10 @@ def _run(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     from experiments.checks import check_config
+    from experiments.planning.plan import check_fits
 
     check_config(config)
+    check_fits(config)
     check_launcher(config)
     made: list[RunFolder] = []
 
@@ -90,6 +92,7 @@ def _meet(config: "ExperimentConfig", find: Callable[[], "RunFolder"]) -> "RunFo
 
 def _resume(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, load_config, read_config
+    from experiments.planning.plan import check_fits
     from experiments.processes import check_launcher
     from experiments.runs import find_run
 
@@ -100,6 +103,7 @@ def _resume(options: argparse.Namespace) -> int:
     if run.is_finished:
         raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
     config = read_config(run.config)
+    check_fits(config, is_begun=True)
     check_launcher(config)
     return _execute(config, _meet(config, lambda: run))
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments import plan
+from experiments.planning import demands
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,6 +35,18 @@ def test_the_page_of_measures_is_that_of_the_table():
 def test_the_figure_of_the_method_is_that_of_its_script():
     draw = runpy.run_path(str(ROOT / "docs" / "draw_method.py"))["draw"]
     assert (ROOT / "docs" / "method.svg").read_text() == draw(), "run: python docs/draw_method.py"
+
+
+def test_the_plan_of_the_docs_is_what_the_command_prints(tmp_path, monkeypatch, capsys):
+    """On a machine that has nothing of it yet."""
+    monkeypatch.setattr(demands, "find_model", lambda name: None)
+    page = (ROOT / "docs" / "scale.md").read_text()
+    [(command, shown)] = re.findall(
+        r"```\npython -m experiments\.plan (--exp offshelf_nq .*?)\n\n(.*?)```", page, re.DOTALL
+    )
+    assert plan.main([*command.split(), f"runs={tmp_path}/runs", f"data.root={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.rstrip() for line in printed.splitlines()] == shown.rstrip().splitlines()
 
 
 def test_links_within_the_docs_lead_somewhere():

@@ -193,11 +193,16 @@ def _departures_from_paper(run: Run) -> Iterator[str]:
         return
     settings, shipped = flatten(run.config), flatten(load_config(run.config.name))
     steps = paper_steps(run.setting, run.dataset) or 0
-    if settings["trainer.max_steps"] < steps or any(settings[key] is not None for key in _LIMITS):
+    if settings["trainer.max_steps"] < steps or any(_is_less(settings[key], shipped[key]) for key in _LIMITS):
         yield SHORTENED
     # a local copy in another folder is the same
     if any(Path(str(settings[key])).name != Path(str(shipped[key])).name for key in _SOURCES):
         yield OTHER_SOURCES
+
+
+def _is_less(limit: int | None, shipped: int | None) -> bool:
+    """Whether a limit leaves out more than the experiment does as it is shipped; None = no limit."""
+    return limit is not None and (shipped is None or limit < shipped)
 
 
 def _status(run: Run, counted: set[Path]) -> str:

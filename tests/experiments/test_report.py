@@ -246,6 +246,16 @@ def test_runs_with_other_settings_are_not_pooled(runs):
     assert len(first.runs) == len(second.runs) == 1
 
 
+@pytest.mark.parametrize(("limit", "is_shortened"), [("1000", False), ("999", True), ("null", False)])
+def test_the_sample_that_validations_are_shipped_with_is_not_shortened(runs, limit, is_shortened):
+    """`data.max_validation` of the paper's experiments."""
+    config = next(runs.glob("offshelf_nq/*")) / "config.yaml"
+    text = config.read_text().replace("max_steps: 4", "max_steps: 160000")
+    config.write_text(text.replace("max_validation: null", f"max_validation: {limit}"))
+    [entry] = entries_of(runs)["paper", "nq", "offshelf"]
+    assert ("shortened" in entry.notes) == is_shortened
+
+
 # ---- what is written ----
 
 
