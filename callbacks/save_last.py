@@ -71,11 +71,11 @@ class SaveLast(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states = checkpoint[RANDOM_STATES]
+        states = checkpoint.get(RANDOM_STATES, [])  # none where another callback saved it by itself
         if len(states) != trainer.world_size:
             log.warning(
-                "the checkpoint is of %d process(es), this run has %d: its random numbers, on which dropout "
-                "depends, are others than in an uninterrupted run",
+                "the checkpoint holds random states of %d process(es), this run has %d: random numbers, on "
+                "which dropout depends, are others than in an uninterrupted run",
                 len(states),
                 trainer.world_size,
             )

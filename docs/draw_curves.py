@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
     path, *lines = arguments
     plt.rcParams.update({"svg.hashsalt": "curves", "svg.fonttype": "none", "font.size": 11})
-    figure, axes = plt.subplots(figsize=(8.4, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.4, 3.4), layout="constrained")
     first = None
     for colour, line in zip(COLOURS, lines, strict=False):
         label, _, folders = line.partition("=")
@@ -35,13 +35,13 @@ def main(arguments: list[str]) -> int:
     tested = summary(first)["bm25"][f"bm25/{METRIC}"]["after"]
     last = steps[-1]
     axes.plot([steps[0], last], [of_bm25[0]] * 2, color=GREY, linestyle="--", label="BM25")
-    axes.plot([last * 1.12], [tested], color=GREY, marker="_", markersize=16)
-    axes.set_xticks([*steps, last * 1.12], [*(str(step) for step in steps), "test,\nall passages"])
-    axes.set(xlabel="training step", ylabel="Hit Rate@5", ylim=(0, 1))
+    axes.plot([last * 1.15], [tested], color=GREY, marker="_", markersize=16)
+    axes.set_xticks([*steps, last * 1.15], [*(str(step) for step in steps), "test\n(all passages)"])
+    axes.set(xlabel="training step", ylabel="Hit Rate@5", ylim=(0, 0.8))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, metadata={"Date": None})
     return 0
 
@@ -56,7 +56,7 @@ def draw_line(axes: plt.Axes, label: str, runs: list[Path], colour: str) -> None
     )
     axes.plot(steps, [mean(v) for v in by_step], color=colour, marker="o", markersize=4, label=label)
     tests = [summary(run)[METRIC]["after"] for run in runs]
-    axes.plot([steps[-1] * 1.12] * len(tests), tests, color=colour, marker="o", markersize=4, linestyle="")
+    axes.plot([steps[-1] * 1.15] * len(tests), tests, color=colour, marker="o", markersize=4, linestyle="")
 
 
 def validations(run: Path, metric: str) -> tuple[list[int], list[float]]:

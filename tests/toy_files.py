@@ -18,6 +18,8 @@ PAPERS_TEACHER: dict[str, object] = {
     "data.batch_size": 2,
     "reader.dtype": "float32",
     "trainer.precision": "auto",
+    "index.validation_passages": "null",
+    "index.refresh_before_validation": "true",
 }
 """What `quickstart` sets otherwise: its own teacher has tests of its own."""
 

@@ -130,7 +130,7 @@ def test_search_on_a_device_is_that_of_the_file(tmp_path, monkeypatch):
     matrix, queries = written(tmp_path), vectors(count=3, seed=2)
     expected = MatrixIndex(matrix).search(queries, 9)
     index = MatrixIndex(matrix)
-    monkeypatch.setattr("datamodules.matrix_index._ROWS_ON_DEVICE", 20)
+    monkeypatch.setattr("datamodules.matrix_index.ROWS_ON_DEVICE", 20)
     index._keep_on_device()  # the CPU stands for it
     (matrix.folder / "embeddings.f16").unlink()
     for found, wanted in zip(index.search(queries, 9), expected, strict=True):

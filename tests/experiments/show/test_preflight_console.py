@@ -3,10 +3,11 @@
 import math
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from experiments.show.console import WIDTH
-from experiments.show.preflight_console import print_preflight, shown_rows
+from experiments.show.preflight_console import facts, print_preflight, shown_rows
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.preflight import Advice, PreflightResult, TeacherRow, Verdict
@@ -22,6 +23,7 @@ def result(**changes) -> PreflightResult:
         "verdict": Verdict(Advice.GO, ["because"]),
         "configured": own.name,
         "rows": [own],
+        "reranker": None,
         "references": [],
         "measures": {
             f"indicator{i}/{part}_p90": GOOD for i in (1, 2) for part in ("attention", "spearman", "lift")
@@ -115,3 +117,17 @@ def test_both_indicators_have_a_row_for_each_part():
     assert "1.250 [1.100, 1.400]" in lift
     assert sum("Indicator 2 " in line for line in shown.splitlines()) == 3
     assert "teacher entropy" in shown, "and so has every other measure"
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Estimate(0.1, 0.05, 0.15, 40), "is surely the better teacher"),
+        (Estimate(-0.1, -0.15, -0.05, 40), "is surely the worse teacher"),
+        (Estimate(0.01, -0.05, 0.07, 40), "is not surely better or worse"),
+        (UNDEFINED, "cannot be compared"),
+    ],
+)
+def test_a_reranker_is_judged_by_its_interval(gain, said):
+    found = " ".join(facts(result(reranker=("owner/judge", gain))))
+    assert f"the reranker owner/judge {said}" in found
