@@ -19,7 +19,7 @@ from callbacks.progress import progress_bar
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
-from datamodules.passage_index import PassageIndex, SearchIndex, StaleIndexError
+from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
@@ -27,7 +27,6 @@ from lightning_modules.retrieval import RetrievalModule
 
 log = logging.getLogger(__name__)
 
-EXACT = "Flat"
 _QUESTIONS_COMPARED = 100
 _RECALL_AT = 5
 
@@ -100,7 +99,7 @@ class IndexBuilder:
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
             matrix = self._encode_matrix(trainer, module, fingerprint, partial)
-            exact = MatrixIndex(matrix, self._device(module))
+            exact = MatrixIndex(matrix)  # in its file: a GPU need not hold it for one search
             index = self._index_rows(trainer, module, matrix.as_array(), exact, fingerprint, folder)
             if trainer.is_global_zero:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -11,13 +11,13 @@ from jaxtyping import Int64
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.index_builder import encode_in_shares
+from datamodules.answer_matching import AnswerMatcher
 from datamodules.batches import Question, in_batches
 from datamodules.errors import DataError
 from datamodules.partial_index import PartialIndex, choose_rows
 from datamodules.passage_index import SearchIndex
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.text_files import write_whole
-from lightning_modules.evaluation import find_hits
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,11 @@ def _read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
 
 def gold_rows(module: RetrievalModule, questions: Sequence[Question]) -> dict[str, list[int]]:
     """By question id the rows of the passages of its gold title that hold an answer."""
-    titled = module.knowledge_base.rows_titled({question.title for question in questions if question.title})
-    rows = {question.id: titled.get(question.title, []) for question in questions}
-    return {
-        question.id: [
-            row
-            for row in rows[question.id]
-            if find_hits([question], [module.knowledge_base.select([row])], module.answer_match).item()
-        ]
-        for question in questions
-    }
+    knowledge_base = module.knowledge_base
+    titled = knowledge_base.rows_titled({question.title for question in questions if question.title})
+    gold = {}
+    for question in questions:
+        matcher = AnswerMatcher(question.answers, module.answer_match)
+        rows = titled.get(question.title, [])
+        gold[question.id] = [row for row in rows if matcher.matches(knowledge_base[row].text)]
+    return gold

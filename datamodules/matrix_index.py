@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.embedding_matrix import EmbeddingMatrix
 from datamodules.errors import DataError
-from datamodules.passage_index import check_search, in_order
+from datamodules.passage_index import EXACT, check_search, in_order
 
 ROWS_ON_DEVICE = 262_144
 """Rows multiplied at a time there: their scores for 64 queries take 64 MB."""
@@ -29,7 +29,7 @@ class MatrixIndex:
         DataError: the matrix cannot be read, or does not fit on the GPU.
     """
 
-    factory: str = "Flat"
+    factory: str = EXACT
 
     def __init__(self, matrix: EmbeddingMatrix, device: torch.device | str = "cpu") -> None:
         self.matrix = matrix

@@ -23,6 +23,8 @@ except ImportError as error:
 FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
 """The builds of FAISS, of which one is to be installed."""
 
+EXACT = "Flat"
+"""FAISS's name of the index that misses nothing."""
 _ROWS_A_CHUNK = 65536
 _META_FILE = "meta.json"
 _MEND = "delete it and build the index again"
@@ -91,7 +93,7 @@ class PassageIndex:
     def build(
         cls,
         embeddings: Float[np.ndarray, "passages dim"],
-        factory: str = "Flat",
+        factory: str = EXACT,
         *,
         use_gpu: bool = False,
         num_train: int = 1_000_000,

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from callbacks.index_builder import EXACT
 from callbacks.progress import progress_bar
 from callbacks.refresh_index import RefreshIndex
 from datamodules import embedded
 from datamodules.batches import Passage, Question, SolvedExample
 from datamodules.bm25 import BM25Index
 from datamodules.nouns import NounTagger
-from datamodules.passage_index import why_not_on_gpu
+from datamodules.passage_index import EXACT, why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.solved_examples import choose_examples

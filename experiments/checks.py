@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, assert_never, get_args
 
 from callbacks.decisions import Action
-from callbacks.index_builder import EXACT
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
-from datamodules.passage_index import FAISS_PACKAGES, why_not_on_gpu
+from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import (

@@ -43,8 +43,8 @@ def run_preflight(
         ValueError: a setting, a file or a model that cannot be used.
     """
     L.seed_everything(config.seed, verbose=False)
-    # training never looks at the nouns of its questions, so they are not found yet
     compared_with = None if reranker is None else Reranker.load(reranker)
+    # training never looks at the nouns of its questions, so they are not found yet
     tag = NounTagger(config.data.noun_model).tag if split == "train" else None
     with starting_point(config, reads_train=split == "train") as (datamodule, module):
         return preflight(

@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     FalconConfig,
     FalconForCausalLM,
@@ -155,6 +156,19 @@ def tiny_bert(vocabulary: int, seed: int = 0) -> PreTrainedModel:
     )
     torch.manual_seed(seed)
     return BertModel(config, add_pooling_layer=False).eval()
+
+
+def tiny_cross_encoder(num_labels: int = 1, seed: int = 3) -> PreTrainedModel:
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_labels=num_labels,
+        pad_token_id=0,
+    )
+    return _random(BertForSequenceClassification, config, seed)
 
 
 def tiny_reader(context: str = "concatenated", family: str = "llama", **prompt_settings) -> DecoderOnlyReader:

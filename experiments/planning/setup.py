@@ -5,7 +5,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from callbacks.index_builder import EXACT, IndexBuilder
+from callbacks.index_builder import IndexBuilder
+from datamodules.passage_index import EXACT
 from datamodules.passages import KnowledgeBase, knowledge_base_path
 from datamodules.prompts import Context
 from datamodules.sources import passage_set

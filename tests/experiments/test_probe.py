@@ -13,8 +13,7 @@ from experiments.build import build_objective, build_reader, build_retriever
 from experiments.checks import check_config
 from experiments.config import load_config
 from tests.lightning_modules.test_reranker import saved as saved_cross_encoder
-from tests.lightning_modules.test_reranker import tiny_cross_encoder
-from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
+from tests.tiny_models import save_tiny_models, tiny_cross_encoder, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
 CONTEXTS = {"concatenated": "llama", "independent": "llama", "fusion": "t5"}

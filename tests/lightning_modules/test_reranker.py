@@ -2,32 +2,19 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules.batches import Batch
 from lightning_modules.loading import ModelError
 from lightning_modules.reranker import Reranker
-from tests.tiny_models import tiny_retriever, tiny_tokenizer, toy_passages, toy_questions
+from tests.tiny_models import (
+    tiny_cross_encoder,
+    tiny_retriever,
+    tiny_tokenizer,
+    toy_passages,
+    toy_questions,
+)
 
 BATCH = Batch(toy_questions()[:3], [toy_passages()[i : i + 4] for i in (0, 5, 16)], [""] * 3)
-
-
-def tiny_cross_encoder(num_labels: int = 1) -> BertForSequenceClassification:
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_labels=num_labels,
-        pad_token_id=0,
-    )
-    model = BertForSequenceClassification(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(std=0.2)
-    return model
 
 
 def saved(folder, model):

@@ -18,8 +18,8 @@ from lightning_modules.preflight.other_passes import read_otherwise
 from lightning_modules.read_once import ReadOnce
 from lightning_modules.reranker import Reranker
 from lightning_modules.retriever_reader import preferred_answers
-from tests.lightning_modules.test_reranker import tiny_cross_encoder
 from tests.tiny_models import (
+    tiny_cross_encoder,
     tiny_reader_of,
     tiny_retriever,
     tiny_tokenizer,
