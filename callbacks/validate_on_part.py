@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float16, Int64
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.index_builder import encode_in_shares
@@ -33,7 +33,8 @@ class ValidateOnPart(Callback):
 
     The part holds the validation questions' gold passages (of the gold title, and with an answer), what the
     start's index and BM25 rank first for them, and a random sample of the rest. It is chosen at the first
-    validation and kept in a file, so that a resumed run goes on with it.
+    validation and kept in a file, so that a resumed run goes on with it. While the exact whole index is of
+    the present passage encoder, as at the start, its embeddings are taken.
 
     It must come after `RefreshIndex`, whose index training goes on with.
 
@@ -66,10 +67,7 @@ class ValidateOnPart(Callback):
         with pl_module.timer.part("refresh_index"):
             if self._rows is None:
                 self._rows = self._kept(trainer, pl_module)
-            embeddings = encode_in_shares(
-                trainer, pl_module, self._rows.tolist(), self.batch_size, self.show_progress
-            )
-            index = PartialIndex(embeddings, self._rows)
+            index = PartialIndex(self._embeddings(trainer, pl_module, self._rows), self._rows)
         self._whole, pl_module.index = pl_module.index, index
         pl_module.searched_rows = self._rows
         pl_module.index_is_fresh = True
@@ -78,6 +76,17 @@ class ValidateOnPart(Callback):
         assert isinstance(pl_module, RetrievalModule)
         pl_module.index, self._whole = self._whole, None
         pl_module.searched_rows = None
+
+    def _embeddings(
+        self, trainer: Trainer, module: RetrievalModule, rows: Int64[np.ndarray, " rows"]
+    ) -> Float16[np.ndarray, "rows dim"]:
+        """In half precision, as a large index keeps them, so that start and later are measured alike."""
+        found = None
+        if module.index_is_fresh and module.index is not None:  # at the start, say: they are there
+            found = module.index.embeddings(rows)
+        if found is None:
+            found = encode_in_shares(trainer, module, rows.tolist(), self.batch_size, self.show_progress)
+        return found.astype(np.float16)
 
     # ---- which passages ----
 

@@ -6,11 +6,10 @@ the weights a second time: where it is given a name of the hub, and finds an old
 has that converted and fetches the result (DISABLE_SAFETENSORS_CONVERSION forbids it); a folder it just loads.
 """
 
-import logging
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection
+from contextlib import nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from datamodules.checksums import Digests, Progress, ProgressMaker
 from datamodules.downloads import DownloadError
 from datamodules.errors import DataError
+from datamodules.quiet_logs import only_errors_of
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 _NEWEST = "main"
@@ -57,7 +57,7 @@ def fetch_model(name: str | Path, what: str = "model", show: ProgressMaker | Non
         raise DownloadError(f"{what} {name}: there is no such folder")
     repository, _, revision = str(name).partition("@")
     try:
-        with quiet_hub():
+        with only_errors_of("huggingface_hub"):
             found = _cached(repository, revision or _NEWEST)
             return found or _download(repository, revision or _NEWEST, show)
     except DataError:
@@ -103,18 +103,6 @@ def verify_model(folder: Path, show: ProgressMaker) -> int:
                 digests.update_from(content, progress, stored.stat().st_size)
             digests.compare(stored, f"delete it, and {file}, and download it again")
     return sum(file.stat().st_size for file in files)
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """The hub's client without a warning for each attempt; what fails in the end still raises."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _cached(repository: str, revision: str) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
 from datamodules.embedding_matrix import EmbeddingMatrix
@@ -74,6 +74,10 @@ class MatrixIndex:
             scores, best = both[0].topk(k, dim=1)
             rows = both[1].gather(1, best)
         return in_order(scores.cpu().numpy(), rows.cpu().numpy())
+
+    def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
+        """See `SearchIndex.embeddings`."""
+        return self.matrix.rows(rows)
 
     def _blocks(self) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
         """(number of the first row, rows)."""

@@ -26,6 +26,9 @@ class PartialIndex(PassageIndex):
         super().__init__(built._index, built.factory)
         self.rows = rows
 
+    def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> None:
+        """Nothing: of most rows of the knowledge base it has none."""
+
     def search(
         self, queries: Float32[np.ndarray, "batch dim"], k: int
     ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:

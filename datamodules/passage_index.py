@@ -69,6 +69,10 @@ class SearchIndex(Protocol):
         """See `PassageIndex.search`."""
         ...
 
+    def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows dim"] | None:
+        """What some rows were built from; None where the index does not keep it as it was."""
+        ...
+
 
 class PassageIndex:
     """Maximum inner product search over passage embeddings; row i is the i-th passage of the knowledge base.
@@ -174,6 +178,13 @@ class PassageIndex:
         if (rows < 0).any():
             raise ValueError(f"the index {self.factory!r} found fewer than k = {k} passages: use 'Flat'")
         return in_order(scores, rows)
+
+    def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows dim"] | None:
+        """See `SearchIndex.embeddings`."""
+        if self.factory != EXACT or self._on_gpu:
+            return None
+        kept: np.ndarray = self._index.reconstruct_batch(rows)
+        return kept
 
     def _search_all_cells(
         self, queries: Float32[np.ndarray, "batch dim"], k: int

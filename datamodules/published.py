@@ -8,8 +8,8 @@ from datamodules.batches import Passage, Question
 from datamodules.checksums import Digests, ProgressMaker, check_size, write_record
 from datamodules.downloads import DownloadError, download
 from datamodules.errors import DataError
-from datamodules.hub_models import quiet_hub
 from datamodules.questions import check_limit, read_questions, split_questions
+from datamodules.quiet_logs import only_errors_of
 from datamodules.sources import SPLIT_SEED, HubFile, PassageSet, PublishedFile, QuestionSource, QuestionSplit
 
 SourceFile = PublishedFile | HubFile
@@ -72,7 +72,7 @@ def _fetch_from_hub(file: HubFile, path: Path) -> None:
     from huggingface_hub import hf_hub_download  # late: costs a second where it is not needed
 
     try:
-        with quiet_hub():
+        with only_errors_of("huggingface_hub"):
             cached = Path(
                 hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision)
             )

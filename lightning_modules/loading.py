@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -30,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model
+from datamodules.quiet_logs import only_errors_of
 
 _LOADING_ERRORS = (
     OSError,
@@ -252,14 +252,11 @@ def _quiet() -> Iterator[None]:
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    hub.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
+        # the GGUF reader draws a bar of its own
+        with only_errors_of("huggingface_hub"), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        hub.setLevel(hub_level)
         transformers_logging.set_verbosity(verbosity)
         if was_enabled:
             transformers_logging.enable_progress_bar()

@@ -1,6 +1,5 @@
 """Measures how long things take on this machine: a small copy of the run, by the classes that runs use."""
 
-import logging
 import time
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from datamodules.passage_files import read_passages
 from datamodules.passage_index import PassageIndex, SearchIndex
 from datamodules.passages import build_knowledge_base
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.quiet_logs import only_errors_of
 from datamodules.vital import VITAL
 from experiments.build import (
     build_datamodule,
@@ -69,9 +69,8 @@ def calibrate(setup: Setup) -> Rates:
     """
     config = setup.config
     _check_is_here(config)
-    # what they warn of is the run's to say
-    logging.getLogger("callbacks").setLevel(logging.ERROR)
-    with TemporaryDirectory() as folder:
+    # what callbacks warn of is the run's to say
+    with only_errors_of("callbacks"), TemporaryDirectory() as folder:
         small = _small_copy(config, Path(folder), has_bm25=setup.has_bm25)
         L.seed_everything(config.seed, verbose=False)
         started = time.perf_counter()

@@ -126,6 +126,13 @@ def test_search_is_that_of_an_index_in_memory(tmp_path, k):
     assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
 
 
+def test_an_index_gives_its_embeddings_back(tmp_path):
+    rows = np.array([4, 49, 0])
+    np.testing.assert_array_equal(
+        MatrixIndex(written(tmp_path)).embeddings(rows), vectors()[rows].astype(np.float16)
+    )
+
+
 def test_search_on_a_device_is_that_of_the_file(tmp_path, monkeypatch):
     matrix, queries = written(tmp_path), vectors(count=3, seed=2)
     expected = MatrixIndex(matrix).search(queries, 9)

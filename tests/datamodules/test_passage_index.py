@@ -39,6 +39,12 @@ class TestSearch:
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
         assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
 
+    def test_only_an_exact_one_gives_its_embeddings_back(self):
+        embeddings, rows = random_vectors(30, 8), np.array([3, 29, 0])
+        found = PassageIndex.build(embeddings).embeddings(rows)
+        np.testing.assert_array_equal(found, embeddings[rows])
+        assert PassageIndex.build(embeddings, "SQ8").embeddings(rows) is None
+
     def test_similarity_is_the_inner_product_and_not_the_distance(self):
         embeddings = np.array([[1, 0], [10, 10]], dtype=np.float32)
         _, rows = PassageIndex.build(embeddings).search(np.array([[1, 0]], dtype=np.float32), k=1)
