@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model
 from datamodules.quiet_logs import only_errors_of
+from lightning_modules.gguf_cache import decoded
 
 _LOADING_ERRORS = (
     OSError,
@@ -87,8 +88,9 @@ def load_causal_lm(
     Raises:
         ModelError: not to be loaded, or not decoder-only.
     """
-    source, kwargs = _gguf_source(name)
-    config = _load("reader", source, AutoConfig.from_pretrained, **kwargs)
+    if str(name).endswith(".gguf"):
+        return _load_gguf(Path(name), dtype)
+    config = _load("reader", name, AutoConfig.from_pretrained)
     if config.is_encoder_decoder:
         raise ModelError(
             f"reader {name}: {config.model_type} is an encoder-decoder model where a decoder-only reader is "
@@ -99,20 +101,38 @@ def load_causal_lm(
             f"reader {name}: a {config.model_type} model is no decoder-only language model; set name to one"
         )
     model = _load(
+        "reader", name, AutoModelForCausalLM.from_pretrained, dtype=dtype, attn_implementation="sdpa"
+    )
+    return model, _load_tokenizer("reader", name)
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not path.is_file():
+        raise ModelError(f"reader {path}: there is no such file")
+
+    def decode(folder: Path) -> None:
+        save_pretrained(*_decode_gguf(path, torch.float32), folder)
+
+    folder = decoded(path, decode)
+    return _decode_gguf(path, dtype) if folder is None else load_causal_lm(folder, dtype)
+
+
+def _decode_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As transformers does it."""
+    file = {"gguf_file": path.name}
+    model = _load(
         "reader",
-        source,
+        path.parent,
         AutoModelForCausalLM.from_pretrained,
         dtype=dtype,
         attn_implementation="sdpa",
-        **kwargs,
+        **file,
     )
-    tokenizer = _load_tokenizer("reader", source, **kwargs)
-    if hasattr(model.config, "quantization_config"):
-        # the weights are plain numbers now; a saved copy must not look for the GGUF file again
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        model.is_quantized = False
-    return model, tokenizer
+    # the weights are plain numbers now; a saved copy must not look for the GGUF file again
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    return model, _load_tokenizer("reader", path.parent, **file)
 
 
 def load_seq2seq(
@@ -160,16 +180,6 @@ def reader_config(name: str | Path) -> PreTrainedConfig:
         ModelError: not to be loaded.
     """
     return _load("reader", name, AutoConfig.from_pretrained)
-
-
-def _gguf_source(name: str | Path) -> tuple[str | Path, dict[str, str]]:
-    """Where transformers looks for a model, and the arguments that name a .gguf file in it."""
-    if not str(name).endswith(".gguf"):
-        return name, {}
-    path = Path(name)
-    if not path.is_file():
-        raise ModelError(f"reader {name}: there is no such file")
-    return path.parent, {"gguf_file": path.name}
 
 
 def save_pretrained(
