@@ -240,7 +240,7 @@ class RetrieverReaderModule(RetrievalModule):
                 "candidates: are_fixed=True finds them for all training questions at once; fit with a "
                 "QuestionDataModule"
             )
-        with self.timer.part("retrieve"):
+        with self.timer.part("find_candidates"):
             for questions in in_batches(datamodule.train, RETRIEVED_TOGETHER):
                 found = super()._rank_candidates(questions)
                 self._fixed_candidates |= dict(zip((q.id for q in questions), found, strict=True))
