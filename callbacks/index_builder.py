@@ -18,12 +18,14 @@ from lightning import Trainer
 from callbacks.progress import progress_bar
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
-from datamodules.matrix_index import MatrixIndex
+from datamodules.matrix_index import MatrixIndex, NoRoomOnDeviceError
 from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.processes import gather
 from lightning_modules.retrieval import RetrievalModule
+from lightning_modules.sharded_index import ShardedIndex
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class IndexBuilder:
 
     Small knowledge bases are encoded in memory, and an exact index of them keeps single precision. Those of
     more than 2 GiB, and all on a GPU, are written as an `EmbeddingMatrix`: an exact index searches it in its
-    file or on the GPU, another is made from it. An encoding that was killed goes on where it was.
+    file or on the GPU, each process a share of it; another is made from it. An encoding that was killed goes
+    on where it was.
 
     Attributes:
         folder: of the run.
@@ -61,24 +64,42 @@ class IndexBuilder:
         """Where the run keeps an index of its own."""
         return self.folder / fingerprint[:16]
 
-    def load(self, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
-        """The index of these embeddings, where there is one; a damaged one is as good as none, but said."""
-        for folder in (self.folder, self.start_folder):
-            if folder is None:
-                continue
-            place = folder / fingerprint[:16]
-            try:
-                if self._searches_matrix(module):
-                    return MatrixIndex(EmbeddingMatrix.open(place, fingerprint), self._device(module))
-                index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
-            except (FileNotFoundError, StaleIndexError):
-                continue
-            except DataError as error:
-                log.warning("%s; encoding all passages again", error)
-                continue
-            if index.factory == self.factory:
+    def load(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
+        """The index of these embeddings, where there is one; a damaged one is as good as none, but said.
+
+        Args:
+            trainer: whose processes all load it, or none of them does.
+            module: with the retriever and the passages.
+            fingerprint: of the embeddings.
+
+        Raises:
+            NoRoomOnDeviceError: it does not fit on the GPU.
+        """
+        for place in self._places(fingerprint):
+            index = self._load_from(place, trainer, module, fingerprint)
+            if all(gather(trainer, [index is not None])):
                 return index
         return None
+
+    def _places(self, fingerprint: str) -> list[Path]:
+        folders = (self.folder, self.start_folder)
+        return [folder / fingerprint[:16] for folder in folders if folder is not None]
+
+    def _load_from(
+        self, place: Path, trainer: Trainer, module: RetrievalModule, fingerprint: str
+    ) -> SearchIndex | None:
+        try:
+            if self._searches_matrix(module):
+                return self._search_in(EmbeddingMatrix.open(place, fingerprint), trainer, module)
+            index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
+        except (FileNotFoundError, StaleIndexError):
+            return None
+        except NoRoomOnDeviceError:
+            raise
+        except DataError as error:
+            log.warning("%s; encoding all passages again", error)
+            return None
+        return index if index.factory == self.factory else None
 
     def build(
         self, trainer: Trainer, module: RetrievalModule, fingerprint: str, is_shared: bool
@@ -95,7 +116,7 @@ class IndexBuilder:
         if self._searches_matrix(module):
             with self._place(trainer, folder, fingerprint) as place:
                 matrix = self._encode_matrix(trainer, module, fingerprint, place)
-            return MatrixIndex(matrix, self._device(module))
+            return self._search_in(matrix, trainer, module)
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
             matrix = self._encode_matrix(trainer, module, fingerprint, partial)
@@ -121,8 +142,11 @@ class IndexBuilder:
     def _searches_matrix(self, module: RetrievalModule) -> bool:
         return self.factory == EXACT and (self.use_gpu or self._is_large(module))
 
-    def _device(self, module: RetrievalModule) -> torch.device:
-        return module.device if self.use_gpu else torch.device("cpu")
+    def _search_in(self, matrix: EmbeddingMatrix, trainer: Trainer, module: RetrievalModule) -> SearchIndex:
+        device = module.device if self.use_gpu else torch.device("cpu")
+        return (
+            MatrixIndex(matrix, device) if trainer.world_size == 1 else ShardedIndex(trainer, matrix, device)
+        )
 
     # ---- an index of FAISS ----
 
@@ -146,7 +170,10 @@ class IndexBuilder:
                 self._log_recall(trainer, module, index, exact or PassageIndex.build(embeddings))
         trainer.strategy.barrier("index saved")
         if not trainer.is_global_zero:
-            saved = self.load(module, fingerprint)
+            loaded = (
+                self._load_from(place, trainer, module, fingerprint) for place in self._places(fingerprint)
+            )
+            saved = next((index for index in loaded if index is not None), None)
             assert saved is not None, "the first process has saved it"
             return saved
         return index

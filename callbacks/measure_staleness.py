@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules.batches import Question
-from datamodules.passage_index import SearchIndex
+from datamodules.passage_index import SearchIndex, search_for_none
 from datamodules.qa_datamodule import QuestionDataModule
 from lightning_modules.encoding import encode_passages
 from lightning_modules.eval_mode import eval_mode
@@ -103,6 +103,8 @@ class MeasureStaleness(Callback):
             # a checkpoint of a run without this callback has an index, but nothing was kept
             if trainer.is_global_zero and self._kept is not None:
                 found = self._compare(pl_module, pl_module.index, self._kept, self._questions(trainer))
+            else:
+                search_for_none(pl_module.index)
             found = trainer.strategy.broadcast(found)
         self.measured_step = trainer.global_step
         self.latest = found

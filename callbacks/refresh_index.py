@@ -127,8 +127,9 @@ class RefreshIndex(Callback):
         is_first = module.index is None
         with module.timer.part("refresh_index"):
             module.index = None  # the old one is let go before the new one takes memory
-            module.index = self.builder.load(module, fingerprint)
+            module.index = self.builder.load(trainer, module, fingerprint)
             if module.index is None:
+                self._prune(trainer, fingerprint)
                 module.index = self.builder.build(trainer, module, fingerprint, is_shared=is_first)
         self._fingerprint = fingerprint
         if self.meter is not None:
@@ -136,14 +137,20 @@ class RefreshIndex(Callback):
         if not is_first and (trainer.training or trainer.validating):
             self.num_refreshes += 1
             self.refresh_steps.append(trainer.global_step)
-        if trainer.is_global_zero:
-            self._prune()
+        self._prune(trainer, fingerprint)
 
-    def _prune(self) -> None:
-        """Keeps the index in use and the one that the last checkpoint needs."""
-        keep = {self.builder.folder_of(f) for f in (self._fingerprint, self._in_checkpoint) if f is not None}
-        for folder in self.builder.folder.iterdir() if self.builder.folder.is_dir() else ():
-            if folder.is_dir() and folder not in keep:
+    def _prune(self, trainer: Trainer, fingerprint: str) -> None:
+        """Keeps an index, maybe one that is being made, and that which the last checkpoint needs.
+
+        Before another is made too, so that no more than two are on the disk: a run that is killed meanwhile
+        goes on with that of its checkpoint.
+        """
+        if not trainer.is_global_zero or not self.builder.folder.is_dir():
+            return
+        keep = {self.builder.folder_of(name).name for name in (fingerprint, self._in_checkpoint) if name}
+        for folder in self.builder.folder.iterdir():
+            # an encoding that has begun has a suffix
+            if folder.is_dir() and folder.name.split(".")[0] not in keep:
                 shutil.rmtree(folder)
 
     # ---- resuming ----
@@ -165,7 +172,7 @@ class RefreshIndex(Callback):
 
     def _restore(self, trainer: Trainer, module: RetrievalModule) -> None:
         assert self._in_checkpoint is not None
-        index = self.builder.load(module, self._in_checkpoint)
+        index = self.builder.load(trainer, module, self._in_checkpoint)
         if index is None:
             log.warning(
                 "the index that the checkpoint was trained with is gone from %s; building one of the present "

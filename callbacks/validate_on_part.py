@@ -92,24 +92,31 @@ class ValidateOnPart(Callback):
 
     def _kept(self, trainer: Trainer, module: RetrievalModule) -> Int64[np.ndarray, " rows"]:
         total = len(module.knowledge_base)
-        if trainer.is_global_zero and not self.path.is_file():
-            rows = choose_rows(self._needed(trainer, module), self.num_passages, total, self.seed)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(rows.tolist()))
-            log.info("validations search %d of %d passages", len(rows), total)
+        is_chosen = trainer.strategy.broadcast(self.path.is_file())
+        if not is_chosen:
+            needed = self._needed(trainer, module)
+            if trainer.is_global_zero:
+                rows = choose_rows(needed, self.num_passages, total, self.seed)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self.path, json.dumps(rows.tolist()))
+                log.info("validations search %d of %d passages", len(rows), total)
         trainer.strategy.barrier("passages of validations chosen")
         return _read_rows(self.path, total)
 
     def _needed(self, trainer: Trainer, module: RetrievalModule) -> list[list[int]]:
-        """For each validation question the rows that its Hit Rate should not go without."""
+        """For each validation question the rows that its Hit Rate should not go without.
+
+        The first process asks for all, and the others take part in its searches.
+        """
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, QuestionDataModule)
-        gold = gold_rows(module, datamodule.validation)
+        gold = gold_rows(module, datamodule.validation) if trainer.is_global_zero else {}
         needed = []
-        for questions in in_batches(datamodule.validation, RETRIEVED_TOGETHER):
+        for batch in in_batches(datamodule.validation, RETRIEVED_TOGETHER):
+            questions = batch if trainer.is_global_zero else []
             k = min(max(module.num_passages, *module.hit_rate_ks), len(module.knowledge_base))
             rankings = [module.search_index(questions, k)]
-            if module.bm25 is not None:
+            if module.bm25 is not None and questions:
                 _, found = module.bm25.search([question.text for question in questions], k)
                 rankings.append(found.tolist())
             for question, *ranked in zip(questions, *rankings, strict=True):

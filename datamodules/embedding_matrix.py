@@ -179,16 +179,21 @@ class EmbeddingMatrix:
             )
         return matrix
 
-    def blocks(self) -> Iterator[tuple[range, Float16[np.ndarray, "rows dim"]]]:
-        """All rows in order, chunk by chunk, with their numbers; an array is good until the next one comes.
+    def blocks(self, chunks: range | None = None) -> Iterator[tuple[range, Float16[np.ndarray, "rows dim"]]]:
+        """Rows in order, chunk by chunk, with their numbers; an array is good until the next one comes.
+
+        Args:
+            chunks: numbers of those to read; None = all.
 
         Raises:
             DataError: a chunk cannot be read, or is not what was written.
         """
         table = self._chunk_table()
         buffer = np.empty((self.shape.rows_a_chunk, self.shape.dim), dtype=np.float16)
+        of_matrix = self.shape.chunks
         with _reading(self.folder / _MATRIX) as descriptor:
-            for chunk, rows in enumerate(self.shape.chunks):
+            for chunk in range(len(of_matrix)) if chunks is None else chunks:
+                rows = of_matrix[chunk]
                 block = buffer[: len(rows)]
                 self._read(descriptor, rows.start, block)
                 if chunk not in self._verified:

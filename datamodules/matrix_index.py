@@ -9,10 +9,14 @@ from torch import Tensor
 
 from datamodules.embedding_matrix import EmbeddingMatrix
 from datamodules.errors import DataError
-from datamodules.passage_index import EXACT, check_search, in_order
+from datamodules.passage_index import EXACT, check_search
 
 ROWS_ON_DEVICE = 262_144
 """Rows multiplied at a time there: their scores for 64 queries take 64 MB."""
+
+
+class NoRoomOnDeviceError(DataError):
+    """Embeddings that the memory of a GPU cannot hold."""
 
 
 class MatrixIndex:
@@ -24,40 +28,54 @@ class MatrixIndex:
     Args:
         matrix: of the embeddings.
         device: where to search.
+        chunks: of the matrix, to search no others; None = all.
 
     Raises:
-        DataError: the matrix cannot be read, or does not fit on the GPU.
+        DataError: the matrix cannot be read.
+        NoRoomOnDeviceError: it does not fit on the GPU.
     """
 
     factory: str = EXACT
 
-    def __init__(self, matrix: EmbeddingMatrix, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        matrix: EmbeddingMatrix,
+        device: torch.device | str = "cpu",
+        chunks: range | None = None,
+    ) -> None:
         self.matrix = matrix
         self.device = torch.device(device)
         self.dim = matrix.shape.dim
+        self.chunks = range(len(matrix.shape.chunks)) if chunks is None else chunks
+        searched = [matrix.shape.chunks[chunk] for chunk in self.chunks]
+        self._first_row = searched[0].start if searched else 0
+        self._num_rows = sum(map(len, searched))
         self._on_device: Tensor | None = None
         if self.device.type != "cpu":
             self._keep_on_device()
 
     def __len__(self) -> int:
-        return len(self.matrix)
+        return self._num_rows
 
     def _keep_on_device(self) -> None:
         try:
             self._on_device = torch.empty(len(self), self.dim, dtype=torch.float16, device=self.device)
         except torch.OutOfMemoryError as error:
-            raise DataError(
-                f"the embeddings of {len(self):,} passages take {self.matrix.shape.num_bytes / 1e9:.1f} GB "
+            raise NoRoomOnDeviceError(
+                f"the embeddings of {len(self):,} passages take {len(self) * self.dim * 2 / 1e9:.1f} GB "
                 "of GPU memory, which are not free; set index.gpu=false, or a smaller index such as "
                 "index.factory=IVF16384,PQ64"
             ) from error
-        for rows, block in self.matrix.blocks():
-            self._on_device[rows.start : rows.stop] = torch.from_numpy(block).to(self.device)
+        for rows, block in self.matrix.blocks(self.chunks):
+            start = rows.start - self._first_row
+            self._on_device[start : start + len(rows)] = torch.from_numpy(block).to(self.device)
 
     def search(
         self, queries: Float32[np.ndarray, "batch dim"], k: int
     ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
         """The k passages with the highest inner product with each query, the best first.
+
+        Of equal scores the lower row comes first, at the k-th place too.
 
         Args, Returns, Raises: as `PassageIndex.search`.
         """
@@ -65,15 +83,13 @@ class MatrixIndex:
         if len(queries) == 0:
             return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
         asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
-        scores = torch.full((len(queries), k), -torch.inf, device=self.device)
-        rows = torch.zeros(len(queries), k, dtype=torch.int64, device=self.device)
+        scores = torch.empty(len(queries), 0, device=self.device)
+        rows = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
         for first, block in self._blocks():
             # in single precision: sums of halves would tie
-            of_block, places = (asked @ block.float().T).topk(min(k, len(block)), dim=1)
-            both = torch.cat([scores, of_block], dim=1), torch.cat([rows, places + first], dim=1)
-            scores, best = both[0].topk(k, dim=1)
-            rows = both[1].gather(1, best)
-        return in_order(scores.cpu().numpy(), rows.cpu().numpy())
+            of_block, places = _best_places(asked @ block.float().T, min(k, len(block)))
+            scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
+        return scores.cpu().numpy(), rows.cpu().numpy()
 
     def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
         """See `SearchIndex.embeddings`."""
@@ -82,8 +98,31 @@ class MatrixIndex:
     def _blocks(self) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
         """(number of the first row, rows)."""
         if self._on_device is None:
-            for rows, block in self.matrix.blocks():
+            for rows, block in self.matrix.blocks(self.chunks):
                 yield rows.start, torch.from_numpy(block)
             return
         for start in range(0, len(self), ROWS_ON_DEVICE):
-            yield start, self._on_device[start : start + ROWS_ON_DEVICE]
+            yield self._first_row + start, self._on_device[start : start + ROWS_ON_DEVICE]
+
+
+def _best_places(
+    scores: Float[Tensor, "batch rows"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    """The k highest scores and their places; of those that tie at the k-th place the first ones."""
+    best, places = scores.topk(k, dim=1)
+    last = best[:, -1:]
+    # topk takes any of them
+    has_others = (scores == last).sum(dim=1) > (best == last).sum(dim=1)
+    if has_others.any():
+        in_order, order = scores[has_others].sort(dim=1, descending=True, stable=True)
+        best[has_others], places[has_others] = in_order[:, :k], order[:, :k]
+    return best, places
+
+
+def _best(
+    scores: Float[Tensor, "batch found"], rows: Int64[Tensor, "batch found"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    """The k highest scores, the best first; of equal ones the lower row."""
+    by_row = rows.argsort(dim=1)
+    scores, order = scores.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+    return scores[:, :k], rows.gather(1, by_row).gather(1, order)[:, :k]

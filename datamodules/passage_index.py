@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,8 +50,12 @@ class _Meta:
     file: str
 
 
+@runtime_checkable
 class SearchIndex(Protocol):
     """What finds passages: their rows in the knowledge base.
+
+    The processes of a run may share one, and then search together: each searches whenever the others do, one
+    that has no query by `search_for_none`.
 
     Attributes:
         dim: dimensions of the embeddings.
@@ -72,6 +76,11 @@ class SearchIndex(Protocol):
     def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, "rows dim"] | None:
         """What some rows were built from; None where the index does not keep it as it was."""
         ...
+
+
+def search_for_none(index: SearchIndex) -> None:
+    """Takes part in the search of other processes."""
+    index.search(np.zeros((0, index.dim), dtype=np.float32), 1)
 
 
 class PassageIndex:

@@ -487,7 +487,20 @@ def searches_on_gpu(config: ExperimentConfig) -> bool:
             f"index.gpu=true, but {reason}; or set index.gpu=false, or index.factory={EXACT}, which torch "
             "searches"
         )
-    return on_gpu and reason is None if wanted is None else wanted
+    return would_search_on_gpu(config, on_gpu, can_faiss=reason is None)
+
+
+def would_search_on_gpu(config: ExperimentConfig, on_gpu: bool, can_faiss: bool = False) -> bool:
+    """Whether a run would search on a GPU, on some machine.
+
+    Args:
+        config: of the run.
+        on_gpu: whether its models would be on one.
+        can_faiss: whether FAISS can search there, which an index that is not exact needs.
+    """
+    if config.index.gpu is not None:
+        return config.index.gpu
+    return on_gpu and (config.index.factory == EXACT or can_faiss)
 
 
 def hardware(config: ExperimentConfig) -> dict[str, Any]:

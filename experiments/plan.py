@@ -1,10 +1,19 @@
-"""What a run takes, and whether it fits: `python -m experiments.plan --exp NAME [key=value ...]`."""
+"""What a run takes, and whether it fits: `python -m experiments.plan --exp NAME [key=value ...]`.
+
+`--against RUN` shows beside the plan of a finished run what that run took.
+"""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments.command_line import quieten, run_command
+
+if TYPE_CHECKING:
+    from experiments.config import ExperimentConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.plan", description=__doc__)
-    parser.add_argument("--exp", metavar="NAME", required=True, help="the experiment that is thought of")
+    planned = parser.add_mutually_exclusive_group(required=True)
+    planned.add_argument("--exp", metavar="NAME", help="the experiment that is thought of")
+    planned.add_argument(
+        "--against", metavar="RUN", help="folder of a finished run, to compare its plan with"
+    )
     parser.add_argument("--gpu", metavar="NAME", help="plan for such a GPU, or none; default: this machine")
     parser.add_argument("--memory", type=float, metavar="GB", help="memory of the host")
     parser.add_argument("--disk", type=float, metavar="GB", help="free disk where runs are kept")
@@ -28,15 +41,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> int:
     from experiments.checks import check_config, check_settings
-    from experiments.config import ConfigError, load_config
+    from experiments.config import ConfigError
     from experiments.planning.calibrate import calibrate
     from experiments.planning.machines import named_machine, this_machine
+    from experiments.planning.measured import compare
     from experiments.planning.plan import make_plan
     from experiments.planning.setup import describe
-    from experiments.show.plan_console import print_plan
+    from experiments.show.plan_console import print_comparison, print_plan
 
     quieten()
-    config = load_config(options.exp, options.overrides)
+    config, summary = _read(options)
     (check_config if options.gpu is None else check_settings)(config)
     if options.gpu is None:
         machine = this_machine(config, options.memory, options.disk)
@@ -45,8 +59,27 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         machine = named_machine(options.gpu, options.memory, options.disk, config.trainer.devices)
     rates = calibrate(describe(config, machine)) if options.calibrate else None
-    print_plan(make_plan(config, machine, rates))
+    plan = make_plan(config, machine, rates)
+    if summary is None:
+        print_plan(plan)
+    else:
+        print_comparison(plan, compare(plan, summary["times_s"]), summary["stopped"])
     return 0
+
+
+def _read(options: argparse.Namespace) -> tuple["ExperimentConfig", dict[str, Any] | None]:
+    """The configuration, and the summary of the run that it is of; None = it is of none."""
+    from experiments.config import ConfigError, load_config, read_config
+    from experiments.runs import RunFolder
+
+    if options.against is None:
+        return load_config(options.exp, options.overrides), None
+    if options.overrides:
+        raise ConfigError(f"--against takes the settings of the run; leave {' '.join(options.overrides)} out")
+    run = RunFolder(Path(options.against))
+    if not (run.config.is_file() and run.is_finished):
+        raise ConfigError(f"--against {options.against}: not the folder of a finished run")
+    return read_config(run.config), json.loads(run.summary.read_text())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.stop_on_thresholds import StopOnThresholds
+from callbacks.time_stages import TimeStages
 from callbacks.token_view import TokenView
 from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
@@ -64,7 +65,7 @@ class RunCallbacks:
             self.stopping,
             self.thresholds,
         ]
-        chosen += [self.best, self.last]
+        chosen += [TimeStages(), self.best, self.last]
         return [callback for callback in chosen if callback is not None]
 
     def question_values(self) -> QuestionValues:

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Passage, Question
 from datamodules.bm25 import BM25Index
-from datamodules.passage_index import SearchIndex
+from datamodules.passage_index import SearchIndex, search_for_none
 from datamodules.passages import KnowledgeBase
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.candidates import Candidates
@@ -123,7 +123,7 @@ class RetrievalModule(AnsweringModule):
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
         """For each question the rows that each source ranks first."""
         rankings = []
-        if self.candidates.uses_bm25:
+        if self.candidates.uses_bm25 and questions:
             assert self.bm25 is not None, "checked when the module was made"
             _, rows = self.bm25.search([question.text for question in questions], self._num_to_find)
             rankings.append(rows.tolist())
@@ -133,12 +133,18 @@ class RetrievalModule(AnsweringModule):
 
     @torch.no_grad()
     def search_index(self, questions: Sequence[Question], k: int) -> list[list[int]]:
-        """Rows of the passages that `retrieve` gives."""
+        """Rows of the passages that `retrieve` gives.
+
+        All processes call this together, see `SearchIndex`: one that has no question for none.
+        """
         if self.index is None:
             raise ValueError(
                 "there is no index to retrieve from: give the trainer callbacks.refresh_index.RefreshIndex, "
                 "which builds it before anything is retrieved"
             )
+        if not questions:
+            search_for_none(self.index)
+            return []
         num_found = k
         if self.rerank_from is not None:
             num_found = min(max(k, self.rerank_from), len(self.index))
@@ -170,10 +176,10 @@ class RetrievalModule(AnsweringModule):
     def evaluate(self, questions: list[Question]) -> Evaluation:
         """Retrieves for some questions, maybe none, and counts them in this evaluation's Hit Rate."""
         k = max(self.num_passages, *self.hit_rate_ks)
-        if not questions:  # on this process; all others go on as well, there is nothing to wait for
+        passages = self.retrieve(questions, k)
+        if not questions:  # on this process
             no_hits = torch.zeros(0, k, dtype=torch.bool, device=self.device)
             return Evaluation([], [], no_hits, self.num_passages)
-        passages = self.retrieve(questions, k)
         is_hit = find_hits(questions, passages, self.answer_match).to(self.device)
         self.hit_rate.update(first_hit_ranks(is_hit))
         if self.bm25 is not None:

@@ -240,7 +240,7 @@ class RetrieverReaderModule(RetrievalModule):
                 "candidates: are_fixed=True finds them for all training questions at once; fit with a "
                 "QuestionDataModule"
             )
-        with self.timer.part("retrieve"):
+        with self.timer.part("find_candidates"):
             for questions in in_batches(datamodule.train, RETRIEVED_TOGETHER):
                 found = super()._rank_candidates(questions)
                 self._fixed_candidates |= dict(zip((q.id for q in questions), found, strict=True))
@@ -330,11 +330,12 @@ class RetrieverReaderModule(RetrievalModule):
 
     def _read_some(self, evaluation: Evaluation, questions: list[Question]) -> Evaluation:
         num_read = self.take_to_read(len(questions))
-        if not num_read:
-            return evaluation
         asked, answers = questions[:num_read], preferred_answers(questions[:num_read])
         found = [passages[: self.num_passages] for passages in evaluation.passages[:num_read]]
-        read = self.read_questions(Batch(asked, self._evaluated_candidates(asked, found), answers))
+        candidates = self._evaluated_candidates(asked, found)  # a search, in which all processes take part
+        if not num_read:
+            return evaluation
+        read = self.read_questions(Batch(asked, candidates, answers))
         self.evaluation_loss.update(read.loss, num_read)
         evaluation = replace(evaluation, read=read)
         if self.generate:

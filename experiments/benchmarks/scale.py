@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.scale", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="on the disk to use; made where it is missing")
     parser.add_argument("--passages", type=int, default=WIKIPEDIA_2018)
-    parser.add_argument("--batch-size", type=int, default=1024, help="passages encoded together")
+    parser.add_argument("--batch-size", type=int, default=128, help="passages encoded together")
     parser.add_argument("--part", choices=("encode", "search", "refresh"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     folder = Path(options.folder)

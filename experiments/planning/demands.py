@@ -14,7 +14,7 @@ from experiments.build import cache_folder
 from experiments.data_files import passage_file
 from experiments.models import hub_models, model_name
 from experiments.planning.setup import Setup, built_knowledge_base, count_all_passages
-from experiments.planning.work import indices_of_run, refresh_steps
+from experiments.planning.work import indices_of_run
 
 MOMENTS = 2
 """That AdamW keeps of each weight, beside its gradient."""
@@ -145,13 +145,12 @@ def _knowledge_base(setup: Setup) -> Part:
 def _indices(setup: Setup) -> list[Part]:
     size, sure = index_bytes(setup), sure_index_bytes(setup)
     num_own = indices_of_run(setup)
-    num_sure = min(num_own, 2) if len(refresh_steps(setup)) > 1 else num_own
     has_start = setup.writes_matrix and setup.is_exact and _has_matrix(setup)
     of_start = 0.0 if has_start else size
     parts = [
         # a small one may be there
         Part("index of the start, for all runs", of_start, min(of_start, sure) * setup.writes_matrix),
-        Part(f"indices of the run, up to {num_own}", num_own * size, num_sure * sure),
+        Part(f"indices of the run, up to {num_own}", num_own * size, num_own * sure),
     ]
     if setup.writes_matrix and not setup.is_exact:
         parts.append(Part("embeddings, while an index is made", setup.matrix_bytes, setup.sure_matrix_bytes))
@@ -273,10 +272,10 @@ def _index_on_host(setup: Setup) -> list[Part]:
 
 def gpu_demand(setup: Setup) -> Demand:
     """What is in the memory of each GPU at the worst moment of training."""
-    on_gpu = setup.searches_on_gpu
+    share = setup.searches_on_gpu / setup.index_shards
     parts = [
         _models_of_gpu(setup),
-        Part("index", index_bytes(setup) * on_gpu, sure_index_bytes(setup) * on_gpu),
+        Part("index", index_bytes(setup) * share, sure_index_bytes(setup) * share),
         Part("activations and workspace", _workspace(setup)),
     ]
     own = _CUDA + _SLACK * sum(part.about for part in parts)

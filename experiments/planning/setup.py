@@ -18,6 +18,7 @@ from experiments.build import (
     reader_dtype,
     searches_on_gpu,
     trains_reader_weights,
+    would_search_on_gpu,
 )
 from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, trains
 from experiments.data_files import passage_file
@@ -185,6 +186,11 @@ class Setup:
         return is_large or (self.is_exact and self.searches_on_gpu)
 
     @property
+    def index_shards(self) -> int:
+        """Processes that share the rows of an exact index, see `ShardedIndex`."""
+        return num_processes(self.config) if self.is_exact and self.writes_matrix else 1
+
+    @property
     def num_in_part(self) -> int:
         """Passages that validations search; 0 = the whole index."""
         wanted = self.config.index.validation_passages if trains(self.config) else None
@@ -236,7 +242,7 @@ def describe(config: ExperimentConfig, machine: Machine) -> Setup:
         if not on_gpu and (config.trainer.accelerator == "gpu" or config.index.gpu):
             raise ConfigError("the run asks for a GPU, and this machine has none; name one with --gpu")
         precision = _precision(config, on_gpu)
-        on_gpu_search = _searches_on_gpu(config, on_gpu)
+        on_gpu_search = would_search_on_gpu(config, on_gpu)
         reader_bytes = _reader_bytes(config, machine, on_gpu)
     num_passages, is_counted = (0, True) if config.evaluation.closed_book else count_passages(config)
     return Setup(
@@ -263,11 +269,6 @@ def _precision(config: ExperimentConfig, on_gpu: bool) -> str:
     if wanted not in ("auto", FAST):
         return wanted
     return "bf16-mixed" if on_gpu else "32-true"  # GPUs without bfloat16 emulate it
-
-
-def _searches_on_gpu(config: ExperimentConfig, on_gpu: bool) -> bool:
-    wanted = config.index.gpu
-    return on_gpu and config.index.factory == EXACT if wanted is None else wanted
 
 
 def _reader_bytes(config: ExperimentConfig, machine: Machine, on_gpu: bool) -> int:

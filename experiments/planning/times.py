@@ -89,14 +89,14 @@ def _of_passages(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]
 
 
 def _of_training(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
-    devices = num_processes(setup.config)
+    devices, search = num_processes(setup.config), rates.search / setup.index_shards
     num_searches = work.num_steps * work.batches_a_step
     if setup.config.retrieval.are_fixed:
         num_searches = ceil(work.fixed_questions / RETRIEVED_TOGETHER)
     if setup.config.retrieval.candidates == "bm25":
         num_searches = 0
     return (
-        TimePart("training", f"{num_searches:,} searches", num_searches * rates.search),
+        TimePart("training", f"{num_searches:,} searches", num_searches * search),
         TimePart("training", f"{work.num_steps:,} steps", work.num_steps * rates.step),
         TimePart(
             "training",
@@ -107,7 +107,7 @@ def _of_training(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]
 
 
 def _of_validations(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
-    search = rates.search_part if work.part_passages else rates.search
+    search = rates.search_part if work.part_passages else rates.search / setup.index_shards
     return _of_evaluations(
         "validation",
         setup,
@@ -119,7 +119,7 @@ def _of_validations(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, .
 
 def _of_tests(setup: Setup, work: Work, rates: Rates) -> tuple[TimePart, ...]:
     counts = (work.num_tests, work.test_questions, work.test_read, work.test_answered)
-    return _of_evaluations("testing", setup, rates, rates.search, counts)
+    return _of_evaluations("testing", setup, rates, rates.search / setup.index_shards, counts)
 
 
 def _of_evaluations(

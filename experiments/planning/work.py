@@ -144,26 +144,25 @@ def refresh_steps(setup: Setup) -> tuple[int, ...]:
 def indices_of_run(setup: Setup) -> int:
     """Most indices that the run's folder holds at a time, the one that is being made included.
 
-    Beside the one in use it keeps that of the last checkpoint; what is neither goes once another is made.
+    While one is made, that of the last checkpoint alone is kept beside it; the start's is elsewhere.
     """
+    if not setup.trains_passage_encoder:
+        return 0
     config = setup.config
     refreshes, validations = refresh_steps(setup), validation_steps(config)
-    every = config.trainer.checkpoint_every_steps
-    kept: set[int] = set()  # named by the step at which they were made; that of the start is elsewhere
-    in_use = in_checkpoint = 0
-    most = 0
-    for step in sorted({*refreshes, *range(every, config.trainer.max_steps + 1, every)} if refreshes else {}):
+    every, last = config.trainer.checkpoint_every_steps, config.trainer.max_steps
+    in_use = in_checkpoint = 0  # the steps at which they were made
+    most = 1
+    for step in sorted({*refreshes, *range(every, last + 1, every)}):
         is_saved_first = step % every == 0 and step not in validations
         if is_saved_first:
             in_checkpoint = in_use
         if step in refreshes:
-            most = max(most, len(kept) + 1)
+            most = max(most, 1 + (in_checkpoint > 0))
             in_use = step
-            kept = {index for index in (*kept, step) if index in (in_use, in_checkpoint)}
         if step % every == 0 and not is_saved_first:
             in_checkpoint = in_use
-    # the final test's
-    return max(most, len(kept) + 1) if setup.trains_passage_encoder else 0
+    return max(most, 1 + (in_checkpoint > 0))  # the final test's
 
 
 def _times_read(setup: Setup) -> int:

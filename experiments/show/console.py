@@ -21,6 +21,7 @@ _HEAD_WIDTH = 20
 _PARTS = (
     ("load models and data", "load"),
     ("encode passages, build index", "refresh_index"),
+    ("training: find fixed candidates", "find_candidates"),
     ("training: retrieve", "retrieve"),
     ("training: read (teacher)", "read"),
     ("training: encode", "encode"),

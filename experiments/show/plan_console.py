@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.planning.demands import Resource
+from experiments.planning.measured import Stage
 from experiments.planning.plan import ELSEWHERE, Balance, Change, Fit, Plan, changes_that_fit, make_plan
 from experiments.planning.setup import Setup
 from experiments.planning.times import FROM_ARITHMETIC, TimePart
@@ -37,6 +38,34 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(_hours(plan))
     for line in _verdict(plan):
         console.print(line, markup=False)
+
+
+def print_comparison(plan: Plan, stages: Sequence[Stage], ended: str, console: Console | None = None) -> None:
+    """Planned and measured hours, side by side.
+
+    Args:
+        plan: of the run.
+        stages: see `compare`.
+        ended: why the run did.
+        console: where to; None = standard output.
+    """
+    console = console or new_console()
+    config = plan.setup.config
+    console.print(f"{config.name}: {config.description}", markup=False)
+    console.print(_described(plan.setup), markup=False)
+    rows = [
+        [
+            stage.name,
+            _time(stage.planned),
+            _time(stage.measured),
+            "" if stage.ratio is None or not stage.planned else f"{stage.ratio:.2f}",
+        ]
+        for stage in stages
+    ]
+    columns = ["", "planned", "measured", "planned / measured"]
+    table = console_table("hours", columns, rows, caption=plan.rates.source, bold=[len(rows) - 1])
+    console.print(table)
+    console.print(f"the run ended because: {ended}; the plan is of all its steps", markup=False)
 
 
 def _described(setup: Setup) -> str:

@@ -353,6 +353,23 @@ def test_a_refresh_lets_go_of_the_old_matrix_before_it_encodes(tmp_path, nothing
     assert len(list((tmp_path / "index").iterdir())) == 1, "the old one takes disk"
 
 
+def test_no_more_than_two_indices_take_disk(tmp_path, nothing_fits, monkeypatch):
+    """The one that is being made, and that of the last checkpoint: of no index, of step 1, of step 3."""
+    kept = []
+    encode = IndexBuilder._encode_matrix
+
+    def watched(self, *arguments):
+        kept.append(len([*self.folder.iterdir()]) if self.folder.is_dir() else 0)
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(IndexBuilder, "_encode_matrix", watched)
+    callback = make_callback(tmp_path, "1")
+    save = SaveLast(tmp_path / "last.ckpt", 2)
+    toy_trainer(tmp_path, [callback, save], max_steps=5).fit(toy_module(tmp_path), toy_datamodule())
+    assert callback.refresh_steps == [1, 2, 3, 4]
+    assert kept == [0, 0, 1, 1, 1]
+
+
 def test_an_encoding_that_was_killed_goes_on(tmp_path, nothing_fits, monkeypatch):
     counted = []
 

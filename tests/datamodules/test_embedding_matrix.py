@@ -157,6 +157,38 @@ def test_what_cannot_be_searched_for_is_refused(tmp_path):
     assert scores.shape == rows.shape == (0, 4)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_of_equal_scores_the_lower_rows_are_found(tmp_path, monkeypatch, k, on_device):
+    embeddings = np.random.default_rng(0).integers(1, 4, (50, 6)).astype(np.float32)
+    queries = np.random.default_rng(1).integers(1, 4, (5, 6)).astype(np.float32)
+    scores = queries @ embeddings.T
+    expected = [sorted(range(50), key=lambda row: (-of_query[row], row))[:k] for of_query in scores]
+    index = MatrixIndex(written(tmp_path, embeddings))
+    if on_device:
+        monkeypatch.setattr("datamodules.matrix_index.ROWS_ON_DEVICE", 20)
+        index._keep_on_device()  # the CPU stands for it
+    found, rows = index.search(queries, k)
+    assert rows.tolist() == expected
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, rows, axis=1))
+    assert k == 1 or any(len({*of_query}) < k for of_query in found.tolist()), "none ties"
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_some_chunks_are_searched_alone(tmp_path, on_device):
+    """Their rows keep the numbers that they have in the whole."""
+    index = MatrixIndex(written(tmp_path), chunks=range(1, 3))
+    if on_device:
+        index._keep_on_device()
+    queries = vectors(count=3, seed=2)
+    scores, rows = index.search(queries, 9)
+    expected_scores, expected_rows = PassageIndex.build(vectors()[16:48]).search(queries, 9)
+    np.testing.assert_array_equal(rows, expected_rows + 16)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-6)
+    assert len(index) == 32
+    assert len(MatrixIndex(index.matrix, chunks=range(0))) == 0
+
+
 def test_equal_scores_come_in_the_order_of_rows(tmp_path):
     index = MatrixIndex(written(tmp_path, np.ones((50, 6), dtype=np.float32)))
     _, rows = index.search(np.ones((2, 6), dtype=np.float32), 50)

@@ -2,14 +2,18 @@
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from callbacks import index_builder
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.log_indicators import LogIndicators
 from callbacks.read_start_candidates import ReadStartCandidates
@@ -17,26 +21,47 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.stop_on_interrupt import StopOnInterrupt
+from datamodules.bm25 import BM25Index
+from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.matrix_index import MatrixIndex
 from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
-from tests.tiny_models import tiny_reader, toy_questions
+from lightning_modules.sharded_index import ShardedIndex
+from tests.tiny_models import tiny_reader, toy_knowledge_base, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
 
+AS_MATRIX = {"largest_in_memory_bytes": 0}
+"""Embeddings in a file, as those of a large knowledge base: two processes search a part each."""
+
+
+@contextlib.contextmanager
+def small_chunks():
+    """So that both processes have some of them."""
+    shape = index_builder.MatrixShape
+    index_builder.MatrixShape = partial(shape, rows_a_chunk=8)
+    try:
+        yield
+    finally:
+        index_builder.MatrixShape = shape
+
+
+@small_chunks()
 def evaluate(folder, **settings) -> dict:
     """All that is logged by evaluations of an odd number of questions, and what callbacks counted."""
     indicators = LogIndicators((50, 90))
     alarm, candidates = AlarmOnCollapse(folder / "good.ckpt"), ReadStartCandidates((50, 90))
-    index = RefreshIndex("-1", folder / "index", show_progress=False)
+    index = RefreshIndex("-1", folder / "index", show_progress=False, **AS_MATRIX)
     predictions = SavePredictions(folder / "predictions.jsonl", indicators)
     callbacks = [alarm, index, indicators, candidates, predictions, StopOnInterrupt(folder / "last.ckpt")]
     trainer = toy_trainer(folder, callbacks, limit_val_batches=1.0, **settings)
     process = folder / f"process{trainer.global_rank}"
     process.mkdir()
     # passages with and without answers, so that the teacher can be judged
-    module = toy_module(process, num_passages=20)
+    bm25 = BM25Index.build(toy_knowledge_base(process))
+    module = toy_module(process, num_passages=20, candidates=Candidates("both"), bm25=bm25)
     questions = toy_questions()
     data = toy_datamodule(validation=questions[:5], test=questions[5:10])
     measured = {}
@@ -93,6 +118,7 @@ TRAININGS = {
         "candidates": Candidates(are_fixed=True),
         "batch_size": 3,
     },
+    "an index that two share": {"index": AS_MATRIX, "batch_size": 2},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
@@ -105,13 +131,15 @@ TRAININGS = {
 NUM_PROCESSES = 2
 
 
+@small_chunks()
 def train(folder: Path, name: str, processes: int) -> dict:
     """Losses of each step, validations, and the scores that the index gives at the end."""
     settings = {**TRAININGS[name]}
     batch_size = settings.pop("batch_size") * NUM_PROCESSES // processes
     questions = toy_questions()[: settings.pop("num_train", 12)]
     data = toy_datamodule(train=questions, validation=toy_questions()[:5], batch_size=batch_size)
-    losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", show_progress=False)
+    of_index = {"show_progress": False, **settings.pop("index", {})}
+    losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", **of_index)
     trainer = toy_trainer(
         folder,
         [index, LogIndicators((50, 90)), losses],
@@ -141,13 +169,16 @@ def several(processes: int) -> dict:
 
 
 def train_with_dropout(folder: Path, dies_at: int | None = None, resume: bool = False) -> list:
-    """Losses of each step, and the weights at the end; each process drops out other numbers."""
+    """Losses of each step, and the weights at the end; each process drops out other numbers.
+
+    They share the reader, which a resumed run must shard anew.
+    """
     losses = Losses(dies_at)
     checkpoint = folder / "last.ckpt"
     callbacks = [RefreshIndex("-1", folder / "index", show_progress=False), SaveLast(checkpoint, 1), losses]
     trainer = toy_trainer(folder, callbacks, max_steps=5, **several(NUM_PROCESSES))
     torch.manual_seed(trainer.global_rank)
-    module = toy_module(folder / f"process{trainer.global_rank}")
+    module = toy_module(folder / f"process{trainer.global_rank}", shard_reader=True)
     for part in module.retriever.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.3
@@ -159,11 +190,51 @@ def train_with_dropout(folder: Path, dies_at: int | None = None, resume: bool = 
     return [[step["train/loss"] for step in losses.logged], weights.tolist()]
 
 
+CHUNKS = {"four chunks": 16, "one chunk": 50}
+ASKED = {"both": [3, 2], "the first": [3, 0], "the second": [0, 2], "none": [0, 0]}
+"""Queries of each process."""
+
+
+def whole_numbers(count: int, seed: int) -> np.ndarray:
+    """Vectors whose scores are exact, and often tie."""
+    return np.random.default_rng(seed).integers(1, 4, (count, 6)).astype(np.float32)
+
+
+def written_matrix(folder: Path, rows_a_chunk: int) -> EmbeddingMatrix:
+    shape = MatrixShape("abc", num_passages=50, dim=6, rows_a_chunk=rows_a_chunk)
+    matrix = EmbeddingMatrix.begin(folder, shape)
+    for number, rows in enumerate(shape.chunks):
+        matrix.write(number, whole_numbers(50, seed=0)[rows.start : rows.stop])
+    return matrix
+
+
+def queries_of(rank: int, count: int) -> np.ndarray:
+    return whole_numbers(3, seed=1 + rank)[:count]
+
+
+def search_together(folder: Path, rank: int) -> dict:
+    """What a process finds for its own queries, and what it is told of another's that are not numbers."""
+    found = {}
+    trainer = SimpleNamespace(world_size=NUM_PROCESSES, global_rank=rank)
+    for name in CHUNKS:
+        index = ShardedIndex(trainer, EmbeddingMatrix.open(folder / name, "abc"))
+        found[name] = {
+            asked: [part.tolist() for part in index.search(queries_of(rank, numbers[rank]), 7)]
+            for asked, numbers in ASKED.items()
+        }
+    queries = np.full((1, 6), np.nan, dtype=np.float32) if rank == 1 else queries_of(rank, 1)
+    try:
+        index.search(queries, 7)
+    except ValueError as error:
+        found["refused"] = str(error)
+    return found
+
+
 TWO_PROCESSES = """
 import json, sys
 from pathlib import Path
 from tests.lightning_modules.test_two_processes import (
-    TRAININGS, evaluate, several, train, train_with_dropout,
+    TRAININGS, evaluate, search_together, several, train, train_with_dropout,
 )
 import torch
 import torch.distributed
@@ -174,6 +245,7 @@ if __name__ == "__main__":
     for number, name in enumerate(TRAININGS):
         measured[name] = train(folder / f"train{number}", name, 2)
     rank = torch.distributed.get_rank()
+    measured["searched"] = search_together(folder, rank)
     for name in ("whole", "killed"):
         (folder / name / f"process{rank}").mkdir(parents=True)
     measured["uninterrupted"] = train_with_dropout(folder / "whole")
@@ -188,6 +260,8 @@ if __name__ == "__main__":
 def of_two(tmp_path_factory) -> tuple[Path, dict]:
     """What two processes measured, all in one go: starting them is what takes time."""
     folder = tmp_path_factory.mktemp("two")
+    for name, rows_a_chunk in CHUNKS.items():
+        written_matrix(folder / name, rows_a_chunk)
     run_script(folder, TWO_PROCESSES)
     first, second = (json.loads((folder / f"measured{rank}.json").read_text()) for rank in range(2))
     for name in TRAININGS:
@@ -213,6 +287,17 @@ def test_two_processes_measure_what_one_does(tmp_path, of_two):
         for line in path.read_text().splitlines()
     ]
     assert sorted(lines) == [f"q{i}" for i in range(5, 10)]
+
+
+@pytest.mark.parametrize("rank", range(NUM_PROCESSES))
+def test_two_processes_find_what_one_does_in_a_matrix(tmp_path, of_two, rank):
+    found = json.loads((of_two[0] / f"measured{rank}.json").read_text())["searched"]
+    for name, rows_a_chunk in CHUNKS.items():
+        index = MatrixIndex(written_matrix(tmp_path / name, rows_a_chunk))
+        for asked, numbers in ASKED.items():
+            expected = index.search(queries_of(rank, numbers[rank]), 7)
+            assert found[name][asked] == [part.tolist() for part in expected], (name, asked)
+    assert found["refused"] == "the queries' embeddings hold NaN or infinity: has the retriever diverged?"
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -35,7 +35,7 @@ def test_offshelf_nq_on_an_a100(tmp_path):
     assert sum(about for about, _ in gpu.values()) == pytest.approx(64.7e9, rel=0.01)
 
     assert disk["index of the start, for all runs"] == (MATRIX, MATRIX)
-    assert disk["indices of the run, up to 3"] == (3 * MATRIX, 2 * MATRIX)
+    assert disk["indices of the run, up to 2"] == (2 * MATRIX, 2 * MATRIX)
     # two of the last with weights and moments, three of weights
     assert disk["checkpoints and trained models"] == (36 * trained, 12 * trained)
 

@@ -1,5 +1,7 @@
 """The command and the check of runs: what fits, what does not, and what makes it fit."""
 
+import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from experiments import plan, run
-from experiments.config import experiment_names, load_config
+from experiments.config import ConfigError, experiment_names, load_config, read_config
 from experiments.planning import plan as planning
 from experiments.planning.machines import GPUS, Machine, named_machine
+from experiments.planning.measured import compare
 from experiments.planning.plan import Fit, balances_of, changes_that_fit, check_fits, make_plan
 from experiments.planning.setup import count_passages, describe
+from experiments.runs import RunFolder
 from tests.toy_files import as_overrides, toy_settings
 
 
@@ -78,6 +82,11 @@ def test_what_makes_it_fit(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--against", "runs/nowhere"], "--against runs/nowhere: not the folder of a finished run"),
+        (
+            ["--against", "runs/nowhere", "seed=3"],
+            "--against takes the settings of the run; leave seed=3 out",
+        ),
         (["--gpu", "a100"], "--gpu a100: unknown; choose one of: h200-141gb, h100-80gb, a100-80gb"),
         (["--gpu", "none", "index.gpu=true"], "this machine has none; name one with --gpu"),
         (["--memory", "-1"], "--memory -1.0: give GB of at least 0"),
@@ -88,7 +97,7 @@ def test_what_makes_it_fit(capsys):
     ],
 )
 def test_mistakes(capsys, arguments, message):
-    assert plan.main(["--exp", "step2_nq", *arguments]) == 2
+    assert plan.main([*([] if "--against" in arguments else ["--exp", "step2_nq"]), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -104,12 +113,55 @@ def test_what_is_not_known_is_said_and_counts_for_nothing(capsys, tmp_path):
     assert text.rstrip().endswith("It fits.")
 
 
-def test_calibration_measures_a_small_copy_and_leaves_nothing(capsys, tmp_path):
-    settings = toy_settings(tmp_path, training__train_reader="true", reader__read_once="false")
-    before = {*tmp_path.rglob("*")}
-    text = shown(capsys, "--exp", "slice_vital", "--calibrate", *as_overrides(settings))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> RunFolder:
+    """A run that trains both models."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = toy_settings(folder, training__train_reader="true", reader__read_once="false")
+    assert run.main(["--exp", "slice_vital", *as_overrides(settings)]) == 0
+    [path] = folder.glob("runs/slice_vital/*")
+    return RunFolder(path)
+
+
+def test_calibration_measures_a_small_copy_and_leaves_nothing(capsys, finished):
+    """What the run took stands beside what is planned for it."""
+    before = {*finished.path.parents[2].rglob("*")}
+    text = shown(capsys, "--against", str(finished.path), "--calibrate")
     assert "measured on this machine" in " ".join(text.split())
-    assert {*tmp_path.rglob("*")} == before
+    assert {*finished.path.parents[2].rglob("*")} == before
+    assert "the run ended because: all 4 steps done" in text
+    [total] = (line for line in text.splitlines() if line.startswith("all "))
+    planned, measured = (float(number) for number in re.findall(r"(\d+) s", total))
+    assert abs(measured - json.loads(finished.summary.read_text())["times_s"]["total"]) <= 0.5
+    assert 0 < planned < 10 * measured
+
+
+def test_stages_of_a_run_are_compared_with_the_groups_of_its_plan(finished):
+    plan_of_it = make_plan(read_config(finished.config), named_machine("none", 8, 100, 1))
+    times = {"load": 2.0, "refresh_index": 3.0, "staleness": 1.0, "retrieve": 50.0, "read": 60.0}
+    times |= {"find_candidates": 1.0, "steps": 7.0, "validation": 4.0, "testing": 2.0, "total": 23.0}
+    stages = {stage.name: stage for stage in compare(plan_of_it, times)}
+    assert {name: stage.measured for name, stage in stages.items()} == {
+        "loading": 2,
+        "encoding and refreshing": 4,
+        "training": 8,
+        "validation": 4,
+        "testing": 2,
+        "everything else": 3,
+        "all": 23,
+    }
+    planned = {name: stage.planned for name, stage in stages.items()}
+    assert planned.pop("all") == plan_of_it.seconds == pytest.approx(sum(planned.values()))
+    assert all(seconds > 0 for name, seconds in planned.items() if name != "everything else")
+    assert stages["training"].ratio == planned["training"] / 8
+    assert stages["everything else"].ratio == 0
+    measured = json.loads(finished.summary.read_text())["times_s"]
+    within = [measured[part] for part in ("load", "refresh_index", "steps", "validation", "testing")]
+    assert min(within) > 0
+    assert sum(within) <= measured["total"]
+    del times["testing"]
+    with pytest.raises(ConfigError, match="of a version that did not time its stages; run it again"):
+        compare(plan_of_it, times)
 
 
 # ---- the check of runs ----

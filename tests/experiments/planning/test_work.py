@@ -67,10 +67,11 @@ def test_when_the_index_is_made_anew(name, overrides, steps):
     [
         ("checkpoint_nq", [], 0),
         ("step2_nq", ["index.refresh='-1'"], 1),
-        # that of the checkpoint at 2,000 goes only once another is made after it
-        ("offshelf_nq", [], 3),
-        # the final test's beside the one in use
+        # that of the last checkpoint stays while another is made
+        ("offshelf_nq", [], 2),
         ("offshelf_nq", ["index.refresh='0-600:500'"], 2),
+        # no checkpoint before the final test's
+        ("offshelf_nq", ["index.refresh='0-600:500'", "trainer.checkpoint_every_steps=200000"], 1),
     ],
 )
 def test_how_many_indices_are_there_at_a_time(name, overrides, most):
