@@ -16,11 +16,19 @@ from callbacks.read_start_candidates import ReadStartCandidates
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
+from callbacks.skip_broken_batches import SkipBrokenBatches
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
 from tests.tiny_models import tiny_reader, toy_questions
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import (
+    LIGHTNING_ADVICE,
+    break_question,
+    run_script,
+    toy_datamodule,
+    toy_module,
+    toy_trainer,
+)
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -74,7 +82,8 @@ class Losses(Callback):
         self.logged: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        losses = {name: float(v) for name, v in trainer.callback_metrics.items() if "loss" in name}
+        # not a number: -1
+        losses = {k: float(v.nan_to_num(-1.0)) for k, v in trainer.callback_metrics.items() if "loss" in k}
         self.logged.append(losses)
         if trainer.global_step == self.dies_at:
             raise KilledError
@@ -93,6 +102,7 @@ TRAININGS = {
         "candidates": Candidates(are_fixed=True),
         "batch_size": 3,
     },
+    "a question that breaks": {"breaks": "q3", "batch_size": 2, "train_reader": True},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
@@ -112,9 +122,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
     questions = toy_questions()[: settings.pop("num_train", 12)]
     data = toy_datamodule(train=questions, validation=toy_questions()[:5], batch_size=batch_size)
     losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", show_progress=False)
+    skipping, breaks = SkipBrokenBatches(), settings.pop("breaks", None)
     trainer = toy_trainer(
         folder,
-        [index, LogIndicators((50, 90)), losses],
+        [skipping, index, LogIndicators((50, 90)), losses],
         limit_val_batches=1.0,
         accumulate_grad_batches=settings.pop("accumulate", 1),
         gradient_clip_val=1.0,
@@ -123,6 +134,8 @@ def train(folder: Path, name: str, processes: int) -> dict:
     (folder / f"process{trainer.global_rank}").mkdir(exist_ok=True, parents=True)
     settings["reader"] = tiny_reader(settings.get("reader", "concatenated"))
     module = toy_module(folder / f"process{trainer.global_rank}", **settings)
+    if breaks is not None:
+        break_question(module, breaks)
     trainer.fit(module, data)
     trainer.validate(module, data, verbose=False)
     validated = {key: float(value) for key, value in trainer.callback_metrics.items() if value == value}
@@ -133,6 +146,7 @@ def train(folder: Path, name: str, processes: int) -> dict:
         shared = [weight for weight in module.reader.parameters() if isinstance(weight, DTensor)]
         held = sum(weight.to_local().numel() for weight in shared)
         assert 0 < held <= 0.6 * sum(weight.numel() for weight in shared), "each holds its part"
+    assert [made["questions"] for made in skipping.skipped] == ([] if breaks is None else [[breaks]])
     return {"losses": losses.logged, "validation": validated, "scores": scores.tolist()}
 
 
