@@ -47,7 +47,7 @@ class LogLearningRates(Callback):
     ) -> None:
         step = trainer.global_step + 1
         # several batches share a step where gradients are accumulated
-        if step == self._logged_step or step % trainer.log_every_n_steps:
+        if step == self._logged_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self._logged_step = step
         rates = {
