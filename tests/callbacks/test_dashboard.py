@@ -112,9 +112,7 @@ def test_what_is_shown_loads_nothing_and_links_to_nothing():
     """As TensorBoard's own conversion shows it."""
     from tensorboard.plugin_util import markdown_to_safe_html
 
-    evil = (
-        '![x](http://evil.example/x.png) <img src="http://evil.example/y.png"> [z](http://evil.example) `c`'
-    )
+    evil = '![x](http://evil.org/x.png) <img src="http://evil.org/y.png"> [z](http://evil.org) `c`'
     question = Question("q", evil, (evil,))
     passages = [[Passage("p", evil, f"{evil} | {evil}")]]
     evaluation = Evaluation([question], passages, torch.ones(1, 1, dtype=torch.bool), 1, predictions=[evil])
