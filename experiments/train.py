@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import logging
-import pickle
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -304,7 +304,7 @@ def refusing_programs(checkpoint: Path | str | None) -> Iterator[None]:
     """
     try:
         yield
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if checkpoint is None:
             raise
         found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))

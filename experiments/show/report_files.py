@@ -46,34 +46,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def read_questions(path: Path) -> QuestionMetrics:
-    """What `callbacks.save_predictions` wrote, of all processes.
-
-    Raises:
-        DataError: a line cannot be read.
-        ImplausibleError: a line holds what no run writes, or a question stands there twice.
-    """
-    found: QuestionMetrics = {}
-    seen: set[str] = set()
-    for file in (path, *sorted(path.parent.glob(f"{path.name}.rank*"))):
-        for where, record in _records(file, "id"):
-            values: dict[str, Any] = {name: record[name] for name in ("em", "f1") if name in record}
-            values |= _mapping(record.get("metrics", {}), f"{where}: metrics")
-            if "first_hit_rank" in record:
-                passages, rank = record.get("passages"), record["first_hit_rank"]
-                if not isinstance(passages, list) or not _is_rank(rank, len(passages)):
-                    raise ImplausibleError(f"{where}: first_hit_rank and passages do not fit each other")
-                if len(passages) >= 5:
-                    values["hr_at_5"] = float(rank is not None and rank < 5)
-            _add(found, seen, record["id"], values, where)
-    return found
-
-
 def read_analysed(path: Path) -> QuestionMetrics:
     """What an analysis wrote of each question; none where there is no file.
 
     Raises:
-        DataError, ImplausibleError: as `read_questions`.
+        DataError, ImplausibleError: as `read_tests`.
     """
     found: QuestionMetrics = {}
     seen: set[str] = set()
@@ -102,6 +79,25 @@ def read_validations(path: Path, max_steps: int) -> dict[int, dict[str, float]]:
     return found
 
 
+def read_tests(after: Path, before: Path) -> tuple[QuestionMetrics, QuestionMetrics]:
+    """Those of the final test, and of the start's, which a run that trains nothing has not.
+
+    Raises:
+        DataError: a line cannot be read.
+        ImplausibleError: a line holds what no run writes, a question stands there twice, or the two files
+            are not of the same questions.
+    """
+    of_after, asked = _read_questions(after)
+    of_before, asked_before = _read_questions(before)
+    if asked_before and asked != asked_before:
+        only = sorted(asked ^ asked_before)
+        raise ImplausibleError(
+            f"{after.name} holds other questions than {before.name}: {_short(only[0])} is in one alone"
+            + (f", as are {len(only) - 1} more" if len(only) > 1 else "")
+        )
+    return of_after, of_before
+
+
 def check_rows(path: Path, metrics: QuestionMetrics, summary: Mapping[str, Any], when: str) -> None:
     """Compares the means over a file's rows with those of the summary.
 
@@ -126,6 +122,27 @@ def check_rows(path: Path, metrics: QuestionMetrics, summary: Mapping[str, Any],
                 f"{path.name}: the mean of {name} over its {len(values)} questions is {mean:.4f}, and "
                 f"summary.json says {wanted:.4f}: rows are missing, or of another run"
             )
+
+
+# ---- lines ----
+
+
+def _read_questions(path: Path) -> tuple[QuestionMetrics, set[str]]:
+    """What `callbacks.save_predictions` wrote, of all processes, and the ids of all questions."""
+    found: QuestionMetrics = {}
+    seen: set[str] = set()
+    for file in (path, *sorted(path.parent.glob(f"{path.name}.rank*"))):
+        for where, record in _records(file, "id"):
+            values: dict[str, Any] = {name: record[name] for name in ("em", "f1") if name in record}
+            values |= _mapping(record.get("metrics", {}), f"{where}: metrics")
+            if "first_hit_rank" in record:
+                passages, rank = record.get("passages"), record["first_hit_rank"]
+                if not isinstance(passages, list) or not _is_rank(rank, len(passages)):
+                    raise ImplausibleError(f"{where}: first_hit_rank and passages do not fit each other")
+                if len(passages) >= 5:
+                    values["hr_at_5"] = float(rank is not None and rank < 5)
+            _add(found, seen, record["id"], values, where)
+    return found, seen
 
 
 # ---- what can be believed ----

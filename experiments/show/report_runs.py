@@ -18,8 +18,8 @@ from experiments.show.report_files import (
     QuestionMetrics,
     check_rows,
     read_analysed,
-    read_questions,
     read_summary,
+    read_tests,
     read_validations,
 )
 
@@ -137,7 +137,7 @@ def _naming_file(path: Path) -> Iterator[None]:
 
 
 def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping[str, Any]) -> Run:
-    after, before = (read_questions(file) for file in (folder.predictions, folder.predictions_start))
+    after, before = read_tests(folder.predictions, folder.predictions_start)
     check_rows(folder.predictions, after, summary, "after")
     check_rows(folder.predictions_start, before, summary, "before")
     analysed = read_analysed(folder.path / "analysis" / "instances.jsonl")

@@ -438,8 +438,8 @@ DECISION = {"step": 2, "action": "stop", "metric": "m", "baseline": 0.5, "change
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (one_row_twice, 'predictions.jsonl, line 7: question "q1" for the second time'),
-        (one_row_less, "rows are missing, or of another run"),
+        (one_row_twice, 'predictions.jsonl, line 7: question "q7" for the second time'),
+        (one_row_less, "holds other questions than"),
         (row_changed(f1=1e9), 'line 2: "f1" is 1000000000.0, which is not from 0 to 1'),
         (row_changed(f1="1"), 'line 2: "f1" is "1", which is no number'),
         (row_changed(f1=[1]), 'line 2: "f1" is [1], which is no number'),

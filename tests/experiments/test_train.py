@@ -78,11 +78,12 @@ def scalars(made: RunFolder, tag: str) -> dict[int, float]:
 
 
 def logged_steps(made: RunFolder) -> dict[str, list[int]]:
-    """The steps of all scalars and texts that TensorBoard shows, by their tags."""
+    """The steps of all scalars and texts that TensorBoard shows, by their tags; without what took how long."""
     events = EventAccumulator(str(made.path / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
     tags = events.Tags()
-    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    names = [tag for tag in tags["scalars"] if not tag.startswith("time/")]
+    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in names}
     texts = {tag: [event.step for event in events.Tensors(tag)] for tag in tags["tensors"] if "/text" in tag}
     return scalars | texts
 
