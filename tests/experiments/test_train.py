@@ -78,7 +78,7 @@ def scalars(made: RunFolder, tag: str) -> dict[int, float]:
 
 
 def logged_steps(made: RunFolder) -> dict[str, list[int]]:
-    """The steps of all scalars and texts that TensorBoard shows, by their tags; without what took how long."""
+    """The steps of all scalars and texts that TensorBoard shows, by their tags; without the timings."""
     events = EventAccumulator(str(made.path / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
     tags = events.Tags()

@@ -103,6 +103,7 @@ TRAININGS = {
         "batch_size": 3,
     },
     "a question that breaks": {"breaks": "q3", "batch_size": 2, "train_reader": True},
+    "both models, a batch in parts": {"auto_batch": True, "batch_size": 2, "train_reader": True},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
@@ -136,6 +137,8 @@ def train(folder: Path, name: str, processes: int) -> dict:
     module = toy_module(folder / f"process{trainer.global_rank}", **settings)
     if breaks is not None:
         break_question(module, breaks)
+    if module.parts is not None:  # as if no more had fitted
+        module.parts.num_questions = 1
     trainer.fit(module, data)
     trainer.validate(module, data, verbose=False)
     validated = {key: float(value) for key, value in trainer.callback_metrics.items() if value == value}
