@@ -23,6 +23,7 @@ _WITHOUT_EFFECT = {
     "seed",
     "runs",
     "data.root",
+    "trainer.auto_batch",
     "trainer.progress_bar",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",
