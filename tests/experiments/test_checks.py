@@ -281,6 +281,15 @@ def test_a_part_is_measured_by_itself_where_nothing_is_trained(name, untrained):
     check(f"evaluation.{name}=true", *untrained)
 
 
+def test_a_batch_in_parts_compares_nothing_between_them():
+    with pytest.raises(ConfigError, match=r"set retriever\.num_at_once .* or objective\.in_batch=false"):
+        check("trainer.auto_batch=true", "objective.in_batch=true")
+    check("trainer.auto_batch=true", "objective.in_batch=false")
+    check("trainer.auto_batch=true", "objective.in_batch=true", "trainer.max_steps=0")
+    with pytest.raises(ConfigError, match=r"set trainer\.strategy=ddp"):
+        check("trainer.auto_batch=true", "objective.in_batch=false", "trainer.strategy=fsdp", *NEEDED["fsdp"])
+
+
 def test_objectives_are_asked_what_they_need():
     check("objective.name=pdist", "training.num_passages=1")
     with pytest.raises(ConfigError, match=r"objective.name=loop .* training.num_passages must be at least 2"):
