@@ -275,7 +275,7 @@ def check_auto_batch(config: ExperimentConfig) -> None:
     """
     if not config.trainer.auto_batch:
         return
-    if config.objective.in_batch and trains(config) and config.training.train_retriever:
+    if config.objective.in_batch and trains(config):
         raise ConfigError(
             "trainer.auto_batch=true computes a batch in parts, but objective.in_batch=true compares all its "
             "questions; set retriever.num_at_once (such as 16), which saves memory there, or "

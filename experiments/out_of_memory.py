@@ -1,6 +1,6 @@
 """What to change where the memory of a GPU was not enough."""
 
-from experiments.config import ExperimentConfig, trains
+from experiments.config import FSDP, ExperimentConfig, trains
 from experiments.runs import RunFolder
 
 
@@ -48,6 +48,5 @@ def _settings(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 def _can_go_on(config: ExperimentConfig) -> bool:
     """Whether batches can be computed in parts, and are not yet."""
-    is_possible = not (config.objective.in_batch and config.training.train_retriever)
-    shares_reader = config.trainer.strategy == "fsdp"
-    return trains(config) and is_possible and not shares_reader and not config.trainer.auto_batch
+    is_possible = not config.objective.in_batch and config.trainer.strategy != FSDP
+    return trains(config) and is_possible and not config.trainer.auto_batch
