@@ -1,4 +1,4 @@
-"""Ends a run whose retriever collapses or whose numbers break, before what is good is overwritten."""
+"""Ends a run whose retriever collapses, before what is good is overwritten."""
 
 import random
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from callbacks.decisions import announce
 from callbacks.evaluation_callback import EvaluationCallback
@@ -18,7 +17,6 @@ from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed
 from lightning_modules.retrieval import RetrievalModule
 
-_WATCHED = ("loss", "gradient norm")
 _PASSAGES_ENCODED_TOGETHER = 32
 
 
@@ -29,9 +27,6 @@ class CollapseError(Exception):
 class AlarmOnCollapse(EvaluationCallback):
     """Raises `CollapseError` in training when one of these is seen.
 
-    - A loss or gradient norm that is NaN or infinite. Both are looked at in each step on the device, which is
-      waited for every `check_every_steps`, before validations and before anything is saved.
-    - Weights that are, before validations and before anything is saved.
     - Before each validation, of a fixed sample of passages encoded anew: an embedding that is all zeros, NaN
       or infinite; an effective rank below `effective_rank_ratio` of the start's; a share of near-duplicates
       more than `duplicate_rise` above the start's (`lightning_modules.metrics.embedding_health`).
@@ -39,12 +34,13 @@ class AlarmOnCollapse(EvaluationCallback):
       `hit_rate_drop` below the start's, relative to it, and not by chance (`has_crashed`).
 
     The start is the first validation at step 0, or given. Embeddings are encoded here because an index need
-    not hold them (`PQ`) nor be fresh. It must come before the callbacks that use or save what it looks at;
-    after each validation without finding the weights are saved, and kept unless the run ends well.
+    not hold them (`PQ`) nor be fresh. It must come before the callbacks that use or save what it looks at,
+    and after `SkipBrokenBatches`, which looks at numbers that break; after each validation without finding
+    the weights are saved, and kept unless the run ends well.
 
     Args:
         last_good: where they are saved.
-        hit_rate_drop, effective_rank_ratio, duplicate_rise, check_every_steps: see above.
+        hit_rate_drop, effective_rank_ratio, duplicate_rise: see above.
         num_passages: size of the sample.
         seed: of the sample.
 
@@ -58,7 +54,6 @@ class AlarmOnCollapse(EvaluationCallback):
         hit_rate_drop: float = 0.5,
         effective_rank_ratio: float = 0.2,
         duplicate_rise: float = 0.2,
-        check_every_steps: int = 1,
         num_passages: int = 256,
         seed: int = 0,
     ) -> None:
@@ -66,75 +61,21 @@ class AlarmOnCollapse(EvaluationCallback):
         self.hit_rate_drop = hit_rate_drop
         self.effective_rank_ratio = effective_rank_ratio
         self.duplicate_rise = duplicate_rise
-        self.check_every_steps = check_every_steps
         self.num_passages = num_passages
         self.seed = seed
         self.start: dict[str, float] = {}
         self._health: EmbeddingHealth | None = None
         self._hits: Tensor | None = None
-        self._first_broken: Tensor | None = None
-
-    # ---- each step ----
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # for each of `_WATCHED`, the first step at which it was not finite; -1 = none so far
-        self._first_broken = torch.full((len(_WATCHED),), -1, device=pl_module.device)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self._watch(trainer, 0, loss)
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        # a loss scaler (16-mixed) meets infinite gradients on purpose, and skips the step
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._watch(trainer, 1, get_total_norm(gradients))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % self.check_every_steps == 0:
-            self._check_steps(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check_steps(trainer)
         if trainer.is_global_zero:
             self.last_good.unlink(missing_ok=True)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._check_steps(trainer)
-        self._check_weights(trainer, pl_module)
-
-    def _watch(self, trainer: Trainer, which: int, value: Tensor) -> None:
-        assert self._first_broken is not None
-        first = self._first_broken[which]
-        is_first = ~value.detach().isfinite() & (first < 0)
-        self._first_broken[which] = torch.where(is_first, trainer.global_step + 1, first)
-
-    def _check_steps(self, trainer: Trainer) -> None:
-        if self._first_broken is None:
-            return
-        steps = trainer.strategy.reduce(self._first_broken, reduce_op="max").tolist()
-        for name, step in zip(_WATCHED, steps, strict=True):
-            if step >= 0:
-                self._raise(trainer, f"the {name} was NaN or infinite in step {step}")
-
-    def _check_weights(self, trainer: Trainer, module: LightningModule) -> None:
-        weights = [weight.detach() for weight in module.parameters() if weight.requires_grad]
-        if weights and not bool(get_total_norm(weights).isfinite()):
-            self._raise(trainer, f"weights are NaN or infinite after step {trainer.global_step}")
 
     # ---- each validation ----
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _checked(pl_module)
         self._hits = torch.zeros(2, dtype=torch.long, device=module.device)
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._check_steps(trainer)
-            self._check_weights(trainer, module)
         self._health = self._measure(module)
         if trainer.state.fn == TrainerFn.FITTING:
             self._check_embeddings(trainer, self._health)

@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.evaluation_callback import EvaluationCallback
+from callbacks.markdown_text import plain
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
 from callbacks.stop_on_thresholds import BOUND_TAG
@@ -149,9 +150,9 @@ class Dashboard(EvaluationCallback):
 def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
     """Markdown: the question, its answers, the reader's answer, and a table of passages."""
     question, read = outputs.questions[row], outputs.read
-    lines = [f"**{question.text}**", f"answers: {' / '.join(question.answers)}"]
+    lines = [f"**{plain(question.text)}**", f"answers: {plain(' / '.join(question.answers))}"]
     if row < len(outputs.predictions):
-        lines.append(f"reader: {outputs.predictions[row]}")
+        lines.append(f"reader: {plain(outputs.predictions[row])}")
     head = "| rank | holds an answer | p_ATTN | p_RETR | passage |\n|---|---|---|---|---|"
     rows = [head]
     for rank, passage in enumerate(outputs.passages[row][:num_passages]):
@@ -159,6 +160,6 @@ def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:
         if read is not None and row < len(read) and rank < read.batch.num_passages:
             p_attn, p_retr = f"{read.p_target[row, rank]:.3f}", f"{read.log_p_retr[row, rank].exp():.3f}"
         hit = "yes" if bool(outputs.is_hit[row, rank]) else ""
-        text = f"**{passage.title}** {passage.text[:160]}".replace("|", "\\|").replace("\n", " ")
+        text = f"**{plain(passage.title)}** {plain(passage.text[:160])}"
         rows.append(f"| {rank + 1} | {hit} | {p_attn} | {p_retr} | {text} |")
     return "\n\n".join([*lines, "\n".join(rows)])

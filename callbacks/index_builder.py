@@ -4,9 +4,11 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _QUESTIONS_COMPARED = 100
 _RECALL_AT = 5
+_PARTIAL = "partial-"
+"""What the folder of an index is called while it is written, before HOST-PROCESS-NUMBER."""
+_DAY_S = 86400.0
+_WEEK_S = 7 * _DAY_S
 
 
 @dataclass
@@ -134,6 +140,23 @@ class IndexBuilder:
         )
         return self._index_rows(trainer, module, embeddings, None, fingerprint, folder)
 
+    def prune_shared(self) -> None:
+        """Removes from the shared folder what killed runs have left there half-written.
+
+        Embeddings, which the run that was killed can go on with, after a week; an index at once, or after a
+        day where its writer was on another machine.
+        """
+        if self.start_folder is None or not self.start_folder.is_dir():
+            return
+        for place in self.start_folder.iterdir():
+            if place.name.startswith(_PARTIAL) and _is_left_behind(place):
+                shutil.rmtree(place, ignore_errors=True)
+            elif place.suffix == ".partial" and _age_s(place) > _WEEK_S:
+                with _lock(place.with_suffix(".lock")) as is_free:
+                    if is_free:
+                        log.info("%s, which a killed run has left behind a week ago, is removed", place)
+                        shutil.rmtree(place, ignore_errors=True)
+
     # ---- what kind ----
 
     def _is_large(self, module: RetrievalModule) -> bool:
@@ -180,12 +203,12 @@ class IndexBuilder:
 
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        partial = folder / f"partial-{uuid.uuid4().hex}"
+        partial = folder / f"{_PARTIAL}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
         index.save(partial, fingerprint)
         try:
             partial.rename(folder / fingerprint[:16])
         except OSError:  # there already
-            shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             try:
                 if PassageIndex.load(folder / fingerprint[:16], fingerprint).factory == self.factory:
                     return
@@ -219,19 +242,12 @@ class IndexBuilder:
             yield self.folder_of(fingerprint)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / f"{fingerprint[:16]}.lock", os.O_CREAT | os.O_RDWR)
-        try:
-            is_free = True
-            if trainer.is_global_zero:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    is_free = False
-                    log.warning("another run is encoding the same passages; this one encodes them for itself")
+        place = folder / fingerprint[:16]
+        with _lock(place.with_suffix(".lock")) if trainer.is_global_zero else nullcontext(True) as is_free:
+            if not is_free:
+                log.warning("another run is encoding the same passages; this one encodes them for itself")
             is_free = trainer.strategy.broadcast(is_free)
-            yield folder / fingerprint[:16] if is_free else self.folder_of(fingerprint)
-        finally:
-            os.close(lock)
+            yield place if is_free else self.folder_of(fingerprint)
 
     def _encode_matrix(
         self, trainer: Trainer, module: RetrievalModule, fingerprint: str, place: Path
@@ -270,6 +286,47 @@ class IndexBuilder:
             matrix.adopt(place)
         trainer.strategy.barrier("embeddings adopted")
         return EmbeddingMatrix.open(place, fingerprint)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Whether nobody else holds the lock, which is held inside if so."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except OSError:
+            is_free = False
+        yield is_free
+    finally:
+        os.close(descriptor)
+
+
+def _is_left_behind(partial: Path) -> bool:
+    """Whether no process is writing an index, as far as its name tells."""
+    host, _, process = partial.name.removeprefix(_PARTIAL).rpartition("-")[0].rpartition("-")
+    if host == socket.gethostname() and process.isdecimal():
+        return not _is_running(int(process))
+    return _age_s(partial) > _DAY_S
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _age_s(folder: Path) -> float:
+    """Since something in it was written last."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # gone meanwhile
+        return 0.0
 
 
 def encode_in_shares(

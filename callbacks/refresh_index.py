@@ -99,6 +99,9 @@ class RefreshIndex(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refresh(trainer, _checked(pl_module))
+        if trainer.is_global_zero:
+            self._prune()  # also what was left by a build that was killed, when nothing had to be refreshed
+            self.builder.prune_shared()
 
     def _is_due(self, step: int) -> bool:
         if isinstance(self.schedule, WhenStale):

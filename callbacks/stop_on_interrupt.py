@@ -1,26 +1,59 @@
-"""Ctrl-C ends a run cleanly, with a checkpoint."""
+"""Ctrl-C, or a scheduler, ends a run cleanly, with a checkpoint."""
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.save_last import ends_step, validation_follows
 
+SCHEDULER_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""What schedulers and terminals send to a run that they are about to end."""
+
 
 class RunInterrupted(BaseException):
-    """Ctrl-C (or SIGTERM); the work in hand was finished and, between validations, a checkpoint was saved."""
+    """A signal: the work in hand was finished and, between validations, a checkpoint was saved.
+
+    Attributes:
+        by_scheduler: whether it was one of `SCHEDULER_SIGNALS`, after which the run should be started again;
+            False = Ctrl-C.
+    """
+
+    def __init__(self, by_scheduler: bool = False) -> None:
+        super().__init__(by_scheduler)
+        self.by_scheduler = by_scheduler
+
+
+@contextmanager
+def interrupted_by_scheduler() -> Iterator[None]:
+    """Inside, the signals of a scheduler raise `RunInterrupted` at once, where no trainer is at work.
+
+    One that is ignored, as `nohup` has it, stays so.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise RunInterrupted(by_scheduler=True)
+
+    previous = _install(SCHEDULER_SIGNALS, interrupt)
+    try:
+        yield
+    finally:
+        _restore(previous)
 
 
 class StopOnInterrupt(Callback):
-    """Finishes the batch in hand after the first Ctrl-C or SIGTERM, saves, and raises `RunInterrupted`.
+    """Finishes the batch in hand after Ctrl-C or a scheduler's signal, saves, and raises `RunInterrupted`.
 
     Where gradients are accumulated it is the optimizer step that is finished. In a validation nothing is
-    saved: the run goes on from the last regular checkpoint. A second Ctrl-C interrupts at once.
+    saved: the run goes on from the last regular checkpoint. Where one of several processes gets the signal,
+    all of them stop. A second signal is waited out, but for Ctrl-C, which then interrupts at once.
 
     Args:
         checkpoint: where a training run is saved.
@@ -28,7 +61,7 @@ class StopOnInterrupt(Callback):
 
     def __init__(self, checkpoint: Path | str) -> None:
         self.checkpoint = Path(checkpoint)
-        self._is_interrupted = False
+        self._is_interrupted = self._by_scheduler = False
         self._previous: dict[signal.Signals, Any] = {}
 
     # Installed in `setup` they would be Lightning's "original" handlers, which it puts back at the very end.
@@ -55,11 +88,11 @@ class StopOnInterrupt(Callback):
         # a step is finished first; one that a validation follows cannot be gone on from (see `SaveLast`)
         if self._decided(trainer) and ends_step(trainer, batch_idx) and not validation_follows(trainer):
             trainer.save_checkpoint(self.checkpoint)
-            raise RunInterrupted
+            self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self._decided(trainer):
-            raise RunInterrupted
+            self._stop(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.on_validation_batch_end(trainer, pl_module)
@@ -68,21 +101,41 @@ class StopOnInterrupt(Callback):
         """Whether any process was interrupted."""
         return trainer.strategy.reduce_boolean_decision(self._is_interrupted, all=False)
 
+    def _stop(self, trainer: Trainer) -> NoReturn:
+        raise RunInterrupted(trainer.strategy.reduce_boolean_decision(self._by_scheduler, all=False))
+
     def _note(self, number: int, frame: Any) -> None:
-        if self._is_interrupted:
+        is_ctrl_c = number == signal.SIGINT
+        if self._is_interrupted and is_ctrl_c:
             raise KeyboardInterrupt
+        if not self._is_interrupted:
+            name = "" if is_ctrl_c else f"{signal.Signals(number).name}: "
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(
+                    f"\n{name}finishing the step in hand, then stopping; press Ctrl-C "
+                    f"{'again ' if is_ctrl_c else ''}to stop at once",
+                    file=sys.stderr,
+                )
         self._is_interrupted = True
-        print(
-            "\nfinishing the step in hand, then stopping; press Ctrl-C again to stop at once", file=sys.stderr
-        )
+        self._by_scheduler = self._by_scheduler or not is_ctrl_c
 
     def _install(self) -> None:
-        if self._previous or threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        if not self._previous:
+            self._previous = _install((signal.SIGINT, *SCHEDULER_SIGNALS), self._note)
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        _restore(self._previous)
+        self._previous = {}
+
+
+def _install(signals: Sequence[signal.Signals], handler: Any) -> dict[signal.Signals, Any]:
+    """Sets a handler, but for signals that are ignored; returns the previous ones."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heeded = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}
+
+
+def _restore(previous: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in previous.items():
+        signal.signal(number, handler)

@@ -1,11 +1,11 @@
 """A token view as an HTML page, and as Markdown for TensorBoard."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 
 from callbacks.attended_tokens import PassageView, Piece, QuestionView
 from callbacks.html_page import page
+from callbacks.markdown_text import plain
 
 _FULL_SHADE = 4.0
 """Times an even share of the attention, from which on the shade is full."""
@@ -115,8 +115,8 @@ def markdown(views: Sequence[QuestionView], num_top: int = 8) -> str:
 
 def _table(view: QuestionView, num_top: int) -> str:
     lines = [
-        f"**{_plain(view.question.text)}**",
-        f"answers: {_plain(' / '.join(view.question.answers))}",
+        f"**{plain(view.question.text)}**",
+        f"answers: {plain(' / '.join(view.question.answers))}",
     ]
     rows = ["| rank | holds an answer | p_ATTN | p_RETR | most attended in bold |", "|---|---|---|---|---|"]
     for rank, passage in enumerate(view.passages, start=1):
@@ -131,12 +131,6 @@ def _table(view: QuestionView, num_top: int) -> str:
 def _emphasized(piece: Piece, is_top: bool) -> str:
     bare = piece.text.strip()
     if not is_top or not bare:
-        return _plain(piece.text)
+        return plain(piece.text)
     space = " " if piece.text[0].isspace() else ""
-    return f"{space}<strong>{_plain(bare)}</strong>"  # asterisks within a word would not always do
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown, its tables and HTML leave as it is."""
-    flat = escape(re.sub(r"\s+", " ", text), quote=False)
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|])", r"\\\1", flat)
+    return f"{space}<strong>{plain(bare)}</strong>"  # asterisks within a word would not always do

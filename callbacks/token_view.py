@@ -18,16 +18,21 @@ class TokenView(EvaluationCallback):
     """Writes `step-N.html`, a copy as `latest.html`, and a plainer text for TensorBoard.
 
     The questions are the first that a validation reads, the same ones each time. Under DDP they are those of
-    the first process.
+    the first process. The first page and the newest ones are kept; a resumed run replaces those of its step
+    and later ones.
 
     Args:
         folder: of the pages.
         num_questions: questions shown.
+        num_pages: kept, at least 2.
     """
 
-    def __init__(self, folder: Path | str, num_questions: int = 3) -> None:
+    def __init__(self, folder: Path | str, num_questions: int = 3, num_pages: int = 20) -> None:
+        if num_pages < 2:
+            raise ValueError(f"num_pages={num_pages} must be at least 2, the first and the newest")
         self.folder = Path(folder)
         self.num_questions = num_questions
+        self.num_pages = num_pages
         self._views: list[QuestionView] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,6 +54,16 @@ class TokenView(EvaluationCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in (f"step-{trainer.global_step}.html", "latest.html"):
             write_whole(self.folder / name, page)
+        self._prune(trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("token_view", markdown(self._views), trainer.global_step)
+
+    def _prune(self, step: int) -> None:
+        pages = {int(path.stem.removeprefix("step-")): path for path in self.folder.glob("step-*.html")}
+        steps = sorted(pages)
+        past = [one for one in steps if one <= step]
+        kept = {past[0], *past[1:][-(self.num_pages - 1) :]}
+        for one in steps:
+            if one not in kept:
+                pages[one].unlink()

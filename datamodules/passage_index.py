@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
 EXACT = "Flat"
 """FAISS's name of the index that misses nothing."""
 _ROWS_A_CHUNK = 65536
+_MOST_CELLS = 2**22
+"""Four times what FAISS's guide advises for a billion vectors."""
+_MOST_BITS = 16
+_ANY_DIM = 64
+"""Dimensions that a factory string is tried with."""
 _META_FILE = "meta.json"
 _MEND = "delete it and build the index again"
 
@@ -48,6 +54,33 @@ class _Meta:
     factory: str
     faiss_version: str
     file: str
+
+
+def check_factory(factory: str) -> None:
+    """Refuses text that names no kind of index, before passages are encoded for one.
+
+    Whether the kind fits the dimensions of the embeddings shows once there are some (`PassageIndex.build`).
+
+    Raises:
+        ValueError: FAISS does not know it, or it asks for more cells or centroids than an index can have.
+    """
+    if factory == EXACT:
+        return
+    numbers = [int(number) for number in re.findall(r"\d+", factory)]
+    bits = [int(number) for number in re.findall(r"x(\d+)", factory)]
+    if max(numbers, default=0) > _MOST_CELLS or max(bits, default=0) > _MOST_BITS:
+        raise ValueError(
+            f"{factory!r} asks for more than {_MOST_CELLS:,} cells, or codes of more than {_MOST_BITS} bits"
+        )
+    try:
+        faiss.index_factory(_ANY_DIM, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        if "could not parse" in str(error):
+            raise ValueError(
+                f"{factory!r} is no index that FAISS knows; write such as {EXACT} (exact), IVF4096,Flat or "
+                "IVF4096,PQ64"
+            ) from error
+        # it knows the kind, for embeddings of other dimensions
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from datamodules.answer_matching import dpr_tokens
 from datamodules.batches import Question
 from datamodules.choices import Choice
 from datamodules.errors import DataError
-from datamodules.text_files import existing_file, format_suffix, json_objects, numbered_lines
+from datamodules.text_files import existing_file, format_suffix, json_objects, numbered_lines, parse_json
 
 # Where a question stands ("nq.jsonl, line 3"), for messages, and the question.
 _Placed = tuple[str, Question]
@@ -139,6 +139,8 @@ def _format_of(path: Path) -> QuestionFormat:
 def _is_jsonl_record(line: str) -> bool:
     try:
         return "Data" not in json.loads(line)
+    except RecursionError:  # reading it will say so
+        return True
     except ValueError:
         # A line that ends inside a question's object is a broken line, not a TriviaQA file.
         return '"question"' in line
@@ -220,10 +222,7 @@ def _read_triviaqa(path: Path) -> Iterator[_Placed]:
 
 def _triviaqa_records(path: Path) -> list[dict[str, Any]]:
     text = "\n".join(line for _, line in numbered_lines(path))
-    try:
-        release = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: broken JSON ({error}); is the file whole?") from error
+    release = parse_json(text, str(path), "is the file whole?")
     records = release.get("Data") if isinstance(release, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(

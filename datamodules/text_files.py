@@ -71,12 +71,7 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: broken JSON ({error}); every line must be one whole JSON object"
-            ) from error
+        value = parse_json(line, f"{path}, line {number}", "every line must be one whole JSON object")
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}, line {number}: a JSON {type(value).__name__}; every line must be one JSON object"
@@ -84,6 +79,25 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if "\\u" in line:
             _refuse_lone_surrogates(value, f"{path}, line {number}")
         yield number, value
+
+
+def parse_json(text: str, where: str, way_out: str) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: the JSON.
+        where: it stands, for the message: a file, and the line of it.
+        way_out: the end of the message.
+
+    Raises:
+        DataError: it is no JSON, or one that is nested too deep to be read.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where}: broken JSON ({error}); {way_out}") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON that is nested too deep to be read; {way_out}") from error
 
 
 def _decompressed(file: io.BufferedReader) -> io.BufferedReader:

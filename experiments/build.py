@@ -342,6 +342,7 @@ def build_module(
             objective=objective,
             retrieval_temperature=config.objective.retrieval_temperature,
             in_batch=config.objective.in_batch,
+            auto_batch=config.trainer.auto_batch and trains(config),
             max_new_tokens=config.reader.max_new_tokens,
             token_embeddings=evaluation.token_embeddings,
             attention_normalization=evaluation.attention_normalization,

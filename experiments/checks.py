@@ -3,10 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, assert_never, get_args
+from typing import assert_never
 
 from callbacks.decisions import Action
 from callbacks.read_start_candidates import START_CANDIDATES
@@ -15,16 +15,8 @@ from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
-from experiments.config import (
-    FSDP,
-    SETTING,
-    ConfigError,
-    ExperimentConfig,
-    Setting,
-    all_fields,
-    naming,
-    trains,
-)
+from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
+from experiments.each_setting import check_each_setting
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
@@ -58,85 +50,16 @@ def check_settings(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: names the key and what it may be.
     """
-    for key, item in all_fields():
-        if SETTING in item.metadata:
-            _check_setting(key, item, value_of(config, key))
+    check_each_setting(config)
     _check_objective(config)
     _check_rooms(config)
     _check_examples(config)
     _check_switches(config)
     _check_reader_training(config)
     _check_sharding(config)
+    check_auto_batch(config)
     if config.stopping.enabled and trains(config):
         _check_stopping(config)
-
-
-def value_of(config: ExperimentConfig, key: str) -> Any:
-    """The value of a key such as `trainer.max_steps`."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-# ---- each setting by itself ----
-
-
-def _check_setting(key: str, item: Field[Any], value: Any) -> None:
-    """Its choices, bounds and form."""
-    if value is None:  # where the type does not say so, loading has refused it
-        return
-    setting: Setting = item.metadata[SETTING]
-    if setting.choices is not None:
-        known = setting.choices()
-        if value not in known:
-            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
-    if not _is_within(setting, value):
-        or_null = ", or null" if type(None) in get_args(item.type) else ""
-        raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
-    if setting.parse is not None:
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str):  # OmegaConf lets mappings into lists of text
-                raise ConfigError(f"{key}: {text} must be text")
-            try:
-                setting.parse(text)
-            except ValueError as error:
-                raise ConfigError(f"{key}: {error}") from error
-
-
-def _is_within(setting: Setting, value: Any) -> bool:
-    """Whether a number, or each of a list of at least one number, is finite and within bounds."""
-    if isinstance(value, list):
-        return not setting.is_bounded or (len(value) > 0 and all(_is_within(setting, item) for item in value))
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return (
-        (setting.at_least is None or value >= setting.at_least)
-        and (setting.above is None or value > setting.above)
-        and (setting.at_most is None or value <= setting.at_most)
-        and (setting.below is None or value < setting.below)
-    )
-
-
-def _bounds(setting: Setting, value: Any) -> str:
-    """What a value may be, in words."""
-    if setting.at_least is not None and setting.at_most is not None:
-        text = f"between {setting.at_least} and {setting.at_most}"
-    elif setting.above is not None and setting.below is not None:
-        text = f"between {setting.above} and {setting.below}, both excluded"
-    else:
-        bounds = {
-            "at least": setting.at_least,
-            "above": setting.above,
-            "at most": setting.at_most,
-            "below": setting.below,
-        }
-        text = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
-    if isinstance(value, list):
-        return f"one or more numbers, each {text}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{text}, and finite" if text else "finite"
-    return text
 
 
 # ---- what relates several settings ----
@@ -344,6 +267,27 @@ def _check_sharding(config: ExperimentConfig) -> None:
             )
 
 
+def check_auto_batch(config: ExperimentConfig) -> None:
+    """Refuses to compute a batch in parts where its questions have to do with each other.
+
+    Raises:
+        ConfigError: says which settings do so.
+    """
+    if not config.trainer.auto_batch:
+        return
+    if config.objective.in_batch and trains(config):
+        raise ConfigError(
+            "trainer.auto_batch=true computes a batch in parts, but objective.in_batch=true compares all its "
+            "questions; set retriever.num_at_once (such as 16), which saves memory there, or "
+            "objective.in_batch=false"
+        )
+    if config.trainer.strategy == FSDP:
+        raise ConfigError(
+            "trainer.auto_batch=true computes a batch in parts, but trainer.strategy=fsdp has all processes "
+            "read together; set trainer.strategy=ddp, or a smaller data.batch_size with trainer.accumulate"
+        )
+
+
 def _check_examples(config: ExperimentConfig) -> None:
     """Solved examples are for decoder-only readers; what `auto` means is known when the reader is loaded."""
     reader = config.reader
@@ -475,7 +419,7 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
         is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
     except OSError as error:
         raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """What the command lines share: exit codes, and a terminal left to what the user asked for."""
 
+import errno
 import logging
 import os
 import sys
@@ -9,11 +10,30 @@ from collections.abc import Callable
 
 USER_ERROR = 2
 INTERRUPTED = 130
+FAILED = 1
+"""The numbers of a training broke."""
+REQUEUE = 75
+"""A scheduler's signal ended a run, which is to be started again: EX_TEMPFAIL of sysexits.h."""
 _WAIT_FOR_MAIN_PROCESS_S = 5.0
+_MAKE_ROOM = "make room on the disk, or set runs to a folder on another one"
+_ALLOW = "allow writing there, or set runs to a folder that can be written"
+_WAYS_OUT = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "the file may not become so large: raise the limit (ulimit -f), or use another disk",
+    errno.EROFS: _ALLOW,
+    errno.EACCES: _ALLOW,
+    errno.EIO: "the disk, or the terminal, has failed",
+}
+"""Errors of the system that a user can do something about."""
 
 
 def run_command(work: Callable[[], int]) -> int:
-    """Does the work of a command; returns its exit code, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Does the work of a command; returns its exit code.
+
+    That of `work`; 2 for a mistake of the user's, or a disk that is full or cannot be written; 130 for
+    Ctrl-C.
+    """
     try:
         return work()
     except ValueError as error:
@@ -25,9 +45,35 @@ def run_command(work: Callable[[], int]) -> int:
             time.sleep(_WAIT_FOR_MAIN_PROCESS_S)
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is None or os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):
+            raise
+        print(f"error: {trouble}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What is wrong with a disk, and the way out, where that is why something failed.
+
+    Libraries pass on the system's error as their own, or as its words alone.
+    """
+    while True:
+        if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+            where = f"{error.filename}: " if error.filename else ""
+            return f"{where}{os.strerror(error.errno)}; {_WAYS_OUT[error.errno]}"
+        for number, way_out in _WAYS_OUT.items():
+            if number != errno.EACCES and os.strerror(number).lower() in str(error).lower():
+                return f"{str(error).splitlines()[0][:300]}; {way_out}"
+        if "PytorchStreamWriter failed writing file" in str(error):
+            return f"a checkpoint cannot be written, probably for want of space; {_MAKE_ROOM}"
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return None
+        error = cause
 
 
 def _rank() -> int:

@@ -85,6 +85,20 @@ def parsed_by(owner: str) -> Callable[[str], object]:
     return lambda text: pkgutil.resolve_name(owner)(text)
 
 
+def parse_name(text: str) -> str:
+    """The name of an experiment, which is the folder of its runs within `runs`.
+
+    Raises:
+        ValueError: it could lead elsewhere.
+    """
+    if re.fullmatch(r"\w[\w.+-]{0,99}", text) is None:
+        raise ValueError(
+            f"{text!r} cannot be the name of a folder within runs; take up to 100 letters, digits, '_', '-', "
+            "'+' and '.', and begin with a letter, a digit or '_'"
+        )
+    return text
+
+
 @dataclass
 class DataConfig:
     """Questions and passages."""
@@ -324,6 +338,16 @@ class TrainerConfig:
 
     max_steps: int = setting(1000, "optimizer steps; 0 = nothing is trained", at_least=0)
     accumulate: int = setting(1, "batches an optimizer step", at_least=1)
+    auto_batch: bool = setting(
+        False,
+        "where a batch does not fit into the memory, compute it in halves, quarters, ..., to the same result",
+    )
+    max_skipped_in_a_row: int = setting(
+        10,
+        "steps that are skipped, since their loss or gradient is NaN or infinite, before the run ends",
+        at_least=0,
+        at_most=1000,
+    )
     gradient_clip: float | None = setting(1.0, "largest norm of the gradient; null = any", above=0)
     accelerator: str = setting("auto", "auto = the GPU where there is one", choices=lambda: ACCELERATORS)
     devices: int = setting(1, "how many of them, on each machine", at_least=1)
@@ -357,7 +381,9 @@ class IndexConfig:
         "measured below OVERLAP (0.9)",
         parse=parsed_by("callbacks.refresh_schedule:parse_refresh"),
     )
-    factory: str = setting("Flat", "FAISS factory string")
+    factory: str = setting(
+        "Flat", "FAISS factory string", parse=parsed_by("datamodules.passage_index:check_factory")
+    )
     gpu: bool | None = setting(
         None, "search on it; null = where there is one (and for all but Flat a FAISS that can use it)"
     )
@@ -461,7 +487,7 @@ class StoppingConfig:
 
 @dataclass
 class CollapseConfig:
-    """What ends a run as collapsed; NaN and infinity always do."""
+    """What ends a run as collapsed; numbers that break are `trainer.max_skipped_in_a_row`'s."""
 
     enabled: bool = setting(True, "look for a collapse")
     hit_rate_drop: float = setting(0.5, "relative to the start", at_least=0, at_most=1)
@@ -485,7 +511,7 @@ class InitConfig:
 class ExperimentConfig:
     """Everything a run depends on."""
 
-    name: str = setting("???", "of the experiment")
+    name: str = setting("???", "of the experiment", parse=parse_name)
     description: str = setting("", "a line for --list")
     scale: str = setting("embedded", "reports never mix the two", choices=lambda: SCALES)
     seed: int = setting(0, "of everything random", at_least=0, at_most=2**32 - 1)
@@ -582,6 +608,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         saved = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path.parent} is not a run: it holds no {path.name}") from error
+    _refuse_interpolations(saved, where=str(path))
     return _typed(
         _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
     )
@@ -612,7 +639,9 @@ def _merge(config: Any, layer: Any, where: str) -> Any:
 
 def _override(config: Any, overrides: Sequence[str]) -> Any:
     for override in overrides:
-        config = _merge(config, _parse_override(override), where=f"override {override!r}")
+        layer, where = _parse_override(override), f"override {override!r}"
+        _refuse_interpolations(layer, where)
+        config = _merge(config, layer, where)
     return config
 
 
@@ -627,6 +656,32 @@ def _parse_override(text: str) -> Any:
         return OmegaConf.from_dotlist([text])
     except Exception as error:  # the YAML parser's own errors are of many kinds
         raise ConfigError(f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_interpolations(layer: Any, where: str) -> None:
+    """OmegaConf's `${oc.env:NAME}` reads the environment, and what it says would be saved and shown.
+
+    The shipped files, which nobody sends, may refer to their own keys.
+    """
+    for text in _texts_in(OmegaConf.to_container(layer, resolve=False)):
+        if "${" in text:
+            raise ConfigError(
+                f"{where}: {text!r} refers to something else, which is not allowed: it could show what is in "
+                "the environment; write the value itself (a shell replaces ${NAME} within double quotes)"
+            )
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All text in nested lists and mappings, their keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _refuse_unknown_keys(layer: Any, where: str) -> None:

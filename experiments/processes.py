@@ -24,7 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 
-from experiments.command_line import INTERRUPTED, USER_ERROR
+from experiments.command_line import INTERRUPTED, REQUEUE, USER_ERROR
 from experiments.config import ConfigError, ExperimentConfig
 
 DOCS = "docs/many_machines.md"
@@ -226,7 +226,8 @@ class _Watch(threading.Thread):
     def _look_after_others(self) -> None:
         for number, process in enumerate(self._launcher.procs, start=2):
             code = process.poll()
-            if code and code != INTERRUPTED and not self.is_over:  # Ctrl-C ends all of them
+            # a signal ends all of them
+            if code and code not in (INTERRUPTED, REQUEUE) and not self.is_over:
                 self.end_others()
                 if code == USER_ERROR:  # it has said why
                     _end(code)

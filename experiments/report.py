@@ -42,6 +42,9 @@ def _report(places: Sequence[Path], out: Path) -> int:
     check_folder(out)
     runs = sort_runs(collect_runs(places))
     write_report(compose_report(runs), out)
+    for run, status in runs.statuses:
+        if run.is_unbelievable:
+            print(f"left out: {run.path}: {status}", file=sys.stderr)
     print(f"{count_runs(len(runs.statuses))}: {out / 'report.html'}, {out / 'report.md'}")
     return 0
 

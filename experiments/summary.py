@@ -10,6 +10,12 @@ from experiments.config import ExperimentConfig, trains
 from experiments.trainer import RunCallbacks
 from lightning_modules.metrics.measures import BM25
 
+COLLAPSE = "collapse"
+"""What `stopped` begins with after an alarm."""
+BROKEN = "broken"
+"""What `stopped` begins with where the numbers of the training broke: the run has failed."""
+FAILED = "failed"
+
 
 def make_summary(
     config: ExperimentConfig,
@@ -41,11 +47,12 @@ def make_summary(
         best_step = int(Path(callbacks.best.best_model_path).stem.split("step=")[1].split("-")[0])
     return {
         "name": config.name,
-        "status": "finished",
+        "status": FAILED if stopped.startswith(BROKEN) else "finished",
         "scale": config.scale,
         "seed": config.seed,
         "trained": trains(config),
         "stopped": stopped,
+        "skipped": [] if callbacks.skipping is None else callbacks.skipping.skipped,
         "decisions": _decisions(callbacks),
         "best_step": best_step,
         "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,

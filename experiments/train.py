@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import logging
+import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -13,6 +16,7 @@ import torch
 
 from callbacks.alarm_on_collapse import CollapseError
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
+from callbacks.skip_broken_batches import BrokenNumbersError
 from callbacks.stop_on_interrupt import RunInterrupted
 from callbacks.stop_on_thresholds import BOUND_TAG, did_you_mean
 from datamodules.batches import SolvedExample
@@ -33,7 +37,7 @@ from experiments.checks import check_overlap, monitors_of, read_baseline, thresh
 from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
-from experiments.summary import make_summary
+from experiments.summary import BROKEN, COLLAPSE, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
@@ -44,8 +48,6 @@ from lightning_modules.retrieval import RetrievalModule
 
 log = logging.getLogger(__name__)
 
-COLLAPSE = "collapse"
-"""What `stopped` begins with after an alarm."""
 _FRESHER = (
     "set index.refresh_before_validation=true, or index.refresh to steps at which validations are "
     "(trainer.validate_every_steps)"
@@ -121,6 +123,9 @@ def _measure_and_train(
     callbacks.predictions.path = run.predictions
     after = _test(config, module, datamodule, trainer)
     _export(config, run, module)
+    if is_main_process() and not stopped.startswith((COLLAPSE, BROKEN)):
+        # removed at the end of training, which a run that was killed after it does not come to again
+        run.last_good_checkpoint.unlink(missing_ok=True)
     return start["test"], after, stopped
 
 
@@ -273,16 +278,41 @@ def _fit(
         with (
             module.timer.part("training"),
             module.evaluating(generate=config.evaluation.generate_in_validation),
+            refusing_programs(checkpoint),
         ):
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except CollapseError as error:
+        return f"{COLLAPSE}: {error}"
+    except BrokenNumbersError as error:
+        return f"{BROKEN}: {error}".replace("max_in_a_row", "trainer.max_skipped_in_a_row")
     # a retriever that has diverged is also seen where its embeddings are searched for or indexed
-    except (CollapseError, UnusableEmbeddingsError) as error:
+    except UnusableEmbeddingsError as error:
         if callbacks.collapse is None:
             raise
-        return f"{COLLAPSE}: {error}"
+        return f"{BROKEN}: {error}"
     if callbacks.decided.reason is not None:
         return f"{callbacks.decided.reason}: {callbacks.decided.message}"
     return f"all {trainer.global_step} steps done"
+
+
+@contextmanager
+def refusing_programs(checkpoint: Path | str | None) -> Iterator[None]:
+    """Inside, a checkpoint that holds more than weights and numbers is refused in one line.
+
+    Raises:
+        ConfigError: what it would have called; nothing was.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        if checkpoint is None:
+            raise
+        found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
+        what = f"it asks for {found[1]}" if found else "it is damaged, or was written by something else"
+        raise ConfigError(
+            f"{checkpoint} is refused, and nothing of it was run: a checkpoint holds weights and numbers "
+            f"alone, and {what}; put back the file that the run wrote, or start a new run"
+        ) from error
 
 
 def _warn_of_stale_validations(config: ExperimentConfig) -> None:
@@ -327,7 +357,7 @@ def _load_best(
     Without a monitor, or a validation that it could be compared in, the last weights are the best ones: after
     a collapse those of the last validation that did not see it, or the start's.
     """
-    best, has_collapsed = callbacks.best, stopped.startswith(COLLAPSE)
+    best, has_collapsed = callbacks.best, stopped.startswith((COLLAPSE, BROKEN))
     checkpoint: str | Path | None = None
     if best is not None and best.best_model_path:
         score = best.best_model_score
@@ -342,7 +372,8 @@ def _load_best(
     if checkpoint is None:
         weights = _starting_weights(config, sources)
     else:
-        weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
+        with refusing_programs(checkpoint):
+            weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
     module.load_state_dict(weights, strict=False)
 
 

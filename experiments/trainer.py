@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
+from callbacks.curves import ContinueCurves, LogLearningRates
 from callbacks.dashboard import Dashboard
 from callbacks.decisions import Decisions
 from callbacks.log_indicators import LogIndicators
@@ -20,6 +21,7 @@ from callbacks.save_best import SaveBest
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
 from callbacks.save_validations import SaveValidations
+from callbacks.skip_broken_batches import SkipBrokenBatches
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from callbacks.stop_on_thresholds import StopOnThresholds
@@ -48,15 +50,18 @@ class RunCallbacks:
     decided: Decisions
     stopping: StopOnIndicators | None
     thresholds: StopOnThresholds | None
+    skipping: SkipBrokenBatches | None
     collapse: AlarmOnCollapse | None
     best: SaveBest | None
     last: SaveLast
     others: list[Callback]
 
     def all(self) -> list[Callback]:
-        # a collapse is seen before an index is made of it; the index is fresh before anything is measured
-        # but how stale it was, and all is measured before anything is decided: first by what knows noise
-        chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.on_part]
+        # broken numbers and a collapse are seen before an index is made of them; the index is fresh before
+        # anything is measured but how stale it was, and all is measured before anything is decided: first by
+        # what knows noise
+        chosen: list[Callback | None] = [self.skipping, self.collapse, self.staleness, self.index]
+        chosen += [self.on_part]
         chosen += [
             self.indicators,
             self.start_candidates,
@@ -120,8 +125,8 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             config.collapse.hit_rate_drop,
             config.collapse.effective_rank_ratio,
             config.collapse.duplicate_rise,
-            check_every_steps=trainer.log_every_steps,
         )
+    skipping = SkipBrokenBatches(trainer.max_skipped_in_a_row) if trains(config) else None
     others: list[Callback] = [
         Dashboard(
             monitors=monitors_of(config), thresholds=() if thresholds is None else thresholds.thresholds
@@ -136,7 +141,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if evaluation.token_view_questions:
         others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):
-        others.append(LearningRateMonitor("step"))
+        others += [ContinueCurves(run.curves), LogLearningRates()]
     if trainer.progress_bar:
         others.append(StepProgress())
     predictions = SavePredictions(run.predictions, indicators)
@@ -150,6 +155,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         decided,
         stopping,
         thresholds,
+        skipping,
         collapse,
         best,
         last,
@@ -205,7 +211,7 @@ def make_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_steps,
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        logger=_curves(run),
         callbacks=callbacks.all(),
         enable_progress_bar=False,  # `StepProgress` counts steps, not the batches of an epoch
         enable_model_summary=False,
@@ -215,3 +221,9 @@ def make_trainer(
         **trainer_hardware,
         **process_arguments(config),
     )
+
+
+def _curves(run: RunFolder) -> TensorBoardLogger:
+    """TensorBoard's event files; those of a start that was not measured to its end are forgotten."""
+    purge_step = None if run.start.is_file() else 0
+    return TensorBoardLogger(run.path, name="", version=run.curves.name, purge_step=purge_step)

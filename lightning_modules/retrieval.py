@@ -201,8 +201,6 @@ class RetrievalModule(AnsweringModule):
         return torch.tensor([self._bm25_ranks[question.id, among is None] for question in questions])
 
     def on_validation_epoch_end(self) -> None:
-        # Lightning would count the steps of a validation within training from 0, those of all else from 1
-        self.log("step", float(self.global_step))
         self.log_evaluation("validation")
 
     def on_test_epoch_end(self) -> None:
@@ -210,6 +208,9 @@ class RetrievalModule(AnsweringModule):
 
     def log_evaluation(self, stage: str) -> None:
         """Logs what an evaluation counted, and begins anew."""
+        # Lightning would count the steps of a validation within training from 0, those of all else from 1,
+        # and those of a run that is resumed at its end from 0 again
+        self.log("step", float(self.global_step))
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
         self.hit_rate.reset()

@@ -3,11 +3,11 @@
 import contextlib
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
@@ -26,6 +26,7 @@ from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Objective
 from lightning_modules.objectives.base import Cost, Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
+from lightning_modules.parts_of_batch import Losses, PartsOfBatch
 from lightning_modules.processes import gather, gather_rows, weight_of_share
 from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader, TokenEmbeddings
@@ -46,6 +47,24 @@ class AnswerChoice(Choice):
     """The first, as evaluations do: a frozen reader then reads each pair once."""
     CANONICAL = "canonical"
     """The one that the data single out (Atlas on TriviaQA)."""
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Questions of a training step, and which of them gave something that is not a number.
+
+    Attributes:
+        question_ids: of B questions.
+        is_nan: whether p_ATTN or p_RETR of each is not a number.
+    """
+
+    question_ids: list[str]
+    is_nan: Bool[Tensor, " batch"]
+
+    def broken_ids(self) -> list[str]:
+        """Of those that are not numbers; where the loss alone is none, of all of them."""
+        rows = zip(self.question_ids, self.is_nan.tolist(), strict=True)
+        return [question_id for question_id, is_nan in rows if is_nan] or self.question_ids
 
 
 class RetrieverReaderModule(RetrievalModule):
@@ -81,12 +100,17 @@ class RetrieverReaderModule(RetrievalModule):
         shard_reader: whether the processes of a run share the layers of a frozen decoder-only reader, each
             holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
+        auto_batch: whether a training batch that does not fit into the memory is computed in parts, with the
+            same result; in one process, or several that share no reader, and not with `in_batch`.
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
 
+    Attributes:
+        step_rows: of the latest training step, one for each part that it was computed in.
+
     Raises:
         ValueError: fewer passages than the objective needs, a reader that it cannot learn from, or one that
-            `read_once` cannot keep.
+            `read_once` cannot keep; a batch that cannot be computed in parts.
     """
 
     def __init__(
@@ -118,6 +142,7 @@ class RetrieverReaderModule(RetrievalModule):
         answer_choice: AnswerChoice | str = AnswerChoice.SAMPLED,
         shard_reader: bool = False,
         weight_decay: float = 0.0,
+        auto_batch: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -156,6 +181,13 @@ class RetrieverReaderModule(RetrievalModule):
             )
             if refusal is not None:
                 raise ValueError(f"shard_reader: {refusal}")
+        if auto_batch and (in_batch or shard_reader):
+            raise ValueError(
+                "auto_batch: a batch cannot be computed in parts where in_batch=True compares its questions, "
+                "or shard_reader=True has all processes read together; set auto_batch=False"
+            )
+        self.parts = PartsOfBatch() if auto_batch else None
+        self.step_rows: list[StepRows] = []
         self.shard_reader = shard_reader
         self._sharded_layers: ShardedLayers | None = None
         self.read_once = read_once
@@ -200,23 +232,36 @@ class RetrieverReaderModule(RetrievalModule):
     # ---- the step, in the order of the paper ----
 
     def training_step(self, questions: list[Question], batch_idx: int) -> Tensor:
-        """Retrieve -> read (answer attention) -> p_ATTN; encode with gradient -> p_RETR; KL."""
-        losses = {}
+        """Retrieve -> the losses, where the memory is short part by part."""
         with self.timer.part("retrieve"):
             batch = self._batch_of_step(questions, batch_idx)  # Q, D_n, A
+        self.step_rows = []
+        if self.parts is None:
+            losses = self._losses(batch)
+        else:
+            weights = [weight for weight in self.parameters() if weight.requires_grad]
+            losses = self.parts.losses(self._losses, batch, weights)
+        return self._log_losses(losses, len(questions))
+
+    def _losses(self, batch: Batch) -> Losses:
+        """Read (answer attention) -> p_ATTN; encode with gradient -> p_RETR; KL."""
+        losses = {}
         with self.timer.part("read"), self._passes_of_all():
             student = self.reader.read_answer(batch) if self.train_reader else None  # with gradient
             output = self._read(batch, student) if self.retriever_learns else None  # without
         with self.timer.part("encode"):
             log_p_retr = self.log_p_retr(batch, in_batch=self.in_batch)  # Eq. 2
             log_p_own = log_p_retr.log_softmax(dim=-1) if self.in_batch else log_p_retr
+        is_nan = log_p_own.isnan().any(dim=-1)
         if self.retriever_learns:
             with self.timer.part("teach"):
                 log_p_target = self.objective.log_p_target(output, log_p_own)  # Eq. 1
                 losses[self.objective.loss_name] = self.objective.loss(log_p_target, log_p_retr, output)  # KL
+            is_nan = is_nan | log_p_target.isnan().any(dim=-1)
         if student is not None:
             losses["reader_loss"] = self.reader.answer_loss(student, log_p_own)
-        return self._log_losses(losses, len(questions))
+        self.step_rows.append(StepRows([question.id for question in batch.questions], is_nan.detach()))
+        return losses
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Timed, since it takes longer than all else where the reader is frozen."""
@@ -317,6 +362,7 @@ class RetrieverReaderModule(RetrievalModule):
             )
         for part, seconds in self.timer.last_s.items():
             self.log(f"time/{part}_s", seconds, batch_size=batch_size)
+        self.log("step", float(self.global_step + 1), batch_size=batch_size)  # Lightning would count from 0
         return loss
 
     # ---- evaluation ----
@@ -436,6 +482,7 @@ class RetrieverReaderModule(RetrievalModule):
         }
         checkpoint["retriever_learns"] = self._retriever_learns
         checkpoint["fixed_candidates"] = self._fixed_candidates
+        checkpoint["questions_a_part"] = None if self.parts is None else self.parts.num_questions
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         held = checkpoint["state_dict"].keys()
@@ -444,6 +491,8 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
         self.retriever_learns = checkpoint["retriever_learns"]
         self._fixed_candidates = checkpoint["fixed_candidates"]
+        if self.parts is not None:
+            self.parts.num_questions = checkpoint.get("questions_a_part")
 
 
 def _why_not_sharded(

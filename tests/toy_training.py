@@ -69,6 +69,20 @@ def toy_module(folder: Path, **settings: Any) -> RetrieverReaderModule:
     return RetrieverReaderModule(retriever, reader, toy_knowledge_base(folder), **{**defaults, **settings})
 
 
+def break_question(module: RetrieverReaderModule, question_id: str) -> None:
+    """From now on p_RETR of a question is not a number in training, nor is its gradient."""
+    log_p_retr = module.log_p_retr
+
+    def broken(batch, in_batch=False):
+        found = log_p_retr(batch, in_batch)
+        if torch.is_grad_enabled():
+            factors = [torch.nan if question.id == question_id else 1.0 for question in batch.questions]
+            found = found * torch.tensor(factors)[:, None]
+        return found
+
+    module.log_p_retr = broken  # type: ignore[method-assign]
+
+
 def toy_trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> L.Trainer:
     defaults = {
         "max_steps": 4,

@@ -82,6 +82,11 @@ def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | No
     console.print(_metrics(summary))
     console.print(_times(summary["times_s"]))
     console.print(f"ended because: {summary['stopped']}", markup=False)
+    if summary.get("skipped"):
+        ids = list(dict.fromkeys(one for made in summary["skipped"] for one in made["questions"]))
+        shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+        steps = len(summary["skipped"])
+        console.print(f"steps skipped, their numbers being broken: {steps} (questions {shown})", markup=False)
     for decision in summary["decisions"]:
         console.print(f"decided at {describe_decision(decision)}", markup=False)
     if summary["best_step"] is not None:

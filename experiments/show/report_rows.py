@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.config import experiment_names, load_config
 from experiments.runs import LATEST
-from experiments.show.report_runs import DATASETS, SETTINGS, QuestionMetrics, Run, paper_steps
+from experiments.show.report_files import QuestionMetrics
+from experiments.show.report_runs import DATASETS, SETTINGS, Run, paper_steps
 from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
 from lightning_modules.metrics.measures import all_measures
 
@@ -22,6 +23,7 @@ _WITHOUT_EFFECT = {
     "seed",
     "runs",
     "data.root",
+    "trainer.auto_batch",
     "trainer.progress_bar",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",

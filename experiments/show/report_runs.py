@@ -1,9 +1,8 @@
 """What a report compares: runs, as their folders describe them, and the numbers of the paper."""
 
 import functools
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,26 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from datamodules.errors import DataError
 from experiments.config import ConfigError, ExperimentConfig, read_config
+from experiments.each_setting import check_each_setting
 from experiments.runs import RunFolder
+from experiments.show.report_files import (
+    ImplausibleError,
+    QuestionMetrics,
+    check_rows,
+    read_analysed,
+    read_summary,
+    read_tests,
+    read_validations,
+)
 
 SETTINGS = ("checkpoint", "offshelf", "step1", "step2", "atlas_large", "perplexity")
 DATASETS = ("nq", "triviaqa", "vital")
 
-TABLES = Path(__file__).parents[1] / "paper" / "tables.yaml"
+FINISHED = "finished"
+UNBELIEVABLE = "not to be believed"
 
-QuestionMetrics = dict[str, dict[str, float]]
-"""Metric -> question id -> value, where it is defined."""
+TABLES = Path(__file__).parents[1] / "paper" / "tables.yaml"
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Run:
     Attributes:
         path: the folder.
         config: what was asked for.
-        status: `finished`, `interrupted`, or `unfinished` where there is no summary yet.
+        status: `finished`, `interrupted`, `failed`, `unfinished` where there is no summary yet, or why its
+            files cannot be those of a run.
         summary: what `summary.json` holds.
         after: metrics of the final test, question by question; `analysis/instances.jsonl` goes before
             `predictions.jsonl` for the metrics that it has.
@@ -51,7 +60,12 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.status == "finished"
+        return self.status == FINISHED
+
+    @property
+    def is_unbelievable(self) -> bool:
+        """Whether its files cannot be those of a run."""
+        return self.status.startswith(UNBELIEVABLE)
 
     @property
     def setting(self) -> str:
@@ -98,75 +112,47 @@ def _read_run(path: Path) -> Run:
     folder = RunFolder(path)
     try:
         config = read_config(folder.config)
-    except YAMLError as error:
-        raise ConfigError(f"{folder.config} is no YAML: {str(error).splitlines()[0]}") from error
+        with _naming_file(folder.config):
+            check_each_setting(config)
+    except (YAMLError, RecursionError) as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"{folder.config} cannot be read: {said}; leave {path} out") from error
     if not folder.summary.is_file():
         return Run(path, config, "unfinished")
-    summary = _read_summary(folder.summary)
-    if summary["status"] != "finished":
-        return Run(path, config, str(summary["status"]), summary)
-    after, before = (_question_metrics(file) for file in (folder.predictions, folder.predictions_start))
-    instances = path / "analysis" / "instances.jsonl"
-    instances_start = path / "analysis" / "instances-start.jsonl"
-    analysed = _analysed_metrics(instances)
-    # both sides of a change come from the same kind of file: the two kinds may hold different questions
-    of_start = _analysed_metrics(instances_start) if analysed else {}
-    changes = _differences(after, before) | _differences(analysed, of_start)
-    validations = {line["step"]: line["metrics"] for line in _lines(folder.validations, "step", "metrics")}
-    return Run(path, config, "finished", summary, after | analysed, changes, validations, bool(analysed))
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
     try:
-        summary = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}; leave {path.parent} out, or run it again"
-        ) from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
-        raise DataError(f"{path} says no status; leave {path.parent} out, or run it again")
-    return summary
+        summary = read_summary(folder.summary)
+        if summary["status"] != FINISHED:
+            return Run(path, config, str(summary["status"]), summary)
+        return _read_finished(folder, config, summary)
+    except ImplausibleError as error:
+        return Run(path, config, f"{UNBELIEVABLE}, {error}")
 
 
-def _question_metrics(path: Path) -> QuestionMetrics:
-    """What `callbacks.save_predictions` wrote, of all processes."""
-    found: QuestionMetrics = {}
-    for file in (path, *sorted(path.parent.glob(f"{path.name}.rank*"))):
-        for record in _lines(file, "id"):
-            values = {name: record.get(name) for name in ("em", "f1")} | record.get("metrics", {})
-            if "first_hit_rank" in record and len(record["passages"]) >= 5:
-                rank = record["first_hit_rank"]
-                values["hr_at_5"] = float(rank is not None and rank < 5)
-            _add(found, record["id"], values)
-    return found
+@contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
-def _analysed_metrics(path: Path) -> QuestionMetrics:
-    found: QuestionMetrics = {}
-    for record in _lines(path, "id", "metrics"):
-        _add(found, record["id"], record["metrics"])
-    return found
-
-
-def _add(metrics: QuestionMetrics, question_id: str, values: Mapping[str, float | None]) -> None:
-    for name, value in values.items():
-        if value is not None and math.isfinite(value):
-            metrics.setdefault(name, {})[question_id] = float(value)
-
-
-def _lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; none where there is no file."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is no JSON: {error}") from error
-        missing = [key for key in keys if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise DataError(f"{path}, line {number} has no {missing[0]!r}")
-        yield record
+def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping[str, Any]) -> Run:
+    after, before = read_tests(folder.predictions, folder.predictions_start)
+    check_rows(folder.predictions, after, summary, "after")
+    check_rows(folder.predictions_start, before, summary, "before")
+    analysed = read_analysed(folder.path / "analysis" / "instances.jsonl")
+    # both sides of a change come from the same kind of file: the two kinds may hold different questions
+    of_start = read_analysed(folder.path / "analysis" / "instances-start.jsonl") if analysed else {}
+    return Run(
+        folder.path,
+        config,
+        FINISHED,
+        summary,
+        after | analysed,
+        changes=_differences(after, before) | _differences(analysed, of_start),
+        validations=read_validations(folder.validations, config.trainer.max_steps),
+        from_analysis=bool(analysed),
+    )
 
 
 def _differences(after: QuestionMetrics, before: QuestionMetrics) -> QuestionMetrics:

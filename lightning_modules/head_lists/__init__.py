@@ -82,7 +82,7 @@ def read_head_list(path: Path) -> HeadList:
         is_whole = bool(listed.heads) and listed.num_heads >= 1 and all(map(_PLACE.fullmatch, listed.heads))
     except OSError as error:
         raise ValueError(f"cannot read the list of heads {path} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise ValueError(f"{path} holds no list of heads; give a file that {_COMMAND} wrote")

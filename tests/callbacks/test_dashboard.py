@@ -3,17 +3,19 @@
 import re
 
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, TensorEvent
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from callbacks.dashboard import Dashboard, layout
+from callbacks.dashboard import Dashboard, _describe, layout
 from callbacks.refresh_index import RefreshIndex
 from callbacks.stop_on_indicators import MONITORS
 from callbacks.threshold import Threshold
-from datamodules.batches import Passage
+from datamodules.batches import Passage, Question
 from datamodules.passages import build_knowledge_base
 from experiments import run
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.measures import RETRIEVAL_HIT
 from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
@@ -103,6 +105,21 @@ def test_passages_are_shown_as_tables(validated):
             cells = row.replace("\\|", "").strip("|").split("|")
             assert len(cells) == 5, f"a bare pipe breaks the table: {row}"
         assert "\\|" in text
+
+
+@pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated")
+def test_what_is_shown_loads_nothing_and_links_to_nothing():
+    """As TensorBoard's own conversion shows it."""
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    evil = '![x](http://evil.org/x.png) <img src="http://evil.org/y.png"> [z](http://evil.org) `c`'
+    question = Question("q", evil, (evil,))
+    passages = [[Passage("p", evil, f"{evil} | {evil}")]]
+    evaluation = Evaluation([question], passages, torch.ones(1, 1, dtype=torch.bool), 1, predictions=[evil])
+    page = markdown_to_safe_html(_describe(evaluation, 0, 5))
+    assert "<table>" in page
+    assert not re.search("<(img|a|code)", page)
+    assert page.count("![x](http://evil.org/x.png)") >= 5, "in question, answer, prediction, title and text"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 import fcntl
 import logging
+import os
 import shutil
+import socket
+import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
@@ -316,6 +320,37 @@ def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
 
 
 # ---- matrices: as knowledge bases of more than 2 GiB have them ----
+
+
+def test_what_killed_runs_left_in_the_shared_folder_is_removed(tmp_path, caplog):
+    """What a running process writes stays, and what another machine or a run to be resumed may go on with."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host, old = socket.gethostname(), time.time() - 8 * 86400
+    stay = {f"partial-{host}-{os.getpid()}-0a": old, "partial-other-host-1-0b": time.time()}
+    stay |= {"00aa.partial": time.time(), "11bb.partial": old, "22cc": old}
+    go = {f"partial-{host}-{ended.pid}-0c": time.time(), "partial-other-host-1-0d": old, "33dd.partial": old}
+    for name, age in {**stay, **go}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows").touch()
+        os.utime(tmp_path / name / "rows", (age, age))
+        os.utime(tmp_path / name, (age, age))
+    caplog.set_level(logging.INFO)
+    with (tmp_path / "11bb.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a run that is encoding slowly
+        IndexBuilder(tmp_path / "own", tmp_path).prune_shared()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == stay.keys()
+    assert "33dd.partial, which a killed run has left behind a week ago, is removed" in caplog.text
+
+
+def test_the_end_of_a_run_leaves_no_half_built_index(tmp_path):
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    trainer, module = toy_trainer(tmp_path, [index], limit_test_batches=1), toy_module(tmp_path)
+    trainer.test(module, toy_datamodule(), verbose=False)
+    for name in ("00aa.partial", "00aa.embeddings"):
+        (tmp_path / "index" / name).mkdir()
+    trainer.test(module, toy_datamodule(), verbose=False)
+    assert [path.name for path in (tmp_path / "index").iterdir()] == [index._fingerprint[:16]]
 
 
 @pytest.fixture

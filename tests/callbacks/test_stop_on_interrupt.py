@@ -9,7 +9,12 @@ from lightning import Callback
 
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
-from callbacks.stop_on_interrupt import RunInterrupted, StopOnInterrupt
+from callbacks.stop_on_interrupt import (
+    SCHEDULER_SIGNALS,
+    RunInterrupted,
+    StopOnInterrupt,
+    interrupted_by_scheduler,
+)
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -44,20 +49,53 @@ def interrupted(folder, interrupt, error=RunInterrupted, stage="fit", **settings
     checkpoint = folder / "last.ckpt"
     index = RefreshIndex("-1", folder / "index", show_progress=False)
     trainer = toy_trainer(folder, [interrupt, index, StopOnInterrupt(checkpoint)], **settings)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.raises(error):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SCHEDULER_SIGNALS)}
+    with pytest.raises(error) as raised:
         getattr(trainer, stage)(toy_module(folder), toy_datamodule())
     after = {number: signal.getsignal(number) for number in before}
     assert after == before, "the handlers are back"
+    if error is RunInterrupted:
+        assert raised.value.by_scheduler == (interrupt.signals[0] != signal.SIGINT)
     return torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint.is_file() else None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *SCHEDULER_SIGNALS])
 def test_the_batch_is_finished_and_saved(tmp_path, number, capsys):
     interrupt = Interrupt("train", 1, number)
     assert interrupted(tmp_path, interrupt) == 2
     assert interrupt.finished == ["step 0", "step 1"]
-    assert "press Ctrl-C again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ("press Ctrl-C again" if number == signal.SIGINT else f"{number.name}: finishing the step") in said
+
+
+def test_a_scheduler_that_insists_is_waited_out(tmp_path):
+    interrupt = Interrupt("train", 1, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM)
+    assert interrupted(tmp_path, interrupt) == 2
+    assert interrupt.finished == ["step 0", "step 1"]
+
+
+def test_what_is_ignored_stays_so(tmp_path, monkeypatch):
+    """`nohup` ignores that the terminal closes."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt = Interrupt("train", 1, signal.SIGHUP)
+        with interrupted_by_scheduler():
+            index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+            toy_trainer(tmp_path, [interrupt, index, StopOnInterrupt(tmp_path / "last.ckpt")]).fit(
+                toy_module(tmp_path), toy_datamodule()
+            )
+        assert len(interrupt.finished) == 4
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", SCHEDULER_SIGNALS)
+def test_where_no_trainer_is_at_work_a_scheduler_interrupts_at_once(number):
+    before = signal.getsignal(number)
+    with pytest.raises(RunInterrupted) as raised, interrupted_by_scheduler():
+        signal.raise_signal(number)
+    assert raised.value.by_scheduler
+    assert signal.getsignal(number) is before
 
 
 def test_accumulated_gradients_are_not_lost(tmp_path):

@@ -50,6 +50,23 @@ def test_pages_of_the_same_questions(tmp_path):
     assert "<strong>" in texts[0].tensor_proto.string_val[0].decode()
 
 
+def test_the_first_and_the_newest_pages_are_kept(tmp_path):
+    """And none of a later step, which a run that was killed had come to."""
+    view = TokenView(tmp_path, num_pages=3)
+    for step in (0, 5, 10, 15, 20, 25, 100):
+        (tmp_path / f"step-{step}.html").touch()
+    (tmp_path / "latest.html").touch()
+    view._prune(20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest.html",
+        "step-0.html",
+        "step-15.html",
+        "step-20.html",
+    ]
+    with pytest.raises(ValueError, match="num_pages=1 must be at least 2"):
+        TokenView(tmp_path, num_pages=1)
+
+
 def test_nothing_read_nothing_written(tmp_path):
     callbacks = [RefreshIndex("-1", tmp_path / "index", show_progress=False), TokenView(tmp_path / "view")]
     trainer = toy_trainer(tmp_path, callbacks, limit_val_batches=1)

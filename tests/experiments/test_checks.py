@@ -9,6 +9,7 @@ import torch
 from experiments import build, checks
 from experiments.checks import check_config, doubts_about, monitors_of, thresholds_of
 from experiments.config import SETTING, ConfigError, ExperimentConfig, all_fields, load_config
+from experiments.each_setting import value_of
 from lightning_modules.loading import ModelError
 
 FIELDS = {key: item for key, item in all_fields() if SETTING in item.metadata}
@@ -17,6 +18,8 @@ CHOICES = {
 }
 NUMBERS = [key for key, item in FIELDS.items() if {int, float} & {item.type, *typing.get_args(item.type)}]
 UNBOUNDED = {"stopping.target"}
+WHOLE = [key for key in NUMBERS if int in {FIELDS[key].type, *typing.get_args(FIELDS[key].type)}]
+TEXTS = [key for key, item in FIELDS.items() if {str, list[str]} & {item.type, *typing.get_args(item.type)}]
 NEEDED = {"fsdp": ["trainer.devices=2", "trainer.accelerator=cpu"]}
 OF_TRAINED_READER = {"reader.lora_rank"}
 READER = ("start_candidates/indicator1/spearman_p90", "start_candidates/teacher/auc")
@@ -36,7 +39,7 @@ def as_override(key, value) -> str:
 
 
 def test_the_defaults_pass():
-    check_config(ExperimentConfig())
+    check_config(ExperimentConfig(name="defaults"))
 
 
 # ---- choices and bounds ----
@@ -132,6 +135,56 @@ def test_numbers_are_within_bounds(key):
             check(as_override(key, value))
 
 
+@pytest.mark.parametrize("key", WHOLE)
+def test_whole_numbers_can_be_counted(key):
+    with pytest.raises(ConfigError, match=rf"^{key}=.* must be .*(between|and) \d+"):
+        check(as_override(key, 10**30))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_number_is_not_text(key):
+    with pytest.raises(ConfigError, match=key):
+        check(as_override(key, "many"))
+
+
+@pytest.mark.parametrize("key", TEXTS)
+@pytest.mark.parametrize("broken", ["a\nb", "a\0b", "a\x1b[31mb", "a\u2028b", "a\udcffb"])
+def test_text_is_one_printable_line(key, broken):
+    """In a folder's name, a table of the report or the terminal it would do something else."""
+    config = load_config("quickstart")
+    section, _, name = key.rpartition(".")
+    is_list = list[str] in {FIELDS[key].type, *typing.get_args(FIELDS[key].type)}
+    setattr(value_of(config, section) if section else config, name, [broken] if is_list else broken)
+    with pytest.raises(ConfigError, match=f"^{key}"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "..", ".", "", "/x", "a/b", "-x", ".x", "x" * 101, "a b", "a*", "[a]", "~", "a\\b"]
+)
+def test_a_name_is_that_of_a_folder_within_runs(name):
+    config = load_config("quickstart")
+    config.name = name
+    with pytest.raises(ConfigError, match=r"^name: .* cannot be the name of a folder within runs"):
+        check_config(config)
+    for known in ("step1_nq", "my.run-2+b", "Größe"):
+        config.name = known
+        check_config(config)
+
+
+@pytest.mark.parametrize("factory", ["Flatt", "IVF4,", "PQ", "../x", "IVF1000000000,Flat", "PQ8x24", ""])
+def test_an_index_that_faiss_does_not_know(factory):
+    with pytest.raises(ConfigError, match=r"^index\.factory: "):
+        check(f"index.factory='{factory}'")
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "IVF4,Flat", "IVF4096,PQ64", "PQ48", "HNSW32", "OPQ16,IVF64,PQ16"]
+)
+def test_an_index_that_faiss_knows(factory):
+    check(f"index.factory='{factory}'")
+
+
 @pytest.mark.parametrize(
     "key",
     sorted(
@@ -148,6 +201,9 @@ def test_bounds_themselves_are_allowed_where_they_say_so(key):
     ("override", "message"),
     [
         ("trainer.max_steps=-1", "trainer.max_steps=-1 must be at least 0"),
+        ("trainer.max_steps=10000000000", "trainer.max_steps=10000000000 must be between 0 and 2147483647"),
+        ("stopping.target=nan", "stopping.target=nan must be finite, or null"),
+        ("seed=-1", "seed=-1 must be between 0 and 4294967295"),
         ("trainer.gradient_clip=0", "trainer.gradient_clip=0.0 must be above 0, or null"),
         ("retriever.dropout=1.5", "retriever.dropout=1.5 must be between 0 and 1, or null"),
         (
@@ -223,6 +279,15 @@ def test_prompts_have_room_for_the_text_of_a_passage(overrides, smallest):
 )
 def test_a_part_is_measured_by_itself_where_nothing_is_trained(name, untrained):
     check(f"evaluation.{name}=true", *untrained)
+
+
+def test_a_batch_in_parts_compares_nothing_between_them():
+    with pytest.raises(ConfigError, match=r"set retriever\.num_at_once .* or objective\.in_batch=false"):
+        check("trainer.auto_batch=true", "objective.in_batch=true")
+    check("trainer.auto_batch=true", "objective.in_batch=false")
+    check("trainer.auto_batch=true", "objective.in_batch=true", "trainer.max_steps=0")
+    with pytest.raises(ConfigError, match=r"set trainer\.strategy=ddp"):
+        check("trainer.auto_batch=true", "objective.in_batch=false", "trainer.strategy=fsdp", *NEEDED["fsdp"])
 
 
 def test_objectives_are_asked_what_they_need():

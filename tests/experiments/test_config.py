@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import build
-from experiments.checks import check_config, value_of
+from experiments.checks import check_config
 from experiments.config import (
     CONFIGS,
     SETTING,
@@ -25,6 +25,7 @@ from experiments.config import (
     to_yaml,
     trains,
 )
+from experiments.each_setting import value_of
 from experiments.runs import create_run
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,7 @@ def test_layers_and_overrides_in_order():
         ("trainer.max_steps", "is not of the form key=value, such as trainer.max_steps=8"),
         ("=3", "is not of the form key=value"),
         ("trainer.max_steps=[1", "cannot be parsed"),
-        ("seed=${nowhere}", "seed: Interpolation key 'nowhere' not found"),
+        ("seed=${nowhere}", "refers to something else, which is not allowed"),
     ],
 )
 def test_wrong_overrides_are_named(override, message):
@@ -229,3 +230,44 @@ def test_errors_of_the_library_name_the_settings(message, named):
             raise ConfigError(message)
         message = str(error.value)
         assert named in message
+
+
+# ---- what is in the environment stays there ----
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "description=${oc.env:SECRET_TOKEN}",
+        "description='key: ${oc.env:SECRET_TOKEN,none}'",
+        "description=\\${oc.env:SECRET_TOKEN}",
+        "stopping.monitors=[a, '${oc.env:SECRET_TOKEN}']",
+        "data={train: '${oc.env:SECRET_TOKEN}'}",
+        "data=${reader}",
+        "seed=${trainer.max_steps}",
+        "scale=${oc.decode:embedded}",
+    ],
+)
+def test_overrides_refer_to_nothing_else(override, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    with pytest.raises(ConfigError, match="refers to something else, which is not allowed") as error:
+        load_config("quickstart", [override])
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scale: ${oc.env:SECRET_TOKEN}",
+        "stopping: {thresholds: ['${oc.env:SECRET_TOKEN}']}",
+        "data: ${reader}",
+    ],
+)
+def test_saved_configurations_refer_to_nothing_else(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(ConfigError, match="refers to something else, which is not allowed") as error:
+        read_config(path)
+    assert str(path) in str(error.value)
+    assert "hunter2" not in str(error.value)

@@ -375,7 +375,121 @@ def test_a_broken_line(runs, tmp_path, capsys):
     [folder] = runs.glob("offshelf_nq/*")
     with (folder / "predictions.jsonl").open("a") as file:
         file.write('{"question": "cut')
-    assert "predictions.jsonl, line 7 is no JSON" in refuse(capsys, folder, "--out", tmp_path / "out")
+    assert "predictions.jsonl, line 7: broken JSON" in refuse(capsys, folder, "--out", tmp_path / "out")
+
+
+NESTED = "[" * 20_000 + "]" * 20_000
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("summary.json", "summary.json: JSON that is nested too deep"),
+        ("predictions.jsonl", "predictions.jsonl, line 1: JSON that is nested too deep"),
+        ("validations.jsonl", "validations.jsonl, line 1: JSON that is nested too deep"),
+        ("config.yaml", "config.yaml cannot be read"),
+    ],
+)
+def test_what_is_nested_too_deep_is_named(runs, tmp_path, capsys, file, named):
+    [folder] = runs.glob("offshelf_nq/*")
+    (folder / file).write_text(NESTED)
+    assert named in refuse(capsys, folder, "--out", tmp_path / "out")
+
+
+def row_changed(**changes):
+    """The second row of a file with other values."""
+
+    def change(folder, name="predictions.jsonl"):
+        rows = lines(folder / name)
+        rows[1] |= changes
+        write_lines(folder / name, rows)
+
+    return change
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def one_row_less(folder):
+    write_lines(folder / "predictions.jsonl", lines(folder / "predictions.jsonl")[1:])
+
+
+def one_row_twice(folder):
+    rows = lines(folder / "predictions.jsonl")
+    write_lines(folder / "predictions.jsonl", [*rows, rows[0]])
+
+
+def summary_changed(**changes):
+    def change(folder):
+        path = folder / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def step_changed(step):
+    return lambda folder: row_changed(step=step)(folder, "validations.jsonl")
+
+
+DECISION = {"step": 2, "action": "stop", "metric": "m", "baseline": 0.5, "change": -0.1, "low": -1, "high": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (one_row_twice, 'predictions.jsonl, line 7: question "q7" for the second time'),
+        (one_row_less, "holds other questions than"),
+        (row_changed(f1=1e9), 'line 2: "f1" is 1000000000.0, which is not from 0 to 1'),
+        (row_changed(f1="1"), 'line 2: "f1" is "1", which is no number'),
+        (row_changed(f1=[1]), 'line 2: "f1" is [1], which is no number'),
+        (row_changed(f1=float("nan")), 'line 2: "f1" is NaN'),
+        (row_changed(f1=10**400), 'line 2: "f1" is a number of many digits'),
+        (row_changed(f1=True), "which is no number"),
+        (row_changed(id=7), "line 2: the id 7 is no text"),
+        (row_changed(id=None), "line 2: the id null is no text"),
+        (row_changed(first_hit_rank=1e300), "first_hit_rank and passages do not fit"),
+        (row_changed(first_hit_rank=-1), "first_hit_rank and passages do not fit"),
+        (row_changed(passages=5), "first_hit_rank and passages do not fit"),
+        (row_changed(metrics=[]), "line 2: metrics: a JSON list where names"),
+        (row_changed(metrics={SPEARMAN: 1e300}), "which is not from -1e+06 to 1e+06"),
+        (step_changed(1e300), "validations.jsonl, line 2: step 1e+300, of a run of 4 steps"),
+        (step_changed(10**30), "of a run of 4 steps"),
+        (step_changed("2"), "of a run of 4 steps"),
+        (step_changed(0), "of a run of 4 steps, after [0]"),
+        (step_changed(-1), "of a run of 4 steps"),
+        (summary_changed(stopped=[]), "summary.json: stopped is no text"),
+        (summary_changed(started_from="x"), "started_from: a JSON str"),
+        (summary_changed(decisions={}), "decisions are no list"),
+        (summary_changed(decisions=[{}]), "a decision without step"),
+        (summary_changed(decisions=[{**DECISION, "low": "x"}]), "which is no number"),
+        (summary_changed(decisions=[{**DECISION, "rule": "m >= 1"}]), "a decision without value"),
+        (summary_changed(bm25={"bm25/hr_at_5": {"after": 7}}), "which is not from 0 to 1"),
+        (summary_changed(hr_at_5=[]), "hr_at_5: a JSON list"),
+        (summary_changed(hr_at_5={"before": 0.0, "after": 1.0}), "the mean of hr_at_5 over its 6 questions"),
+    ],
+)
+def test_a_run_that_cannot_be_is_named_and_left_out(runs, change, named):
+    """The others are reported as ever."""
+    for other in (runs / "offshelf_nq", runs / "checkpoint_vital"):
+        shutil.rmtree(other)
+    first, second = sorted((runs / "offshelf_vital").iterdir())
+    change(first)
+    found = sort_runs(collect_runs([runs]))
+    [status] = [status for run, status in found.statuses if run.path == first]
+    assert status.startswith("does not count: not to be believed, ")
+    assert named in status
+    assert len(status) < 250
+    [entry] = [entry for entry in found.entries if entry.is_measured]
+    assert [run.path for run in entry.runs] == [second]
+
+
+def test_what_is_left_out_is_said(runs, tmp_path, capsys):
+    [folder] = runs.glob("offshelf_nq/*")
+    one_row_twice(folder)
+    assert report.main([str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert f"left out: {folder}: does not count: not to be believed, predictions" in capsys.readouterr().err
+    assert "not to be believed" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_folder_of_other_files_is_left_alone(toy_runs, tmp_path, capsys):

@@ -83,6 +83,9 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
             ["--exp", "quickstart", "reader.attention_heads=1.2", "objective.name=pdist"],
             "objective.name=pdist looks at no attention",
         ),
+        (["--exp", "quickstart", "name=../../x"], "'../../x' cannot be the name of a folder within runs"),
+        (["--exp", "quickstart", 'name="a\\nb"'], "name='a\\nb' holds a line break or another control char"),
+        (["--exp", "quickstart", "description=${oc.env:PATH}"], "'${oc.env:PATH}' refers to something else"),
         (["--exp", "quickstart", "trainer.accelerator=tpu"], "choose one of: auto, cpu, gpu"),
         (["--exp", "quickstart", "retriever.rerank_from=19"], "rerank_from=19 must be at least 20"),
         (
@@ -305,6 +308,22 @@ def test_runs_that_cannot_be_resumed(capsys, tmp_path, monkeypatch, finished_run
     monkeypatch.chdir(tmp_path)  # whose runs/ holds a finished run only
     arguments = [argument.format(run=finished_run.path) for argument in arguments]
     assert message.format(run=finished_run.path) in refused(capsys, arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed: ${oc.env:HOME}", "'${oc.env:HOME}' refers to something else"),
+        ("stopping: {target: .nan}", "stopping.target=nan must be finite, or null"),
+        ("name: ../../x", "name: '../../x' cannot be the name of a folder"),
+    ],
+)
+def test_a_saved_configuration_is_checked_before_it_is_gone_on_with(
+    capsys, tmp_path, settings, setting, message
+):
+    made = create_run(load_config("quickstart", as_overrides(settings)))
+    made.config.write_text("name: x\n" * ("name" not in setting) + f"{setting}\n")
+    assert message in refused(capsys, ["--resume", str(made.path)])
 
 
 def test_resume_takes_the_newest_unfinished_run(tmp_path, settings, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,15 +15,17 @@ from lightning import Callback
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.stop_on_interrupt import SCHEDULER_SIGNALS
 from datamodules.passages import KnowledgeBase
 from experiments import build as build_module
 from experiments import run, train
-from experiments.command_line import USER_ERROR
+from experiments.command_line import FAILED, REQUEUE, USER_ERROR
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
 from experiments.show.report_runs import collect_runs
 from experiments.show.report_tables import make_run_table
 from experiments.trainer import RunCallbacks
+from lightning_modules import RetrieverReaderModule
 from lightning_modules.loading import load_causal_lm, load_encoder
 from tests.tiny_models import save_tiny_models, toy_questions
 from tests.toy_files import as_overrides, toy_settings
@@ -35,10 +38,10 @@ def settings(tmp_path):
     return toy_settings(tmp_path)
 
 
-def start(settings, experiment="quickstart", **changes) -> RunFolder:
+def start(settings, experiment="quickstart", code=0, **changes) -> RunFolder:
     """Runs an experiment to its end."""
     changed = {**settings, **{key.replace("__", "."): value for key, value in changes.items()}}
-    assert run.main(["--exp", experiment, *as_overrides(changed)]) == 0
+    assert run.main(["--exp", experiment, *as_overrides(changed)]) == code
     return newest(settings, experiment)
 
 
@@ -72,6 +75,17 @@ def scalars(made: RunFolder, tag: str) -> dict[int, float]:
     events = EventAccumulator(str(made.path / "tensorboard"))
     events.Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def logged_steps(made: RunFolder) -> dict[str, list[int]]:
+    """The steps of all scalars and texts that TensorBoard shows, by their tags; without the timings."""
+    events = EventAccumulator(str(made.path / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    names = [tag for tag in tags["scalars"] if not tag.startswith("time/")]
+    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in names}
+    texts = {tag: [event.step for event in events.Tensors(tag)] for tag in tags["tensors"] if "/text" in tag}
+    return scalars | texts
 
 
 # ---- what a run leaves behind ----
@@ -560,10 +574,12 @@ def test_a_killed_run_measures_on_the_passages_of_its_start(settings, monkeypatc
 
 @pytest.mark.parametrize("monitor", ["validation/hr_at_5", "null"])
 @pytest.mark.parametrize("rate", [3.0, 1e30], ids=["embeddings", "numbers"])
-def test_a_collapsed_retriever_is_not_exported(settings, monitor, rate):
+def test_a_collapsed_retriever_is_not_exported(settings, monitor, rate, capsys):
     """A learning rate that sends all embeddings to one point, and one that breaks the numbers."""
+    is_broken = rate > 3
     made = start(
         settings,
+        code=FAILED if is_broken else 0,
         trainer__max_steps=8,
         training__retriever_lr=rate,
         training__retriever_warmup_steps=0,
@@ -572,8 +588,9 @@ def test_a_collapsed_retriever_is_not_exported(settings, monitor, rate):
         trainer__log_every_steps=6,
     )
     found = summary(made)
-    assert found["status"] == "finished"
-    assert found["stopped"].startswith("collapse: ")
+    assert found["status"] == ("failed" if is_broken else "finished")
+    assert found["stopped"].startswith("broken: " if is_broken else "collapse: ")
+    assert (f"error: {found['stopped']}" in capsys.readouterr().err) == is_broken
     assert found["hr_at_5"] == {"before": found["hr_at_5"]["before"], "after": found["hr_at_5"]["before"]}
     assert are_equal(weights(made.retriever), weights(Path(settings["retriever.name"])))
     if made.last_checkpoint.exists():
@@ -596,14 +613,42 @@ def test_after_a_collapse_the_last_good_weights_are_exported(settings, monkeypat
     """Good until the validation at step 4, broken at step 5."""
     all_callbacks = RunCallbacks.all
     monkeypatch.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), BreakAt(5)])
-    made = start(settings, trainer__max_steps=8, evaluation__monitor="null")
-    assert summary(made)["stopped"].startswith("collapse: ")
+    made = start(settings, trainer__max_steps=8, evaluation__monitor="null", code=FAILED)
+    assert summary(made)["stopped"].startswith("broken: weights are NaN or infinite after step 5; asked last")
     good = torch.load(made.last_good_checkpoint, weights_only=True)
     assert good["global_step"] == 4
     exported = weights(made.retriever)
     expected = {name: good["state_dict"][f"retriever.query_encoder.{name}"] for name in exported}
     assert are_equal(exported, expected)
     assert not are_equal(exported, weights(Path(settings["retriever.name"])))
+
+
+@pytest.mark.parametrize(("most", "code"), [(1, 0), (0, FAILED)])
+def test_a_question_that_breaks_is_skipped_named_and_counted(settings, monkeypatch, capsys, most, code):
+    log_p_retr = RetrieverReaderModule.log_p_retr
+
+    def broken(self, batch, in_batch=False):
+        found = log_p_retr(self, batch, in_batch)
+        if self.trainer.training:
+            factors = [torch.nan if question.id == "q7" else 1.0 for question in batch.questions]
+            found = found * torch.tensor(factors)[:, None]
+        return found
+
+    monkeypatch.setattr(RetrieverReaderModule, "log_p_retr", broken)
+    made = start(settings, code=code, trainer__max_steps=6, trainer__max_skipped_in_a_row=most)
+    found = summary(made)
+    [skipped] = found["skipped"]
+    assert skipped["questions"] == ["q7"]
+    shown = capsys.readouterr()
+    assert "steps skipped, their numbers being broken: 1 (questions q7)" in shown.out
+    if code:
+        assert found["status"] == "failed"
+        said = f"in 1 steps in a row, up to step {skipped['step']}, and trainer.max_skipped_in_a_row=0"
+        assert found["stopped"] == f"broken: the loss or gradient was NaN or infinite {said}; questions: q7"
+        assert f"error: {found['stopped']}" in shown.err
+        assert made.retriever.is_dir()
+    else:
+        assert (found["status"], found["stopped"]) == ("finished", "all 6 steps done")
 
 
 class BreakAt(Callback):
@@ -673,10 +718,18 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole, monkeypatch, hook, step
     made = start_and_kill(settings, monkeypatch, hook, step, **INTERRUPTED)
     assert not made.summary.exists()
     assert made.last_checkpoint.exists() == (step > 0)
+    made.last_good_checkpoint.parent.mkdir(exist_ok=True)
+    made.last_good_checkpoint.touch()
     resume(made)
     assert_same(made, reference)
     expected = {path.name for path in reference.checkpoints.iterdir()}
     assert {path.name for path in made.checkpoints.iterdir()} >= expected
+    assert not made.last_good_checkpoint.exists()
+    curves = logged_steps(made)
+    assert curves == logged_steps(reference), "every point once, at its step"
+    assert curves["train/kl"] == curves["lr-AdamW"] == list(range(1, 10))
+    assert curves["validation/hr_at_5"] == [0, 2, 4, 6, 8]
+    assert curves["test/hr_at_5"] == [0, 9]
 
 
 def test_accumulation_and_both_models(settings, monkeypatch):
@@ -729,6 +782,118 @@ def test_a_real_signal(whole, tmp_path, number):
         assert not made.summary.exists()
     resume(made)
     assert_same(made, reference)
+
+
+class Send(Callback):
+    """A signal to this very process, in the middle of a training step."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    def on_train_batch_start(self, trainer, *_args) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(self.number)
+
+
+def start_with(callback, settings, monkeypatch, code, **changes) -> RunFolder:
+    all_callbacks = RunCallbacks.all
+    with monkeypatch.context() as patched:
+        patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), callback])
+        return start(settings, code=code, **changes)
+
+
+@pytest.mark.parametrize("number", SCHEDULER_SIGNALS)
+def test_a_schedulers_signal_asks_for_the_run_to_be_started_again(whole, monkeypatch, capsys, number):
+    settings, reference = whole
+    made = start_with(Send(number, 2), settings, monkeypatch, REQUEUE, **INTERRUPTED)
+    assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 3, "the step in hand"
+    assert summary(made)["status"] == "interrupted"
+    assert f"go on with: python -m experiments.run --resume {made.path}" in capsys.readouterr().err
+    if number == signal.SIGUSR1:
+        assert_same(resume(made), reference)
+
+
+def test_a_scheduler_is_heeded_while_models_are_loaded(settings, monkeypatch):
+    monkeypatch.setattr(train, "build", lambda *_args: signal.raise_signal(signal.SIGTERM))
+    assert run.main(["--exp", "quickstart", *as_overrides(settings)]) == REQUEUE
+
+
+class FillDisk(Callback):
+    """From a step on no file may become as large as a checkpoint, as if there were no room."""
+
+    limit = 100_000
+
+    def on_train_batch_start(self, trainer, *_args) -> None:
+        if trainer.global_step == 2:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, hard))
+
+
+def test_a_disk_without_room_ends_with_one_message_and_the_run_goes_on_later(whole, monkeypatch, capsys):
+    settings, reference = whole
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        made = start_with(FillDisk(), settings, monkeypatch, USER_ERROR, **INTERRUPTED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    errors = capsys.readouterr().err
+    [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "File too large" in line
+    assert line.endswith(f"then go on with: python -m experiments.run --resume {made.path}")
+    assert "Traceback" not in errors
+    assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
+    assert_same(resume(made), reference)
+
+
+class Malicious:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_malicious_checkpoint_is_refused_unexecuted(settings, monkeypatch, tmp_path, capsys):
+    made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 1)
+    torch.save({"state_dict": Malicious(f"touch {tmp_path / 'owned'}")}, made.last_checkpoint)
+    capsys.readouterr()
+    assert run.main(["--resume", str(made.path)]) == USER_ERROR
+    errors = capsys.readouterr().err
+    [line] = errors.strip().splitlines()
+    assert line.startswith(f"error: {made.last_checkpoint} is refused, and nothing of it was run: ")
+    assert "asks for" in line
+    assert "system" in line
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_gpu_that_is_too_small_says_what_to_set(settings, monkeypatch, capsys):
+    """Simulated: passes of more than one question have no room. The run goes on with halves of a batch."""
+    reference = start(settings)
+    losses = RetrieverReaderModule._losses
+
+    def short(self, batch):
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+        return losses(self, batch)
+
+    monkeypatch.setattr(RetrieverReaderModule, "_losses", short)
+    capsys.readouterr()
+    made = start(settings, code=USER_ERROR)
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(
+        "error: the GPU is out of memory (CUDA out of memory. Tried to allocate 2.00 GiB); "
+    )
+    for way in (
+        "trainer.auto_batch=true",
+        "retriever.num_at_once=16",
+        "data.batch_size=1 trainer.accumulate=2",
+    ):
+        assert way in line
+    assert f"--resume {made.path} trainer.auto_batch=true" in line
+    assert run.main(["--resume", str(made.path), "trainer.auto_batch=true"]) == 0
+    trained, expected = weights(made.retriever), weights(reference.retriever)
+    assert all(torch.allclose(trained[name], expected[name], atol=1e-5) for name in expected)
+    assert read_config(made.config).trainer.auto_batch
 
 
 SLOW_RUN = """

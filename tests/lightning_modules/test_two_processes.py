@@ -20,6 +20,7 @@ from callbacks.read_start_candidates import ReadStartCandidates
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
+from callbacks.skip_broken_batches import SkipBrokenBatches
 from callbacks.stop_on_interrupt import StopOnInterrupt
 from datamodules.bm25 import BM25Index
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
@@ -28,7 +29,14 @@ from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
 from lightning_modules.sharded_index import ShardedIndex
 from tests.tiny_models import tiny_reader, toy_knowledge_base, toy_questions
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.toy_training import (
+    LIGHTNING_ADVICE,
+    break_question,
+    run_script,
+    toy_datamodule,
+    toy_module,
+    toy_trainer,
+)
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
@@ -99,7 +107,8 @@ class Losses(Callback):
         self.logged: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        losses = {name: float(v) for name, v in trainer.callback_metrics.items() if "loss" in name}
+        # not a number: -1
+        losses = {k: float(v.nan_to_num(-1.0)) for k, v in trainer.callback_metrics.items() if "loss" in k}
         self.logged.append(losses)
         if trainer.global_step == self.dies_at:
             raise KilledError
@@ -119,6 +128,8 @@ TRAININGS = {
         "batch_size": 3,
     },
     "an index that two share": {"index": AS_MATRIX, "batch_size": 2},
+    "a question that breaks": {"breaks": "q3", "batch_size": 2, "train_reader": True},
+    "both models, a batch in parts": {"auto_batch": True, "batch_size": 2, "train_reader": True},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
@@ -140,9 +151,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
     data = toy_datamodule(train=questions, validation=toy_questions()[:5], batch_size=batch_size)
     of_index = {"show_progress": False, **settings.pop("index", {})}
     losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", **of_index)
+    skipping, breaks = SkipBrokenBatches(), settings.pop("breaks", None)
     trainer = toy_trainer(
         folder,
-        [index, LogIndicators((50, 90)), losses],
+        [skipping, index, LogIndicators((50, 90)), losses],
         limit_val_batches=1.0,
         accumulate_grad_batches=settings.pop("accumulate", 1),
         gradient_clip_val=1.0,
@@ -151,6 +163,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
     (folder / f"process{trainer.global_rank}").mkdir(exist_ok=True, parents=True)
     settings["reader"] = tiny_reader(settings.get("reader", "concatenated"))
     module = toy_module(folder / f"process{trainer.global_rank}", **settings)
+    if breaks is not None:
+        break_question(module, breaks)
+    if module.parts is not None:  # as if no more had fitted
+        module.parts.num_questions = 1
     trainer.fit(module, data)
     trainer.validate(module, data, verbose=False)
     validated = {key: float(value) for key, value in trainer.callback_metrics.items() if value == value}
@@ -161,7 +177,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
         shared = [weight for weight in module.reader.parameters() if isinstance(weight, DTensor)]
         held = sum(weight.to_local().numel() for weight in shared)
         assert 0 < held <= 0.6 * sum(weight.numel() for weight in shared), "each holds its part"
-    return {"losses": losses.logged, "validation": validated, "scores": scores.tolist()}
+    assert bool(skipping.skipped) == (breaks is not None)
+    assert all(made["questions"] == [breaks] for made in skipping.skipped)
+    found = {"losses": losses.logged, "validation": validated, "scores": scores.tolist()}
+    return {**found, "skipped": skipping.skipped}
 
 
 def several(processes: int) -> dict:
@@ -307,6 +326,7 @@ def test_two_processes_train_as_one_does(tmp_path, of_two, name):
     for expected, found in zip(one["losses"], two["losses"], strict=True):
         assert found == close_to(expected)
     assert one["losses"][0] != close_to(one["losses"][-1]), "it learns"
+    assert two["skipped"] == one["skipped"]
     assert two["validation"] == close_to(one["validation"])
     for expected, found in zip(one["scores"], two["scores"], strict=True):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)

@@ -1,0 +1,68 @@
+"""What a disk does to a command: one message with the way out, whichever library was told of it."""
+
+import errno
+import os
+import resource
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from experiments.command_line import USER_ERROR, disk_trouble, run_command
+
+
+def wrapped(cause: BaseException) -> RuntimeError:
+    try:
+        try:
+            raise cause
+        except BaseException as error:
+            raise RuntimeError("a library's own words") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG])
+def test_the_systems_errors_have_a_way_out(number, capsys):
+    error = OSError(number, os.strerror(number), "/runs/last.ckpt")
+
+    def work() -> int:
+        raise wrapped(error)
+
+    assert run_command(work) == USER_ERROR
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: /runs/last.ckpt: {os.strerror(number)}; ")
+    assert "set runs to a folder" in line or "another disk" in line
+
+
+def test_words_alone_are_understood():
+    trouble = disk_trouble(RuntimeError("Error in write: 28 != 100 (No space left on device)\nat fileio.cc"))
+    assert trouble is not None
+    assert trouble.startswith("Error in write: 28 != 100 (No space left on device); make room")
+
+
+def test_other_errors_are_not_of_the_disk():
+    assert disk_trouble(wrapped(KeyError("x"))) is None
+    with pytest.raises(RuntimeError, match="a library's own words"):
+        run_command(lambda: (_ for _ in ()).throw(wrapped(FileNotFoundError(errno.ENOENT, "no", "x"))))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "faiss"])
+def test_libraries_that_find_no_room_are_understood(tmp_path, kind):
+    """The system refuses a file that becomes too large, as it does on a full disk."""
+    rows = np.zeros((5000, 16), dtype=np.float32)
+    index = faiss.IndexFlatIP(16)
+    index.add(rows)
+    write = {
+        "numpy": lambda path: rows.tofile(path),
+        "torch": lambda path: torch.save(torch.from_numpy(rows), path),
+        "faiss": lambda path: faiss.write_index(index, path),
+    }[kind]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises((OSError, RuntimeError)) as raised:
+            write(str(tmp_path / "file"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert disk_trouble(raised.value) is not None

@@ -1,0 +1,92 @@
+"""A batch in parts learns what the whole one does; memory that is short is simulated by the models."""
+
+import logging
+
+import pytest
+import torch
+
+from callbacks.refresh_index import RefreshIndex
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
+
+pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
+
+
+def short_of_memory(module, fits: int, backward: bool = False) -> list[int]:
+    """Makes passes of more than so many questions run out of memory; returns the sizes that were tried."""
+    tried: list[int] = []
+    encode_queries = module.retriever.encode_queries
+
+    def refuse(count: int) -> None:
+        if count > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    def encode(texts):
+        embeddings = encode_queries(texts)
+        if torch.is_grad_enabled():
+            tried.append(len(texts))
+            if backward:
+                embeddings.register_hook(lambda gradient: refuse(len(gradient)))
+            else:
+                refuse(len(texts))
+        return embeddings
+
+    module.retriever.encode_queries = encode
+    return tried
+
+
+def train(folder, fits=None, backward=False, **settings):
+    """The weights after three steps of four questions each, the losses, and the module."""
+    module = toy_module(folder, auto_batch=fits is not None, **settings)
+    tried = [] if fits is None else short_of_memory(module, fits, backward)
+    index = RefreshIndex("-1", folder / "index", show_progress=False)
+    trainer = toy_trainer(folder, [index], max_steps=3, gradient_clip_val=1.0)
+    trainer.fit(module, toy_datamodule(batch_size=4))
+    trained = torch.cat([weight.detach().flatten() for weight in module.parameters()])
+    losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
+    return trained, {name: value for name, value in losses.items() if "time" not in name}, tried
+
+
+@pytest.mark.parametrize(
+    ("settings", "backward"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"train_reader": True}, True),
+        ({"objective": "emdr2"}, False),
+        ({"objective": "pdist", "constants": "atlas"}, False),
+        ({"train_retriever": False, "train_reader": True}, None),
+    ],
+)
+def test_parts_learn_what_the_batch_does(tmp_path, caplog, settings, backward):
+    caplog.set_level(logging.WARNING)
+    whole, expected, _ = train(tmp_path, **settings)
+    parts, losses, tried = train(
+        tmp_path, fits=2 if backward is not None else 4, backward=bool(backward), **settings
+    )
+    assert losses == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-5)
+    start = torch.cat([weight.detach().flatten() for weight in toy_module(tmp_path, **settings).parameters()])
+    assert float((whole - start).abs().max()) > 1e-3, "it learns"
+    if backward is not None:
+        assert tried == [4, 2, 2, 2, 2, 2, 2], "found once, and kept"
+        assert caplog.text.count("a batch of 4 questions is computed in parts of 2") == 1
+
+
+def test_a_single_question_that_does_not_fit_is_an_error(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        train(tmp_path, fits=0)
+
+
+def test_what_fits_is_in_the_checkpoint(tmp_path):
+    module, again = (toy_module(tmp_path, auto_batch=True) for _ in range(2))
+    module.parts.num_questions = 3
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    again.on_load_checkpoint(checkpoint)
+    assert again.parts.num_questions == 3
+
+
+@pytest.mark.parametrize("name", ["in_batch", "shard_reader"])
+def test_batches_that_cannot_be_computed_in_parts(tmp_path, name):
+    with pytest.raises(ValueError, match="auto_batch: a batch cannot be computed in parts"):
+        toy_module(tmp_path, auto_batch=True, **{name: True})
