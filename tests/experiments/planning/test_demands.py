@@ -80,6 +80,14 @@ def test_parts_of_a_reader(tmp_path):
     assert made_twice < kept / 2
 
 
+def test_an_exact_index_that_several_gpus_share(tmp_path):
+    several = ["trainer.devices=2", "trainer.num_nodes=2"]
+    gpu = parts(demands_of(setup_of("step2_nq", tmp_path, *several))[2])
+    assert gpu["index"] == (MATRIX / 4, MATRIX / 4)
+    whole = setup_of("step2_nq", tmp_path, *several, "index.factory=IVF16384,PQ64", "index.gpu=true")
+    assert parts(demands_of(whole)[2])["index"][0] == WIKIPEDIA * (64 + 8)
+
+
 def test_an_index_that_is_searched_elsewhere(tmp_path):
     assert "index" not in parts(demands_of(setup_of("step2_nq", tmp_path, "index.gpu=false"))[2])
     approximate = setup_of("step2_nq", tmp_path, "index.factory=IVF16384,PQ64")

@@ -67,6 +67,22 @@ def test_hours_follow_from_the_work():
     assert all(slow[group] > whole[group] for group in whole if group != "loading")
 
 
+def test_several_processes_search_a_share_each():
+    """A search takes a share of the time, and evaluations, whose questions are dealt out, make fewer."""
+
+    def seconds(num_devices: int, *overrides: str) -> dict[str, float]:
+        devices = f"trainer.devices={num_devices}"
+        machine = named_machine("a100-80gb", 128, None, num_devices)
+        times = make_plan(load_config("step2_nq", [devices, *overrides]), machine).times
+        return {part.group: part.seconds for part in times if "search" in part.name}
+
+    one, four = seconds(1), seconds(4)
+    assert four["training"] == pytest.approx(one["training"] / 4)
+    assert one["testing"] / 16 < four["testing"] < one["testing"] / 4
+    approximate = "index.factory=IVF16384,PQ64"
+    assert seconds(4, approximate)["training"] == seconds(1, approximate)["training"]
+
+
 def test_what_makes_it_fit(capsys):
     text = shown(capsys, "--exp", "step2_nq", "--gpu", "rtx3090-24gb", "--memory", "64", "--disk", "400")
     assert "It does not fit: memory of each GPU" in text
@@ -130,7 +146,7 @@ def test_calibration_measures_a_small_copy_and_leaves_nothing(capsys, finished):
     assert "measured on this machine" in " ".join(text.split())
     assert {*finished.path.parents[2].rglob("*")} == before
     assert "the run ended because: all 4 steps done" in text
-    [total] = (line for line in text.splitlines() if line.startswith("all "))
+    [total] = (line for line in text.splitlines() if line.split()[:1] == ["all"])
     planned, measured = (float(number) for number in re.findall(r"(\d+) s", total))
     assert abs(measured - json.loads(finished.summary.read_text())["times_s"]["total"]) <= 0.5
     assert 0 < planned < 10 * measured
