@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -26,6 +27,10 @@ _WAYS_OUT = {
     errno.EIO: "the disk, or the terminal, has failed",
 }
 """Errors of the system that a user can do something about."""
+# what torch, in two places, and NumPy make of them
+_WRITTEN_IN_PART = re.compile(
+    r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|\d+ requested and \d+ written"
+)
 
 
 def run_command(work: Callable[[], int]) -> int:
@@ -68,8 +73,8 @@ def disk_trouble(error: BaseException) -> str | None:
         for number, way_out in _WAYS_OUT.items():
             if number != errno.EACCES and os.strerror(number).lower() in str(error).lower():
                 return f"{str(error).splitlines()[0][:300]}; {way_out}"
-        if "PytorchStreamWriter failed writing file" in str(error):
-            return f"a checkpoint cannot be written, probably for want of space; {_MAKE_ROOM}"
+        if _WRITTEN_IN_PART.search(str(error)):
+            return f"a file could not be written whole, probably for want of space; {_MAKE_ROOM}"
         cause = error.__cause__ or error.__context__
         if cause is None:
             return None
