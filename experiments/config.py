@@ -187,7 +187,23 @@ class RetrieverConfig:
         "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, or "embedded"'
     )
     num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
-    normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
+    normalize: bool | None = setting(
+        None,
+        "embeddings of length 1, so that s is their cosine; null = as a model of sentence-transformers says, "
+        "false for any other",
+    )
+    pooling: str | None = setting(
+        None,
+        "what of the hidden states an embedding is; null = as a model of sentence-transformers says, mean "
+        "for any other",
+        choices=names_in("lightning_modules.pooling:Pooling"),
+    )
+    query_prompt: str | None = setting(
+        None,
+        "what each query begins with, such as 'query: ' for E5; null = as a model of sentence-transformers "
+        "says, nothing for any other",
+    )
+    passage_prompt: str | None = setting(None, "what each passage begins with; likewise")
     tied: bool = setting(True, "one encoder for queries and passages")
     train_passage_encoder: bool = setting(True, "false = query-side fine-tuning, of two encoders")
     dropout: float | None = setting(None, "null = as the model says", at_least=0, at_most=1)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from datamodules.batches import Batch, in_batches
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import ModelError, load_cross_encoder
+from lightning_modules.retriever import passage_text
 
 
 class Reranker(nn.Module):
@@ -62,7 +63,7 @@ class Reranker(nn.Module):
             num_at_once: passages in one pass.
         """
         pairs = [
-            (question.text, f"{passage.title} {passage.text}".strip())
+            (question.text, passage_text(passage))
             for question, found in zip(batch.questions, batch.passages, strict=True)
             for passage in found
         ]
