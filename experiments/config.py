@@ -278,6 +278,11 @@ class ObjectiveConfig:
     name: str = setting(
         "adist", "what the retriever learns from", choices=names_in("lightning_modules.objectives:OBJECTIVES")
     )
+    scores_from: str | None = setting(
+        None,
+        "train on the scores in this file, of experiments.score or anybody's, in place of a reader's; null = "
+        "on what objective.name makes of the reader",
+    )
     passage_score: str = setting(
         "sum",
         "of its tokens' scores, for adist; mean and first favour short passages",
@@ -523,8 +528,13 @@ class ExperimentConfig:
 def reads_train_questions(config: ExperimentConfig) -> bool:
     """Whether a run needs the training questions: to train, to show or ask some, or to cut the same slice."""
     calibrates = config.objective.calibration.reference == "unrelated"
-    shows_them = config.reader.num_examples > 0 and not config.evaluation.retrieve_only
+    shows_them = config.reader.num_examples > 0 and has_reader(config)
     return trains(config) or config.data.max_passages is not None or calibrates or shows_them
+
+
+def has_reader(config: ExperimentConfig) -> bool:
+    """Whether a run has a reader: to measure it, to train it or to learn from it."""
+    return not config.evaluation.retrieve_only and config.objective.scores_from is None
 
 
 def trains(config: ExperimentConfig) -> bool:

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from datamodules.batches import Batch, in_batches
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.loading import ModelError, load_cross_encoder
-from lightning_modules.retriever import passage_text
 
 
 class Reranker(nn.Module):
@@ -63,7 +62,7 @@ class Reranker(nn.Module):
             num_at_once: passages in one pass.
         """
         pairs = [
-            (question.text, passage_text(passage))
+            (question.text, passage.full_text)
             for question, found in zip(batch.questions, batch.passages, strict=True)
             for passage in found
         ]

@@ -162,7 +162,7 @@ class Retriever(nn.Module):
     def tokenize_passages(self, passages: Sequence[Passage]) -> BatchEncoding:
         """The first half of `encode_passages`, which needs no device."""
         prompt = self.embedding.passage_prompt
-        texts = [f"{prompt}{passage_text(passage)}" for passage in passages]
+        texts = [f"{prompt}{passage.full_text}" for passage in passages]
         return self._tokenize(texts, self.max_passage_tokens)
 
     def embed_passages(self, tokens: BatchEncoding) -> Float[Tensor, "batch dim"]:
@@ -219,8 +219,3 @@ class Retriever(nn.Module):
         hidden = encoder(**inputs).last_hidden_state
         embeddings = pool(hidden.float(), inputs["attention_mask"].bool(), self.embedding.pooling)
         return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings
-
-
-def passage_text(passage: Passage) -> str:
-    """What of a passage is embedded, beside a prompt: "title text"."""
-    return f"{passage.title} {passage.text}".strip()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.batches import Batch
+from datamodules.batches import Batch, Passage, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
 from lightning_modules.readers.base import Reader
@@ -127,6 +127,8 @@ class Objective(ABC, Generic[OutputT]):
     """Whether it is told which passages are positive: a limit, which nothing can be compared with."""
     takes_others: ClassVar[bool] = True
     """Whether p_RETR may be over the passages of other questions too (`in_batch`)."""
+    brings_passages: ClassVar[bool] = False
+    """Whether it says itself which passages a step is about (`passages_of`)."""
     uses_attention: ClassVar[bool] = False
     """Whether attention teaches, and so whose (`attention_heads`)."""
 
@@ -147,6 +149,10 @@ class Objective(ABC, Generic[OutputT]):
     def unfit(self, reader: Reader) -> str | None:
         """Why it cannot learn from a reader as that is shown the passages, and what can be; None = it can."""
         return None
+
+    def passages_of(self, question: Question) -> Sequence[Passage]:
+        """The passages that it teaches about, of which a step takes K, where it `brings_passages`."""
+        raise NotImplementedError
 
     # ---- the passes ----
 
