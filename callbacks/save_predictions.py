@@ -1,6 +1,7 @@
 """Keeps what the latest test gave for each question."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
+from datamodules.errors import DataError
 from datamodules.text_files import write_whole
+from datamodules.trec import qrels_lines, run_lines
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
+
+log = logging.getLogger(__name__)
 
 
 class SavePredictions(EvaluationCallback):
@@ -21,6 +26,10 @@ class SavePredictions(EvaluationCallback):
     an answer, null = none does), `passages` (ids, best first) and `holds_answer`; where an answer was
     generated `prediction`, `em` and `f1`; where the question was read `metrics`, such as
     `{"indicator1/spearman_p90": 0.2, "teacher/auc": null}` (null = undefined).
+
+    The retrieved passages also go to files for TREC's tools, `predictions.run.trec` and
+    `predictions.qrels.trec` beside `predictions.jsonl`: relevant is what holds an answer, judged what was
+    retrieved. Where an id cannot stand in them they are left out, with a warning.
 
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
@@ -63,6 +72,30 @@ class SavePredictions(EvaluationCallback):
         path = self.path.with_name(self.path.name + rank)
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
         write_whole(path, "".join(lines))
+        self._write_trec(rank)
+
+    def _write_trec(self, rank: str) -> None:
+        found = {
+            record["id"]: dict(zip(record["passages"], record["holds_answer"], strict=True))
+            for record in self._records
+        }
+        try:
+            run = [
+                line
+                for of, judged in found.items()
+                for line in run_lines(of, list(judged), [1 / place for place in range(1, len(judged) + 1)])
+            ]
+            qrels = list(
+                qrels_lines(
+                    {of: {id: int(hit) for id, hit in judged.items()} for of, judged in found.items()}
+                )
+            )
+        except DataError as error:
+            log.warning("warning: no TREC files of the test: %s", error)
+            return
+        for kind, lines in (("run", run), ("qrels", qrels)):
+            path = self.path.with_suffix(f".{kind}.trec{rank}")
+            write_whole(path, "".join(f"{line}\n" for line in lines))
 
     def _metrics_of_questions(self) -> dict[str, dict[str, float | None]]:
         found = self.indicators.latest_questions

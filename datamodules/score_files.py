@@ -12,17 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from datamodules.batches import Passage, Question
 from datamodules.choices import Choice
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
-from datamodules.text_files import existing_file, format_suffix, json_objects, numbered_lines, write_whole
-
-RUN_TAG = "attention-distillation"
-"""Last column of TREC runs."""
+from datamodules.records import is_parquet, numbered_records
+from datamodules.text_files import existing_file, write_whole
+from datamodules.trec import is_run, read_run, run_lines
 
 
 class ScoreFormat(Choice):
@@ -84,7 +80,7 @@ class _Row:
     question_id: str
     text: str | None
     passages: Sequence[Passage | str]
-    scores: Sequence[float]
+    scores: Sequence[Any]
 
 
 # ---- writing ----
@@ -175,29 +171,6 @@ def _trec_lines(scored: ScoredQuestion) -> Iterator[str]:
     yield from run_lines(scored.question.id, ids, scored.scores)
 
 
-def run_lines(
-    question_id: str, passage_ids: Sequence[str], scores: Sequence[float], tag: str = RUN_TAG
-) -> Iterator[str]:
-    """The lines of a TREC run for a question, best first.
-
-    Raises:
-        DataError: an id is empty or holds white space, which separates columns.
-    """
-    for rank, (passage_id, score) in enumerate(zip(passage_ids, scores, strict=True), start=1):
-        yield f"{trec_id(question_id)} Q0 {trec_id(passage_id)} {rank} {score:.6f} {tag}"
-
-
-def trec_id(id: str) -> str:
-    """An id as it stands in TREC files.
-
-    Raises:
-        DataError: it is empty or holds white space.
-    """
-    if len(id.split()) != 1 or id != id.strip():
-        raise DataError(f"the id {id!r} cannot stand in a TREC file; give ids without white space")
-    return id
-
-
 def _json(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False)
 
@@ -220,7 +193,7 @@ def read_scores(
             or passage.
     """
     path = existing_file(path, "score file")
-    rows = list(_run_rows(path) if _is_run(path) else _json_rows(path))
+    rows = list(_run_rows(path) if not is_parquet(path) and is_run(path) else _json_rows(path))
     if not rows:
         raise DataError(f"{path}: no scores in the whole file; give a file with at least one question")
     wanted = [passage for _, row in rows for passage in row.passages if isinstance(passage, str)]
@@ -234,16 +207,6 @@ def read_scores(
             question = replace(question, id=f"{question.id}+")
         scored[question.id] = ScoredQuestion(question, passages, _checked(row, where))
     return list(scored.values())
-
-
-def read_run(path: Path | str) -> dict[str, list[str]]:
-    """The passages of each question in a TREC run, best first, by id.
-
-    Raises:
-        DataError: no such file, or a broken line.
-    """
-    rows = _run_rows(existing_file(path, "TREC run"))
-    return {row.question_id: [str(passage) for passage in row.passages] for _, row in rows}
 
 
 def _question_of(row: _Row, known: Mapping[str, Question], where: str) -> Question:
@@ -271,7 +234,7 @@ def _checked(row: _Row, where: str) -> tuple[float, ...]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, _Row]]:
     format: _Format | None = None
-    for number, record in _records(path):
+    for number, record in numbered_records(path):
         where = f"{path}, line {number}"
         if format is None:
             format = next((known for known in _FORMATS.values() if known.is_row(record)), None)
@@ -286,18 +249,6 @@ def _json_rows(path: Path) -> Iterator[tuple[str, _Row]]:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{where}: broken ({missing})") from error
         yield where, row
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if format_suffix(path) != ".parquet":
-        yield from json_objects(path)
-        return
-    try:
-        with pq.ParquetFile(path) as file:
-            batches = (batch.to_pylist() for batch in file.iter_batches())
-            yield from enumerate((record for batch in batches for record in batch), start=1)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file ({error})") from error
 
 
 def _sentence_transformers_row(record: dict[str, Any]) -> _Row:
@@ -335,29 +286,10 @@ def _pylate_row(record: dict[str, Any]) -> _Row:
     return _Row(str(record["query_id"]), None, [str(id) for id in ids], list(scores))
 
 
-def _is_run(path: Path) -> bool:
-    if format_suffix(path) == ".parquet":
-        return False
-    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
-    return len(first.split()) == 6 and not first.lstrip().startswith("{")
-
-
 def _run_rows(path: Path) -> Iterator[tuple[str, _Row]]:
-    found: dict[str, list[tuple[float, str]]] = {}
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        try:
-            question_id, _, passage_id, _, score, _ = line.split()
-            found.setdefault(question_id, []).append((float(score), passage_id))
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: not a line of a TREC run, `query_id Q0 document_id rank score tag`"
-            ) from error
-    for question_id, scored in found.items():
-        scored.sort(key=lambda pair: -pair[0])
-        where = f"{path}, question {question_id}"
-        yield where, _Row(question_id, None, [id for _, id in scored], [score for score, _ in scored])
+    for question_id, found in read_run(path).items():
+        ids, scores = zip(*found, strict=True)
+        yield f"{path}, question {question_id}", _Row(question_id, None, ids, scores)
 
 
 _FORMATS = {

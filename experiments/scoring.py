@@ -10,8 +10,9 @@ from typing import Any
 
 from callbacks.progress import progress_bar
 from datamodules.batches import Batch, Passage, Question, in_batches
-from datamodules.score_files import ScoredQuestion, read_run
+from datamodules.score_files import ScoredQuestion
 from datamodules.text_files import json_objects
+from datamodules.trec import read_run
 from experiments.config import ConfigError, ExperimentConfig
 from experiments.preflight_run import starting_point
 from lightning_modules import RetrieverReaderModule
@@ -51,13 +52,13 @@ def score_questions(config: ExperimentConfig, split: str, run: Path | None, out:
         config: of the experiment, whose starting models score.
         split: "train", "validation" or "test".
         run: TREC run that candidates come from; None = as the experiment finds them.
-        out: where the scores will go; those of each batch are kept in `OUT.partial`.
+        out: where the scores will go; those of each batch are kept in `OUT.scoring`.
 
     Raises:
         ValueError: a setting, a file or a model that cannot be used; what is kept is of other settings.
     """
     ranked = None if run is None else read_run(run)
-    kept = _KeptScores(out.with_name(f"{out.name}.partial"), _about(config, split, run))
+    kept = _KeptScores(out.with_name(f"{out.name}.scoring"), _about(config, split, run))
     with starting_point(config, reads_train=True) as (datamodule, module):
         questions: list[Question] = getattr(datamodule, split)
         to_come = [question for question in questions if question.id not in kept.scores]
@@ -93,12 +94,17 @@ def _about(config: ExperimentConfig, split: str, run: Path | None) -> dict[str, 
 
 
 def _candidates(
-    module: RetrieverReaderModule, questions: list[Question], ranked: Mapping[str, list[str]] | None
+    module: RetrieverReaderModule,
+    questions: list[Question],
+    ranked: Mapping[str, list[tuple[str, float]]] | None,
 ) -> list[list[Passage]]:
     """The first K of each question; fewer, or none, where a run has no more."""
     if ranked is None:
         return module.retrieve_candidates(questions)
-    wanted = [ranked.get(question.id, [])[: module.num_passages] for question in questions]
+    wanted = [
+        [passage_id for passage_id, _ in ranked.get(question.id, [])[: module.num_passages]]
+        for question in questions
+    ]
     passages = module.knowledge_base.find(id for ids in wanted for id in ids)
     return [[passages[id] for id in ids] for ids in wanted]
 

@@ -51,11 +51,11 @@ class TeachingPasses:
     `read` ends where the last chosen head is: the token scores are those of the whole pass.
 
     Args:
-        reader: that makes the passes.
+        reader: that makes the passes; None where the objective asks for none.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, reader: Reader | None) -> None:
+        self.reader: Reader = reader  # type: ignore[assignment]
 
     def read(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read_attention`."""

@@ -11,11 +11,11 @@ from datamodules.errors import DataError
 from datamodules.score_files import (
     ScoredQuestion,
     ScoreFormat,
-    read_run,
     read_scores,
     text_files_of,
     write_scores,
 )
+from datamodules.trec import read_run
 from tests.tiny_models import toy_knowledge_base, toy_passages, toy_questions
 
 SCORED = [
@@ -68,7 +68,7 @@ def test_tevatron_and_pylate_and_trec_rows(tmp_path):
     assert set(documents[0]) == {"document_id", "text"}
     write_scores(path, ScoreFormat.TREC, SCORED)
     assert path.read_text().splitlines()[1] == "q0 Q0 r0 2 -1.500000 attention-distillation"
-    assert read_run(path)["q1"] == ["c1", "r1", "c5"]
+    assert read_run(path)["q1"] == [("c1", -0.125), ("r1", -3.0), ("c5", -4.0)]
 
 
 def test_parquet_of_a_hub_is_read_and_a_question_may_come_twice(tmp_path):

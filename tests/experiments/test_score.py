@@ -43,7 +43,7 @@ def test_every_question_has_its_candidates_with_the_teachers_distribution(scored
         assert len(set(texts)) == len(row["label"]) == NUM_PASSAGES
         assert row["label"] == sorted(row["label"], reverse=True)
         assert sum(map(math.exp, row["label"])) == pytest.approx(1, abs=1e-4)
-    assert not list(scored.parent.glob("*.partial"))
+    assert not list(scored.parent.glob("*.scoring"))
 
 
 @pytest.mark.parametrize("loss", [DistillKLDivLoss, MarginMSELoss])
@@ -76,10 +76,10 @@ def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(scoring._KeptScores, "add", interrupted)
         assert command(settings, path) == 130
-    partial = tmp_path / "scores.jsonl.partial"
-    assert len(rows(partial)) == 1 + sum(added)
+    kept = tmp_path / "scores.jsonl.scoring"
+    assert len(rows(kept)) == 1 + sum(added)
     assert not path.exists()
-    with partial.open("a") as file:
+    with kept.open("a") as file:
         file.write('{"id": "q9", "pass')  # as a kill leaves it
     assert command(settings, path, objective__attention_temperature=0.1) == 2
     assert "holds scores of other settings" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import torch
 from datamodules.batches import Batch
 from datamodules.score_files import ScoredQuestion
 from lightning_modules.objectives import Given
+from lightning_modules.objectives.base import TeachingPasses
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.retriever_reader import RetrieverReaderModule
 from tests.tiny_models import tiny_retriever, toy_knowledge_base, toy_passages, toy_questions
@@ -28,7 +29,7 @@ def test_the_target_is_the_softmax_of_the_scores_whatever_the_order_of_the_passa
     question = toy_questions()[0]
     passages = [objective.passages_of(question)[i] for i in (2, 0, 1)]
     batch = Batch([question], [passages], [""])
-    log_p = objective.log_p_target(objective.read(None, batch), torch.zeros(1, 3))
+    log_p = objective.log_p_target(objective.read(TeachingPasses(None), batch), torch.zeros(1, 3))
     torch.testing.assert_close(log_p, torch.tensor([[-0.5, 0.0, 1.5]]).log_softmax(dim=-1))
 
 

@@ -1,0 +1,68 @@
+"""TREC files: runs, which say what was found, and qrels, which say what is relevant."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from datamodules.errors import DataError
+from datamodules.text_files import existing_file, numbered_lines
+
+RUN_TAG = "attention-distillation"
+"""Last column of runs."""
+_RUN_LINE = "`query_id Q0 document_id rank score tag`"
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Relevance by question and passage."""
+
+
+def run_lines(question_id: str, passage_ids: Sequence[str], scores: Sequence[float]) -> Iterator[str]:
+    """The lines of a run for a question, best first.
+
+    Raises:
+        DataError: an id is empty or holds white space, which separates columns.
+    """
+    for rank, (passage_id, score) in enumerate(zip(passage_ids, scores, strict=True), start=1):
+        yield f"{_checked(question_id)} Q0 {_checked(passage_id)} {rank} {score:.6f} {RUN_TAG}"
+
+
+def qrels_lines(qrels: Qrels) -> Iterator[str]:
+    """The lines of a qrels file, `query_id 0 document_id relevance`.
+
+    Raises:
+        DataError: as `run_lines`.
+    """
+    for question_id, judged in qrels.items():
+        for passage_id, relevance in judged.items():
+            yield f"{_checked(question_id)} 0 {_checked(passage_id)} {relevance}"
+
+
+def read_run(path: Path | str) -> dict[str, list[tuple[str, float]]]:
+    """The passages of each question with their scores, best first; of equal ones the first line's.
+
+    Raises:
+        DataError: no such file, or a broken line.
+    """
+    path = existing_file(path, "TREC run")
+    found: dict[str, list[tuple[str, float]]] = {}
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            question_id, _, passage_id, _, score, _ = line.split()
+            found.setdefault(question_id, []).append((passage_id, float(score)))
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not a line of a TREC run, {_RUN_LINE}") from error
+    for scored in found.values():
+        scored.sort(key=lambda pair: -pair[1])
+    return found
+
+
+def is_run(path: Path) -> bool:
+    """Whether the first line of a file is one of a run."""
+    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
+    return len(first.split()) == 6 and not first.lstrip().startswith("{")
+
+
+def _checked(id: str) -> str:
+    if len(id.split()) != 1 or id != id.strip():
+        raise DataError(f"the id {id!r} cannot stand in a TREC file; give ids without white space")
+    return id
