@@ -118,6 +118,11 @@ class RunFolder:
         return self.path / "retriever"
 
     @property
+    def length_control(self) -> Path:
+        """What `experiments.control_length` has found."""
+        return self.path / FOLDER / "length_control.json"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run came to its own end."""
         return self.summary.is_file() and json.loads(self.summary.read_text())["status"] == "finished"
