@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from datamodules.text_files import json_objects, write_whole
 from datamodules.vital import VITAL
 from experiments.config import ExperimentConfig, read_config
 from experiments.models import EMBEDDED, is_of_hub
-from experiments.runs import RunFolder
+from experiments.runs import SUITE, RunFolder
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
 
@@ -25,7 +24,6 @@ _HUB_NAMES = {
     "retriever": "sentence-transformers/all-MiniLM-L6-v2",
 }
 """What the embedded models are called on the hub."""
-_PACKAGE = "attention-distillation"
 
 
 class Result(NamedTuple):
@@ -110,7 +108,8 @@ def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, An
     yield f"ended because: {summary['stopped']}; best checkpoint: step {summary['best_step']}"
     yield f"seed: {config.seed}"
     revision = environment.get("git_revision")
-    yield f"suite: {_PACKAGE} {_version()}" + (f", revision {revision[:12]}" if revision else "")
+    version = environment["packages"].get(SUITE, "from source")
+    yield f"suite: {SUITE} {version}" + (f", revision {revision[:12]}" if revision else "")
     yield f"command: `{shlex.join(['python', '-m', 'experiments.run', *environment['command'][1:]])}`"
 
 
@@ -226,13 +225,6 @@ def _hub_name(config: ExperimentConfig, what: str) -> str | None:
 def _hub_datasets(config: ExperimentConfig) -> list[str] | None:
     published = question_split(config.data.train)
     return None if published is None else [published.hub.repository]
-
-
-def _version() -> str:
-    try:
-        return metadata.version(_PACKAGE)
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "from source"
 
 
 def _plain(section: Any) -> Any:
