@@ -6,6 +6,7 @@ from importlib import import_module
 
 COMMANDS = {
     "run": "runs an experiment",
+    "sweep": "runs a grid of settings",
     "plan": "what a run takes, and whether it fits",
     "probe": "the pre-flight check: go, no-go or unsure",
     "report": "compares runs with each other and with the paper",

@@ -89,8 +89,9 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
     setting: Setting = item.metadata[SETTING]
     if setting.choices is not None:
         known = setting.choices()
-        if value not in known:
-            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
+        unknown = [item for item in (value if isinstance(value, list) else [value]) if item not in known]
+        if unknown:
+            raise ConfigError(f"{key}={unknown[0]!r} is unknown; choose one of: {', '.join(known)}")
     if not _is_within(setting, value):
         or_null = ", or null" if type(None) in get_args(item.type) else ""
         raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")

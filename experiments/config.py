@@ -365,6 +365,13 @@ class TrainerConfig:
     validate_every_steps: int = setting(100, "optimizer steps", at_least=1)
     checkpoint_every_steps: int = setting(100, "optimizer steps", at_least=1)
     log_every_steps: int = setting(1, "optimizer steps", at_least=1)
+    loggers: list[str] = field(
+        default_factory=lambda: ["tensorboard"],
+        metadata=about(
+            "where metrics and the configuration go; wandb and mlflow come with the extra loggers",
+            choices=names_in("experiments.loggers:LOGGERS"),
+        ),
+    )
     progress_bar: bool = setting(True, "show one")
 
 

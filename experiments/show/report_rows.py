@@ -22,6 +22,7 @@ _WITHOUT_EFFECT = {
     "seed",
     "runs",
     "data.root",
+    "trainer.loggers",
     "trainer.progress_bar",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",

@@ -26,4 +26,4 @@ def test_help_and_unknown_commands(capsys):
     shown = capsys.readouterr().out
     assert all(name in shown for name in attdist.COMMANDS)
     assert attdist.main(["fly"]) == 2
-    assert "unknown command 'fly'; choose one of: run, plan" in capsys.readouterr().err
+    assert "unknown command 'fly'; choose one of: run, sweep" in capsys.readouterr().err
