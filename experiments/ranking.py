@@ -32,6 +32,8 @@ from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
 BM25 = "bm25"
 OWN_TEST = "test"
 """The collection that is the test split of the experiment itself."""
+MAX_PASSAGES = 6_000_000
+"""9 GB of embeddings of 384 dimensions."""
 _DEPTH = 100
 """Passages ranked for each question."""
 _TOGETHER = 64
@@ -217,6 +219,12 @@ def compare(systems: Sequence[System], collection: Collection, config: Experimen
 def _rank(system: System, collection: Collection, config: ExperimentConfig) -> Ranking:
     knowledge_base, texts = collection.knowledge_base, [question.text for question in collection.questions]
     depth = min(_DEPTH, len(knowledge_base))
+    if len(knowledge_base) > MAX_PASSAGES:
+        raise ConfigError(
+            f"{collection.name}: {len(knowledge_base):,} passages, whose embeddings are all held in memory "
+            f"here; at most {MAX_PASSAGES:,}: cut a slice with data.max_passages, or take the run's own TREC "
+            "files"
+        )
     if system.load is None:
         scores, rows = BM25Index.build(knowledge_base).search(texts, depth)
     else:

@@ -158,7 +158,7 @@ def load_cross_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTok
     return model, _load_tokenizer("reranker", name)
 
 
-def retriever_folder(name: str | Path) -> Path:
+def fetch_retriever(name: str | Path) -> Path:
     """The folder of a retriever, downloaded if it is not on this machine yet.
 
     Raises:

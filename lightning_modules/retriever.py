@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
-from lightning_modules.loading import load_encoder, retriever_folder, save_pretrained
+from lightning_modules.loading import fetch_retriever, load_encoder, save_pretrained
 from lightning_modules.pooling import Pooling, pool
 from lightning_modules.sentence_transformers_files import (
     EmbeddingSettings,
@@ -111,7 +111,7 @@ class Retriever(nn.Module):
                 made in another way.
             ValueError: the folder holds two encoders, and `tied` says one.
         """
-        folder = retriever_folder(name)
+        folder = fetch_retriever(name)
         told = read_embedding_settings(folder)
         given: dict[str, Any] = {
             "normalize": normalize,

@@ -1,5 +1,6 @@
 """Retrievers compared on test collections: on the terminal, and as files."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from datamodules.trec import qrels_lines, run_lines
 from experiments.ranking import Comparison
 from experiments.runs import write_json
 from experiments.show.console import console_table, new_console
+from lightning_modules.metrics.estimates import Estimate
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -62,8 +64,8 @@ def save_comparisons(comparisons: Sequence[Comparison], folder: Path) -> None:
 
 
 def _result(comparison: Comparison) -> dict[str, object]:
-    def numbers(estimates: Sequence[object]) -> list[dict[str, float]]:
-        return [{name: getattr(of, name) for name in ("mean", "low", "high")} for of in estimates]
+    def numbers(estimates: Sequence[Estimate]) -> list[dict[str, float | None]]:
+        return [{name: _finite(getattr(of, name)) for name in ("mean", "low", "high")} for of in estimates]
 
     return {
         "collection": comparison.collection,
@@ -74,6 +76,11 @@ def _result(comparison: Comparison) -> dict[str, object]:
         "means": {measure: numbers(comparison.estimates(measure)) for measure in comparison.values},
         "less_the_first": {measure: numbers(comparison.changes(measure)) for measure in comparison.values},
     }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN, which the interval of a single question is."""
+    return value if math.isfinite(value) else None
 
 
 def _file_name(name: str) -> str:

@@ -38,6 +38,7 @@ def test_a_run_bm25_and_a_model_on_the_runs_test_and_a_collection(made, tmp_path
     for name, when in ((start, "before"), (trained, "after")):
         assert hit_rates[name]["mean"] == pytest.approx(summary["hr_at_5"][when])
     assert hit_rates["bm25"]["mean"] == pytest.approx(summary["bm25"]["bm25/hr_at_5"]["before"])
+    assert judged["means"]["nDCG@10"][0]["low"] is None, "of one question there is no interval"
     assert own["less_the_first"]["nDCG@10"][0] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     means = own["means"]["nDCG@10"]
     assert means[3]["mean"] == pytest.approx(means[1]["mean"]), "the folder is what the run has trained"
