@@ -1,7 +1,6 @@
 """Keeps what the latest test gave for each question."""
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,10 @@ from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
-from datamodules.errors import DataError
 from datamodules.text_files import write_whole
 from datamodules.trec import qrels_lines, run_lines
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
-
-log = logging.getLogger(__name__)
 
 
 class SavePredictions(EvaluationCallback):
@@ -29,7 +25,7 @@ class SavePredictions(EvaluationCallback):
 
     The retrieved passages also go to files for TREC's tools, `predictions.run.trec` and
     `predictions.qrels.trec` beside `predictions.jsonl`: relevant is what holds an answer, judged what was
-    retrieved. Where an id cannot stand in them they are left out, with a warning.
+    retrieved.
 
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
@@ -75,25 +71,14 @@ class SavePredictions(EvaluationCallback):
         self._write_trec(rank)
 
     def _write_trec(self, rank: str) -> None:
-        found = {
-            record["id"]: dict(zip(record["passages"], record["holds_answer"], strict=True))
-            for record in self._records
-        }
-        try:
-            run = [
-                line
-                for of, judged in found.items()
-                for line in run_lines(of, list(judged), [1 / place for place in range(1, len(judged) + 1)])
-            ]
-            qrels = list(
-                qrels_lines(
-                    {of: {id: int(hit) for id, hit in judged.items()} for of, judged in found.items()}
-                )
-            )
-        except DataError as error:
-            log.warning("warning: no TREC files of the test: %s", error)
-            return
-        for kind, lines in (("run", run), ("qrels", qrels)):
+        """The run, whose scores are 1 / rank, and the judgements of what it holds."""
+        run: list[str] = []
+        qrels: dict[str, dict[str, int]] = {}
+        for record in self._records:
+            question_id, passages = record["id"], record["passages"]
+            run += run_lines(question_id, passages, [1 / place for place in range(1, len(passages) + 1)])
+            qrels[question_id] = dict(zip(passages, map(int, record["holds_answer"]), strict=True))
+        for kind, lines in (("run", run), ("qrels", qrels_lines(qrels))):
             path = self.path.with_suffix(f".{kind}.trec{rank}")
             write_whole(path, "".join(f"{line}\n" for line in lines))
 

@@ -101,7 +101,7 @@ def write_scores(path: Path, format: ScoreFormat, scored: Sequence[ScoredQuestio
         candidates than the most go.
 
     Raises:
-        DataError: an id cannot stand in a TREC run.
+        DataError: an id is empty, for a TREC run.
     """
     questions = [one.best_first() for one in scored]
     if format is ScoreFormat.SENTENCE_TRANSFORMERS:

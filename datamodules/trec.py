@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from datamodules.errors import DataError
 from datamodules.text_files import existing_file, numbered_lines
@@ -18,10 +19,10 @@ def run_lines(question_id: str, passage_ids: Sequence[str], scores: Sequence[flo
     """The lines of a run for a question, best first.
 
     Raises:
-        DataError: an id is empty or holds white space, which separates columns.
+        DataError: an id is empty.
     """
     for rank, (passage_id, score) in enumerate(zip(passage_ids, scores, strict=True), start=1):
-        yield f"{_checked(question_id)} Q0 {_checked(passage_id)} {rank} {score:.6f} {RUN_TAG}"
+        yield f"{_written(question_id)} Q0 {_written(passage_id)} {rank} {score:.6f} {RUN_TAG}"
 
 
 def qrels_lines(qrels: Qrels) -> Iterator[str]:
@@ -32,7 +33,7 @@ def qrels_lines(qrels: Qrels) -> Iterator[str]:
     """
     for question_id, judged in qrels.items():
         for passage_id, relevance in judged.items():
-            yield f"{_checked(question_id)} 0 {_checked(passage_id)} {relevance}"
+            yield f"{_written(question_id)} 0 {_written(passage_id)} {relevance}"
 
 
 def read_run(path: Path | str) -> dict[str, list[tuple[str, float]]]:
@@ -48,7 +49,7 @@ def read_run(path: Path | str) -> dict[str, list[tuple[str, float]]]:
             continue
         try:
             question_id, _, passage_id, _, score, _ = line.split()
-            found.setdefault(question_id, []).append((passage_id, float(score)))
+            found.setdefault(_read(question_id), []).append((_read(passage_id), float(score)))
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not a line of a TREC run, {_RUN_LINE}") from error
     for scored in found.values():
@@ -62,7 +63,20 @@ def is_run(path: Path) -> bool:
     return len(first.split()) == 6 and not first.lstrip().startswith("{")
 
 
-def _checked(id: str) -> str:
-    if len(id.split()) != 1 or id != id.strip():
-        raise DataError(f"the id {id!r} cannot stand in a TREC file; give ids without white space")
-    return id
+def _written(id: str) -> str:
+    """An id as it stands in a file: its white space, which separates columns, as in addresses (`a%20b`)."""
+    if not id:
+        raise DataError("an empty id cannot stand in a TREC file; give each question and passage one")
+    if not _has_space(id):
+        return id
+    return "".join(quote(letter) if letter.isspace() or letter == "%" else letter for letter in id)
+
+
+def _read(id: str) -> str:
+    """An id that `_written` wrote; any other as it stands."""
+    plain = unquote(id)
+    return plain if _has_space(plain) else id
+
+
+def _has_space(text: str) -> bool:
+    return any(letter.isspace() for letter in text)

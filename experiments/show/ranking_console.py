@@ -44,7 +44,7 @@ def save_comparisons(comparisons: Sequence[Comparison], folder: Path) -> None:
     """Writes `results.json`, and for each collection the qrels and a run of each retriever.
 
     Raises:
-        DataError: an id cannot stand in a TREC file.
+        DataError: an id is empty.
     """
     files = {}
     for comparison in comparisons:

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.batches import Passage
 from datamodules.errors import DataError
 from datamodules.score_files import (
     ScoredQuestion,
@@ -100,10 +99,3 @@ def test_broken_files_are_refused_with_their_place(tmp_path, line, said):
     path.write_text(line if isinstance(line, str) else json.dumps(line) + "\n")
     with pytest.raises(DataError, match=said):
         read_scores(path, toy_questions(), toy_knowledge_base(tmp_path))
-
-
-def test_an_id_with_a_space_cannot_stand_in_a_run(tmp_path):
-    scored = [ScoredQuestion(toy_questions()[0], (Passage("c 0", "", "x"),), (1.0,))]
-    with pytest.raises(DataError, match="the id 'c 0' cannot stand in a TREC file"):
-        write_scores(tmp_path / "run", ScoreFormat.TREC, scored)
-    assert not (tmp_path / "run").exists()
