@@ -20,6 +20,8 @@ from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
 from experiments.processes import DOCS, is_main_process, launcher
 
+SUITE = "attention-distillation"
+"""What the suite is called as a package."""
 LATEST = "latest:"
 MODELS = ("reader", "retriever")
 FOLDER = "analysis"
@@ -121,6 +123,11 @@ class RunFolder:
     @property
     def retriever(self) -> Path:
         return self.path / "retriever"
+
+    @property
+    def length_control(self) -> Path:
+        """What `experiments.control_length` has found."""
+        return self.path / FOLDER / "length_control.json"
 
     @property
     def is_finished(self) -> bool:
@@ -325,7 +332,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def environment() -> dict[str, Any]:
     """Versions, machine and git revision."""
     versions = {}
-    for package in _PACKAGES:
+    # an environment may lie inside a repository that is another project's
+    is_checkout = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parents[1])
+    for package in (SUITE, *_PACKAGES):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -337,8 +346,8 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_revision": _git("rev-parse", "HEAD") if is_checkout else None,
+        "git_has_changes": is_checkout and bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
     }
 

@@ -37,6 +37,7 @@ from experiments.checks import check_overlap, monitors_of, read_baseline, thresh
 from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
+from experiments.show.model_card import write_model_card
 from experiments.summary import BROKEN, COLLAPSE, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
@@ -94,8 +95,10 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         _write_interrupted(config, run)
         raise
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
-    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources)
-    return _written(run, summary)
+    summary = _written(run, make_summary(config, before, after, stopped, callbacks, times_s, sources))
+    if run.retriever.is_dir() and is_main_process():
+        write_model_card(run)
+    return summary
 
 
 def _measure_and_train(

@@ -48,7 +48,10 @@ class ModelError(ValueError):
 
 
 def load_encoder(
-    name: str | Path, num_layers: int | None = None, dropout: float | None = None
+    name: str | Path,
+    num_layers: int | None = None,
+    dropout: float | None = None,
+    may_be_causal: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An encoder and its tokenizer.
 
@@ -56,13 +59,15 @@ def load_encoder(
         name: hub name or folder.
         num_layers: keep the first layers only; None = all.
         dropout: of hidden states and attention; None = as the model says.
+        may_be_causal: whether a causal language model will do, as where it is known to embed texts.
 
     Raises:
         ModelError: not to be loaded, no encoder, or fewer layers than asked for.
     """
     config = _load("retriever", name, AutoConfig.from_pretrained)
     depth = getattr(config, "num_hidden_layers", None)
-    if config.is_encoder_decoder or _is_decoder(config) or depth is None:
+    is_encoder = not config.is_encoder_decoder and (may_be_causal or not _is_decoder(config))
+    if not is_encoder or depth is None:
         raise ModelError(f"retriever {name}: a {config.model_type} model is no encoder; use one such as BERT")
     if num_layers is not None:
         if not 1 <= num_layers <= depth:
@@ -171,6 +176,18 @@ def load_cross_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTok
     """
     model = _load("reranker", name, AutoModelForSequenceClassification.from_pretrained)
     return model, _load_tokenizer("reranker", name)
+
+
+def fetch_retriever(name: str | Path) -> Path:
+    """The folder of a retriever, downloaded if it is not on this machine yet.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return fetch_model(name, "retriever")
+    except DataError as error:
+        raise ModelError(str(error)) from error
 
 
 def reader_config(name: str | Path) -> PreTrainedConfig:
