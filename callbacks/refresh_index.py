@@ -99,8 +99,10 @@ class RefreshIndex(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.refresh(trainer, _checked(pl_module))
+        assert self._fingerprint is not None
+        # also what was left by a build that was killed, when nothing had to be refreshed
+        self._prune(trainer, self._fingerprint)
         if trainer.is_global_zero:
-            self._prune()  # also what was left by a build that was killed, when nothing had to be refreshed
             self.builder.prune_shared()
 
     def _is_due(self, step: int) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 from lightning import Trainer
 
 from datamodules.embedding_matrix import EmbeddingMatrix
@@ -65,6 +65,10 @@ class ShardedIndex:
             np.concatenate([of_rows[own] for _, of_rows in found], axis=1),
         )
         return scores[:, :k], rows[:, :k]
+
+    def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
+        """See `SearchIndex.embeddings`; each process reads them from the file."""
+        return self.matrix.rows(rows)
 
     def _search_own(
         self, queries: Float32[np.ndarray, "all dim"], k: int
