@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants as constants
@@ -146,3 +147,11 @@ def serve_models(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelH
         finally:
             server.shutdown()
             thread.join()
+
+
+def model_files(folder: Path) -> dict[str, bytes]:
+    """What a saved model is to transformers alone: without what sentence-transformers reads."""
+    names = {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in names
+    }
