@@ -12,12 +12,10 @@ from torch import Tensor
 from callbacks.decisions import announce
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.refresh_index import searches_stale_index
-from lightning_modules.eval_mode import eval_mode
+from lightning_modules.encoding import encode_rows
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed
 from lightning_modules.retrieval import RetrievalModule
-
-_PASSAGES_ENCODED_TOGETHER = 32
 
 
 class CollapseError(Exception):
@@ -76,7 +74,7 @@ class AlarmOnCollapse(EvaluationCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = _checked(pl_module)
         self._hits = torch.zeros(2, dtype=torch.long, device=module.device)
-        self._health = self._measure(module)
+        self._health = self._measure(trainer, module)
         if trainer.state.fn == TrainerFn.FITTING:
             self._check_embeddings(trainer, self._health)
 
@@ -105,18 +103,13 @@ class AlarmOnCollapse(EvaluationCallback):
                 "hit_rate": hits / count,
             }
 
-    @torch.no_grad()
-    def _measure(self, module: RetrievalModule) -> EmbeddingHealth:
-        """Of the same passages each time, by the present passage encoder."""
+    def _measure(self, trainer: Trainer, module: RetrievalModule) -> EmbeddingHealth:
+        """Of the same passages each time, by the present passage encoder in the precision of training."""
         total = len(module.knowledge_base)
         rows = sorted(random.Random(self.seed).sample(range(total), min(self.num_passages, total)))
-        passages = module.knowledge_base.select(rows)
-        with eval_mode(module.retriever):
-            parts = [
-                module.retriever.encode_passages(passages[first : first + _PASSAGES_ENCODED_TOGETHER])
-                for first in range(0, len(passages), _PASSAGES_ENCODED_TOGETHER)
-            ]
-        return embedding_health(torch.cat(parts))
+        with trainer.precision_plugin.forward_context():
+            embeddings = encode_rows(module.retriever, module.knowledge_base, rows)
+        return embedding_health(torch.from_numpy(embeddings))
 
     def _check_embeddings(self, trainer: Trainer, health: EmbeddingHealth) -> None:
         if health.unusable:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,9 @@ from lightning_modules.sentence_transformers_files import (
 QUERY_ENCODER = "queries"
 PASSAGE_ENCODER = "passages"
 """Folders of untied encoders, inside the saved retriever's."""
+
+_AT_ONCE_ON_CPU = 8
+"""Texts of a training pass on a CPU: less padding is worth more there than larger products."""
 
 
 class Retriever(nn.Module):
@@ -205,17 +209,44 @@ class Retriever(nn.Module):
         )
 
     def _encode(self, encoder: nn.Module, tokens: BatchEncoding) -> Tensor:
-        inputs, count = tokens.to(next(encoder.parameters()).device), len(tokens["input_ids"])
-        if self.num_at_once is None or not torch.is_grad_enabled() or count <= self.num_at_once:
-            return self._embed(encoder, dict(inputs))
-        parts = [
-            {name: tensor[start : start + self.num_at_once] for name, tensor in inputs.items()}
-            for start in range(0, count, self.num_at_once)
-        ]
-        # the second pass draws the same dropout as the first
-        return torch.cat([checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts])
+        device = next(encoder.parameters()).device
+        inputs, count = dict(tokens.to(device)), len(tokens["input_ids"])
+        if not torch.is_grad_enabled():
+            return self._embed(encoder, inputs)
+        if self.num_at_once is not None and count > self.num_at_once:
+            order, parts = _parts_of_similar_length(inputs, self.num_at_once)
+            # the second pass draws the same dropout as the first
+            embeddings = [checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts]
+        else:
+            order, parts = _parts_of_similar_length(
+                inputs, _AT_ONCE_ON_CPU if device.type == "cpu" else count
+            )
+            embeddings = [self._embed(encoder, part) for part in parts]
+        return torch.cat(embeddings)[order.argsort()]
 
     def _embed(self, encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        hidden = encoder(**inputs).last_hidden_state
-        embeddings = pool(hidden.float(), inputs["attention_mask"].bool(), self.embedding.pooling)
+        mask = inputs["attention_mask"].bool()
+        with _faster_attention(mask.device):
+            hidden = encoder(**inputs).last_hidden_state
+        embeddings = pool(hidden.float(), mask, self.embedding.pooling)
         return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings
+
+
+def _parts_of_similar_length(
+    inputs: dict[str, Tensor], size: int
+) -> tuple[Int[Tensor, " texts"], list[dict[str, Tensor]]]:
+    """The texts' order by length, and so many at a time in this order, without what pads all of these."""
+    mask = inputs["attention_mask"]
+    ends = mask.shape[1] - mask.flip(1).argmax(dim=1)
+    order = ends.argsort(stable=True)
+    parts = []
+    for rows in order.split(size):
+        longest = int(ends[rows].max())
+        parts.append({name: tensor[rows, :longest] for name, tensor in inputs.items()})
+    return order, parts
+
+
+def _faster_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The plain form where there is gradient on a CPU: backward, the fused kernel takes longer there."""
+    is_plain = torch.is_grad_enabled() and device.type == "cpu"
+    return sdpa_kernel(SDPBackend.MATH) if is_plain else contextlib.nullcontext()

@@ -76,9 +76,9 @@ def test_embeddings_that_collapse_end_the_run(tmp_path):
     assert run.steps.done == 4, "the first validation after it"
     good = torch.load(run.alarm.last_good, weights_only=True)
     assert good["global_step"] == 2
-    assert run.alarm._measure(run.module).effective_rank < 2
+    assert run.alarm._measure(run.trainer, run.module).effective_rank < 2
     run.module.load_state_dict(good["state_dict"], strict=False)
-    assert run.alarm._measure(run.module).effective_rank > 4
+    assert run.alarm._measure(run.trainer, run.module).effective_rank > 4
 
 
 def test_a_crash_of_the_hit_rate_ends_the_run(tmp_path):

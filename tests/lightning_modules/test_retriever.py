@@ -177,6 +177,17 @@ def test_a_few_activations_at_a_time_give_the_gradients_of_all():
         torch.testing.assert_close(of_parts, of_all, rtol=1e-4, atol=1e-6)
 
 
+def test_a_batch_in_training_gives_the_embeddings_of_each_text_alone():
+    texts = [" ".join(["France", "Peru", "Rome"] * n) for n in (5, 1, 9, 3, 2, 8, 1, 4, 7, 6, 2)]
+    retriever = tiny_retriever()
+    together = retriever.encode_queries(texts)
+    assert together.requires_grad
+    alone = torch.cat([retriever.encode_queries([text]) for text in texts])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(retriever.encode_queries(texts), alone, rtol=1e-4, atol=1e-6)
+
+
 def test_the_second_pass_of_a_part_draws_the_dropout_of_the_first():
     retriever = tiny_retriever(num_at_once=2).train()
     for module in retriever.modules():
