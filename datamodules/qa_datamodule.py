@@ -33,7 +33,7 @@ class QuestionDataModule(L.LightningDataModule):
         evaluation_seed: of the order of validation and test questions.
 
     Raises:
-        DataError: an empty validation or test split.
+        DataError: an empty validation or test split, or one with answers to some of its questions only.
     """
 
     def __init__(
@@ -50,6 +50,12 @@ class QuestionDataModule(L.LightningDataModule):
         for name, questions in (("validation", validation), ("test", test)):
             if not questions:
                 raise DataError(f"the {name} split has no questions; set {name} to one that has some")
+            without = [question for question in questions if not question.answers]
+            if without and len(without) < len(questions):
+                raise DataError(
+                    f"{name}: {len(without)} of {len(questions)} questions have no answer (the first is "
+                    f"{without[0].text!r}); give all of them answers, or none"
+                )
         self.train = list(train)
         self.validation = _in_seeded_order(validation, evaluation_seed)
         self.test = _in_seeded_order(test, evaluation_seed)

@@ -330,7 +330,8 @@ class RetrieverReaderModule(RetrievalModule):
 
     def _read_some(self, evaluation: Evaluation, questions: list[Question]) -> Evaluation:
         num_read = self.take_to_read(len(questions))
-        if not num_read:
+        # a reader scores an answer; questions with judged passages in place of answers are retrieved for
+        if not num_read or not any(question.answers for question in questions):
             return evaluation
         asked, answers = questions[:num_read], preferred_answers(questions[:num_read])
         found = [passages[: self.num_passages] for passages in evaluation.passages[:num_read]]
@@ -459,7 +460,17 @@ def _why_not_sharded(
 
 
 def preferred_answers(questions: Sequence[Question]) -> list[str]:
-    """The answers that evaluations score: of each question the first."""
+    """The answers that evaluations score: of each question the first.
+
+    Raises:
+        ValueError: a question has none.
+    """
+    for question in questions:
+        if not question.answers:
+            raise ValueError(
+                f"question {question.id} ({question.text!r}) has no answer, and what a reader makes of its "
+                "passages is measured by one; give answers, or other questions"
+            )
     return [question.answers[0] for question in questions]
 
 
