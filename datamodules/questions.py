@@ -145,6 +145,44 @@ def split_questions(questions: Sequence[Question], sizes: Sequence[int], seed: i
     return [[questions[i] for i in sorted(islice(remaining, size))] for size in sizes]
 
 
+HELD_OUT = "held_out"
+"""In place of a file's name: questions taken out of the training file."""
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 5, 1000
+
+
+def hold_out(questions: Sequence[Question], splits: Sequence[str], seed: int) -> dict[str, list[Question]]:
+    """Takes a fifth of the questions, at most 1,000, for each of some splits.
+
+    A question that is asked more than once is in one split, in all of its places.
+
+    Args:
+        questions: of one file.
+        splits: their names.
+        seed: the same seed gives the same splits on every machine.
+
+    Returns:
+        Those splits, and what is left as `train`, each in the order of `questions`.
+
+    Raises:
+        DataError: there are fewer than five different questions.
+    """
+    distinct = list(dict.fromkeys(question.words for question in questions))
+    size = min(_MOST_HELD_OUT, len(distinct) // _HELD_OUT_SHARE)
+    if not size:
+        raise DataError(
+            f"{HELD_OUT} needs at least {_HELD_OUT_SHARE} different questions, there are {len(distinct)}; "
+            "give validation and test files of their own"
+        )
+    random.Random(seed).shuffle(distinct)
+    split_of = dict.fromkeys(distinct, "train")
+    for number, split in enumerate(splits):
+        split_of |= dict.fromkeys(distinct[number * size : (number + 1) * size], split)
+    return {
+        split: [question for question in questions if split_of[question.words] == split]
+        for split in ("train", *splits)
+    }
+
+
 def _format_of(path: Path) -> QuestionFormat:
     if is_saved_dataset(path):
         return QuestionFormat.DATASET
@@ -181,6 +219,7 @@ def _format_of_objects(path: Path, first: str) -> QuestionFormat:
         if any(f'"{key}"' in first for key in _QUESTION):
             return QuestionFormat.JSONL
         whole = whole_json(path)
+        return QuestionFormat.SQUAD if "data" in whole else QuestionFormat.TRIVIAQA
     if "Data" in whole:
         return QuestionFormat.TRIVIAQA
     return QuestionFormat.SQUAD if isinstance(whole.get("data"), list) else QuestionFormat.JSONL

@@ -103,9 +103,9 @@ def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, fo
         missing = judged - knowledge_base.rows_of(judged).keys()
         if judged and missing == judged:
             raise ConfigError(
-                f"data.{split}: none of the {len(judged)} passages judged relevant is in data.passages, whose "
-                f"ids are such as {knowledge_base[0].id!r}, not {min(judged)!r}; give the passages of the "
-                "same set"
+                f"data.{split}: none of the {len(judged)} passages judged relevant is in data.passages, "
+                f"whose ids are such as {knowledge_base[0].id!r}, not {min(judged)!r}; give the passages "
+                "of the same set"
             )
         if missing:
             log.warning(
@@ -136,8 +136,8 @@ def _slice(passages: Iterable[Passage], questions: Sequence[Question], size: int
     others_left = size - len(wanted) - len(judged)
     if others_left < 0:
         raise ConfigError(
-            f"data.max_passages={size} is less than the {len(wanted) + len(judged)} gold passages of the questions; raise "
-            "it, or lower data.max_train, data.max_validation and data.max_test"
+            f"data.max_passages={size} is less than the {len(wanted) + len(judged)} gold passages of the "
+            "questions; raise it, or lower data.max_train, data.max_validation and data.max_test"
         )
     for passage in passages:
         if passage.title in wanted or passage.id in judged:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
-SCALES = ("embedded", "paper")
+SCALES = ("embedded", "paper", "own")
 FSDP = "fsdp"
 STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -91,8 +91,10 @@ class DataConfig:
 
     root: str = setting("data", "folder that relative file names are looked for in")
     train: str = setting("vital", 'question file, or "vital" for the embedded set')
-    validation: str = setting("vital", "likewise")
-    test: str = setting("vital", "likewise")
+    validation: str = setting(
+        "vital", 'likewise; "held_out" = a fifth of the questions of train, at most 1,000, taken out of it'
+    )
+    test: str = setting("vital", "likewise, others than those of validation")
     passages: str = setting("vital", 'passage file, or "vital" for the embedded corpus')
     source: str = setting(
         "dpr", "of the published question files", choices=names_in("datamodules.sources:QuestionSource")
@@ -283,7 +285,11 @@ class ObjectiveConfig:
     signals: SignalsConfig = field(default_factory=SignalsConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
-    retrieval_temperature: float = setting(1.0, "theta", above=0)
+    retrieval_temperature: float | None = setting(
+        1.0,
+        "theta; null = such that scores / theta of a question's passages differ by 2 at the start",
+        above=0,
+    )
     in_batch: bool = setting(
         False, "p_RETR over the passages of the batch's other questions too, which the target gives nothing"
     )

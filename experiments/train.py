@@ -30,7 +30,7 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, naming, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.summary import make_summary
@@ -107,7 +107,9 @@ def _measure_and_train(
 ) -> tuple[dict[str, float], dict[str, float], str]:
     """Test metrics of the start and of the end, and why it ended."""
     callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
-    start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    with naming("objective"):
+        start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    _keep_temperature(config, run, module)
     if not trains(config):
         return start["test"], start["test"], "nothing is trained"
     _warn_of_stale_validations(config)
@@ -139,6 +141,18 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     if is_main_process():
         write_whole(run.config, f"# reader.attention_heads was given as {text}\n{to_yaml(config)}")
     return config
+
+
+def _keep_temperature(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> None:
+    """Writes the temperature that was derived into the run's configuration, for all that is done later."""
+    if config.objective.retrieval_temperature is not None or not isinstance(module, RetrieverReaderModule):
+        return
+    found = module.retrieval_temperature
+    config = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, retrieval_temperature=found)
+    )
+    if is_main_process():
+        write_whole(run.config, f"# objective.retrieval_temperature was null\n{to_yaml(config)}")
 
 
 def _run_closed_book(

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.dashboard import Dashboard
 from callbacks.decisions import Decisions
+from callbacks.fit_temperature import FitTemperature
 from callbacks.log_indicators import LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
@@ -40,6 +41,7 @@ class RunCallbacks:
 
     staleness: MeasureStaleness | None
     index: RefreshIndex | None
+    temperature: FitTemperature
     on_part: ValidateOnPart | None
     indicators: LogIndicators
     start_candidates: ReadStartCandidates | None
@@ -55,7 +57,13 @@ class RunCallbacks:
     def all(self) -> list[Callback]:
         # a collapse is seen before an index is made of it; the index is fresh before anything is measured
         # but how stale it was, and all is measured before anything is decided: first by what knows noise
-        chosen: list[Callback | None] = [self.collapse, self.staleness, self.index, self.on_part]
+        chosen: list[Callback | None] = [
+            self.collapse,
+            self.staleness,
+            self.index,
+            self.temperature,
+            self.on_part,
+        ]
         chosen += [
             self.indicators,
             self.start_candidates,
@@ -142,6 +150,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     return RunCallbacks(
         staleness,
         index,
+        FitTemperature(),
         on_part,
         indicators,
         start_candidates,

@@ -65,7 +65,7 @@ class RetrieverReaderModule(RetrievalModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         objective: what of the reader the retriever learns from; None = ADist, the paper's.
-        retrieval_temperature: theta.
+        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it.
         in_batch: whether the passages of a batch's other questions stand beside a question's own in training:
             p_RETR is over all of them, the target has no mass on the others, and the reader reads no more.
         num_passages, rerank_from, answer_match, hit_rate_ks, candidates, bm25: see `RetrievalModule`.
@@ -100,7 +100,7 @@ class RetrieverReaderModule(RetrievalModule):
         retriever_rate: LearningRate | None = None,
         reader_rate: LearningRate | None = None,
         objective: Objective | None = None,
-        retrieval_temperature: float = 1.0,
+        retrieval_temperature: float | None = 1.0,
         in_batch: bool = False,
         num_passages: int = 5,
         rerank_from: int | None = None,
@@ -288,6 +288,11 @@ class RetrieverReaderModule(RetrievalModule):
             return self._log_p_retr(batch, in_batch)
 
     def _log_p_retr(self, batch: Batch, in_batch: bool) -> Float[Tensor, "batch passages"]:
+        if self.retrieval_temperature is None:
+            raise ValueError(
+                "retrieval_temperature=None is derived before the start is measured: give the trainer "
+                "callbacks.fit_temperature.FitTemperature after RefreshIndex, or a number"
+            )
         queries = self.retriever.encode_queries([question.text for question in batch.questions])
         flat = self.retriever.encode_passages([passage for found in batch.passages for passage in found])
         shape = (-1, batch.num_passages, flat.shape[-1])
