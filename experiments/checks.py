@@ -95,7 +95,7 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
             raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
     if not _is_within(setting, value):
         or_null = ", or null" if type(None) in get_args(item.type) else ""
-        raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
+        raise ConfigError(f"{key}={value} must be {bounds_in_words(setting, value)}{or_null}")
     if setting.parse is not None:
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):  # OmegaConf lets mappings into lists of text
@@ -120,7 +120,7 @@ def _is_within(setting: Setting, value: Any) -> bool:
     )
 
 
-def _bounds(setting: Setting, value: Any) -> str:
+def bounds_in_words(setting: Setting, value: Any) -> str:
     """What a value may be, in words."""
     if setting.at_least is not None and setting.at_most is not None:
         text = f"between {setting.at_least} and {setting.at_most}"

@@ -1,15 +1,30 @@
 """What the command lines share: exit codes, and a terminal left to what the user asked for."""
 
+import argparse
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 USER_ERROR = 2
 INTERRUPTED = 130
 _WAIT_FOR_MAIN_PROCESS_S = 5.0
+
+
+class HelpWithKeys(argparse.Action):
+    """`--help`, with every key of the configuration after the options."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from experiments.show.settings import as_text  # late: choices are asked of what defines them
+
+        print(f"{parser.format_help()}\n{as_text()}")
+        parser.exit()
 
 
 def run_command(work: Callable[[], int]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command_line import INTERRUPTED, quieten, run_command
+from experiments.command_line import INTERRUPTED, HelpWithKeys, quieten, run_command
 
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__, add_help=False)
+    parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this, and every key that can be set")
     parser.add_argument("--exp", metavar="NAME", help="the experiment")
     parser.add_argument("--list", action="store_true", help="show all experiments, a line each")
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration")

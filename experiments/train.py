@@ -85,14 +85,14 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
         with ending_together(trainer, run.path):
-            before, after, stopped = _measure_and_train(
+            before, after, stopped, start = _measure_and_train(
                 config, run, module, datamodule, trainer, callbacks, sources
             )
     except RunInterrupted:
         _write_interrupted(config, run)
         raise
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
-    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources)
+    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
     return _written(run, summary)
 
 
@@ -104,14 +104,14 @@ def _measure_and_train(
     trainer: L.Trainer,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
-) -> tuple[dict[str, float], dict[str, float], str]:
-    """Test metrics of the start and of the end, and why it ended."""
+) -> tuple[dict[str, float], dict[str, float], str, dict[str, float] | None]:
+    """Test metrics of the start and of the end, why it ended, and validation metrics of the start."""
     callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
     with naming("objective"):
         start = _measure_start(config, run, module, datamodule, trainer, callbacks)
     _keep_temperature(config, run, module)
     if not trains(config):
-        return start["test"], start["test"], "nothing is trained"
+        return start["test"], start["test"], "nothing is trained", None
     _warn_of_stale_validations(config)
     stopped = _fit(config, run, module, datamodule, trainer, callbacks)
     _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
@@ -123,7 +123,7 @@ def _measure_and_train(
     callbacks.predictions.path = run.predictions
     after = _test(config, module, datamodule, trainer)
     _export(config, run, module)
-    return start["test"], after, stopped
+    return start["test"], after, stopped, start["validation"]
 
 
 def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> ExperimentConfig:

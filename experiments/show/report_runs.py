@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from datamodules.errors import DataError
+from datamodules.questions import HELD_OUT
+from datamodules.sources import question_split
+from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.runs import RunFolder
 
 SETTINGS = ("checkpoint", "offshelf", "step1", "step2", "atlas_large", "perplexity")
 DATASETS = ("nq", "triviaqa", "vital")
+
+OWN = "own"
+"""The scale of data that nobody has published."""
 
 TABLES = Path(__file__).parents[1] / "paper" / "tables.yaml"
 
@@ -37,6 +43,7 @@ class Run:
             `predictions.jsonl` for the metrics that it has.
         changes: after - before, of the questions that both tests measured; empty where nothing is trained.
         validations: step -> metrics.
+        place: which of the places it was found in, from 0.
         from_analysis: whether `after` has metrics of `analysis/instances.jsonl`.
     """
 
@@ -48,6 +55,7 @@ class Run:
     changes: QuestionMetrics = field(default_factory=dict)
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     from_analysis: bool = False
+    place: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -60,7 +68,28 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        return _split(self.config.name)[1]
+        """`nq`, `triviaqa` or `vital`, or the file of the test questions where it is none of theirs."""
+        return dataset_of(self.config)
+
+    @property
+    def scale(self) -> str:
+        """The experiment's, or `own` where the data are one's own."""
+        return self.config.scale if self.dataset in DATASETS else OWN
+
+    @property
+    def monitored(self) -> dict[int, float]:
+        """Step -> what the best checkpoint is chosen by, of each validation that has it."""
+        monitor = self.config.evaluation.monitor
+        return {
+            step: m[monitor] for step, m in self.validations.items() if monitor is not None and monitor in m
+        }
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether it was trained, and no checkpoint beat its start."""
+        trained, chosen = self.summary.get("trained", False), self.config.evaluation.monitor is not None
+        chosen = chosen and self.summary.get("chosen_by", True) is not None
+        return self.is_finished and trained and chosen and self.summary.get("best_step") is None
 
 
 # ---- runs ----
@@ -76,8 +105,8 @@ def collect_runs(places: Sequence[Path]) -> list[Run]:
         ConfigError: a place without any run, or a run's configuration that cannot be read.
         DataError: a run's file that cannot be read.
     """
-    folders: dict[Path, Path] = {}
-    for place in places:
+    folders: dict[Path, tuple[Path, int]] = {}
+    for number, place in enumerate(places):
         found = [
             path.parent for pattern in ("", "*/", "*/*/") for path in place.glob(f"{pattern}config.yaml")
         ]
@@ -85,8 +114,22 @@ def collect_runs(places: Sequence[Path]) -> list[Run]:
             raise ConfigError(
                 f"{place}: no run in it (a run's folder holds config.yaml); name runs, or a folder of runs"
             )
-        folders |= {path.resolve(): path for path in found}
-    return [_read_run(path) for path in sorted(folders.values(), key=lambda path: (path.name, str(path)))]
+        for path in found:
+            folders.setdefault(path.resolve(), (path, number))
+    in_order = sorted(folders.values(), key=lambda found: (found[0].name, str(found[0])))
+    return [replace(_read_run(path), place=number) for path, number in in_order]
+
+
+def dataset_of(config: ExperimentConfig) -> str:
+    """What a run's test questions are of, see `Run.dataset`."""
+    is_held_out = config.data.test == HELD_OUT
+    name = config.data.train if is_held_out else config.data.test
+    published = question_split(name)
+    if name == VITAL or published is not None:
+        return VITAL if published is None else published.dataset
+    parts = Path(name).parts
+    shown = "/".join(parts[-3:] if parts[-2:-1] == ("qrels",) else parts[-2:])
+    return f"{shown} (held out)" if is_held_out else shown
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -111,7 +154,7 @@ def _read_run(path: Path) -> Run:
     analysed = _analysed_metrics(instances)
     # both sides of a change come from the same kind of file: the two kinds may hold different questions
     of_start = _analysed_metrics(instances_start) if analysed else {}
-    changes = _differences(after, before) | _differences(analysed, of_start)
+    changes = differences(after, before) | differences(analysed, of_start)
     validations = {line["step"]: line["metrics"] for line in _lines(folder.validations, "step", "metrics")}
     return Run(path, config, "finished", summary, after | analysed, changes, validations, bool(analysed))
 
@@ -169,7 +212,8 @@ def _lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _differences(after: QuestionMetrics, before: QuestionMetrics) -> QuestionMetrics:
+def differences(after: QuestionMetrics, before: QuestionMetrics) -> QuestionMetrics:
+    """after - before, of the questions that both have."""
     changes = {
         name: {key: values[key] - before[name][key] for key in values.keys() & before[name].keys()}
         for name, values in after.items()

@@ -7,10 +7,12 @@ from experiments.show.document import Block, Bullets, Heading, Paragraph
 from experiments.show.figures import draw_figures
 from experiments.show.report_rows import Entry, PooledEstimate, Runs
 from experiments.show.report_tables import (
+    MISSING,
     dataset_label,
     make_run_table,
     make_tables,
     metric_label,
+    not_run,
     scale_label,
     setting_label,
 )
@@ -50,7 +52,10 @@ def compose_report(runs: Runs) -> list[Block]:
 def _compose_scale(entries: list[Entry]) -> Iterator[Block]:
     yield Heading(2, scale_label(entries[0].scale))
     yield from make_tables(entries)
-    for _, of_dataset in itertools.groupby(entries, key=lambda entry: entry.dataset):
+    if absent := not_run(entries):
+        yield Paragraph(absent)
+    shown = [entry for entry in entries if entry.status != MISSING]
+    for _, of_dataset in itertools.groupby(shown, key=lambda entry: entry.dataset):
         yield from draw_figures(list(of_dataset))
 
 
@@ -79,10 +84,26 @@ def _describe(entry: Entry) -> str:
         said = f"{name}: the retriever was not trained."
     else:
         said = f"{name}: {metric_label(_HIT_RATE)} {verb} ({_change(hit_rate)})."
+    said += _describe_kept(entry)
     said += " " + " ".join(_describe_indicators(entry, hit_rate.direction))
     if len(entry.runs) == 1:
         said += " One seed: the intervals are over questions only."
     return said
+
+
+def _describe_kept(entry: Entry) -> str:
+    """That what was tested is the start, where no checkpoint beat it, and what became of the retriever."""
+    kept = [run for run in entry.runs if run.kept_start]
+    if not kept:
+        return ""
+    whose = f" (in {len(kept)} of {len(entry.runs)} runs)" if len(entry.runs) > 1 else ""
+    said = f" No checkpoint beat the start{whose}, so the starting weights were kept and tested"
+    ends = [(curve[min(curve)], curve[max(curve)]) for curve in (run.monitored for run in kept) if curve]
+    if not ends:
+        return f"{said}."
+    monitor = str(kept[0].config.evaluation.monitor)
+    last = ", ".join(f"{end:.3f} ({end - start:+.3f})" for start, end in ends)
+    return f"{said}; in the last validation {monitor} was {last}."
 
 
 def _describe_indicators(entry: Entry, direction: int) -> Iterator[str]:

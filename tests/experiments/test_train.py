@@ -20,6 +20,7 @@ from experiments import run, train
 from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
+from experiments.show.decisions import describe_kept
 from experiments.show.report_runs import collect_runs
 from experiments.show.report_tables import make_run_table
 from experiments.trainer import RunCallbacks
@@ -249,6 +250,8 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         validated = {step: rate for step, rate in hit_rates.items() if step > 0}
         best = max(validated, key=lambda step: validated[step])
         assert found["best_step"] == best
+        assert found["chosen_by"]["kept"] == pytest.approx(validated[best])
+        assert describe_kept(found).startswith(f"best checkpoint: step {best}, validation/hr_at_5 ")
         checkpoint = torch.load(made.checkpoints / f"best-step={best}.ckpt", weights_only=True)
         prefix = "retriever.query_encoder."
         saved = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if prefix in k}
@@ -256,6 +259,9 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         assert not are_equal(exported, initial)
     else:
         assert found["best_step"] is None
+        last = hit_rates[max(hit_rates)]
+        of_start = f"last validation/hr_at_5 {last:.3f} ({last - reading:+.3f})"
+        assert describe_kept(found) == (f"no checkpoint beat the start; starting weights kept; {of_start}")
         assert are_equal(exported, initial)
         assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
 
