@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import Field, fields
 from importlib import metadata
@@ -148,6 +149,7 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
     return [
         *_doubts_about_data(config),
+        *_doubts_about_processes(config),
         *_doubts_about_faiss(config),
         *_doubts_about_length(config),
         *_doubts_about_rule(config),
@@ -163,6 +165,17 @@ def _doubts_about_data(config: ExperimentConfig) -> list[str]:
     if not (embedded and own):
         return []
     return [f"{embedded} is the embedded Vital QA (the default) beside {own}: do they belong together?"]
+
+
+def _doubts_about_processes(config: ExperimentConfig) -> list[str]:
+    """More processes on a machine than it has cores."""
+    cores, devices = os.cpu_count() or 1, config.trainer.devices
+    if hardware(config)["accelerator"] != "cpu" or devices <= cores:
+        return []
+    return [
+        f"trainer.devices={devices} starts {devices} processes, and this machine has {cores} cores: they "
+        f"will wait for each other; trainer.devices={cores} is the most that can help"
+    ]
 
 
 def _doubts_about_faiss(config: ExperimentConfig) -> list[str]:

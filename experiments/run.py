@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
     options = _parser().parse_args(arguments)
+    options.began_s = time.perf_counter()
     return run_command(lambda: _run(options))
 
 
@@ -52,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     joined = join_run()
     if joined is not None:
-        return _execute(read_config(joined.config), joined)
+        return _execute(read_config(joined.config), joined, options.began_s)
     if options.resume is not None:
         return _resume(options)
     if options.exp is None:
@@ -74,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         return made[0]
 
     try:
-        return _execute(config, _meet(config, make))
+        return _execute(config, _meet(config, make), options.began_s)
     except ValueError:
         for run in made:
             if not run.start.is_file():  # nothing of worth was written yet
@@ -106,10 +108,10 @@ def _resume(options: argparse.Namespace) -> int:
     config = read_config(run.config)
     check_fits(config, is_begun=True)
     check_launcher(config)
-    return _execute(config, _meet(config, lambda: run))
+    return _execute(config, _meet(config, lambda: run), options.began_s)
 
 
-def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
+def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> int:
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted
     from experiments.checks import doubts_about
@@ -124,7 +126,7 @@ def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
         for doubt in doubts_about(config):
             log.warning("warning: %s", doubt)
     try:
-        summary = run_experiment(config, run)
+        summary = run_experiment(config, run, began_s)
     except (RunInterrupted, KeyboardInterrupt, SystemExit):
         if is_main_process():
             print(

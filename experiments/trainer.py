@@ -1,5 +1,6 @@
 """Configuration -> the callbacks and the trainer of a run."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,11 @@ from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder
+from experiments.show.report_rows import changed_settings
 from lightning_modules.metrics.question_values import QuestionValues
+
+_LONGEST_NAME = 120
+"""Of a folder: file systems take 255 bytes."""
 
 
 @dataclass
@@ -198,6 +203,22 @@ def _refresh_index(
     return build_refresh(config, run.index, schedule, before_validation=before_validation, meter=staleness)
 
 
+def curves_name(config: ExperimentConfig, run: RunFolder) -> str:
+    """Folder of a run's curves, which TensorBoard shows behind experiment, date and seed: what else differs.
+
+    Such as `tensorboard,retriever_lr=0.0001`; a resumed run goes on with its own.
+    """
+    for events in sorted(run.path.glob("tensorboard*/events.out.tfevents*")):
+        return events.parent.name
+    settings = [
+        f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}"
+        for key, value in changed_settings(config).items()
+        if not key.startswith("data.")
+    ]
+    name = ",".join(["tensorboard", *settings])
+    return re.sub(r"[^\w.,=-]", "_", name)[:_LONGEST_NAME]
+
+
 def make_trainer(
     config: ExperimentConfig, run: RunFolder, callbacks: RunCallbacks, trainer_hardware: dict[str, Any]
 ) -> L.Trainer:
@@ -213,7 +234,7 @@ def make_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_steps,
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        logger=TensorBoardLogger(run.path, name="", version=curves_name(config, run)),
         callbacks=callbacks.all(),
         enable_progress_bar=False,  # `StepProgress` counts steps, not the batches of an epoch
         enable_model_summary=False,

@@ -19,6 +19,7 @@ WIDTH = 100
 _HEAD_WIDTH = 20
 
 _PARTS = (
+    ("imports and checks", "imports"),
     ("load models and data", "load"),
     ("encode passages, build index", "refresh_index"),
     ("training: retrieve", "retrieve"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import experiment_names, load_config
+from experiments.config import ExperimentConfig, experiment_names, load_config
 from experiments.runs import LATEST
 from experiments.show.report_runs import (
     DATASETS,
@@ -105,7 +105,7 @@ class Entry:
         """Its models and the further settings that are not the experiment's own, the first few of them."""
         if not self.runs:
             return ()
-        config, changed = self.runs[0].config, changed_settings(self.runs[0])
+        config, changed = self.runs[0].config, changed_settings(self.runs[0].config)
         named = {"reader": config.reader.name, "retriever": config.retriever.name}
         models = [
             f"{model} {Path(name.partition('@')[0]).name}"
@@ -159,11 +159,11 @@ def sort_runs(runs: Sequence[Run]) -> Runs:
     return Runs(entries, [(run, _status(run, counted)) for run in runs])
 
 
-def changed_settings(run: Run) -> dict[str, str]:
+def changed_settings(config: ExperimentConfig) -> dict[str, str]:
     """Settings in which a run differs from its experiment as it is shipped now."""
-    if run.config.name not in experiment_names():
+    if config.name not in experiment_names():
         return {}
-    shipped, own = flatten(load_config(run.config.name)), flatten(run.config)
+    shipped, own = flatten(load_config(config.name)), flatten(config)
     return {
         key: str(value)
         for key, value in own.items()

@@ -118,7 +118,7 @@ def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader,
     )
     settings["data.validation"] = settings["data.train"]  # enough questions to compare with the start
     assert run.main(["--exp", experiment, *as_overrides(settings)]) == 0
-    [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard")
+    [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard*")
     logged = read_events(events).Tags()["scalars"]
     found = {pattern for pattern in patterns(trains_reader) if any(re.search(pattern, tag) for tag in logged)}
     assert patterns(trains_reader) - found == missing

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import run
+from experiments import checks, report, run
+from experiments.checks import doubts_about
 from experiments.command_line import USER_ERROR
-from experiments.config import read_config
+from experiments.config import load_config, read_config
 from tests.tiny_models import toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
@@ -62,6 +63,13 @@ def test_the_derived_temperature_is_kept(made):
     assert read_config(folder / "config.yaml").objective.retrieval_temperature > 0
 
 
+def test_the_report_names_the_file(made, tmp_path):
+    assert report.main([str(made), "--out", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| capitals/qrels/train.tsv (held out) | own_data<br>reader reader<br>retriever retriever" in text
+    assert "Vital QA" not in text
+
+
 def test_without_answers_the_judgements_alone_decide(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     files = write_beir(tmp_path / "capitals", with_answers=False)
@@ -84,11 +92,16 @@ def test_judgements_of_other_passages_are_refused(tmp_path, capsys):
     assert "passages judged relevant is in data.passages, whose ids are such as 'c0', not 'x" in error
 
 
-def test_questions_beside_the_embedded_passages_are_doubted(tmp_path):
-    from experiments.checks import doubts_about
-    from experiments.config import load_config
-
+def test_questions_beside_the_embedded_passages_are_doubted():
     [doubt] = doubts_about(load_config("own_data", ["data.train=my.jsonl"]))
     assert "data.passages is the embedded Vital QA (the default) beside data.train=my.jsonl" in doubt
     assert not doubts_about(load_config("own_data", ["data.train=my.jsonl", "data.passages=p.jsonl"]))
     assert not doubts_about(load_config("own_data"))
+
+
+def test_more_processes_than_cores_are_doubted(monkeypatch):
+    monkeypatch.setattr(checks.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(checks, "hardware", lambda config: {"accelerator": "cpu"})
+    [doubt] = checks.doubts_about(load_config("own_data", ["trainer.devices=3"]))
+    assert "starts 3 processes, and this machine has 2 cores" in doubt
+    assert not checks.doubts_about(load_config("own_data", ["trainer.devices=2"]))

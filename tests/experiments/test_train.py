@@ -70,7 +70,7 @@ def are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 def scalars(made: RunFolder, tag: str) -> dict[int, float]:
-    events = EventAccumulator(str(made.path / "tensorboard"))
+    events = EventAccumulator(str(next(made.path.glob("tensorboard*"))))
     events.Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
 
@@ -106,7 +106,7 @@ def test_a_whole_run(settings, capsys):
     assert environment["packages"]["torch"] == torch.__version__
     assert len(environment["git_revision"]) == 40
     assert made.last_checkpoint.is_file()
-    assert list((made.path / "tensorboard").glob("events.out.tfevents*"))
+    assert list(made.path.glob("tensorboard,*retriever_lr=0.001*/events.out.tfevents*"))
     for path, when in ((made.predictions, "after"), (made.predictions_start, "before")):
         records = json_lines(path)
         assert {record["id"] for record in records} == {f"q{i}" for i in range(1, 12, 2)}
