@@ -114,9 +114,9 @@ class Entry:
         ]
         noted = "; ".join(self.notes)
         others = [
-            f"{key}={value}"
+            f"{key}={value.rpartition('/')[2]}"
             for key, value in changed.items()
-            if key not in (*_SOURCES, *_LIMITS) and f"{key}=" not in noted
+            if key not in (*_SOURCES, *_LIMITS, "data.noun_model") and f"{key}=" not in noted
         ]
         more = len(others) - _DETAILS_SHOWN
         return (*models, *others[:_DETAILS_SHOWN], *([f"and {more} more settings"] if more > 0 else []))
@@ -229,7 +229,7 @@ def _comparable(run: Run) -> dict[str, str]:
 
 def _departures_from_paper(run: Run) -> Iterator[str]:
     """How a run at the paper's scale departs from the paper."""
-    if run.config.scale != "paper" or run.config.name not in experiment_names():
+    if run.scale != "paper" or run.config.name not in experiment_names():
         return
     settings, shipped = flatten(run.config), flatten(load_config(run.config.name))
     steps = paper_steps(run.setting, run.dataset) or 0

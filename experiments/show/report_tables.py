@@ -98,6 +98,17 @@ def _indicator_columns(number: int) -> tuple[Column, ...]:
     )
 
 
+def _meanings(columns: Sequence[Column]) -> dict[str, str]:
+    """What each column holds, by its head."""
+    known = {measure.name: measure.meaning for measure in all_measures()}
+    return {column.head: known[column.metric] for column in columns} | {
+        "paper": "the paper's own number",
+        "seeds": "how many runs that differ in their seed alone, and their seeds",
+        _VALIDATED: "what the best checkpoint is chosen by, at the start, of the weights that were kept and "
+        "tested, and in the last validation; means over seeds",
+    }
+
+
 # ---- tables ----
 
 
@@ -166,7 +177,8 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
         rows.append((*cells, _validated(entry) or NO_VALUE) if shows_validations else tuple(cells))
     of_bm25 = _bm25_rows(entries, columns, with_paper)
     rows += [(*row, NO_VALUE) for row in of_bm25] if shows_validations else of_bm25
-    return Table(title, tuple(head), tuple(rows), num_labels=2, notes=_notes(entries, columns[0].with_std))
+    notes = _notes(entries, columns[0].with_std)
+    return Table(title, tuple(head), tuple(rows), num_labels=2, notes=notes, meanings=_meanings(columns))
 
 
 def _validated(entry: Entry) -> str:
@@ -222,7 +234,8 @@ def _change_table(entries: Sequence[Entry]) -> Table:
     if not rows:
         notes = ("No run here was trained and measured before and after.",)
     head = ("data", "setting", "seeds", *(column.head for column in columns))
-    return Table("Changes since the starting checkpoint", head, tuple(rows), num_labels=2, notes=notes)
+    title = "Changes since the starting checkpoint"
+    return Table(title, head, tuple(rows), num_labels=2, notes=notes, meanings=_meanings(columns))
 
 
 def difference_tables(entries: Sequence[Entry]) -> list[Table]:
@@ -251,7 +264,10 @@ def difference_tables(entries: Sequence[Entry]) -> list[Table]:
     if len(pairs) > _MOST_PAIRS:
         notes.append(f"The first {_MOST_PAIRS} of {len(pairs)} pairs; name two folders to compare others.")
     head = ("data", "difference", *(column.head for column in columns))
-    return [Table("Paired differences", head, tuple(rows), num_labels=2, notes=tuple(notes))]
+    meanings = _meanings(columns)
+    return [
+        Table("Paired differences", head, tuple(rows), num_labels=2, notes=tuple(notes), meanings=meanings)
+    ]
 
 
 def _labels(entry: Entry) -> list[str]:

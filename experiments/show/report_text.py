@@ -16,6 +16,7 @@ from experiments.show.report_tables import (
     scale_label,
     setting_label,
 )
+from lightning_modules.metrics.measures import VALIDATION, measure_labels
 
 _HIT_RATE = "hr_at_5"
 # mean attention falls where passages grow longer, whatever the reader attends to
@@ -101,9 +102,10 @@ def _describe_kept(entry: Entry) -> str:
     ends = [(curve[min(curve)], curve[max(curve)]) for curve in (run.monitored for run in kept) if curve]
     if not ends:
         return f"{said}."
-    monitor = str(kept[0].config.evaluation.monitor)
+    monitor = str(kept[0].config.evaluation.monitor).removeprefix(VALIDATION)
+    monitor = measure_labels().get(monitor, monitor)
     last = ", ".join(f"{end:.3f} ({end - start:+.3f})" for start, end in ends)
-    return f"{said}; in the last validation {monitor} was {last}."
+    return f"{said}; in the last validation the {monitor} was {last}."
 
 
 def _describe_indicators(entry: Entry, direction: int) -> Iterator[str]:
