@@ -667,13 +667,20 @@ def _parse_override(text: str) -> Any:
         # YAML would make 12.1 of 12.10, which is another attention head; the schema knows what is a number
         text = f"{key}='{value.strip()}'"
     field_of = dict(all_fields()).get(key.strip())
-    if field_of is not None and takes(field_of).startswith("a list") and not value.strip().startswith("["):
+    if (
+        field_of is not None
+        and takes(field_of).startswith("a list")
+        and not value.strip().startswith(("[", "{"))
+    ):
         # 5 for [5], and 1,5 for [1,5]
         text = text if value.strip() in ("null", "") else f"{key}=[{value.strip()}]"
     try:
         return OmegaConf.from_dotlist([text])
     except Exception as error:  # the YAML parser's own errors are of many kinds
-        raise ConfigError(f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}") from error
+        taken = "" if field_of is None else f"; {key.strip()} takes {takes(field_of)}"
+        raise ConfigError(
+            f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}{taken}"
+        ) from error
 
 
 def _refuse_unknown_keys(layer: Any, where: str) -> None:

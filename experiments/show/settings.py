@@ -59,7 +59,11 @@ def as_text() -> str:
         for key in keys:
             lines.append(f"  {key.name} [{key.default}]")
             lines += textwrap.wrap(
-                f"{key.help}: {key.takes}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+                f"{key.help}: {key.takes}",
+                _WIDTH,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+                break_on_hyphens=False,
             )
     return "\n".join(lines)
 
