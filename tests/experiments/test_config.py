@@ -137,7 +137,7 @@ def test_layers_and_overrides_in_order():
         ("trainer.max_steps=1.5", "trainer.max_steps=1.5: trainer.max_steps takes a whole number"),
         ("trainer.max_steps=null", "trainer.max_steps=null: trainer.max_steps takes a whole number"),
         ("trainer.progress_bar=maybe", "trainer.progress_bar takes true or false"),
-        ("evaluation.hit_rate_ks={a: 1}", "evaluation.hit_rate_ks takes a list of whole numbers"),
+        ("evaluation.hit_rate_ks={a: 1}", "unknown key 'evaluation.hit_rate_ks.a'"),
         (
             "evaluation.hit_rate_ks=[1,x]",
             "hit_rate_ks[1]=x: evaluation.hit_rate_ks takes a list of",
