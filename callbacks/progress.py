@@ -10,10 +10,12 @@ from tqdm import tqdm
 def progress_bar(
     total: int | None, description: str, unit: str, is_shown: bool = True, prefixes: bool = False
 ) -> tqdm:
-    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most.
+    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most, and
+    none of what takes less.
 
     With `prefixes`, numbers are short: 1.2G instead of 1200000000.
     """
+    pause_s = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(
         total=total,
         desc=description,
@@ -22,7 +24,8 @@ def progress_bar(
         leave=False,
         disable=not is_shown,
         dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        mininterval=pause_s,
+        delay=0.0 if sys.stderr.isatty() else pause_s,
     )
 
 

@@ -34,7 +34,7 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, naming, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.show.model_card import write_model_card
@@ -55,7 +55,7 @@ _FRESHER = (
 )
 
 
-def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
+def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | None = None) -> dict[str, Any]:
     """Measures the start, trains, measures the best checkpoint on the test split, and writes the summary.
 
     A folder that holds a checkpoint goes on from there.
@@ -63,6 +63,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     Args:
         config: of the run.
         run: its folder.
+        began_s: `time.perf_counter()` when the command began, whose imports count too; None = now.
 
     Returns:
         What `summary.json` holds.
@@ -72,6 +73,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         RunInterrupted: Ctrl-C; the summary says so.
     """
     started = time.perf_counter()
+    imports_s = 0.0 if began_s is None else started - began_s
     L.seed_everything(config.seed, verbose=False)
     trainer_hardware = hardware(config)
     sources = starting_weights(config)
@@ -88,14 +90,16 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     try:
         with ending_together(trainer, run.path):
-            before, after, stopped = _measure_and_train(
+            before, after, stopped, start = _measure_and_train(
                 config, run, module, datamodule, trainer, callbacks, sources
             )
     except RunInterrupted:
         _write_interrupted(config, run)
         raise
-    times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
-    summary = _written(run, make_summary(config, before, after, stopped, callbacks, times_s, sources))
+    total_s = imports_s + time.perf_counter() - started
+    times_s = {"imports": imports_s, "load": load_s, **module.timer.totals_s, "total": total_s}
+    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
+    summary = _written(run, summary)
     if run.retriever.is_dir() and is_main_process():
         write_model_card(run)
     return summary
@@ -109,12 +113,14 @@ def _measure_and_train(
     trainer: L.Trainer,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
-) -> tuple[dict[str, float], dict[str, float], str]:
-    """Test metrics of the start and of the end, and why it ended."""
+) -> tuple[dict[str, float], dict[str, float], str, dict[str, float] | None]:
+    """Test metrics of the start and of the end, why it ended, and validation metrics of the start."""
     callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
-    start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    with naming("objective"):
+        start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    _keep_temperature(config, run, module)
     if not trains(config):
-        return start["test"], start["test"], "nothing is trained"
+        return start["test"], start["test"], "nothing is trained", None
     _warn_of_stale_validations(config)
     stopped = _fit(config, run, module, datamodule, trainer, callbacks)
     _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
@@ -129,7 +135,7 @@ def _measure_and_train(
     if is_main_process() and not stopped.startswith((COLLAPSE, BROKEN)):
         # removed at the end of training, which a run that was killed after it does not come to again
         run.last_good_checkpoint.unlink(missing_ok=True)
-    return start["test"], after, stopped
+    return start["test"], after, stopped, start["validation"]
 
 
 def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> ExperimentConfig:
@@ -147,6 +153,18 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     if is_main_process():
         write_whole(run.config, f"# reader.attention_heads was given as {text}\n{to_yaml(config)}")
     return config
+
+
+def _keep_temperature(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> None:
+    """Writes the temperature that was derived into the run's configuration, for all that is done later."""
+    if config.objective.retrieval_temperature is not None or not isinstance(module, RetrieverReaderModule):
+        return
+    found = module.retrieval_temperature
+    config = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, retrieval_temperature=found)
+    )
+    if is_main_process():
+        write_whole(run.config, f"# objective.retrieval_temperature was null\n{to_yaml(config)}")
 
 
 def _run_closed_book(

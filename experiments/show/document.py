@@ -2,8 +2,8 @@
 
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -17,9 +17,47 @@ _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
 .rows td:nth-child(2) { min-width: 7.5rem; }
 .wide td, .wide td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+th[tabindex] { cursor: pointer; }
+th[aria-sort]::after { content: " \\2193"; } th[aria-sort="ascending"]::after { content: " \\2191"; }
+abbr { text-decoration: underline dotted; text-underline-offset: .2em; }
+input[type="search"] { font: inherit; font-size: .85rem; padding: .25rem .5rem; max-width: 100%;
+  color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 4px; }
 figure svg { display: block; width: 100%; min-width: 32rem; height: auto; background: #fff;
   border-radius: 4px; }
 """
+
+
+_SCRIPT = """<script>
+// click a head to sort by it; a long table gets a field whose words its rows must hold
+for (const table of document.querySelectorAll("table")) {
+  const body = table.tBodies[0], number = cell => parseFloat(cell.textContent.replace("+", ""));
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    head.tabIndex = 0;
+    head.onclick = () => {
+      const up = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up > 0 ? "ascending" : "descending");
+      const missing = up > 0 ? Infinity : -Infinity, key = row => number(row.cells[column]);
+      const words = row => row.cells[column].textContent;
+      const isNumber = [...body.rows].some(row => !isNaN(key(row))) && head.classList.contains("number");
+      const order = isNumber
+        ? (a, b) => up * ((isNaN(key(a)) ? missing : key(a)) - (isNaN(key(b)) ? missing : key(b)) || 0)
+        : (a, b) => -up * words(a).localeCompare(words(b));
+      body.append(...[...body.rows].sort(order));
+    };
+    head.onkeydown = event => { if (event.key === "Enter") head.onclick(); };
+  });
+  if (body.rows.length < 6) continue;
+  const field = Object.assign(document.createElement("input"), {type: "search", placeholder: "filter rows"});
+  field.setAttribute("aria-label", "filter rows");
+  field.oninput = () => {
+    const wanted = field.value.toLowerCase().split(" ");
+    for (const row of body.rows)
+      row.hidden = !wanted.every(word => row.textContent.toLowerCase().includes(word));
+  };
+  table.parentElement.before(field);
+}
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +84,7 @@ class Table:
     rows: cells, whose lines are separated by newlines; the first line is what matters most.
     num_labels: columns of words, at the left; the others hold numbers.
     notes: below the table.
+    meanings: what columns hold, by their heads, for who points at one.
     """
 
     title: str
@@ -53,6 +92,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     num_labels: int
     notes: tuple[str, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,7 +181,7 @@ def _write_all(blocks: Sequence[Block], folder: Path) -> None:
 def render_html(blocks: Sequence[Block]) -> str:
     """The text of `report.html`; its first heading is its title."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    return page(title, "\n".join(_html(block) for block in blocks), _STYLE)
+    return page(title, "\n".join([*map(_html, blocks), _SCRIPT]), _STYLE)
 
 
 def _html(block: Block) -> str:
@@ -169,7 +209,10 @@ def _html_table(table: Table) -> str:
             first, *others = cell.split("\n")
             small = "".join(f"<small>{escape(line)}</small>" for line in others)
             kind = "" if i < table.num_labels else ' class="number"'
-            shown.append(f"<{tag}{kind}>{escape(first)}{small}</{tag}>")
+            words, meaning = escape(first), table.meanings.get(first, "") if tag == "th" else ""
+            if meaning:
+                words = f'<abbr title="{escape(meaning, quote=True)}">{words}</abbr>'
+            shown.append(f"<{tag}{kind}>{words}{small}</{tag}>")
         return f"<tr>{''.join(shown)}</tr>"
 
     notes = "".join(f'<p class="notes">{escape(note)}</p>\n' for note in table.notes)

@@ -69,6 +69,13 @@ def test_a_hidden_bar_shows_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_log_is_left_alone_by_what_takes_seconds(capsys):
+    with progress_bar(10, "Encoding passages", "passages") as bar:
+        for _ in range(10):
+            bar.update()
+    assert capsys.readouterr().err.strip() == ""
+
+
 def test_long_numbers_are_short_where_asked_for(capsys):
     for prefixes in (False, True):
         with progress_bar(4_000_000_000, "Downloading", "B", prefixes=prefixes) as bar:
