@@ -94,7 +94,7 @@ def load_causal_lm(
         ModelError: not to be loaded, or not decoder-only.
     """
     if str(name).endswith(".gguf"):
-        return _load_gguf(Path(name), dtype)
+        return _load_gguf(name, dtype)
     config = _load("reader", name, AutoConfig.from_pretrained)
     if config.is_encoder_decoder:
         raise ModelError(
@@ -111,9 +111,10 @@ def load_causal_lm(
     return model, _load_tokenizer("reader", name)
 
 
-def _load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_gguf(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    path = Path(name)
     if not path.is_file():
-        raise ModelError(f"reader {path}: there is no such file")
+        raise ModelError(f"reader {name}: there is no such file")
 
     def decode(folder: Path) -> None:
         save_pretrained(*_decode_gguf(path, torch.float32), folder)
