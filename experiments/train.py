@@ -34,7 +34,7 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, naming, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, has_reader, naming, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.show.model_card import write_model_card
@@ -144,7 +144,7 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     A list is of one reader; the run may train it, and what measures that reader later must know the heads.
     """
     text = config.reader.attention_heads
-    if text is None or not isinstance(module, RetrieverReaderModule):
+    if text is None or not has_reader(config) or not isinstance(module, RetrieverReaderModule):
         return config
     if isinstance(parse_heads(text), AttentionHeads):  # they are named already
         return config
