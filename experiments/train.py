@@ -88,14 +88,10 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
-    try:
-        with ending_together(trainer, run.path):
-            before, after, stopped, start = _measure_and_train(
-                config, run, module, datamodule, trainer, callbacks, sources
-            )
-    except RunInterrupted:
-        _write_interrupted(config, run)
-        raise
+    with _noting_interrupts(config, run), ending_together(trainer, run.path):
+        before, after, stopped, start = _measure_and_train(
+            config, run, module, datamodule, trainer, callbacks, sources
+        )
     total_s = imports_s + time.perf_counter() - started
     times_s = {"imports": imports_s, "load": load_s, **module.timer.totals_s, "total": total_s}
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
@@ -184,12 +180,8 @@ def _run_closed_book(
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, hardware(config))
-    try:
-        with ending_together(trainer, run.path):
-            trainer.test(module, datamodule, verbose=False)
-    except RunInterrupted:
-        _write_interrupted(config, run)
-        raise
+    with _noting_interrupts(config, run), ending_together(trainer, run.path):
+        trainer.test(module, datamodule, verbose=False)
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     sources = {"reader": source}
@@ -203,8 +195,14 @@ def _written(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _write_interrupted(config: ExperimentConfig, run: RunFolder) -> None:
-    _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
+@contextmanager
+def _noting_interrupts(config: ExperimentConfig, run: RunFolder) -> Iterator[None]:
+    """The summary of a run that is interrupted says so."""
+    try:
+        yield
+    except RunInterrupted:
+        _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
+        raise
 
 
 def _measure_start(

@@ -185,10 +185,7 @@ def fetch_retriever(name: str | Path) -> Path:
     Raises:
         ModelError: there is none.
     """
-    try:
-        return fetch_model(name, "retriever")
-    except DataError as error:
-        raise ModelError(str(error)) from error
+    return _fetch("retriever", name)
 
 
 def reader_config(name: str | Path) -> PreTrainedConfig:
@@ -234,11 +231,15 @@ def _load_tokenizer(what: str, name: str | Path, **kwargs: Any) -> PreTrainedTok
     return tokenizer
 
 
-def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+def _fetch(what: str, name: str | Path) -> Path:
     try:
-        folder = fetch_model(name, what)
+        return fetch_model(name, what)
     except DataError as error:
         raise ModelError(str(error)) from error
+
+
+def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+    folder = _fetch(what, name)
     is_model = load not in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained)
     if is_model:
         # safetensors where there are some; an older pytorch_model.bin (Contriever's) as plain tensors only

@@ -3,15 +3,17 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants as constants
 import pytest
+
+from tests.file_server import serve
 
 
 @dataclass
@@ -131,18 +133,19 @@ def serve_models(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelH
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serve(Handler) as url:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+        yield hub
+
+
+def model_files(folder: Path) -> dict[str, bytes]:
+    """What a saved model is to transformers alone: without what sentence-transformers reads."""
+    names = {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in names
+    }

@@ -52,12 +52,17 @@ def test_choices(key, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     known = CHOICES[key]()
     assert len(known) > 1
+    written = "{}" if typing.get_origin(FIELDS[key].type) is not list else "[{}]"
     for name in known:
         # one that is trained has but one dtype, and is not sharded
         trains_reader = key not in ("reader.dtype", "trainer.strategy")
-        check(f"{key}={name}", f"training.train_reader={str(trains_reader).lower()}", *NEEDED.get(name, []))
+        check(
+            f"{key}={written.format(name)}",
+            f"training.train_reader={str(trains_reader).lower()}",
+            *NEEDED.get(name, []),
+        )
     with pytest.raises(ConfigError) as error:
-        check(f"{key}=nonsense")
+        check(f"{key}={written.format('nonsense')}")
     assert str(error.value) == f"{key}='nonsense' is unknown; choose one of: {', '.join(known)}"
 
 

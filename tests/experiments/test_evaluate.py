@@ -4,19 +4,15 @@ import json
 
 import pytest
 
-from experiments import evaluate, run
+from experiments import evaluate
 from tests.datamodules.test_judged_sets import write_set
-from tests.toy_files import as_overrides, toy_settings
+from tests.toy_files import toy_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run, and a copy of its retriever under no run's name."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    settings = toy_settings(folder, trainer__max_steps=2, evaluation__num_read=2, evaluation__num_read_test=2)
-    assert run.main(["--exp", "quickstart", *as_overrides(settings)]) == 0
-    (path,) = (folder / "runs" / "quickstart").iterdir()
-    return path
+    return toy_run(tmp_path_factory.mktemp("evaluate")).path
 
 
 def test_a_run_bm25_and_a_model_on_the_runs_test_and_a_collection(made, tmp_path, capsys):

@@ -5,19 +5,14 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from experiments import control_length, publish, run
-from experiments.runs import RunFolder
+from experiments import control_length, publish
 from tests.model_hub import serve_models
-from tests.toy_files import as_overrides, toy_settings
+from tests.toy_files import toy_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("publish")
-    settings = toy_settings(folder, trainer__max_steps=2, evaluation__num_read=2, evaluation__num_read_test=2)
-    assert run.main(["--exp", "quickstart", *as_overrides(settings)]) == 0
-    (path,) = (folder / "runs" / "quickstart").iterdir()
-    return RunFolder(path)
+    return toy_run(tmp_path_factory.mktemp("publish"))
 
 
 def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
