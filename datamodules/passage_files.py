@@ -1,11 +1,12 @@
 """Passage files of every supported format -> `Passage`s, one at a time."""
 
 import csv
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules import squad
+from datamodules import beir, squad
 from datamodules.batches import Passage
 from datamodules.choices import Choice
 from datamodules.errors import DataError
@@ -24,6 +25,8 @@ from datamodules.records import (
 )
 from datamodules.text_files import format_suffix, numbered_lines
 
+log = logging.getLogger(__name__)
+
 _ID = ("id", "_id", "docid", "doc_id", "passage_id", "pid")
 _TEXT = ("text", "contents", "content", "passage")
 _TITLE = ("title",)
@@ -41,10 +44,13 @@ class PassageFormat(Choice):
         AUTO: by the file's suffix, then by its first line.
         TSV: tab-separated, with a header that names at least text and id in any order, one passage a line:
             `psgs_w100.tsv` of the DPR release. Fields may be quoted as in CSV.
-        JSONL: one object a line: `corpus.jsonl` of BEIR, Pyserini's collections. Where no object has an id,
-            it is the line number.
+        JSONL: one object a line, such as Pyserini's collections. Where no object has an id, it is the line
+            number.
         JSON: one list of such objects.
         SQUAD: the paragraphs of SQuAD's JSON, with the ids `ARTICLE-PARAGRAPH`, both counted from 0.
+        BEIR: JSON lines or Parquet whose rows have an `_id`: `corpus.jsonl`. As its published sets need it, a
+            passage without text has its title for it, and those with neither are left out, which a warning
+            counts.
         PARQUET: a column for each of the keys above.
         DATASET: a folder that `save_to_disk` of Hugging Face datasets has written, likewise.
     """
@@ -54,6 +60,7 @@ class PassageFormat(Choice):
     JSONL = "jsonl"
     JSON = "json"
     SQUAD = "squad"
+    BEIR = "beir"
     PARQUET = "parquet"
     DATASET = "dataset"
 
@@ -84,6 +91,8 @@ def _read(path: Path, format: PassageFormat) -> Iterator[Passage]:
             return _read_tsv(path)
         case PassageFormat.SQUAD:
             return squad.read_paragraphs(path)
+        case PassageFormat.BEIR:
+            return _read_beir(path)
         case _:
             return _of_records(path, _RECORDS[format])
 
@@ -91,18 +100,20 @@ def _read(path: Path, format: PassageFormat) -> Iterator[Passage]:
 def _format_of(path: Path) -> PassageFormat:
     if is_saved_dataset(path):
         return PassageFormat.DATASET
+    if format_suffix(path) == ".parquet":
+        return PassageFormat.BEIR if beir.is_corpus(path) else PassageFormat.PARQUET
+    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
     match format_suffix(path):
         case ".tsv":
             return PassageFormat.TSV
         case ".jsonl":
-            return PassageFormat.JSONL
-        case ".parquet":
-            return PassageFormat.PARQUET
-    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
+            return PassageFormat.BEIR if beir.is_corpus(path, first) else PassageFormat.JSONL
     if first.lstrip().startswith("["):
         return PassageFormat.JSON
     if first.lstrip().startswith("{"):
-        return PassageFormat.SQUAD if squad.begins(first) else PassageFormat.JSONL
+        if squad.begins(first):
+            return PassageFormat.SQUAD
+        return PassageFormat.BEIR if beir.is_corpus(path, first) else PassageFormat.JSONL
     if "\t" in first:
         return PassageFormat.TSV
     known = ", ".join(choice.value for choice in PassageFormat if choice is not PassageFormat.AUTO)
@@ -163,6 +174,19 @@ def _fields(line: str, num_columns: int) -> list[str]:
     except csv.Error:
         return bare
     return quoted if len(quoted) == num_columns else bare
+
+
+def _read_beir(path: Path) -> Iterator[Passage]:
+    num_empty = 0
+    for where, record in beir.rows(path, _KEYS):
+        id, title = (optional_text(record, (key,), where) for key in ("_id", "title"))
+        text = _text_of(record, where).strip()
+        if text or title:
+            yield _passage(where, id, title if text else "", text or title)
+        else:
+            num_empty += 1
+    if num_empty:
+        log.warning("%s: passages left out, which have neither text nor title: %d", path, num_empty)
 
 
 _RECORDS: dict[PassageFormat, Records] = {

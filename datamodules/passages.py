@@ -32,7 +32,7 @@ __all__ = [
 # Raise when the layout of the file changes: files of other versions are rebuilt.
 _VERSION = b"1"
 # Raise when how passage files are read changes: what was built from one is built anew.
-_READING = 2
+_READING = 3
 # Every record batch but the last has this many rows, which makes random access plain division.
 _ROWS_PER_BATCH = 10_000
 _COLUMNS = ("id", "title", "text")

@@ -30,6 +30,7 @@ from datamodules.records import (
     whole_json,
 )
 from datamodules.text_files import format_suffix, numbered_lines
+from datamodules.trec import Qrels
 
 # Where a question stands ("nq.jsonl, line 3"), for messages, and the question.
 _Placed = tuple[str, Question]
@@ -58,8 +59,8 @@ class QuestionFormat(Choice):
         TRIVIAQA: one JSON object whose `Data` lists the questions: the files of the TriviaQA release. The
             answer's `Value` is the canonical one.
         SQUAD: SQuAD's JSON; questions without an answer (`is_impossible`) are left out.
-        QRELS: BEIR's `qrels/SPLIT.tsv`: its queries, read from `queries.jsonl` beside or above it, with the
-            passages judged relevant to each.
+        QRELS: BEIR's `qrels/SPLIT.tsv`, or judgements in Parquet: the queries, read from beside or above it,
+            with the passages judged relevant to each, see `datamodules.beir`.
         PARQUET: a column for each of the keys above: NQ-open and TriviaQA on the Hugging Face hub.
         DATASET: a folder that `save_to_disk` of Hugging Face datasets has written, likewise.
     """
@@ -190,14 +191,14 @@ def _format_of(path: Path) -> QuestionFormat:
         case ".jsonl":
             return QuestionFormat.JSONL
         case ".csv" | ".tsv":
-            return QuestionFormat.QRELS if beir.begins(_first_line(path)) else QuestionFormat.DPR
+            return QuestionFormat.QRELS if beir.is_judgements(path, _first_line(path)) else QuestionFormat.DPR
         case ".parquet":
-            return QuestionFormat.PARQUET
+            return QuestionFormat.QRELS if beir.is_judgements(path) else QuestionFormat.PARQUET
     first = _first_line(path)
     if first.startswith("["):
         return QuestionFormat.JSON
     if "\t" in first and not first.startswith("{"):
-        return QuestionFormat.QRELS if beir.begins(first) else QuestionFormat.DPR
+        return QuestionFormat.QRELS if beir.is_judgements(path, first) else QuestionFormat.DPR
     if not first.startswith("{"):
         known = ", ".join(choice.value for choice in QuestionFormat if choice is not QuestionFormat.AUTO)
         raise DataError(
@@ -282,15 +283,33 @@ def _read_squad(path: Path, needs_answers: bool) -> Iterator[_Placed]:
 
 
 def _read_qrels(path: Path, needs_answers: bool) -> Iterator[_Placed]:
-    positives = beir.read_judgements(path)
+    return _judged(beir.folder_of(path), beir.read_qrels([path]))
+
+
+def read_judged_questions(folder: Path, qrels: Qrels) -> list[Question]:
+    """The queries of a set of BEIR for which a passage is judged relevant, in the order of the judgements.
+
+    Args:
+        folder: of the set.
+        qrels: see `beir.read_qrels`.
+
+    Raises:
+        DataError: a file is missing or broken, or does not hold a query that is judged.
+    """
+    return _with_unique_ids(_judged(folder, qrels))
+
+
+def _judged(folder: Path, qrels: Qrels) -> Iterator[_Placed]:
+    positives = {query: relevant for query, of in qrels.items() if (relevant := beir.relevant_in(of))}
     found: dict[str, _Placed] = {}
-    queries = beir.queries_of(path)
-    for where, question in _of_records(json_lines(queries), needs_answers=False):
+    files = beir.files_of(folder, beir.QUERIES)
+    records = (record for path in files for record in beir.rows(path, _KEYS))
+    for where, question in _of_records(records, needs_answers=False):
         if question.id in positives:
             found[question.id] = where, replace(question, positives=positives[question.id])
     for query in positives:
         if query not in found:
-            raise DataError(f"{path}: {queries} holds no query {query!r}, which is judged here; add it")
+            raise DataError(f"{files[0]} holds no query {query!r}, which is judged; add it")
         yield found[query]
 
 

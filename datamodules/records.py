@@ -109,7 +109,11 @@ def parquet_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
             names = [name for name in file.schema_arrow.names if name in keys] or file.schema_arrow.names
             yield from _rows(path, file.iter_batches(batch_size=1024, columns=names))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error}); is the file whole?") from error
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as parquet ({error}); is the file whole?")
 
 
 def is_parquet(path: Path) -> bool:
@@ -117,16 +121,25 @@ def is_parquet(path: Path) -> bool:
     return format_suffix(path) == ".parquet"
 
 
-def numbered_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (number from 1, row) of JSON lines or Parquet; the number is the line's in JSON lines.
+def column_names(path: Path) -> list[str]:
+    """Of a parquet file.
 
     Raises:
-        DataError: the file cannot be read, or a line is not one JSON object.
+        DataError: it cannot be read.
     """
-    if is_parquet(path):
-        yield from enumerate((record for _, record in parquet_rows(path, ())), start=1)
-    else:
-        yield from json_objects(path)
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(path, error) from error
+
+
+def lines_or_rows(path: Path, keys: Collection[str] = ()) -> Iterator[Record]:
+    """Of JSON lines or Parquet, by the file's name.
+
+    Raises:
+        DataError: as `json_lines` and `parquet_rows`.
+    """
+    return parquet_rows(path, keys) if is_parquet(path) else json_lines(path)
 
 
 def dataset_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:

@@ -345,7 +345,7 @@ def test_beir_judgements_bring_their_queries(tmp_path):
         ("q1\td1\n", r"train\.tsv, line 2: \['q1', 'd1'\] is no judgement"),
         ("q1\td1\thigh\n", r"train\.tsv, line 2: .* is no judgement"),
         ("q1\td1\t0\n", "no passage is judged relevant"),
-        ("q7\td1\t1\n", r"queries\.jsonl holds no query 'q7', which is judged here"),
+        ("q7\td1\t1\n", r"queries\.jsonl holds no query 'q7', which is judged"),
     ],
 )
 def test_broken_beir_judgements(tmp_path, lines, message):
