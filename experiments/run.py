@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
-    from experiments.processes import check_launcher
+    from experiments.processes import check_launcher, ending_with_main_process
     from experiments.runs import RunFolder, create_run, join_run
 
     if options.list:
@@ -72,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     joined = join_run()
     if joined is not None:
-        return _execute(read_config(joined.config), joined, options.began_s)
+        with ending_with_main_process(joined.path):
+            return _execute(read_config(joined.config), joined, options.began_s)
     if options.resume is not None:
         return _resume(options)
     if options.exp is None:
@@ -147,14 +148,14 @@ def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> in
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted, interrupted_by_scheduler
     from experiments.checks import doubts_about
-    from experiments.processes import is_main_process
+    from experiments.processes import MAIN_VARIABLE, is_main_process
     from experiments.runs import RUN_VARIABLE
     from experiments.show.console import print_summary
     from experiments.summary import FAILED as HAS_FAILED
     from experiments.train import run_experiment
 
     if is_main_process():
-        os.environ[RUN_VARIABLE] = str(run.path.absolute())
+        os.environ |= {RUN_VARIABLE: str(run.path.absolute()), MAIN_VARIABLE: str(os.getpid())}
         print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
         for doubt in doubts_about(config):
             log.warning("warning: %s", doubt)

@@ -73,12 +73,12 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
         RunInterrupted: Ctrl-C; the summary says so.
     """
     started = time.perf_counter()
-    imports_s = 0.0 if began_s is None else started - began_s
+    began_s = started if began_s is None else began_s
     L.seed_everything(config.seed, verbose=False)
     trainer_hardware = hardware(config)
     sources = starting_weights(config)
     if config.evaluation.closed_book:
-        return _run_closed_book(config, run, sources["reader"], started)
+        return _run_closed_book(config, run, sources["reader"], began_s, started)
     with main_first():
         datamodule, module = build(config, run.path, sources)
     config = _with_heads_named(config, run, module)
@@ -92,8 +92,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
         before, after, stopped, start = _measure_and_train(
             config, run, module, datamodule, trainer, callbacks, sources
         )
-    total_s = imports_s + time.perf_counter() - started
-    times_s = {"imports": imports_s, "load": load_s, **module.timer.totals_s, "total": total_s}
+    times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
     summary = _written(run, summary)
     if run.retriever.is_dir() and is_main_process():
@@ -167,6 +166,7 @@ def _run_closed_book(
     config: ExperimentConfig,
     run: RunFolder,
     source: Path | None,
+    began_s: float,
     started: float,
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
@@ -183,10 +183,16 @@ def _run_closed_book(
     with _noting_interrupts(config, run), ending_together(trainer, run.path):
         trainer.test(module, datamodule, verbose=False)
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
+    times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
     sources = {"reader": source}
     summary = make_summary(config, measured, measured, "nothing is trained", callbacks, times_s, sources)
     return _written(run, summary)
+
+
+def _times_s(began_s: float, started: float, load_s: float, parts_s: Mapping[str, float]) -> dict[str, float]:
+    """Where the time since the command began has gone."""
+    total_s = time.perf_counter() - began_s
+    return {"imports": started - began_s, "load": load_s, **parts_s, "total": total_s}
 
 
 def _written(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

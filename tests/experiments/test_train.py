@@ -22,9 +22,9 @@ from callbacks.stop_on_interrupt import SCHEDULER_SIGNALS
 from datamodules.passages import KnowledgeBase
 from experiments import build as build_module
 from experiments import run, train
-from experiments.command_line import FAILED, REQUEUE, USER_ERROR
+from experiments.command_line import FAILED, REQUEUE, USER_ERROR, quieten
 from experiments.config import load_config, read_config
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, create_run
 from experiments.show.decisions import describe_kept
 from experiments.show.report_runs import collect_runs
 from experiments.show.report_tables import make_run_table
@@ -171,6 +171,16 @@ def test_a_closed_book_run_only_asks(tmp_path, family):
     assert ["prediction" in record for record in records] == [True] * 5 + [False]
     assert all(record["passages"] == [] and record["first_hit_rank"] is None for record in records)
     assert not list((tmp_path / "runs").rglob("*.faiss"))
+
+
+@pytest.mark.parametrize("kind", ["closed_book", "retrieve_only"])
+def test_the_total_time_counts_imports(settings, kind):
+    changes = {f"evaluation.{kind}": "true", "trainer.max_steps": 0}
+    config = load_config("quickstart", as_overrides({**settings, **changes}))
+    quieten()
+    times_s = train.run_experiment(config, create_run(config), time.perf_counter() - 100)["times_s"]
+    assert times_s["imports"] == pytest.approx(100, abs=1)
+    assert times_s["total"] >= times_s["imports"] + times_s["load"] - 0.1, "rounded"
 
 
 def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
