@@ -6,7 +6,6 @@ from typing import Any, TextIO
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-
 _PAUSE_S = 30.0
 """Between the lines of a log, and before the first: what takes less leaves it alone."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
