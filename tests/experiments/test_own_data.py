@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import checks, report, run
+from experiments import checks, evaluate, report, run
 from experiments.checks import doubts_about
 from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
@@ -70,6 +70,17 @@ def test_the_report_names_the_file(made, tmp_path):
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| capitals/qrels/train.tsv (held out) | own_data<br>reader reader<br>retriever retriever" in text
     assert "Vital QA" not in text
+
+
+def test_the_comparison_goes_by_the_judgements_as_the_run_did(made, tmp_path):
+    [folder] = made.glob("own_data/*")
+    assert evaluate.main([str(folder), "bm25", "--out", str(tmp_path)]) == 0
+    [own] = json.loads((tmp_path / "results.json").read_text())["collections"]
+    assert own["judgements"] == "of the collection"
+    hit_rates = [found["mean"] for found in own["means"]["Hit Rate@5"]]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert hit_rates[0] == pytest.approx(summary["hr_at_5"]["before"])
+    assert hit_rates[-1] == pytest.approx(summary["bm25"]["bm25/hr_at_5"]["before"])
 
 
 def test_without_answers_the_judgements_alone_decide(tmp_path, caplog):
