@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 _PAUSE_S = 30.0
-"""Between the lines of a log, and before the first: what takes less leaves it alone."""
+"""Between the lines of a log, and before the first: what takes less leaves it alone, but for downloads."""
 _LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 _LINE_WITHOUT_END = "{desc}: {n_fmt}, {rate_fmt}{postfix}"
 
@@ -17,12 +17,13 @@ def progress_bar(
 ) -> tqdm:
     """A bar with rate and time left; where the output is no terminal, lines for a log in its place.
 
-    With `prefixes`, numbers are short: 1.2G instead of 1200000000.
+    With `prefixes`, as of downloads, numbers are short, 1.2G instead of 1200000000, and a log also says that
+    it begins.
     """
     looks: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
     if not sys.stderr.isatty():
         line = _LINE_WITHOUT_END if total is None else _LINE
-        looks = {"file": _Lines(sys.stderr), "bar_format": line, "delay": _PAUSE_S}
+        looks = {"file": _Lines(sys.stderr), "bar_format": line, "delay": 0.0 if prefixes else _PAUSE_S}
         looks |= {"mininterval": _PAUSE_S, "maxinterval": _PAUSE_S}
     return tqdm(
         total=total,
