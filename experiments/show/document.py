@@ -15,7 +15,9 @@ _FILES = {"report.md", "report.html", FIGURES}
 
 _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
+body { max-width: 100rem; }
 .rows td:nth-child(2) { min-width: 7.5rem; }
+@media (max-width: 36rem) { .rows td:nth-child(2) { min-width: 6rem; overflow-wrap: anywhere; } }
 .wide td, .wide td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 th[tabindex] { cursor: pointer; }
 th[aria-sort]::after { content: " \\2193"; } th[aria-sort="ascending"]::after { content: " \\2191"; }
@@ -24,6 +26,7 @@ input[type="search"] { font: inherit; font-size: .85rem; padding: .25rem .5rem; 
   color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 4px; }
 figure svg { display: block; width: 100%; min-width: 32rem; height: auto; background: #fff;
   border-radius: 4px; }
+@media (prefers-color-scheme: dark) { figure svg { filter: invert(.91) hue-rotate(180deg); } }
 """
 
 

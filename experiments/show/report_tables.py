@@ -169,7 +169,7 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
     head += [_VALIDATED] if shows_validations else []
     rows = []
     for entry in entries:
-        cells = _labels(entry)
+        cells = _labels(entry, is_first=table == "table1")
         for column, value in zip(columns, papers(entry), strict=True):
             cells.append(_estimate_cell(entry, column))
             if with_paper:
@@ -225,7 +225,7 @@ def _change_table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         if entry.changes:
             cells = [_change_cell(entry.changes.get(column.metric), column) for column in columns]
-            rows.append((*_labels(entry), *cells))
+            rows.append((*_labels(entry, is_first=False), *cells))
     notes: tuple[str, ...] = (
         "Final test - starting checkpoint, on the same questions, with 95% bootstrap intervals as above.",
         "A change is significant where its interval excludes 0. Lift: attention relative to an even share of "
@@ -270,10 +270,12 @@ def difference_tables(entries: Sequence[Entry]) -> list[Table]:
     ]
 
 
-def _labels(entry: Entry) -> list[str]:
+def _labels(entry: Entry, is_first: bool) -> list[str]:
+    """Data, setting and seeds; models and further settings stand in the first table alone."""
+    details = entry.details if is_first else ()
     seeds = ", ".join(str(run.config.seed) for run in entry.runs)
     count = f"{len(entry.runs)}\nseed {seeds}" if entry.is_measured else entry.status
-    return [dataset_label(entry.dataset), "\n".join([setting_label(entry, "\n"), *entry.details]), count]
+    return [dataset_label(entry.dataset), "\n".join([setting_label(entry, "\n"), *details]), count]
 
 
 def _estimate_cell(entry: Entry, column: Column) -> str:

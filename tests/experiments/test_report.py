@@ -350,6 +350,10 @@ def test_paper_numbers_stand_beside(made):
     label = paper["Table 1"]["Off-the-shelf"][1].split("<br>")
     assert label[1:5] == ["shortened", "other data or models", "reader reader", "retriever retriever"]
     assert re.fullmatch(r"and \d+ more settings", label[-1])
+    assert paper["Tables 2 and 3"]["Off-the-shelf"][1].split("<br>")[1:] == label[1:3], (
+        "the rest is said once"
+    )
+    assert "| NQ | BM25 (k1 0.9, b 0.4) | 0.448 |" in text
     assert paper["Tables 2 and 3"]["Off-the-shelf"][6] == "0.145 ± 0.193"
     assert list(paper["Table 1"]) == ["Off-the-shelf", "BM25"], "what was not run is listed once, below"
     absent = "NQ Initial checkpoint, NQ Step 1, NQ Step 2 (fine-tuned), NQ Atlas-large, NQ Perplexity"
