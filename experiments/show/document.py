@@ -1,5 +1,6 @@
 """What a report is made of, and how it becomes HTML, Markdown, and a folder of files."""
 
+import itertools
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,10 @@ _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
 body { max-width: 100rem; }
 .rows td:nth-child(2) { min-width: 7.5rem; }
-@media (max-width: 36rem) { .rows td:nth-child(2) { min-width: 6rem; overflow-wrap: anywhere; } }
+@media (max-width: 36rem) { .rows td:nth-child(2) { min-width: 8.5rem; overflow-wrap: anywhere; } }
+.figures { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(32rem, 100%), 1fr)); }
+.figures figure { min-width: 0; }
 .wide td, .wide td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 th[tabindex] { cursor: pointer; }
 th[aria-sort]::after { content: " \\2193"; } th[aria-sort="ascending"]::after { content: " \\2191"; }
@@ -184,7 +188,11 @@ def _write_all(blocks: Sequence[Block], folder: Path) -> None:
 def render_html(blocks: Sequence[Block]) -> str:
     """The text of `report.html`; its first heading is its title."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    return page(title, "\n".join([*map(_html, blocks), _SCRIPT]), _STYLE)
+    parts = []
+    for are_pictures, group in itertools.groupby(blocks, key=lambda block: isinstance(block, Picture)):
+        shown = "\n".join(map(_html, group))
+        parts.append(f'<div class="figures">\n{shown}\n</div>' if are_pictures else shown)
+    return page(title, "\n".join([*parts, _SCRIPT]), _STYLE)
 
 
 def _html(block: Block) -> str:
@@ -210,7 +218,7 @@ def _html_table(table: Table) -> str:
         shown = []
         for i, cell in enumerate(row):
             first, *others = cell.split("\n")
-            small = "".join(f"<small>{escape(line)}</small>" for line in others)
+            small = "".join(f"<small>{_breakable(line)}</small>" for line in others)
             kind = "" if i < table.num_labels else ' class="number"'
             words, meaning = escape(first), table.meanings.get(first, "") if tag == "th" else ""
             if meaning:
@@ -229,6 +237,11 @@ def _html_table(table: Table) -> str:
         f'{title}<div class="scroll"><table class="{kind}" aria-label="{escape(table.title)}">\n'
         f"<thead>{cells('th', table.columns)}</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n{notes}"
     )
+
+
+def _breakable(line: str) -> str:
+    """Settings may be broken where their names and values end."""
+    return re.sub(r"([_=])", r"\1<wbr>", escape(line))
 
 
 def _inline_svg(picture: Picture) -> str:
