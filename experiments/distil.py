@@ -132,7 +132,7 @@ def distil(
     trainer.validate(module, data, verbose=False)
     start = float(trainer.callback_metrics[str(best.monitor)])
     weights = {name: weight.clone() for name, weight in module.retriever.state_dict().items()}
-    trainer.fit(module, data)
+    trainer.fit(module, data, weights_only=True)
     is_better = best.best_model_score is not None and float(best.best_model_score) > start
     if is_better:
         saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]

@@ -99,7 +99,8 @@ def test_a_log_is_left_alone_by_what_takes_seconds(capsys):
     assert capsys.readouterr().err.strip() == ""
 
 
-def test_long_numbers_are_short_where_asked_for(capsys):
+def test_long_numbers_are_short_where_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for prefixes in (False, True):
         with progress_bar(4_000_000_000, "Downloading", "B", prefixes=prefixes) as bar:
             bar.update(1_000_000_000)

@@ -185,11 +185,14 @@ def test_a_saved_dataset_of_chosen_rows_is_refused(tmp_path):
 
 
 def test_numbers_never_stand_in_for_some_of_the_ids(write):
-    path = write("p.jsonl", '{"_id": "2", "text": "a"}\n{"text": "b"}\n')
+    path = write("p.jsonl", '{"id": "2", "text": "a"}\n{"text": "b"}\n')
     with pytest.raises(DataError, match=r"line 2: the passage has no id, and the first one has one"):
         list(read_passages(path))
-    path = write("p.jsonl", '{"text": "a"}\n{"_id": "1", "text": "b"}\n')
+    path = write("p.jsonl", '{"text": "a"}\n{"id": "1", "text": "b"}\n')
     with pytest.raises(DataError, match=r"line 2: the passage has an id, and the first one has none"):
+        list(read_passages(path))
+    path = write("p.jsonl", '{"_id": "2", "text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(DataError, match=r'line 2: no "_id"; every row of a set of BEIR has one'):
         list(read_passages(path))
 
 
