@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.decisions import announce
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.refresh_index import searches_stale_index
+from callbacks.stop_on_indicators import how_few
 from lightning_modules.encoding import encode_rows
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed
@@ -140,7 +141,8 @@ class AlarmOnCollapse(EvaluationCallback):
         if has_crashed(round(before * count), hits, count, self.hit_rate_drop):
             self._raise(
                 trainer,
-                f"Hit Rate@{k} fell from the start's {before:.3f} to {hits / count:.3f} ({count} questions)",
+                f"Hit Rate@{k} fell from the start's {before:.3f} to {hits / count:.3f} ({count} questions): "
+                f"the retriever has become worse{how_few(count)}",
             )
 
     def _raise(self, trainer: Trainer, message: str) -> NoReturn:

@@ -1,5 +1,7 @@
 """Measures at each validation whether the reader's attention is worth distilling."""
 
+import logging
+
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -13,6 +15,9 @@ from lightning_modules.processes import gather
 
 GOOD_INDICATOR2_SPEARMAN = 0.3
 """The paper's rule: Indicator 2's Spearman above this is good."""
+
+
+log = logging.getLogger(__name__)
 
 
 class ReadQuestionsMeter:
@@ -76,6 +81,8 @@ class LogIndicators(EvaluationCallback):
         self.latest_questions = QuestionValues()
         self.latest_hits = QuestionValues()
         self._hits: dict[str, float] = {}
+        self._num_read = self._num_with_nouns = 0
+        self._has_warned = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.latest_questions = QuestionValues()
@@ -89,6 +96,10 @@ class LogIndicators(EvaluationCallback):
             hits = is_retrieved(evaluation).tolist()
             self._hits.update(zip((question.id for question in evaluation.questions), hits, strict=True))
         self.meter.update(evaluation.read)
+        if evaluation.read is not None:
+            asked = evaluation.read.batch.questions
+            self._num_read += len(asked)
+            self._num_with_nouns += sum(bool(question.nouns) for question in asked)
 
     on_tested = on_validated
 
@@ -111,7 +122,18 @@ class LogIndicators(EvaluationCallback):
             module.log(f"{prefix}{name}", value)
         module.log(f"{prefix}indicator2/good_above", GOOD_INDICATOR2_SPEARMAN)
         self.latest_questions = self.meter.question_values(trainer)
+        self._warn_of_nouns(trainer)
         self._add_histograms(trainer, prefix)
+
+    def _warn_of_nouns(self, trainer: Trainer) -> None:
+        """Once: without nouns all of Indicator 2 is NaN."""
+        if self._num_read and not self._num_with_nouns and trainer.is_global_zero and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "Indicator 2 is undefined: none of the %d questions read has nouns, which it looks at; tag "
+                "them first, datamodules.nouns.NounTagger().tag(questions)",
+                self._num_read,
+            )
 
     def _add_histograms(self, trainer: Trainer, prefix: str) -> None:
         for logger in trainer.loggers:

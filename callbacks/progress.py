@@ -1,19 +1,30 @@
 """Progress of a run: optimizer steps with rate and time left, and a bar for each evaluation."""
 
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
+
+_PAUSE_S = 30.0
+"""Between the lines of a log, and before the first: what takes less leaves it alone, but for downloads."""
+_LINE = "{desc}: {n_fmt} of {total_fmt} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
+_LINE_WITHOUT_END = "{desc}: {n_fmt}, {rate_fmt}{postfix}"
 
 
 def progress_bar(
     total: int | None, description: str, unit: str, is_shown: bool = True, prefixes: bool = False
 ) -> tqdm:
-    """A bar with rate and time left; where the output is no terminal, a line every 30 seconds at most.
+    """A bar with rate and time left; where the output is no terminal, lines for a log in its place.
 
-    With `prefixes`, numbers are short: 1.2G instead of 1200000000.
+    With `prefixes`, as of downloads, numbers are short, 1.2G instead of 1200000000, and a log also says that
+    it begins.
     """
+    looks: dict[str, Any] = {"dynamic_ncols": True, "mininterval": 0.5}
+    if not sys.stderr.isatty():
+        line = _LINE_WITHOUT_END if total is None else _LINE
+        looks = {"file": _Lines(sys.stderr), "bar_format": line, "delay": 0.0 if prefixes else _PAUSE_S}
+        looks |= {"mininterval": _PAUSE_S, "maxinterval": _PAUSE_S}
     return tqdm(
         total=total,
         desc=description,
@@ -21,9 +32,22 @@ def progress_bar(
         unit_scale=prefixes,
         leave=False,
         disable=not is_shown,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        **looks,
     )
+
+
+class _Lines:
+    """A file that what tqdm would write over and over into one line of a terminal becomes lines of."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self._file.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class StepProgress(Callback):

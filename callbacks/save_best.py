@@ -39,3 +39,5 @@ class SaveBest(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.num_left_out = state_dict["num_left_out"]
+        # which Lightning saves and does not load: a run may be resumed after its last validation
+        self.current_score = state_dict["current_score"]

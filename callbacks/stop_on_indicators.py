@@ -25,6 +25,9 @@ paper's ruined runs below their start and its good ones above it on both data se
 (`experiments/benchmarks/paper_separation.py`; others tell good from bad too, but rise in a ruined run); the
 teacher's AUC sees a reader that no longer tells the passages with an answer from the others."""
 
+FEW_QUESTIONS = 50
+"""Below so many a decision says how little it is made by."""
+
 MONITORS = (*READER_MONITORS, RETRIEVAL_HIT.name)
 """The Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad teacher has begun
 to ruin."""
@@ -87,6 +90,7 @@ class StopOnIndicators(Callback):
         self.baseline = baseline
         self.decided = Decisions() if decided is None else decided
         self._num_below = dict.fromkeys(self.monitors, 0)
+        self._reader_is_frozen = False
         self._changes: dict[str, Change] = {}
         self._changes_defined: dict[str, Change] = {}
 
@@ -167,6 +171,7 @@ class StopOnIndicators(Callback):
             self._act(trainer, pl_module, declined[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reader_is_frozen = not getattr(pl_module, "train_reader", True)
         self.decided.stay_stopped(trainer)
 
     def _reached_target(self, trainer: Trainer, module: LightningModule) -> bool:
@@ -175,7 +180,7 @@ class StopOnIndicators(Callback):
         values = values[~np.isnan(values)]
         if self.target is None or not len(values) or values.mean() < self.target:
             return False
-        message = f"{name} = {values.mean():.3f} reached the target {self.target:.3f}"
+        message = f"{name} = {values.mean():.3f} reached the target {self.target:.3f}{how_few(len(values))}"
         self.decided.act(trainer, module, self._decision(trainer, Action.STOP, name), "target", message)
         return True
 
@@ -184,6 +189,20 @@ class StopOnIndicators(Callback):
         self._num_below = dict.fromkeys(self.monitors, 0)
         decision = self._decision(trainer, self.action, name)
         self.decided.act(trainer, module, decision, "ineffective", message)
+
+    def _what_declined(self, name: str) -> str:
+        """Which model got worse, in words: a Hit Rate is the retriever's, all else the reader's where it is
+        trained; a frozen one stays as it is, and sees other passages."""
+        if name == RETRIEVAL_HIT.name:
+            return "the retriever finds passages with an answer for fewer questions, so training harms it"
+        if self._reader_is_frozen:
+            return (
+                "the reader is frozen and as good as it was; the retriever now finds passages that it tells "
+                "apart less well"
+            )
+        if not name.startswith(START_CANDIDATES):
+            return "the reader teaches worse on what is retrieved now than on what was at the start"
+        return "the reader has become a worse teacher, and distilling it on would harm the retriever"
 
     def _go_on_if_recovered(self, trainer: Trainer, module: LightningModule) -> None:
         is_recovered = bool(self._changes) and not any(
@@ -221,11 +240,13 @@ class StopOnIndicators(Callback):
             return (
                 f"{name} is undefined now for {-defined.mean:.0%} of the {int(defined.num_pairs)} questions "
                 f"that had a value at the start, in {times}: the reader's attention has become constant"
+                f"{how_few(int(defined.num_pairs))}"
             )
         return (
             f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
             f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
-            f"significantly below {-self.rule.margin:.3f} in {times}: {_what_declined(name)}"
+            f"significantly below {-self.rule.margin:.3f} in {times}: {self._what_declined(name)}"
+            f"{how_few(int(change.num_pairs))}"
         )
 
     def _is_below(self, name: str) -> bool:
@@ -261,13 +282,14 @@ class StopOnIndicators(Callback):
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
 
 
-def _what_declined(name: str) -> str:
-    """In words: a Hit Rate is the retriever's, all else the reader's."""
-    if name == RETRIEVAL_HIT.name:
-        return "the retriever finds passages with an answer for fewer questions, so training harms it"
-    if not name.startswith(START_CANDIDATES):
-        return "the reader teaches worse on what is retrieved now than on what was at the start"
-    return "the reader has become a worse teacher, and distilling it on would harm the retriever"
+def how_few(num_questions: int) -> str:
+    """What to add to a decision by few questions; "" for `FEW_QUESTIONS` and more."""
+    if num_questions >= FEW_QUESTIONS:
+        return ""
+    return (
+        f"; {num_questions} questions are few: each is {1 / num_questions:.3f} of the mean, and others may "
+        "say otherwise, so give validations more"
+    )
 
 
 def change_of_defined(before: np.ndarray, after: np.ndarray, level: float) -> Change:

@@ -11,7 +11,7 @@ from jaxtyping import Float16, Int64
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.index_builder import encode_in_shares
-from datamodules.answer_matching import AnswerMatcher
+from datamodules.answer_matching import HitMatcher
 from datamodules.batches import Question, in_batches
 from datamodules.errors import DataError
 from datamodules.partial_index import PartialIndex, choose_rows
@@ -139,12 +139,14 @@ def _read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
 
 
 def gold_rows(module: RetrievalModule, questions: Sequence[Question]) -> dict[str, list[int]]:
-    """By question id the rows of the passages of its gold title that hold an answer."""
+    """By question id the rows of its passages judged relevant, or of its gold title that hold an answer."""
     knowledge_base = module.knowledge_base
     titled = knowledge_base.rows_titled({question.title for question in questions if question.title})
+    judged = knowledge_base.rows_of(id for question in questions for id in question.positives)
     gold = {}
     for question in questions:
-        matcher = AnswerMatcher(question.answers, module.answer_match)
-        rows = titled.get(question.title, [])
-        gold[question.id] = [row for row in rows if matcher.matches(knowledge_base[row].text)]
+        matcher = HitMatcher(question, module.answer_match)
+        rows = [judged[id] for id in sorted(question.positives) if id in judged]
+        rows += [row for row in titled.get(question.title, []) if row not in rows]
+        gold[question.id] = [row for row in rows if matcher.matches(knowledge_base[row])]
     return gold

@@ -12,6 +12,7 @@ from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.teacher_checks import relative_entropy_of
 from lightning_modules.processes import gather
 from lightning_modules.retriever_reader import RetrieverReaderModule
+from lightning_modules.temperatures import USEFUL_SPREAD
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +20,6 @@ ONE_HOT = 0.05
 """Entropy, relative to that of equal passages, below which a distribution is all but one-hot."""
 FLAT = 0.99
 """Above which it is all but flat."""
-USEFUL_SPREAD = 2.0
-"""Standard deviation of scores / temperature over a question's passages that a warning recommends."""
 _MOST = 0.5
 _FEWEST_QUESTIONS = 4
 

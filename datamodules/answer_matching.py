@@ -1,4 +1,4 @@
-"""Does a text hold an answer, and how well does a prediction match one?  Pure functions.
+"""Does a passage hold an answer, and how well does a prediction match one?  Pure functions.
 
 The rules are those of the papers compared with, bit for bit: DPR and FiD for retrieved passages, SQuAD (as in
 Atlas, `src/evaluation.py`) for predictions.
@@ -12,6 +12,7 @@ from typing import assert_never
 
 import regex
 
+from datamodules.batches import Passage, Question
 from datamodules.choices import Choice
 from datamodules.errors import DataError
 
@@ -73,6 +74,26 @@ class AnswerMatcher:
                 return " ".join(["", *dpr_tokens(text), ""])
             case _:
                 assert_never(self._match)
+
+
+class HitMatcher:
+    """Which passages are hits for a question: those judged relevant to it where somebody has judged, else
+    those whose text holds an answer (the title does not count: DPR, FiD).
+
+    Args:
+        question: with its answers or its `positives`.
+        match: the rule for answers, see `AnswerMatch`.
+    """
+
+    def __init__(self, question: Question, match: AnswerMatch | str = AnswerMatch.TOKENS) -> None:
+        self._positives = question.positives
+        self._answers = AnswerMatcher(() if question.positives else question.answers, match)
+
+    def matches(self, passage: Passage) -> bool:
+        """Whether it is a hit."""
+        if self._positives:
+            return passage.id in self._positives
+        return self._answers.matches(passage.text)
 
 
 def has_answer(text: str, answers: Sequence[str], match: AnswerMatch | str = AnswerMatch.TOKENS) -> bool:

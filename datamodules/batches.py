@@ -39,6 +39,8 @@ class Question:
         nouns: character spans (start, end) of the question's nouns (spaCy NOUN and PROPN), the
             target of Indicator 2; empty until a tagger has run.
         canonical_answer: the one that the data single out to train on; empty where they do not.
+        positives: ids of the passages that somebody has judged relevant, which then are its hits in place of
+            those that hold an answer; empty where nobody has.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Question:
     topic: str = ""
     nouns: tuple[tuple[int, int], ...] = ()
     canonical_answer: str = ""
+    positives: frozenset[str] = frozenset()
 
     @property
     def words(self) -> str:

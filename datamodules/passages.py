@@ -18,6 +18,7 @@ from datamodules.batches import Passage
 from datamodules.errors import DataError
 from datamodules.passage_files import PassageFormat, read_passages
 from datamodules.published import verified_passages
+from datamodules.records import changed_at, existing_data
 from datamodules.sources import PassageSet
 from datamodules.text_files import existing_file
 
@@ -28,8 +29,10 @@ __all__ = [
     "read_passages",
 ]
 
-# Raise when the layout of the file or how passages are read changes: files of other versions are rebuilt.
+# Raise when the layout of the file changes: files of other versions are rebuilt.
 _VERSION = b"1"
+# Raise when how passage files are read changes: what was built from one is built anew.
+_READING = 3
 # Every record batch but the last has this many rows, which makes random access plain division.
 _ROWS_PER_BATCH = 10_000
 _COLUMNS = ("id", "title", "text")
@@ -110,15 +113,21 @@ class KnowledgeBase(Sequence[Passage]):
         Raises:
             DataError: there is no passage of an id.
         """
-        wanted = pa.array(sorted(set(ids)), pa.string())
-        found: dict[str, Passage] = {}
-        for number, (batch_ids, *_) in enumerate(self._columns):
-            for row in np.flatnonzero(pc.is_in(batch_ids, value_set=wanted)):
-                passage = self._passage(number * _ROWS_PER_BATCH + int(row))
-                found.setdefault(passage.id, passage)
-        missing = [passage_id for passage_id in wanted.to_pylist() if passage_id not in found]
+        wanted = sorted(set(ids))
+        rows = self.rows_of(wanted)
+        missing = [passage_id for passage_id in wanted if passage_id not in rows]
         if missing:
             raise DataError(f"{self.path}: no passage has the id {missing[0]!r}")
+        return {passage_id: self._passage(row) for passage_id, row in rows.items()}
+
+    def rows_of(self, ids: Iterable[str]) -> dict[str, int]:
+        """The rows of some ids, found in one pass over all ids; of several with one id the first; without
+        those of none."""
+        wanted = pa.array(sorted(set(ids)), pa.string())
+        found: dict[str, int] = {}
+        for number, (batch_ids, *_) in enumerate(self._columns if len(wanted) else ()):
+            for row in np.flatnonzero(pc.is_in(batch_ids, value_set=wanted)):
+                found.setdefault(str(batch_ids[row].as_py()), number * _ROWS_PER_BATCH + int(row))
         return found
 
     def titled(self, titles: Iterable[str]) -> dict[str, list[Passage]]:
@@ -197,7 +206,7 @@ def knowledge_base_from_file(
     Processes that build it at the same moment do not harm each other, but each does the whole work.
 
     Args:
-        path: passage file, see `read_passages`.
+        path: passage file or folder, see `read_passages`.
         cache_dir: folder for the built file, about as large as the passage file.
         format: format of the passage file.
         progress: as for `build_knowledge_base`.
@@ -206,10 +215,9 @@ def knowledge_base_from_file(
     Raises:
         DataError: as `read_passages`, `build_knowledge_base` and `verified_passages`.
     """
-    path = existing_file(path, "passage file").resolve()
-    status = path.stat()
+    path = existing_data(path, "passage file").resolve()
     verified = [published.num_passages] if published else []
-    source = json.dumps([str(path), status.st_size, status.st_mtime_ns, PassageFormat(format), *verified])
+    source = json.dumps([str(path), *changed_at(path), PassageFormat(format), _READING, *verified])
     built = knowledge_base_path(path, cache_dir)
     if built.is_file():
         try:

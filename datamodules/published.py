@@ -128,13 +128,13 @@ def read_split(
 
 
 def verified_passages(path: Path, passages: Iterable[Passage], published: PassageSet) -> Iterator[Passage]:
-    """Yields passages, and refuses those that are not the published ones by number and ids.
+    """Yields passages, and refuses those that are not the published ones by number, ids and titles.
 
     Raises:
-        DataError: an id is not the next running number (a line is lost, doubled or out of place), or the
-            file ends early or late.
+        DataError: an id is not the next running number (a line is lost, doubled or out of place), the file
+            ends early or late, or no passage has a title.
     """
-    number = 0
+    number, has_titles = 0, False
     for number, passage in enumerate(passages, start=1):
         if passage.id != str(number):
             raise DataError(
@@ -142,7 +142,13 @@ def verified_passages(path: Path, passages: Iterable[Passage], published: Passag
                 f"from 1 to {published.num_passages:,} without a gap. Download it again; if it is a file of "
                 f"your own, rename it, or {_VERIFY_OFF}"
             )
+        has_titles = has_titles or bool(passage.title)
         yield passage
+    if not has_titles:
+        raise DataError(
+            f"{path}: no passage has a title, and those of {published.file.name} have: is its column called "
+            f"otherwise? Download it again; if it is a file of your own, rename it, or {_VERIFY_OFF}"
+        )
     if number != published.num_passages:
         raise _wrong_number(path, number, published.num_passages, "passages")
 

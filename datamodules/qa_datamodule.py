@@ -33,7 +33,8 @@ class QuestionDataModule(L.LightningDataModule):
         evaluation_seed: of the order of validation and test questions.
 
     Raises:
-        DataError: an empty validation or test split.
+        DataError: an empty validation or test split, or one with answers to some of its questions only,
+            or with neither answers nor judged passages.
     """
 
     def __init__(
@@ -50,6 +51,19 @@ class QuestionDataModule(L.LightningDataModule):
         for name, questions in (("validation", validation), ("test", test)):
             if not questions:
                 raise DataError(f"the {name} split has no questions; set {name} to one that has some")
+            without = [question for question in questions if not question.answers]
+            if without and len(without) < len(questions):
+                raise DataError(
+                    f"{name}: {len(without)} of {len(questions)} questions have no answer (the first is "
+                    f"{without[0].text!r}); give all of them answers, or none"
+                )
+            unjudged = [question for question in without if not question.positives]
+            if unjudged:
+                raise DataError(
+                    f"{name}: {len(unjudged)} of {len(questions)} questions have neither an answer nor a "
+                    f"passage judged relevant (the first is {unjudged[0].text!r}), so nothing tells a hit "
+                    'from a miss; add "answers", or give BEIR\'s qrels'
+                )
         self.train = list(train)
         self.validation = _in_seeded_order(validation, evaluation_seed)
         self.test = _in_seeded_order(test, evaluation_seed)

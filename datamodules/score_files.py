@@ -16,7 +16,7 @@ from datamodules.batches import Passage, Question
 from datamodules.choices import Choice
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
-from datamodules.records import is_parquet, numbered_records
+from datamodules.records import is_parquet, lines_or_rows
 from datamodules.text_files import existing_file, write_whole
 from datamodules.trec import is_run, read_run, run_lines
 
@@ -234,8 +234,7 @@ def _checked(row: _Row, where: str) -> tuple[float, ...]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, _Row]]:
     format: _Format | None = None
-    for number, record in numbered_records(path):
-        where = f"{path}, line {number}"
+    for where, record in lines_or_rows(path):
         if format is None:
             format = next((known for known in _FORMATS.values() if known.is_row(record)), None)
         if format is None or format.parse is None:

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "--instances", type=int, metavar="N", help=f"questions to sample (default: {NUM_QUESTIONS})"
     )
     measuring.add_argument("--out", metavar="FILE", help="token file to write (default: in RUN/analysis/)")
-    measuring.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    measuring.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     shown = parser.add_argument_group("what is computed and shown (default: the run's settings)")
     shown.add_argument("--percentiles", nargs="+", metavar="P", help="of the most similar tokens")
     shown.add_argument("--normalization", metavar="HOW", help="of the attention: passage, prompt or none")

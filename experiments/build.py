@@ -71,6 +71,13 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
         tagger.tag(read_data_split(config, split, getattr(data, f"max_{split}")))
         for split in ("validation", "test")
     )
+    for split, questions in (("validation", validation), ("test", test)):
+        if not any(question.answers for question in questions):
+            log.warning(
+                "data.%s: no question has an answer, so the reader reads none of them: the Hit Rate goes by "
+                "the passages judged relevant, and there are no indicators, EM and F1",
+                split,
+            )
     with naming("data"):
         return QuestionDataModule(
             train=train,
@@ -85,9 +92,31 @@ def build_datamodule(config: ExperimentConfig, reads_train: bool = False) -> Que
 def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, folder: Path) -> KnowledgeBase:
     """The knowledge base, or a slice of it in the run's folder.
 
-    A slice holds the gold passages of all questions (found by title) and fills up with other passages, in
-    order, so that training and held-out questions can all be answered from it.
+    A slice holds the gold passages of all questions (found by title, or judged relevant) and fills up with
+    other passages, in order, so that training and held-out questions can all be answered from it.
+
+    Raises:
+        ConfigError: a slice too small for them, or no passage that is judged relevant is there.
     """
+    knowledge_base = _build_knowledge(config, datamodule, folder)
+    for split in ("train", "validation", "test"):
+        judged = {id for question in getattr(datamodule, split) for id in question.positives}
+        missing = judged - knowledge_base.rows_of(judged).keys()
+        if judged and missing == judged:
+            raise ConfigError(
+                f"data.{split}: none of the {len(judged)} passages judged relevant is in data.passages, "
+                f"whose ids are such as {knowledge_base[0].id!r}, not {min(judged)!r}; give the passages "
+                "of the same set"
+            )
+        if missing:
+            log.warning(
+                "data.%s: %d of the %d passages judged relevant are not in data.passages (such as %r)",
+                *(split, len(missing), len(judged), min(missing)),
+            )
+    return knowledge_base
+
+
+def _build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, folder: Path) -> KnowledgeBase:
     data = config.data
     if data.max_passages is None and data.passages != VITAL:
         return _knowledge_base_from_file(config)
@@ -103,15 +132,16 @@ def build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, fo
 
 
 def _slice(passages: Iterable[Passage], questions: Sequence[Question], size: int) -> Iterator[Passage]:
-    wanted = {question.title for question in questions if question.title}
-    others_left = size - len(wanted)
+    wanted = {question.title for question in questions if question.title and not question.positives}
+    judged = {id for question in questions for id in question.positives}
+    others_left = size - len(wanted) - len(judged)
     if others_left < 0:
         raise ConfigError(
-            f"data.max_passages={size} is less than the {len(wanted)} gold passages of the questions; raise "
-            "it, or lower data.max_train, data.max_validation and data.max_test"
+            f"data.max_passages={size} is less than the {len(wanted) + len(judged)} gold passages of the "
+            "questions; raise it, or lower data.max_train, data.max_validation and data.max_test"
         )
     for passage in passages:
-        if passage.title in wanted:
+        if passage.title in wanted or passage.id in judged:
             yield passage
         elif others_left > 0:
             others_left -= 1

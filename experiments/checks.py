@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -14,6 +15,8 @@ from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
+from datamodules.questions import HELD_OUT
+from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
 from experiments.each_setting import check_each_setting, value_of
@@ -67,7 +70,35 @@ def check_settings(config: ExperimentConfig) -> None:
 
 def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
-    return [*_doubts_about_faiss(config), *_doubts_about_length(config), *_doubts_about_rule(config)]
+    return [
+        *_doubts_about_data(config),
+        *_doubts_about_processes(config),
+        *_doubts_about_faiss(config),
+        *_doubts_about_length(config),
+        *_doubts_about_rule(config),
+    ]
+
+
+def _doubts_about_data(config: ExperimentConfig) -> list[str]:
+    """Questions of one's own over the embedded passages, or the other way round."""
+    data = config.data
+    named = {f"data.{key}": getattr(data, key) for key in ("train", "validation", "test", "passages")}
+    embedded = " and ".join(key for key, name in named.items() if name == VITAL)
+    own = " and ".join(f"{key}={name}" for key, name in named.items() if name not in (VITAL, HELD_OUT))
+    if not (embedded and own):
+        return []
+    return [f"{embedded} is the embedded Vital QA (the default) beside {own}: do they belong together?"]
+
+
+def _doubts_about_processes(config: ExperimentConfig) -> list[str]:
+    """More processes on a machine than it has cores."""
+    cores, devices = os.cpu_count() or 1, config.trainer.devices
+    if hardware(config)["accelerator"] != "cpu" or devices <= cores:
+        return []
+    return [
+        f"trainer.devices={devices} starts {devices} processes, and this machine has {cores} cores: they "
+        f"will wait for each other; trainer.devices={cores} is the most that can help"
+    ]
 
 
 def _doubts_about_faiss(config: ExperimentConfig) -> list[str]:

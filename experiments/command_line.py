@@ -1,5 +1,6 @@
 """What the command lines share: exit codes, and a terminal left to what the user asked for."""
 
+import argparse
 import errno
 import logging
 import os
@@ -7,7 +8,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -31,6 +33,19 @@ _WAYS_OUT = {
 _WRITTEN_IN_PART = re.compile(
     r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|\d+ requested and \d+ written"
 )
+
+
+class HelpWithKeys(argparse.Action):
+    """`--help`, with every key of the configuration after the options."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from experiments.show.settings import as_text  # late: choices are asked of what defines them
+
+        print(f"{parser.format_help()}\n{as_text()}")
+        parser.exit()
 
 
 def run_command(work: Callable[[], int]) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).parent / "configs"
-SCALES = ("embedded", "paper")
+SCALES = ("embedded", "paper", "own")
 FSDP = "fsdp"
 STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -107,8 +108,10 @@ class DataConfig:
 
     root: str = setting("data", "folder that relative file names are looked for in")
     train: str = setting("vital", 'question file, or "vital" for the embedded set')
-    validation: str = setting("vital", "likewise")
-    test: str = setting("vital", "likewise")
+    validation: str = setting(
+        "vital", 'likewise; "held_out" = a fifth of the questions of train, at most 1,000, taken out of it'
+    )
+    test: str = setting("vital", "likewise, others than those of validation")
     passages: str = setting("vital", 'passage file, or "vital" for the embedded corpus')
     source: str = setting(
         "dpr", "of the published question files", choices=names_in("datamodules.sources:QuestionSource")
@@ -321,7 +324,11 @@ class ObjectiveConfig:
     signals: SignalsConfig = field(default_factory=SignalsConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     reader_temperature: float = setting(1.0, "divides the reader's logits in emdr2", above=0)
-    retrieval_temperature: float = setting(1.0, "theta", above=0)
+    retrieval_temperature: float | None = setting(
+        1.0,
+        "theta; null = such that scores / theta of a question's passages differ by 2 at the start",
+        above=0,
+    )
     in_batch: bool = setting(
         False, "p_RETR over the passages of the batch's other questions too, which the target gives nothing"
     )
@@ -480,7 +487,7 @@ class EvaluationConfig:
 
 @dataclass
 class StoppingConfig:
-    """What a run does when its teacher has become worse than at the start, or good enough."""
+    """What a run does when its retriever, or a reader that is trained, has become worse, or good enough."""
 
     enabled: bool = setting(True, "let validations decide; false turns off all of it")
     rule: str = setting(
@@ -586,6 +593,30 @@ def all_fields(schema: Any = ExperimentConfig, prefix: str = "") -> Iterator[tup
             yield from all_fields(item.type, f"{prefix}{item.name}.")
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS_OF_LISTS = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def takes(item: Field[Any]) -> str:
+    """What a field takes, in words: `a whole number, or null`."""
+    if is_dataclass(item.type):
+        return f"no value itself: set one of its keys, such as {item.name}.{fields(item.type)[0].name}"
+    types = get_args(item.type) if get_origin(item.type) is UnionType else (item.type,)
+    (kind,) = (one for one in types if one is not type(None))
+    is_list = get_origin(kind) is list
+    said = f"a list of {_KINDS_OF_LISTS[get_args(kind)[0]]}" if is_list else _KINDS[kind]
+    return f"{said}, or null" if type(None) in types else said
+
+
+def in_yaml(value: object) -> str:
+    """A value as the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(in_yaml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 _IN_YAML = {"=True": "=true", "=False": "=false", "=None": "=null"}
 
 
@@ -669,8 +700,20 @@ def _merge(config: Any, layer: Any, where: str) -> Any:
     try:
         return OmegaConf.merge(config, layer)
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "the value"
-        raise ConfigError(f"{where}: {key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{where}: {_wrong_value(layer, getattr(error, 'full_key', None))}") from error
+
+
+def _wrong_value(layer: Any, place: str | None) -> str:
+    """What a key takes, and what it was given.
+
+    Args:
+        layer: that holds the value.
+        place: of the value, such as `evaluation.hit_rate_ks[1]`; None = the outermost key of the layer.
+    """
+    place = place or next(iter(layer))
+    known, given = dict(all_fields()), OmegaConf.select(layer, place, throw_on_missing=False)
+    key = place.partition("[")[0]
+    return f"{place}={in_yaml(given)}: {key} takes {takes(known[key])}"
 
 
 def _override(config: Any, overrides: Sequence[str]) -> Any:
@@ -688,10 +731,21 @@ def _parse_override(text: str) -> Any:
     if re.fullmatch(r"\d+\.\d+0", value.strip()):
         # YAML would make 12.1 of 12.10, which is another attention head; the schema knows what is a number
         text = f"{key}='{value.strip()}'"
+    field_of = dict(all_fields()).get(key.strip())
+    if (
+        field_of is not None
+        and takes(field_of).startswith("a list")
+        and not value.strip().startswith(("[", "{"))
+    ):
+        # 5 for [5], and 1,5 for [1,5]
+        text = text if value.strip() in ("null", "") else f"{key}=[{value.strip()}]"
     try:
         return OmegaConf.from_dotlist([text])
     except Exception as error:  # the YAML parser's own errors are of many kinds
-        raise ConfigError(f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}") from error
+        taken = "" if field_of is None else f"; {key.strip()} takes {takes(field_of)}"
+        raise ConfigError(
+            f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}{taken}"
+        ) from error
 
 
 def _refuse_interpolations(layer: Any, where: str) -> None:
@@ -744,6 +798,8 @@ def _typed(config: Any) -> ExperimentConfig:
     try:
         typed = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"{error.full_key}: {str(error).splitlines()[0]}; write $ and {{ in quotes where they are text"
+        ) from error
     assert isinstance(typed, ExperimentConfig)
     return typed

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.control_length", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run that trained the retriever")
     parser.add_argument("--k", type=int, help="of Hit Rate@K (the run's training.num_passages)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     options = parser.parse_args(arguments)
     return run_command(lambda: _control(Path(options.run), options.k, options.overrides))
 

@@ -12,8 +12,8 @@ from datamodules.batches import Question
 from datamodules.checksums import Progress, check_size
 from datamodules.errors import DataError
 from datamodules.published import SourceFile, fetch, how_to_get, missing_files, present_path, read_split
-from datamodules.questions import read_questions
-from datamodules.sources import HubFile, QuestionSource, passage_set, question_split
+from datamodules.questions import HELD_OUT, hold_out, read_questions
+from datamodules.sources import SPLIT_SEED, HubFile, QuestionSource, passage_set, question_split
 from datamodules.vital import VITAL, vital_questions_file
 from experiments.config import ExperimentConfig, reads_train_questions
 
@@ -53,7 +53,13 @@ def data_settings(config: ExperimentConfig, reads_train: bool = False) -> tuple[
         config: of the run.
         reads_train: whether it looks at the training questions even where nothing is trained.
     """
-    return (*(SPLITS if reads_train or reads_train_questions(config) else SPLITS[1:]), PASSAGES)
+    needs_train = reads_train or reads_train_questions(config) or bool(holds_out(config))
+    return (*(SPLITS if needs_train else SPLITS[1:]), PASSAGES)
+
+
+def holds_out(config: ExperimentConfig) -> tuple[str, ...]:
+    """The splits whose questions are taken out of the training file."""
+    return tuple(split for split in SPLITS[1:] if getattr(config.data, split) == HELD_OUT)
 
 
 def data_files(config: ExperimentConfig, settings: Sequence[str]) -> list[DataFile]:
@@ -66,7 +72,10 @@ def data_files(config: ExperimentConfig, settings: Sequence[str]) -> list[DataFi
     Raises:
         DataError: one is missing that is not published.
     """
-    return [_data_file(config, setting) for setting in settings if getattr(config.data, setting) != VITAL]
+    no_files = (VITAL, HELD_OUT)
+    return [
+        _data_file(config, setting) for setting in settings if getattr(config.data, setting) not in no_files
+    ]
 
 
 def provide_files(config: ExperimentConfig, files: Iterable[DataFile]) -> None:
@@ -95,8 +104,15 @@ def read_data_split(config: ExperimentConfig, split: str, limit: int | None) -> 
     """The questions of a split.
 
     Raises:
-        DataError: as `read_questions` and `read_split`.
+        DataError: as `read_questions`, `hold_out` and `read_split`.
     """
+    held_out = holds_out(config)
+    if split in held_out or (split == "train" and held_out):
+        return hold_out(_read_file(config, "train", None), held_out, SPLIT_SEED)[split][:limit]
+    return _read_file(config, split, limit)
+
+
+def _read_file(config: ExperimentConfig, split: str, limit: int | None) -> list[Question]:
     if getattr(config.data, split) == VITAL:
         return read_questions(vital_questions_file(split), limit=limit)
     file = _data_file(config, split)

@@ -44,7 +44,7 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
             raise ConfigError(f"{key}={unknown[0]!r} is unknown; choose one of: {', '.join(known)}")
     if not _is_within(setting, value):
         or_null = ", or null" if type(None) in get_args(item.type) else ""
-        raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
+        raise ConfigError(f"{key}={value} must be {bounds_in_words(setting, value)}{or_null}")
     for text in value if isinstance(value, list) else [value]:
         _check_text(key, setting, text)
 
@@ -86,7 +86,7 @@ def _is_too_large(setting: Setting, value: Any) -> bool:
     return isinstance(value, int) and setting.at_most is None and value > LARGEST_WHOLE
 
 
-def _bounds(setting: Setting, value: Any) -> str:
+def bounds_in_words(setting: Setting, value: Any) -> str:
     """What a value may be, in words."""
     values = value if isinstance(value, list) else [value]
     at_most = setting.at_most

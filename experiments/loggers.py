@@ -1,5 +1,6 @@
 """Where the curves of a run go: Lightning's loggers by name."""
 
+import re
 from collections.abc import Callable
 from itertools import count
 
@@ -7,9 +8,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from experiments.config import ConfigError, ExperimentConfig
 from experiments.runs import RunFolder
-from experiments.show.report_rows import flatten
+from experiments.show.report_rows import changed_settings, flatten
 
 _PROJECT = "attention-distillation"
+_LONGEST_NAME = 120
+"""Of a folder: file systems take 255 bytes."""
 
 
 def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
@@ -33,11 +36,31 @@ def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
     return made
 
 
+def curves_name(config: ExperimentConfig, run: RunFolder) -> str:
+    """Folder of a run's curves, which TensorBoard shows behind experiment, date and seed: what else differs.
+
+    Such as `tensorboard,retriever_lr=0.0001`; a resumed run goes on with its own.
+    """
+    for events in sorted(run.path.glob("tensorboard*/events.out.tfevents*")):
+        return events.parent.name
+    settings = [
+        f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}"
+        for key, value in changed_settings(config).items()
+        if not key.startswith("data.")
+    ]
+    name = ",".join(["tensorboard", *settings])
+    return re.sub(r"[^\w.,=-]", "_", name)[:_LONGEST_NAME]
+
+
 def _tensorboard(config: ExperimentConfig, run: RunFolder) -> Logger:
     """Events of a start that was not measured to its end are forgotten."""
     purge_step = None if run.start.is_file() else 0
     return TensorBoardLogger(
-        run.path, name="", version=run.curves.name, purge_step=purge_step, default_hp_metric=False
+        run.path,
+        name="",
+        version=curves_name(config, run),
+        purge_step=purge_step,
+        default_hp_metric=False,
     )
 
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibrate", action="store_true", help="time a few batches on this machine, for a minute or two"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     return parser
 
 

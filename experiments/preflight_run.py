@@ -11,16 +11,18 @@ from typing import Any
 
 import lightning as L
 
+from callbacks.fit_temperature import FitTemperature
 from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import NEVER_AGAIN
 from datamodules.nouns import NounTagger
 from datamodules.qa_datamodule import QuestionDataModule
 from experiments.build import build, build_refresh, hardware, unrelated_questions
-from experiments.config import ConfigError, ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig, naming
 from experiments.runs import environment, starting_weights, write_json
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.preflight import PreflightResult, PreflightSettings, preflight
 from lightning_modules.reranker import Reranker
+from lightning_modules.temperatures import fitting_temperature
 
 
 def run_preflight(
@@ -89,6 +91,10 @@ def starting_point(
         module.to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():
             build_refresh(config, folder / "index", NEVER_AGAIN).refresh(trainer, module)
+            if module.retrieval_temperature is None:
+                with naming("objective"):
+                    questions = datamodule.validation[: FitTemperature().num_questions]
+                    module.retrieval_temperature = fitting_temperature(module, questions)
             yield datamodule, module
 
 

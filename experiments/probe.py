@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reranker", metavar="NAME", help="also compare with a cross-encoder")
     parser.add_argument("--all", action="store_true", help="read all, also when the verdict is clear")
     parser.add_argument("--out", metavar="FOLDER", help="default: RUNS/probes/NAME/DATE")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     return parser
 
 

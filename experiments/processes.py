@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -36,6 +37,11 @@ _LAUNCHERS: dict[type[ClusterEnvironment], str] = {
 _LONGEST_WAIT = timedelta(hours=3)
 """For another process. The main one alone reads passage files and trains an approximate index; one that has
 died is not waited for."""
+_EVERY_S = 1.0
+_AGREED_S = 10.0
+"""For processes that have agreed on an interrupt to end by themselves; schedulers kill after 30 or more."""
+MAIN_VARIABLE = "ATTENTION_DISTILLATION_MAIN"
+"""Tells the id of the main process to the further ones of a run on several devices."""
 _LOST_CONNECTION = re.compile(r"by peer|gloo|NCCL", re.IGNORECASE)
 
 
@@ -170,77 +176,103 @@ def ending_together(trainer: L.Trainer, path: Path) -> Iterator[None]:
     """Inside, a process that dies ends those beside it, and the user is told once.
 
     torchrun and srun end the processes that they have started themselves; here the death of one shows as a
-    connection that is lost.
+    connection that is lost. Those that Lightning has started are also watched, and end where the main one is
+    interrupted, even before they have met.
 
     Args:
         trainer: of the run.
         path: of the run's folder.
     """
-    watch = None
-    if trainer.world_size > 1 and launcher() is None:
-        watch = _Watch(trainer, path)
-        watch.start()
-    try:
+    if trainer.world_size == 1:
         yield
-    except Exception as error:
-        if trainer.world_size > 1 and _is_lost_connection(error):
-            if watch is not None:
-                time.sleep(3 * watch.every_s)  # it ends this process, if another one has died
+        return
+    is_starter = launcher() is None and is_main_process()
+    watching: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if is_starter:
+        watching = _every_second(lambda: _look_after_others(trainer, path))
+    try:
+        with watching:
+            yield
+    except BaseException as error:
+        if _is_lost_connection(error):
+            if launcher() is None:
+                time.sleep(3 * _EVERY_S)  # what watches ends this process, if another one has died
             if not is_main_process():
                 _end(1)
-            if watch is None:
+            if launcher() is not None:
                 _end(1, _told("another process of the run died", path))
-        if watch is not None and is_main_process():
-            watch.end_others()  # before they say the same
+        if is_starter:
+            # the others would say the same of an error; on an interrupt they agree, if they have met
+            is_agreed = not isinstance(error, Exception) and distributed.is_initialized()
+            _end_others(trainer, _AGREED_S if is_agreed else 0.0)
         raise
-    finally:
-        if watch is not None:
-            watch.is_over = True
 
 
-class _Watch(threading.Thread):
-    """Looks after the processes that Lightning has started, or there after the one that started them.
+@contextlib.contextmanager
+def ending_with_main_process(path: Path) -> Iterator[None]:
+    """Inside, a process that Lightning has started ends when the main one does, whatever it waits for.
 
-    Lightning does so too, but ends all without a word.
+    It must begin before anything slow: a process whose main one dies while it starts would wait for it.
+
+    Args:
+        path: of the run's folder.
     """
+    parent = int(os.environ[MAIN_VARIABLE])
 
-    every_s = 1.0
+    def look() -> None:
+        if os.getppid() != parent:
+            # of several that are left, one says so
+            _end(1, _told("the main process died", path) if _rank() == 1 else None)
 
-    def __init__(self, trainer: L.Trainer, path: Path) -> None:
-        super().__init__(daemon=True, name="watch-other-processes")
-        self.is_over = False
-        self._launcher: Any = trainer.strategy.launcher
-        self._path = path
-        self._parent = os.getppid()
-        self._total = trainer.world_size
-
-    def run(self) -> None:
-        while not self.is_over:
-            time.sleep(self.every_s)
-            if is_main_process():
-                self._look_after_others()
-            elif os.getppid() != self._parent and not self.is_over:
-                # of several that are left, one says so
-                _end(1, _told("the main process died", self._path) if _rank() == 1 else None)
-
-    def _look_after_others(self) -> None:
-        for number, process in enumerate(self._launcher.procs, start=2):
-            code = process.poll()
-            # a signal ends all of them
-            if code and code not in (INTERRUPTED, REQUEUE) and not self.is_over:
-                self.end_others()
-                if code == USER_ERROR:  # it has said why
-                    _end(code)
-                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                _end(1, _told(f"process {number} of {self._total} died ({how})", self._path))
-
-    def end_others(self) -> None:
-        for process in self._launcher.procs:
-            if process.poll() is None:
-                process.kill()
+    with _every_second(look):
+        yield
 
 
-def _is_lost_connection(error: Exception) -> bool:
+@contextlib.contextmanager
+def _every_second(look: Callable[[], None]) -> Iterator[None]:
+    """Inside, a thread looks at something."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_EVERY_S):
+            look()
+
+    threading.Thread(target=watch, daemon=True, name="watch-other-processes").start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _look_after_others(trainer: L.Trainer, path: Path) -> None:
+    """Lightning does so too, but ends all without a word."""
+    for number, process in enumerate(_others(trainer), start=2):
+        code = process.poll()
+        # a signal ends all of them
+        if code and code not in (INTERRUPTED, REQUEUE):
+            _end_others(trainer)
+            if code == USER_ERROR:  # it has said why
+                _end(code)
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            _end(1, _told(f"process {number} of {trainer.world_size} died ({how})", path))
+
+
+def _end_others(trainer: L.Trainer, patience_s: float = 0.0) -> None:
+    deadline = time.monotonic() + patience_s
+    for process in _others(trainer):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.poll() is None:
+            process.kill()
+
+
+def _others(trainer: L.Trainer) -> list[subprocess.Popen]:
+    """The processes that Lightning has started so far."""
+    started_by: Any = trainer.strategy.launcher
+    return list(started_by.procs)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _LOST_CONNECTION.search(str(error)) is not None
 
 

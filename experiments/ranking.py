@@ -12,7 +12,7 @@ from jaxtyping import Float
 from lightning import Trainer
 
 from callbacks.progress import progress_bar
-from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.answer_matching import AnswerMatch, HitMatcher
 from datamodules.batches import Question, in_batches
 from datamodules.bm25 import BM25Index
 from datamodules.errors import DataError
@@ -38,6 +38,7 @@ _DEPTH = 100
 """Passages ranked for each question."""
 _TOGETHER = 64
 _JUDGED = ("nDCG@10", "MRR@10", "R@20", "R@100")
+"""Of test collections, whose tables have no Hit Rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Collection:
         qrels: judgements; None = a passage is relevant that holds an answer, judged are those that a
             compared retriever finds (pooling).
         match: when a passage holds an answer.
+        measures: those that are looked at.
     """
 
     name: str
@@ -71,11 +73,7 @@ class Collection:
     knowledge_base: KnowledgeBase
     qrels: Qrels | None
     match: AnswerMatch
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Those that are looked at: for questions with answers the Hit Rate too."""
-        return _JUDGED if self.qrels is not None else tuple(RANKING_MEASURES)
+    measures: tuple[str, ...]
 
     def judge(self, rankings: Sequence[Ranking]) -> Qrels:
         """The judgements, where there are none those of what the rankings hold."""
@@ -85,8 +83,8 @@ class Collection:
         for question in self.questions:
             pool = dict.fromkeys(id for ranking in rankings for id, _ in ranking[question.id])
             passages = self.knowledge_base.find(pool)
-            matcher = AnswerMatcher(question.answers, self.match)
-            qrels[question.id] = {id: int(matcher.matches(passages[id].text)) for id in pool}
+            matcher = HitMatcher(question, self.match)
+            qrels[question.id] = {id: int(matcher.matches(passages[id])) for id in pool}
         return qrels
 
 
@@ -182,12 +180,20 @@ def open_collection(name: str, config: ExperimentConfig) -> Iterator[Collection]
     with TemporaryDirectory() as scratch:
         if name == OWN_TEST:
             datamodule = build_datamodule(config)
-            knowledge_base = build_knowledge(config, datamodule, Path(scratch))
-            yield Collection(f"test questions of {config.name}", datamodule.test, knowledge_base, None, match)
+            knowledge_base, asked = build_knowledge(config, datamodule, Path(scratch)), datamodule.test
+            of, qrels = f"test questions of {config.name}", _judged_by_data(asked)
+            yield Collection(of, asked, knowledge_base, qrels, match, tuple(RANKING_MEASURES))
             return
         judged = read_judged_set(name)
         knowledge_base = build_knowledge_base(judged.passages(), Path(scratch) / "corpus.arrow")
-        yield Collection(judged.name, judged.questions, knowledge_base, judged.qrels, match)
+        yield Collection(judged.name, judged.questions, knowledge_base, judged.qrels, match, _JUDGED)
+
+
+def _judged_by_data(questions: Sequence[Question]) -> Qrels | None:
+    """The judgements that come with questions; None where they come with answers alone."""
+    if not all(question.positives for question in questions):
+        return None
+    return {question.id: dict.fromkeys(sorted(question.positives), 1) for question in questions}
 
 
 # ---- ranking ----

@@ -8,11 +8,20 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command_line import FAILED, INTERRUPTED, REQUEUE, disk_trouble, quieten, run_command
+from experiments.command_line import (
+    FAILED,
+    INTERRUPTED,
+    REQUEUE,
+    HelpWithKeys,
+    disk_trouble,
+    quieten,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
@@ -31,11 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal, when it is to be resumed; 130 for Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    options.began_s = time.perf_counter()
     return run_command(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.run", description=__doc__, add_help=False)
+    parser.add_argument("-h", "--help", action=HelpWithKeys, help="show this, and every key that can be set")
     parser.add_argument("--exp", metavar="NAME", help="the experiment")
     parser.add_argument("--list", action="store_true", help="show all experiments, a line each")
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration")
@@ -52,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
-    from experiments.processes import check_launcher
+    from experiments.processes import check_launcher, ending_with_main_process
     from experiments.runs import RunFolder, create_run, join_run
 
     if options.list:
@@ -61,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     joined = join_run()
     if joined is not None:
-        return _execute(read_config(joined.config), joined)
+        with ending_with_main_process(joined.path):
+            return _execute(read_config(joined.config), joined, options.began_s)
     if options.resume is not None:
         return _resume(options)
     if options.exp is None:
@@ -83,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         return made[0]
 
     try:
-        return _execute(config, _meet(config, make))
+        return _execute(config, _meet(config, make), options.began_s)
     except ValueError:
         for run in made:
             if not run.start.is_file():  # nothing of worth was written yet
@@ -129,27 +141,27 @@ def _resume(options: argparse.Namespace) -> int:
             write_whole(run.config, to_yaml(config))  # where the other processes read them
         return run
 
-    return _execute(config, _meet(config, find))
+    return _execute(config, _meet(config, find), options.began_s)
 
 
-def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:
+def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> int:
     quieten()
     from callbacks.stop_on_interrupt import RunInterrupted, interrupted_by_scheduler
     from experiments.checks import doubts_about
-    from experiments.processes import is_main_process
+    from experiments.processes import MAIN_VARIABLE, is_main_process
     from experiments.runs import RUN_VARIABLE
     from experiments.show.console import print_summary
     from experiments.summary import FAILED as HAS_FAILED
     from experiments.train import run_experiment
 
     if is_main_process():
-        os.environ[RUN_VARIABLE] = str(run.path.absolute())
+        os.environ |= {RUN_VARIABLE: str(run.path.absolute()), MAIN_VARIABLE: str(os.getpid())}
         print(f"{config.name}: {config.description}\nrun folder: {run.path}", flush=True)
         for doubt in doubts_about(config):
             log.warning("warning: %s", doubt)
     try:
         with interrupted_by_scheduler(), _saying_how_to_go_on(config, run):
-            summary = run_experiment(config, run)
+            summary = run_experiment(config, run, began_s)
     except (RunInterrupted, KeyboardInterrupt, SystemExit) as error:
         return _say_interrupted(run, by_scheduler=isinstance(error, RunInterrupted) and error.by_scheduler)
     if not is_main_process():

@@ -106,11 +106,6 @@ class RunFolder:
         return self.path / "validations.jsonl"
 
     @property
-    def curves(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
     def token_view(self) -> Path:
         """Pages of passages shaded by attention."""
         return self.path / "token_view"

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         "--questions", type=int, default=100, help="with a positive and a negative passage, at most (100)"
     )
     parser.add_argument("--out", metavar="FILE", help="default: RUNS/heads/NAME/DATE-METHOD-ROWS.json")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     return parser
 
 

@@ -25,6 +25,7 @@ def make_summary(
     callbacks: RunCallbacks,
     times_s: Mapping[str, float],
     sources: Mapping[str, Path | None],
+    start: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Metrics before and after, why it ended, and where the time went.
 
@@ -35,6 +36,7 @@ def make_summary(
         callbacks: of the run.
         times_s: seconds by part.
         sources: folders of the weights that the run started from.
+        start: validation metrics of the start, of a run that trains.
     """
 
     def pair(name: str) -> dict[str, float | None]:
@@ -55,6 +57,7 @@ def make_summary(
         "skipped": [] if callbacks.skipping is None else callbacks.skipping.skipped,
         "decisions": _decisions(callbacks),
         "best_step": best_step,
+        "chosen_by": _chosen_by(config, callbacks, start, best_step),
         "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
         "bm25": {n: v for n, v in pairs.items() if n.startswith(BM25)},
@@ -63,6 +66,25 @@ def make_summary(
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
+
+
+def _chosen_by(
+    config: ExperimentConfig,
+    callbacks: RunCallbacks,
+    start: Mapping[str, float] | None,
+    best_step: int | None,
+) -> dict[str, Any] | None:
+    """What the kept weights were chosen by: its value at the start, of what was kept and at the end.
+
+    None where nothing is trained, or no checkpoint could be chosen.
+    """
+    best = callbacks.best
+    if start is None or best is None or best.current_score is None or best.best_model_score is None:
+        return None
+    monitor = str(config.evaluation.monitor)
+    kept = start[monitor] if best_step is None else float(best.best_model_score)
+    values = {"start": start[monitor], "kept": kept, "last": float(best.current_score)}
+    return {"monitor": monitor, **{when: _finite(value) for when, value in values.items()}}
 
 
 def _decisions(callbacks: RunCallbacks) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, has_reader, naming, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.show.model_card import write_model_card
@@ -55,7 +55,7 @@ _FRESHER = (
 )
 
 
-def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
+def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | None = None) -> dict[str, Any]:
     """Measures the start, trains, measures the best checkpoint on the test split, and writes the summary.
 
     A folder that holds a checkpoint goes on from there.
@@ -63,6 +63,7 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     Args:
         config: of the run.
         run: its folder.
+        began_s: `time.perf_counter()` when the command began, whose imports count too; None = now.
 
     Returns:
         What `summary.json` holds.
@@ -72,11 +73,12 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
         RunInterrupted: Ctrl-C; the summary says so.
     """
     started = time.perf_counter()
+    began_s = started if began_s is None else began_s
     L.seed_everything(config.seed, verbose=False)
     trainer_hardware = hardware(config)
     sources = starting_weights(config)
     if config.evaluation.closed_book:
-        return _run_closed_book(config, run, sources["reader"], started)
+        return _run_closed_book(config, run, sources["reader"], began_s, started)
     with main_first():
         datamodule, module = build(config, run.path, sources)
     config = _with_heads_named(config, run, module)
@@ -87,11 +89,12 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
     with _noting_interrupts(config, run), ending_together(trainer, run.path):
-        before, after, stopped = _measure_and_train(
+        before, after, stopped, start = _measure_and_train(
             config, run, module, datamodule, trainer, callbacks, sources
         )
-    times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
-    summary = _written(run, make_summary(config, before, after, stopped, callbacks, times_s, sources))
+    times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
+    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
+    summary = _written(run, summary)
     if run.retriever.is_dir() and is_main_process():
         write_model_card(run)
     return summary
@@ -105,12 +108,14 @@ def _measure_and_train(
     trainer: L.Trainer,
     callbacks: RunCallbacks,
     sources: Mapping[str, Path | None],
-) -> tuple[dict[str, float], dict[str, float], str]:
-    """Test metrics of the start and of the end, and why it ended."""
+) -> tuple[dict[str, float], dict[str, float], str, dict[str, float] | None]:
+    """Test metrics of the start and of the end, why it ended, and validation metrics of the start."""
     callbacks.predictions.path = run.predictions_start if trains(config) else run.predictions
-    start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    with naming("objective"):
+        start = _measure_start(config, run, module, datamodule, trainer, callbacks)
+    _keep_temperature(config, run, module)
     if not trains(config):
-        return start["test"], start["test"], "nothing is trained"
+        return start["test"], start["test"], "nothing is trained", None
     _warn_of_stale_validations(config)
     stopped = _fit(config, run, module, datamodule, trainer, callbacks)
     _load_best(config, run, module, callbacks, sources, start["validation"], stopped)
@@ -125,7 +130,7 @@ def _measure_and_train(
     if is_main_process() and not stopped.startswith((COLLAPSE, BROKEN)):
         # removed at the end of training, which a run that was killed after it does not come to again
         run.last_good_checkpoint.unlink(missing_ok=True)
-    return start["test"], after, stopped
+    return start["test"], after, stopped, start["validation"]
 
 
 def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> ExperimentConfig:
@@ -134,7 +139,7 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     A list is of one reader; the run may train it, and what measures that reader later must know the heads.
     """
     text = config.reader.attention_heads
-    if text is None or not isinstance(module, RetrieverReaderModule):
+    if text is None or not has_reader(config) or not isinstance(module, RetrieverReaderModule):
         return config
     if isinstance(parse_heads(text), AttentionHeads):  # they are named already
         return config
@@ -145,10 +150,23 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     return config
 
 
+def _keep_temperature(config: ExperimentConfig, run: RunFolder, module: RetrievalModule) -> None:
+    """Writes the temperature that was derived into the run's configuration, for all that is done later."""
+    if config.objective.retrieval_temperature is not None or not isinstance(module, RetrieverReaderModule):
+        return
+    found = module.retrieval_temperature
+    config = dataclasses.replace(
+        config, objective=dataclasses.replace(config.objective, retrieval_temperature=found)
+    )
+    if is_main_process():
+        write_whole(run.config, f"# objective.retrieval_temperature was null\n{to_yaml(config)}")
+
+
 def _run_closed_book(
     config: ExperimentConfig,
     run: RunFolder,
     source: Path | None,
+    began_s: float,
     started: float,
 ) -> dict[str, Any]:
     """What the reader answers to the test questions by itself: no retriever, no passages, no index."""
@@ -165,10 +183,16 @@ def _run_closed_book(
     with _noting_interrupts(config, run), ending_together(trainer, run.path):
         trainer.test(module, datamodule, verbose=False)
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
+    times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
     sources = {"reader": source}
     summary = make_summary(config, measured, measured, "nothing is trained", callbacks, times_s, sources)
     return _written(run, summary)
+
+
+def _times_s(began_s: float, started: float, load_s: float, parts_s: Mapping[str, float]) -> dict[str, float]:
+    """Where the time since the command began has gone."""
+    total_s = time.perf_counter() - began_s
+    return {"imports": started - began_s, "load": load_s, **parts_s, "total": total_s}
 
 
 def _written(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

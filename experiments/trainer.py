@@ -10,6 +10,7 @@ from callbacks.alarm_on_collapse import AlarmOnCollapse
 from callbacks.curves import ContinueCurves, LogLearningRates
 from callbacks.dashboard import Dashboard
 from callbacks.decisions import Decisions
+from callbacks.fit_temperature import FitTemperature
 from callbacks.log_indicators import LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
@@ -31,7 +32,7 @@ from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
-from experiments.loggers import make_loggers
+from experiments.loggers import curves_name, make_loggers
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder
 from lightning_modules.metrics.question_values import QuestionValues
@@ -43,6 +44,7 @@ class RunCallbacks:
 
     staleness: MeasureStaleness | None
     index: RefreshIndex | None
+    temperature: FitTemperature
     on_part: ValidateOnPart | None
     indicators: LogIndicators
     start_candidates: ReadStartCandidates | None
@@ -61,7 +63,7 @@ class RunCallbacks:
         # anything is measured but how stale it was, and all is measured before anything is decided: first by
         # what knows noise
         chosen: list[Callback | None] = [self.skipping, self.collapse, self.staleness, self.index]
-        chosen += [self.on_part]
+        chosen += [self.temperature, self.on_part]
         chosen += [
             self.indicators,
             self.start_candidates,
@@ -141,13 +143,14 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     if evaluation.token_view_questions:
         others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):
-        others += [ContinueCurves(run.curves), LogLearningRates()]
+        others += [ContinueCurves(run.path / curves_name(config, run)), LogLearningRates()]
     if trainer.progress_bar:
         others.append(StepProgress())
     predictions = SavePredictions(run.predictions, indicators)
     return RunCallbacks(
         staleness,
         index,
+        FitTemperature(),
         on_part,
         indicators,
         start_candidates,

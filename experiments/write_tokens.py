@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.fit_temperature import FitTemperature
 from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.refresh_schedule import NEVER_AGAIN
@@ -59,6 +60,7 @@ def write_tokens(snapshot: Snapshot, split: str, num_questions: int, path: Path)
         datamodule.test = getattr(datamodule, split)[:num_questions]
         callbacks: list[Callback] = [
             _index(snapshot, module, Path(scratch)),
+            FitTemperature(),
             SaveTokens(path, _info(snapshot, datamodule, split)),
         ]
         if config.trainer.progress_bar:

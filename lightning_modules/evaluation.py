@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.answer_matching import AnswerMatch, HitMatcher
 from datamodules.batches import Batch, Passage, Question
 from lightning_modules.metrics.indicators import IndicatorUnits, indicator_units
 from lightning_modules.metrics.units import PassageUnits
@@ -93,11 +93,11 @@ class Evaluation:
 def find_hits(
     questions: Sequence[Question], passages: Sequence[Sequence[Passage]], match: AnswerMatch
 ) -> Bool[Tensor, "batch retrieved"]:
-    """Whether a passage's text holds an answer (its title does not count: DPR, FiD)."""
+    """Which passages are hits, see `HitMatcher`."""
     hits = []
     for question, found in zip(questions, passages, strict=True):
-        matcher = AnswerMatcher(question.answers, match)
-        hits.append([matcher.matches(passage.text) for passage in found])
+        matcher = HitMatcher(question, match)
+        hits.append([matcher.matches(passage) for passage in found])
     return torch.tensor(hits)
 
 

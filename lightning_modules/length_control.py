@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from datamodules.answer_matching import AnswerMatch, AnswerMatcher
+from datamodules.answer_matching import AnswerMatch, HitMatcher
 from datamodules.batches import Passage, Question
 from lightning_modules.encoding import encode_passages
 from lightning_modules.eval_mode import eval_mode
@@ -159,7 +159,7 @@ class PassageRanking:
         self.passages = passages
         self.words = np.array([num_words(passage) for passage in passages], dtype=float)
         self.log_words = np.log(np.maximum(self.words, 1.0))
-        self._matchers = [AnswerMatcher(question.answers, AnswerMatch(match)) for question in questions]
+        self._matchers = [HitMatcher(question, match) for question in questions]
         self._known: dict[tuple[int, int], bool] = {}
         self._titles = np.array([passage.title for passage in passages])
         self._gold_titles = [question.title for question in questions]
@@ -206,5 +206,5 @@ class PassageRanking:
     def _matches(self, row: int, column: int) -> bool:
         key = row, column
         if key not in self._known:
-            self._known[key] = self._matchers[row].matches(self.passages[column].text)
+            self._known[key] = self._matchers[row].matches(self.passages[column])
         return self._known[key]

@@ -85,7 +85,7 @@ class RetrieverReaderModule(RetrievalModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         objective: what of the reader the retriever learns from; None = ADist, the paper's.
-        retrieval_temperature: theta.
+        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it.
         in_batch: whether the passages of a batch's other questions stand beside a question's own in training:
             p_RETR is over all of them, the target has no mass on the others, and the reader reads no more.
         num_passages, rerank_from, answer_match, hit_rate_ks, candidates, bm25: see `RetrievalModule`.
@@ -125,7 +125,7 @@ class RetrieverReaderModule(RetrievalModule):
         retriever_rate: LearningRate | None = None,
         reader_rate: LearningRate | None = None,
         objective: Objective | None = None,
-        retrieval_temperature: float = 1.0,
+        retrieval_temperature: float | None = 1.0,
         in_batch: bool = False,
         num_passages: int = 5,
         rerank_from: int | None = None,
@@ -357,6 +357,11 @@ class RetrieverReaderModule(RetrievalModule):
             return self._log_p_retr(batch, in_batch)
 
     def _log_p_retr(self, batch: Batch, in_batch: bool) -> Float[Tensor, "batch passages"]:
+        if self.retrieval_temperature is None:
+            raise ValueError(
+                "retrieval_temperature=None is derived before the start is measured: give the trainer "
+                "callbacks.fit_temperature.FitTemperature after RefreshIndex, or a number"
+            )
         queries = self.retriever.encode_queries([question.text for question in batch.questions])
         flat = self.retriever.encode_passages([passage for found in batch.passages for passage in found])
         shape = (-1, batch.num_passages, flat.shape[-1])
@@ -402,12 +407,13 @@ class RetrieverReaderModule(RetrievalModule):
         if self.reader is None:
             return evaluation
         num_read = self.take_to_read(len(questions))
-        asked, answers = questions[:num_read], preferred_answers(questions[:num_read])
+        asked = questions[:num_read]
         found = [passages[: self.num_passages] for passages in evaluation.passages[:num_read]]
         candidates = self._evaluated_candidates(asked, found)  # a search, in which all processes take part
-        if not num_read:
+        # a reader scores an answer; questions with judged passages in place of answers are retrieved for
+        if not any(question.answers for question in asked):
             return evaluation
-        read = self.read_questions(Batch(asked, candidates, answers))
+        read = self.read_questions(Batch(asked, candidates, preferred_answers(asked)))
         self.evaluation_loss.update(read.loss, num_read)
         evaluation = replace(evaluation, read=read)
         if self.generate:
@@ -535,7 +541,17 @@ def _why_not_sharded(
 
 
 def preferred_answers(questions: Sequence[Question]) -> list[str]:
-    """The answers that evaluations score: of each question the first."""
+    """The answers that evaluations score: of each question the first.
+
+    Raises:
+        ValueError: a question has none.
+    """
+    for question in questions:
+        if not question.answers:
+            raise ValueError(
+                f"question {question.id} ({question.text!r}) has no answer, and what a reader makes of its "
+                "passages is measured by one; give answers, or other questions"
+            )
     return [question.answers[0] for question in questions]
 
 

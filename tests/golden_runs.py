@@ -113,7 +113,7 @@ def _of_run(made: RunFolder) -> Iterator[tuple[str, Any]]:
         if model.is_dir():
             for name, weight in sorted(load_file(model / "model.safetensors").items()):
                 yield f"weights {model.name} {name}", hashlib.sha256(weight.tobytes()).hexdigest()
-    events = EventAccumulator(str(made.path / "tensorboard"))
+    events = EventAccumulator(str(next(made.path.glob("tensorboard*"))))
     events.Reload()
     for tag in events.Tags()["scalars"]:
         if not tag.startswith("time/"):

@@ -32,6 +32,12 @@ def test_the_page_of_measures_is_that_of_the_table():
     assert (ROOT / "docs" / "measures.md").read_text() == write(), "run: python docs/write_measures.py"
 
 
+def test_the_page_of_keys_is_that_of_the_configuration():
+    write = runpy.run_path(str(ROOT / "docs" / "write_configuration.py"))["write"]
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == write(), "run: python docs/write_configuration.py"
+
+
 def test_the_figure_of_the_method_is_that_of_its_script():
     draw = runpy.run_path(str(ROOT / "docs" / "draw_method.py"))["draw"]
     assert (ROOT / "docs" / "method.svg").read_text() == draw(), "run: python docs/draw_method.py"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.runs import RunFolder
-from experiments.show.decisions import describe_decision
+from experiments.show.decisions import describe_decision, describe_kept
 from lightning_modules.length_control import LengthControl
 from lightning_modules.metrics.measures import PASSAGE_WORDS, Prominence, all_measures, hit_rate_measure
 
@@ -19,6 +19,7 @@ WIDTH = 100
 _HEAD_WIDTH = 20
 
 _PARTS = (
+    ("imports and checks", "imports"),
     ("load models and data", "load"),
     ("encode passages, build index", "refresh_index"),
     ("training: find fixed candidates", "find_candidates"),
@@ -89,8 +90,8 @@ def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | No
         console.print(f"steps skipped, their numbers being broken: {steps} (questions {shown})", markup=False)
     for decision in summary["decisions"]:
         console.print(f"decided at {describe_decision(decision)}", markup=False)
-    if summary["best_step"] is not None:
-        console.print(f"best checkpoint: step {summary['best_step']}")
+    if summary["trained"]:
+        console.print(describe_kept(summary), markup=False)
     console.print(f"index refreshed at steps: {summary['index_refreshes']}", markup=False)
     console.print(f"summary: {run.summary}", soft_wrap=True, markup=False)
     console.print(f"curves:  tensorboard --logdir {run.path}", soft_wrap=True, markup=False)

@@ -24,5 +24,28 @@ def describe_decision(decision: Mapping[str, Any]) -> str:
     return f"{said} is {value} (threshold {rule}, bound {bound}, start {start})"
 
 
+def describe_kept(summary: Mapping[str, Any]) -> str:
+    """Which weights a run that trained has kept, and how its last ones did.
+
+    Example:
+        >>> describe_kept({"best_step": None, "chosen_by": {"monitor": "validation/hr_at_5", "start": 0.5,
+        ...     "kept": 0.5, "last": 0.125}})
+        'no checkpoint beat the start; starting weights kept; last validation/hr_at_5 0.125 (-0.375)'
+    """
+    chosen, step = summary["chosen_by"], summary["best_step"]
+    if chosen is None:
+        return "no checkpoint was chosen by a validation" if step is None else f"best checkpoint: step {step}"
+    start, kept, last = (chosen[when] for when in ("start", "kept", "last"))
+
+    def value(found: float | None) -> str:
+        change = "" if found is None or start is None else f" ({found - start:+.3f})"
+        return f"{_number(found)}{change}"
+
+    at_end = f"last {chosen['monitor']} {value(last)}"
+    if step is None:
+        return f"no checkpoint beat the start; starting weights kept; {at_end}"
+    return f"best checkpoint: step {step}, {chosen['monitor']} {value(kept)}; {at_end}"
+
+
 def _number(value: float | None, sign: str = "") -> str:
     return "undefined" if value is None else f"{value:{sign}.3f}"

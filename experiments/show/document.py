@@ -1,9 +1,10 @@
 """What a report is made of, and how it becomes HTML, Markdown, and a folder of files."""
 
+import itertools
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -15,11 +16,55 @@ _FILES = {"report.md", "report.html", FIGURES}
 
 _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
+body { max-width: 100rem; }
 .rows td:nth-child(2) { min-width: 7.5rem; }
+@media (max-width: 36rem) { .rows td:nth-child(2) { min-width: 8.5rem; overflow-wrap: anywhere; } }
+.figures { display: grid; gap: 0 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(32rem, 100%), 1fr)); }
+.figures figure { min-width: 0; }
 .wide td, .wide td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+th[tabindex] { cursor: pointer; }
+th[aria-sort]::after { content: " \\2193"; } th[aria-sort="ascending"]::after { content: " \\2191"; }
+abbr { text-decoration: underline dotted; text-underline-offset: .2em; }
+input[type="search"] { font: inherit; font-size: .85rem; padding: .25rem .5rem; max-width: 100%;
+  color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 4px; }
 figure svg { display: block; width: 100%; min-width: 32rem; height: auto; background: #fff;
   border-radius: 4px; }
+@media (prefers-color-scheme: dark) { figure svg { filter: invert(.91) hue-rotate(180deg); } }
 """
+
+
+_SCRIPT = """<script>
+// click a head to sort by it; a long table gets a field whose words its rows must hold
+for (const table of document.querySelectorAll("table")) {
+  const body = table.tBodies[0], number = cell => parseFloat(cell.textContent.replace("+", ""));
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    head.tabIndex = 0;
+    head.onclick = () => {
+      const up = head.getAttribute("aria-sort") === "descending" ? 1 : -1;
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up > 0 ? "ascending" : "descending");
+      const missing = up > 0 ? Infinity : -Infinity, key = row => number(row.cells[column]);
+      const words = row => row.cells[column].textContent;
+      const isNumber = [...body.rows].some(row => !isNaN(key(row))) && head.classList.contains("number");
+      const order = isNumber
+        ? (a, b) => up * ((isNaN(key(a)) ? missing : key(a)) - (isNaN(key(b)) ? missing : key(b)) || 0)
+        : (a, b) => -up * words(a).localeCompare(words(b));
+      body.append(...[...body.rows].sort(order));
+    };
+    head.onkeydown = event => { if (event.key === "Enter") head.onclick(); };
+  });
+  if (body.rows.length < 6) continue;
+  const field = Object.assign(document.createElement("input"), {type: "search", placeholder: "filter rows"});
+  field.setAttribute("aria-label", "filter rows");
+  field.oninput = () => {
+    const wanted = field.value.toLowerCase().split(" ");
+    for (const row of body.rows)
+      row.hidden = !wanted.every(word => row.textContent.toLowerCase().includes(word));
+  };
+  table.parentElement.before(field);
+}
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +91,7 @@ class Table:
     rows: cells, whose lines are separated by newlines; the first line is what matters most.
     num_labels: columns of words, at the left; the others hold numbers.
     notes: below the table.
+    meanings: what columns hold, by their heads, for who points at one.
     """
 
     title: str
@@ -53,6 +99,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     num_labels: int
     notes: tuple[str, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,7 +188,11 @@ def _write_all(blocks: Sequence[Block], folder: Path) -> None:
 def render_html(blocks: Sequence[Block]) -> str:
     """The text of `report.html`; its first heading is its title."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
-    return page(title, "\n".join(_html(block) for block in blocks), _STYLE)
+    parts = []
+    for are_pictures, group in itertools.groupby(blocks, key=lambda block: isinstance(block, Picture)):
+        shown = "\n".join(map(_html, group))
+        parts.append(f'<div class="figures">\n{shown}\n</div>' if are_pictures else shown)
+    return page(title, "\n".join([*parts, _SCRIPT]), _STYLE)
 
 
 def _html(block: Block) -> str:
@@ -167,9 +218,12 @@ def _html_table(table: Table) -> str:
         shown = []
         for i, cell in enumerate(row):
             first, *others = cell.split("\n")
-            small = "".join(f"<small>{escape(line)}</small>" for line in others)
+            small = "".join(f"<small>{_breakable(line)}</small>" for line in others)
             kind = "" if i < table.num_labels else ' class="number"'
-            shown.append(f"<{tag}{kind}>{escape(first)}{small}</{tag}>")
+            words, meaning = escape(first), table.meanings.get(first, "") if tag == "th" else ""
+            if meaning:
+                words = f'<abbr title="{escape(meaning, quote=True)}">{words}</abbr>'
+            shown.append(f"<{tag}{kind}>{words}{small}</{tag}>")
         return f"<tr>{''.join(shown)}</tr>"
 
     notes = "".join(f'<p class="notes">{escape(note)}</p>\n' for note in table.notes)
@@ -183,6 +237,11 @@ def _html_table(table: Table) -> str:
         f'{title}<div class="scroll"><table class="{kind}" aria-label="{escape(table.title)}">\n'
         f"<thead>{cells('th', table.columns)}</thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n{notes}"
     )
+
+
+def _breakable(line: str) -> str:
+    """Settings may be broken where their names and values end."""
+    return re.sub(r"([_=])", r"\1<wbr>", escape(line))
 
 
 def _inline_svg(picture: Picture) -> str:

@@ -97,6 +97,8 @@ def _draw_curves(entries: Sequence[Entry]) -> Picture | None:
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("training step")
     axes.set_ylabel(f"{HIT_RATE.label}, validation questions")
+    low, high = axes.get_ylim()  # of equal values it reaches below 0
+    axes.set_ylim(max(0.0, low), min(1.02, high))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     caption = "Lines are means over seeds"
     if any(len(entry.runs) > 1 for entry, _ in drawn):

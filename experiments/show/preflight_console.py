@@ -128,8 +128,7 @@ def facts(result: PreflightResult) -> list[str]:
             f"concatenated, passages in {order} order, attention by place (even: "
             f"{1 / len(masses):.0%}): {shown}"
         )
-    for pair, tau in result.agreement.items():
-        lines.append(f"agreement of {pair}: Kendall tau {tau.text}")
+    lines += _agreements(result)
     if result.heads is not None:
         heads = result.heads
         lines.append(
@@ -155,6 +154,18 @@ def facts(result: PreflightResult) -> list[str]:
     if result.stopped_early:
         lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
     return lines
+
+
+def _agreements(result: PreflightResult) -> list[str]:
+    """Whose order of the passages the configured teacher's is like; `probe.json` holds it of all pairs."""
+    others = []
+    for pair, tau in result.agreement.items():
+        first, second = pair.split(" / ")
+        if result.configured in (first, second) and tau.n:
+            others.append(f"{second if first == result.configured else first} {tau.text}")
+    if not others:
+        return []
+    return [f"Kendall tau of the order of {result.configured} with that of {'; '.join(others)}"]
 
 
 def advice(result: PreflightResult) -> list[str]:

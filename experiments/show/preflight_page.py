@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MOST_SHOWN = 10
+_LABEL = "AUC with 95% interval of a teacher; 0.5 is chance"
+
 _PALETTE = "PuOr_r"  # diverging, and clear with any colour vision: purple below 0.5, orange above
 _LEAST_SPREAD = 0.05  # so that noise about 0.5 looks like noise
 
@@ -144,8 +147,27 @@ def _measures(result: PreflightResult) -> str:
 
 
 def _intervals(result: PreflightResult) -> str:
-    """AUC of each teacher with its interval, as a picture."""
-    rows = [*result.rows, *result.references]
+    """AUC of the teachers that matter with its interval, as a picture; the others behind a click."""
+    shown, others = split_rows(result)
+    more = ""
+    if others:
+        more = (
+            f"<details><summary>{len(others)} more teachers</summary>{_picture(others, shown[0])}</details>"
+        )
+    return f"{_picture(shown, shown[0])}<p>{_LABEL}</p>{more}"
+
+
+def split_rows(result: PreflightResult) -> tuple[list[TeacherRow], list[TeacherRow]]:
+    """The configured teacher, what it is compared with and the best others, ten in all; and the rest."""
+    configured, *others = result.rows
+    room = max(0, _MOST_SHOWN - 1 - len(result.references))
+    by_auc = sorted(others, key=lambda row: -row.auc.mean if row.auc.n > 1 else 0.0)
+    shown = [row for row in others if any(row is best for best in by_auc[:room])]
+    left = [row for row in others if not any(row is one for one in shown)]
+    return [configured, *shown, *result.references], left
+
+
+def _picture(rows: list[TeacherRow], first: TeacherRow) -> str:
     left, width, step = 12, 330, 34
     height = step * len(rows) + 40
 
@@ -161,17 +183,15 @@ def _intervals(result: PreflightResult) -> str:
     for number, row in enumerate(rows):
         if row.auc.n < 2:
             continue
-        y, kind = step * number + 26, "first" if number == 0 else "teacher"
+        y, kind = step * number + 26, "first" if row is first else "teacher"
         lines.append(
             f'<text class="name" x="{left}" y="{y - 11}">{escape(row.name)}</text>'
             f'<line x1="{x(row.auc.low):.1f}" x2="{x(row.auc.high):.1f}" y1="{y}" y2="{y}" class="{kind}" '
             f'stroke-width="3"/><circle cx="{x(row.auc.mean):.1f}" cy="{y}" r="4" class="{kind}"/>'
         )
-    label = "AUC with 95% interval of every teacher; 0.5 is chance"
     return (
-        f'<svg class="intervals" role="img" aria-label="{label}" '
+        f'<svg class="intervals" role="img" aria-label="{_LABEL}" '
         f'viewBox="0 0 {left + width + 12} {height}">{"".join(lines)}</svg>'
-        f"<p>{label}</p>"
     )
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import experiment_names, load_config
+from experiments.config import ExperimentConfig, experiment_names, load_config
 from experiments.runs import LATEST
 from experiments.show.report_files import QuestionMetrics
-from experiments.show.report_runs import DATASETS, SETTINGS, Run, paper_steps
+from experiments.show.report_runs import DATASETS, OWN, SETTINGS, Run, differences, paper_steps
 from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
 from lightning_modules.metrics.measures import all_measures
 
-SCALES = ("paper", "embedded")
+SCALES = ("paper", "embedded", OWN)
 
 _WITHOUT_EFFECT = {
     "name",
@@ -31,10 +31,13 @@ _WITHOUT_EFFECT = {
 }
 """Settings in which runs may differ and still be pooled."""
 
+_DERIVED = "objective.retrieval_temperature"
+
 SHORTENED = "shortened"
 OTHER_SOURCES = "other data or models"
 
 _SOURCES = ("data.train", "data.validation", "data.test", "data.passages", "reader.name", "retriever.name")
+_DETAILS_SHOWN = 4
 _LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
 
 
@@ -69,8 +72,8 @@ class Entry:
     """A row of every table: runs that differ in their seed only, or a setting that no finished run has.
 
     Attributes:
-        scale: `paper` or `embedded`.
-        dataset, setting: such as `nq` and `step2`.
+        scale: `paper`, `embedded` or `own`.
+        dataset, setting: such as `nq` and `step2`; of one's own data the file.
         status: `measured`, `unfinished` or `missing`.
         notes: what sets the row apart: `shortened`, `other data or models` (at the paper's scale), or
             settings in which it differs from other rows of the same experiment.
@@ -91,6 +94,27 @@ class Entry:
     @property
     def is_measured(self) -> bool:
         return self.status == "measured"
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Its models and the further settings that are not the experiment's own, the first few of them."""
+        if not self.runs:
+            return ()
+        config, changed = self.runs[0].config, changed_settings(self.runs[0].config)
+        named = {"reader": config.reader.name, "retriever": config.retriever.name}
+        models = [
+            f"{model} {Path(name.partition('@')[0]).name}"
+            for model, name in named.items()
+            if f"{model}.name" in changed or self.scale == OWN
+        ]
+        noted = "; ".join(self.notes)
+        others = [
+            f"{key}={value.rpartition('/')[2]}"
+            for key, value in changed.items()
+            if key not in (*_SOURCES, *_LIMITS, "data.noun_model") and f"{key}=" not in noted
+        ]
+        more = len(others) - _DETAILS_SHOWN
+        return (*models, *others[:_DETAILS_SHOWN], *([f"and {more} more settings"] if more > 0 else []))
 
 
 @dataclass(frozen=True)
@@ -113,27 +137,35 @@ def sort_runs(runs: Sequence[Run]) -> Runs:
         runs: oldest first; of several with the same settings and seed the newest finished one counts.
     """
     entries: list[Entry] = []
-    scales = sorted({run.config.scale for run in runs}, key=lambda scale: _place(SCALES, scale))
+    scales = sorted({run.scale for run in runs}, key=lambda scale: _place(SCALES, scale))
     for scale in scales:
-        of_scale = [run for run in runs if run.config.scale == scale]
+        of_scale = [run for run in runs if run.scale == scale]
         for dataset in sorted({run.dataset for run in of_scale}, key=lambda name: _place(DATASETS, name)):
             of_dataset = [run for run in of_scale if run.dataset == dataset]
             present = {run.setting for run in of_dataset}
-            shipped = {name for name in SETTINGS if f"{name}_{dataset}" in experiment_names()}
-            for setting in sorted(present | shipped, key=lambda name: _place(SETTINGS, name)):
+            # what the paper has beside them; of other data nobody expects a run of every setting
+            papers = {name for name in SETTINGS if f"{name}_{dataset}" in experiment_names()}
+            for setting in sorted(
+                present | (papers if scale == "paper" else set()), key=lambda name: _place(SETTINGS, name)
+            ):
                 of_setting = [run for run in of_dataset if run.setting == setting]
                 entries += _entries_of(scale, dataset, setting, of_setting)
     counted = {run.path for entry in entries for run in entry.runs}
     return Runs(entries, [(run, _status(run, counted)) for run in runs])
 
 
-def changed_settings(run: Run) -> dict[str, str]:
+def changed_settings(config: ExperimentConfig) -> dict[str, str]:
     """Settings in which a run differs from its experiment as it is shipped now."""
-    if run.config.name not in experiment_names():
+    if config.name not in experiment_names():
         return {}
-    shipped, own = flatten(load_config(run.config.name)), flatten(run.config)
+    shipped, own = flatten(load_config(config.name)), flatten(config)
     return {
-        key: str(value) for key, value in own.items() if value != shipped[key] and key not in _WITHOUT_EFFECT
+        key: str(value)
+        for key, value in own.items()
+        # what was derived is what was asked for
+        if value != shipped[key]
+        and key not in _WITHOUT_EFFECT
+        and (key != _DERIVED or shipped[key] is not None)
     }
 
 
@@ -192,7 +224,7 @@ def _comparable(run: Run) -> dict[str, str]:
 
 def _departures_from_paper(run: Run) -> Iterator[str]:
     """How a run at the paper's scale departs from the paper."""
-    if run.config.scale != "paper" or run.config.name not in experiment_names():
+    if run.scale != "paper" or run.config.name not in experiment_names():
         return
     settings, shipped = flatten(run.config), flatten(load_config(run.config.name))
     steps = paper_steps(run.setting, run.dataset) or 0
@@ -240,3 +272,27 @@ def estimate_all(metrics_of_seeds: Sequence[QuestionMetrics]) -> dict[str, Poole
         for name in names
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def paired_differences(first: Entry, second: Entry) -> dict[str, PooledEstimate]:
+    """Metric -> first - second over the questions that both rows have measured.
+
+    With the same seeds in both, each seed is compared with itself; else the means over seeds are compared.
+    """
+    of_first, of_second = ({run.config.seed: run.after for run in entry.runs} for entry in (first, second))
+    if of_first.keys() != of_second.keys():
+        of_first, of_second = {0: _mean_of_seeds(first)}, {0: _mean_of_seeds(second)}
+    return estimate_all([differences(of_first[seed], of_second[seed]) for seed in of_first])
+
+
+def _mean_of_seeds(entry: Entry) -> QuestionMetrics:
+    """Of each question, over the runs that have measured it."""
+    collected: dict[str, dict[str, list[float]]] = {}
+    for run in entry.runs:
+        for name, values in run.after.items():
+            for question, value in values.items():
+                collected.setdefault(name, {}).setdefault(question, []).append(value)
+    return {
+        name: {question: float(np.mean(found)) for question, found in values.items()}
+        for name, values in collected.items()
+    }

@@ -3,13 +3,16 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from datamodules.questions import HELD_OUT
+from datamodules.sources import question_split
+from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.each_setting import check_each_setting
 from experiments.runs import RunFolder
@@ -29,6 +32,9 @@ DATASETS = ("nq", "triviaqa", "vital")
 FINISHED = "finished"
 UNBELIEVABLE = "not to be believed"
 
+OWN = "own"
+"""The scale of data that nobody has published."""
+
 TABLES = Path(__file__).parents[1] / "paper" / "tables.yaml"
 
 
@@ -46,6 +52,7 @@ class Run:
             `predictions.jsonl` for the metrics that it has.
         changes: after - before, of the questions that both tests measured; empty where nothing is trained.
         validations: step -> metrics.
+        place: which of the places it was found in, from 0.
         from_analysis: whether `after` has metrics of `analysis/instances.jsonl`.
     """
 
@@ -57,6 +64,7 @@ class Run:
     changes: QuestionMetrics = field(default_factory=dict)
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     from_analysis: bool = False
+    place: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -74,7 +82,28 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        return _split(self.config.name)[1]
+        """`nq`, `triviaqa` or `vital`, or the file of the test questions where it is none of theirs."""
+        return dataset_of(self.config)
+
+    @property
+    def scale(self) -> str:
+        """The experiment's, or `own` where the data are one's own."""
+        return self.config.scale if self.dataset in DATASETS else OWN
+
+    @property
+    def monitored(self) -> dict[int, float]:
+        """Step -> what the best checkpoint is chosen by, of each validation that has it."""
+        monitor = self.config.evaluation.monitor
+        return {
+            step: m[monitor] for step, m in self.validations.items() if monitor is not None and monitor in m
+        }
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether it was trained, and no checkpoint beat its start."""
+        trained, chosen = self.summary.get("trained", False), self.config.evaluation.monitor is not None
+        chosen = chosen and self.summary.get("chosen_by", True) is not None
+        return self.is_finished and trained and chosen and self.summary.get("best_step") is None
 
 
 # ---- runs ----
@@ -90,8 +119,8 @@ def collect_runs(places: Sequence[Path]) -> list[Run]:
         ConfigError: a place without any run, or a run's configuration that cannot be read.
         DataError: a run's file that cannot be read.
     """
-    folders: dict[Path, Path] = {}
-    for place in places:
+    folders: dict[Path, tuple[Path, int]] = {}
+    for number, place in enumerate(places):
         found = [
             path.parent for pattern in ("", "*/", "*/*/") for path in place.glob(f"{pattern}config.yaml")
         ]
@@ -99,8 +128,22 @@ def collect_runs(places: Sequence[Path]) -> list[Run]:
             raise ConfigError(
                 f"{place}: no run in it (a run's folder holds config.yaml); name runs, or a folder of runs"
             )
-        folders |= {path.resolve(): path for path in found}
-    return [_read_run(path) for path in sorted(folders.values(), key=lambda path: (path.name, str(path)))]
+        for path in found:
+            folders.setdefault(path.resolve(), (path, number))
+    in_order = sorted(folders.values(), key=lambda found: (found[0].name, str(found[0])))
+    return [replace(_read_run(path), place=number) for path, number in in_order]
+
+
+def dataset_of(config: ExperimentConfig) -> str:
+    """What a run's test questions are of, see `Run.dataset`."""
+    is_held_out = config.data.test == HELD_OUT
+    name = config.data.train if is_held_out else config.data.test
+    published = question_split(name)
+    if name == VITAL or published is not None:
+        return VITAL if published is None else published.dataset
+    parts = Path(name).parts
+    shown = "/".join(parts[-3:] if parts[-2:-1] == ("qrels",) else parts[-2:])
+    return f"{shown} (held out)" if is_held_out else shown
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -149,13 +192,14 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
         FINISHED,
         summary,
         after | analysed,
-        changes=_differences(after, before) | _differences(analysed, of_start),
+        changes=differences(after, before) | differences(analysed, of_start),
         validations=read_validations(folder.validations, config.trainer.max_steps),
         from_analysis=bool(analysed),
     )
 
 
-def _differences(after: QuestionMetrics, before: QuestionMetrics) -> QuestionMetrics:
+def differences(after: QuestionMetrics, before: QuestionMetrics) -> QuestionMetrics:
+    """after - before, of the questions that both have."""
     changes = {
         name: {key: values[key] - before[name][key] for key in values.keys() & before[name].keys()}
         for name, values in after.items()

@@ -1,16 +1,27 @@
 """The paper's tables with our numbers, the changes since the start, and the list of runs."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.show.decisions import describe_decision
 from experiments.show.document import Table
-from experiments.show.report_rows import OTHER_SOURCES, SHORTENED, Entry, PooledEstimate, changed_settings
+from experiments.show.report_rows import (
+    OTHER_SOURCES,
+    SHORTENED,
+    Entry,
+    PooledEstimate,
+    changed_settings,
+    paired_differences,
+)
 from experiments.show.report_runs import Run, paper_value
 from lightning_modules.metrics.measures import BM25, Prominence, all_measures, measure_labels
 
 NO_VALUE = "–"
+MISSING = "missing"
+_VALIDATED = "validation: start / kept / last"
+_MOST_PAIRS = 10
 
 _SETTINGS = {
     "checkpoint": "Initial checkpoint",
@@ -25,6 +36,7 @@ _LABELS = measure_labels()
 _SCALES = {
     "paper": "Paper scale",
     "embedded": "Embedded scale: small models; not comparable with the paper",
+    "own": "Data of one's own: not comparable with the paper",
 }
 
 
@@ -86,11 +98,23 @@ def _indicator_columns(number: int) -> tuple[Column, ...]:
     )
 
 
+def _meanings(columns: Sequence[Column]) -> dict[str, str]:
+    """What each column holds, by its head."""
+    known = {measure.name: measure.meaning for measure in all_measures()}
+    return {column.head: known[column.metric] for column in columns} | {
+        "paper": "the paper's own number",
+        "seeds": "how many runs that differ in their seed alone, and their seeds",
+        _VALIDATED: "what the best checkpoint is chosen by, at the start, of the weights that were kept and "
+        "tested, and in the last validation; means over seeds",
+    }
+
+
 # ---- tables ----
 
 
 def make_tables(entries: Sequence[Entry]) -> list[Table]:
-    """Tables 1 to 4 and the changes since the start, for the entries of one scale."""
+    """Tables 1 to 4, the changes since the start and the differences between rows, of one scale."""
+    entries = [entry for entry in entries if entry.status != MISSING]
     title = "answer-related tokens (Indicator 1)"
     return [
         _paper_table("Table 1: answers and retrieval, test questions", "table1", _ANSWERS, entries),
@@ -99,14 +123,21 @@ def make_tables(entries: Sequence[Entry]) -> list[Table]:
             "Table 4: question-related tokens (Indicator 2)", "table4", _indicator_columns(2), entries
         ),
         _change_table(entries),
+        *difference_tables(entries),
     ]
+
+
+def not_run(entries: Sequence[Entry]) -> str:
+    """The settings of the paper that no run has, in a sentence; "" where there are none."""
+    names = [f"{dataset_label(e.dataset)} {setting_label(e)}" for e in entries if e.status == MISSING]
+    return f"Settings of the paper that no run here has: {', '.join(names)}." if names else ""
 
 
 def make_run_table(statuses: Sequence[tuple[Run, str]]) -> Table:
     """Every run that was given, and its status in the report."""
     rows = []
     for run, status in statuses:
-        changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run).items())
+        changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run.config).items())
         origins = ", ".join(f"{name}: {path}" for name, path in run.summary.get("started_from", {}).items())
         decided = "; ".join(map(describe_decision, run.summary.get("decisions", [])))
         cells = (run.config.scale, status, run.summary.get("stopped"), decided, origins, changed)
@@ -134,16 +165,40 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
     head = ["data", "setting", "seeds"]
     for column in columns:
         head += [column.head, f"paper{orientation}"] if with_paper else [column.head]
+    shows_validations = table == "table1" and any(_validated(entry) for entry in entries)
+    head += [_VALIDATED] if shows_validations else []
     rows = []
     for entry in entries:
-        cells = _labels(entry)
+        cells = _labels(entry, is_first=table == "table1")
         for column, value in zip(columns, papers(entry), strict=True):
             cells.append(_estimate_cell(entry, column))
             if with_paper:
                 cells.append(_paper_cell(value, column))
-        rows.append(tuple(cells))
-    rows += _bm25_rows(entries, columns, with_paper)
-    return Table(title, tuple(head), tuple(rows), num_labels=2, notes=_notes(entries, columns[0].with_std))
+        rows.append((*cells, _validated(entry) or NO_VALUE) if shows_validations else tuple(cells))
+    of_bm25 = _bm25_rows(entries, columns, with_paper)
+    rows += [(*row, NO_VALUE) for row in of_bm25] if shows_validations else of_bm25
+    notes = _notes(entries, columns[0].with_std)
+    return Table(title, tuple(head), tuple(rows), num_labels=2, notes=notes, meanings=_meanings(columns))
+
+
+def _validated(entry: Entry) -> str:
+    """What the best checkpoint was chosen by: at the start, of what was kept, and in the last validation."""
+    curves = [run.monitored for run in entry.runs if run.summary.get("trained")]
+    if not curves or not all(curves):
+        return ""
+    kept = [
+        run.monitored.get(run.summary.get("best_step") or 0, math.nan)
+        for run in entry.runs
+        if run.summary.get("trained")
+    ]
+    ends = ([curve[min(curve)] for curve in curves], kept, [curve[max(curve)] for curve in curves])
+    start, best, last = (sum(values) / len(values) for values in ends)
+    said = f"{_number(start, 3)} / {_number(best, 3)} / {_number(last, 3)}"
+    num_kept = sum(run.kept_start for run in entry.runs)
+    if not num_kept:
+        return said
+    whose = f" in {num_kept} of {len(curves)} runs" if len(curves) > 1 else ""
+    return f"{said}\nno checkpoint beat the start{whose}"
 
 
 def _bm25_rows(
@@ -170,7 +225,7 @@ def _change_table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         if entry.changes:
             cells = [_change_cell(entry.changes.get(column.metric), column) for column in columns]
-            rows.append((*_labels(entry), *cells))
+            rows.append((*_labels(entry, is_first=False), *cells))
     notes: tuple[str, ...] = (
         "Final test - starting checkpoint, on the same questions, with 95% bootstrap intervals as above.",
         "A change is significant where its interval excludes 0. Lift: attention relative to an even share of "
@@ -179,13 +234,48 @@ def _change_table(entries: Sequence[Entry]) -> Table:
     if not rows:
         notes = ("No run here was trained and measured before and after.",)
     head = ("data", "setting", "seeds", *(column.head for column in columns))
-    return Table("Changes since the starting checkpoint", head, tuple(rows), num_labels=2, notes=notes)
+    title = "Changes since the starting checkpoint"
+    return Table(title, head, tuple(rows), num_labels=2, notes=notes, meanings=_meanings(columns))
 
 
-def _labels(entry: Entry) -> list[str]:
+def difference_tables(entries: Sequence[Entry]) -> list[Table]:
+    """The differences between rows of the same data, question by question; empty where there are no two."""
+    measured = sorted(
+        (entry for entry in entries if entry.is_measured),
+        key=lambda entry: min(run.place for run in entry.runs),
+    )
+    pairs = [(a, b) for a, b in itertools.combinations(measured, 2) if a.dataset == b.dataset]
+    found = [(a, b, paired_differences(a, b)) for a, b in pairs[:_MOST_PAIRS]]
+    names = {name for *_, differences in found for name in differences}
+    columns = [Column(name, "", metric_label(name)) for name in _CHANGES if name in names]
+    rows = []
+    for a, b, differences in found:
+        if differences:
+            label = f"{setting_label(a, chr(10))}\nminus {setting_label(b, chr(10))}"
+            cells = [_change_cell(differences.get(column.metric), column) for column in columns]
+            rows.append((dataset_label(a.dataset), label, *cells))
+    if not rows:
+        return []
+    notes = [
+        "First row - second row on the same test questions, with 95% bootstrap intervals; seeds that both "
+        "have are compared with each other, others as means over seeds. A difference is significant where "
+        "its interval excludes 0."
+    ]
+    if len(pairs) > _MOST_PAIRS:
+        notes.append(f"The first {_MOST_PAIRS} of {len(pairs)} pairs; name two folders to compare others.")
+    head = ("data", "difference", *(column.head for column in columns))
+    meanings = _meanings(columns)
+    return [
+        Table("Paired differences", head, tuple(rows), num_labels=2, notes=tuple(notes), meanings=meanings)
+    ]
+
+
+def _labels(entry: Entry, is_first: bool) -> list[str]:
+    """Data, setting and seeds; models and further settings stand in the first table alone."""
+    details = entry.details if is_first else ()
     seeds = ", ".join(str(run.config.seed) for run in entry.runs)
     count = f"{len(entry.runs)}\nseed {seeds}" if entry.is_measured else entry.status
-    return [dataset_label(entry.dataset), setting_label(entry, "\n"), count]
+    return [dataset_label(entry.dataset), "\n".join([setting_label(entry, "\n"), *details]), count]
 
 
 def _estimate_cell(entry: Entry, column: Column) -> str:

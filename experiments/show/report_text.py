@@ -8,13 +8,16 @@ from experiments.show.figures import draw_figures
 from experiments.show.published import make_published_table
 from experiments.show.report_rows import Entry, PooledEstimate, Runs
 from experiments.show.report_tables import (
+    MISSING,
     dataset_label,
     make_run_table,
     make_tables,
     metric_label,
+    not_run,
     scale_label,
     setting_label,
 )
+from lightning_modules.metrics.measures import VALIDATION, measure_labels
 
 _HIT_RATE = "hr_at_5"
 # mean attention falls where passages grow longer, whatever the reader attends to
@@ -54,7 +57,10 @@ def _compose_scale(entries: list[Entry]) -> Iterator[Block]:
     published = make_published_table(entries)
     if published is not None:
         yield published
-    for _, of_dataset in itertools.groupby(entries, key=lambda entry: entry.dataset):
+    if absent := not_run(entries):
+        yield Paragraph(absent)
+    shown = [entry for entry in entries if entry.status != MISSING]
+    for _, of_dataset in itertools.groupby(shown, key=lambda entry: entry.dataset):
         yield from draw_figures(list(of_dataset))
 
 
@@ -83,10 +89,27 @@ def _describe(entry: Entry) -> str:
         said = f"{name}: the retriever was not trained."
     else:
         said = f"{name}: {metric_label(_HIT_RATE)} {verb} ({_change(hit_rate)})."
+    said += _describe_kept(entry)
     said += " " + " ".join(_describe_indicators(entry, hit_rate.direction))
     if len(entry.runs) == 1:
         said += " One seed: the intervals are over questions only."
     return said
+
+
+def _describe_kept(entry: Entry) -> str:
+    """That what was tested is the start, where no checkpoint beat it, and what became of the retriever."""
+    kept = [run for run in entry.runs if run.kept_start]
+    if not kept:
+        return ""
+    whose = f" (in {len(kept)} of {len(entry.runs)} runs)" if len(entry.runs) > 1 else ""
+    said = f" No checkpoint beat the start{whose}, so the starting weights were kept and tested"
+    ends = [(curve[min(curve)], curve[max(curve)]) for curve in (run.monitored for run in kept) if curve]
+    if not ends:
+        return f"{said}."
+    monitor = str(kept[0].config.evaluation.monitor).removeprefix(VALIDATION)
+    monitor = measure_labels().get(monitor, monitor)
+    last = ", ".join(f"{end:.3f} ({end - start:+.3f})" for start, end in ends)
+    return f"{said}; in the last validation the {monitor} was {last}."
 
 
 def _describe_indicators(entry: Entry, direction: int) -> Iterator[str]:

@@ -104,7 +104,7 @@ def hit_rate_measure(k: int) -> Measure:
         f"Hit Rate@{k}",
         f"share of questions with an answer among the first {k} passages (DPR's token match)",
         Better.HIGHER,
-        (RETRIEVAL, "Hit Rate"),
+        (RETRIEVAL, f"Hit Rate@{k}"),
         has_stage=True,
         of_retrieved=partial(_is_hit_at, k=k),
     )
@@ -121,7 +121,7 @@ def bm25_measure(k: int) -> Measure:
         f"BM25's Hit Rate@{k}",
         f"the same of BM25's first {k} passages: what the retriever has to beat",
         Better.NEITHER,
-        (RETRIEVAL, "Hit Rate"),
+        (RETRIEVAL, f"Hit Rate@{k}"),
         has_stage=True,
     )
 

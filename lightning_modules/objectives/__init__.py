@@ -12,6 +12,7 @@ from lightning_modules.objectives.labels import Labels
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
 from lightning_modules.objectives.pdist import PDist
+from lightning_modules.objectives.scored_by import ScoredBy
 from lightning_modules.objectives.signals import Signals
 from lightning_modules.objectives.uniform import Uniform
 
@@ -27,6 +28,7 @@ __all__ = [
     "Length",
     "Objective",
     "PDist",
+    "ScoredBy",
     "Signals",
     "Uniform",
     "make_objective",
@@ -48,7 +50,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 """All objectives by name: what configuration, pre-flight check and docs offer.
 
-`Given` is none of them: it comes with scores (`objective.scores_from`), not with a reader.
+`Given` and `ScoredBy` are none of them: they come with scores (`objective.scores_from`) or a function.
 """
 
 

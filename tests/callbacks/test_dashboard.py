@@ -135,7 +135,7 @@ def test_a_run_logs_every_tag_of_the_layout(tmp_path, experiment, trains_reader,
     )
     settings["data.validation"] = settings["data.train"]  # enough questions to compare with the start
     assert run.main(["--exp", experiment, *as_overrides(settings)]) == 0
-    [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard")
+    [events] = (tmp_path / "runs").glob(f"{experiment}/*/tensorboard*")
     logged = read_events(events).Tags()["scalars"]
     found = {pattern for pattern in patterns(trains_reader) if any(re.search(pattern, tag) for tag in logged)}
     assert patterns(trains_reader) - found == missing
@@ -164,3 +164,10 @@ def test_only_the_loss_of_the_objective_has_a_chart():
         tags = [tag for of_chart in charts for tag in of_chart]
         assert {f"^train/{loss_name}$", f"^validation/{loss_name}$"} <= set(tags)
         assert not any(other in tag for tag in tags)
+
+
+def test_a_chart_holds_one_hit_rate_and_its_baseline():
+    charts = layout(False)["3 Retrieval and teacher"]
+    assert {name: tags for name, (_, tags) in charts.items() if name.startswith("Hit Rate")} == {
+        f"Hit Rate@{k}": [f"^validation/hr_at_{k}$", f"^validation/bm25/hr_at_{k}$"] for k in (1, 5, 20)
+    }

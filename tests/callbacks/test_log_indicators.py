@@ -1,5 +1,7 @@
 """What is logged is what the pure functions say of the passes that distillation uses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,15 @@ def test_values_of_different_questions_are_joined():
     assert joined.question_ids == ["b", "a", "c"]
     assert joined.values["retrieval/hit"] == [0.0, 1.0, 1.0]
     assert joined.values["teacher/auc"] == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)
+
+
+def test_without_nouns_it_is_said_once_why_indicator_2_is_undefined(tmp_path, caplog):
+    datamodule = toy_datamodule()
+    datamodule.validation = [replace(question, nouns=()) for question in datamodule.validation]
+    indicators = LogIndicators((90,))
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    trainer = toy_trainer(tmp_path, [index, indicators], limit_val_batches=1.0)
+    for _ in range(2):
+        trainer.validate(toy_module(tmp_path), datamodule, verbose=False)
+    assert caplog.text.count("Indicator 2 is undefined: none of the 4 questions read has nouns") == 1
+    assert np.isnan(indicators.latest["indicator2/spearman_p90"])

@@ -1,5 +1,9 @@
 """Bars that count optimizer steps, and are gone when they are done."""
 
+import re
+import sys
+import time
+
 import pytest
 
 import callbacks.progress as progress
@@ -51,7 +55,8 @@ def test_a_failing_run_closes_its_bars(tmp_path, bars):
     assert all(bar.disable for bar in bars)
 
 
-def test_a_bar_shows_rate_and_time_left(capsys):
+def test_a_bar_shows_rate_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress_bar(10, "Encoding passages", "passages") as bar:
         bar.mininterval = 0
         bar.update(5)
@@ -63,13 +68,39 @@ def test_a_bar_shows_rate_and_time_left(capsys):
     assert "<" in shown, "elapsed<left"
 
 
+@pytest.mark.parametrize(
+    ("total", "line"),
+    [
+        (10, r"Encoding passages: 5 of 10 \(50%\), .*passages/s, 00:0\d left, kl=0.1"),
+        (None, r"Encoding passages: 5, .*passages/s, kl=0.1"),
+    ],
+)
+def test_a_log_gets_lines_in_place_of_a_bar(capsys, monkeypatch, total, line):
+    monkeypatch.setattr(progress, "_PAUSE_S", 0.0)
+    with progress_bar(total, "Encoding passages", "passages") as bar:
+        time.sleep(0.01)
+        bar.set_postfix_str("kl=0.1", refresh=False)
+        bar.update(5)
+    shown = capsys.readouterr().err
+    assert re.fullmatch(f"({line}\n)+", "\n".join(shown.splitlines()[1:]) + "\n"), "after that of the start"
+    assert "\r" not in shown
+
+
 def test_a_hidden_bar_shows_nothing(capsys):
     with progress_bar(10, "Encoding passages", "passages", is_shown=False) as bar:
         bar.update(5)
     assert capsys.readouterr().err == ""
 
 
-def test_long_numbers_are_short_where_asked_for(capsys):
+def test_a_log_is_left_alone_by_what_takes_seconds(capsys):
+    with progress_bar(10, "Encoding passages", "passages") as bar:
+        for _ in range(10):
+            bar.update()
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_long_numbers_are_short_where_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for prefixes in (False, True):
         with progress_bar(4_000_000_000, "Downloading", "B", prefixes=prefixes) as bar:
             bar.update(1_000_000_000)

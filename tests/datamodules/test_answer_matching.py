@@ -9,12 +9,14 @@ import regex
 from datamodules import answer_matching
 from datamodules.answer_matching import (
     AnswerMatcher,
+    HitMatcher,
     dpr_tokens,
     exact_match,
     f1_score,
     has_answer,
     normalize_answer,
 )
+from datamodules.batches import Passage, Question
 from datamodules.errors import DataError
 
 
@@ -130,3 +132,11 @@ def test_unknown_rule_names_the_known_ones():
 
 def test_docstring_examples():
     assert doctest.testmod(answer_matching).failed == 0
+
+
+def test_judged_passages_go_before_answers():
+    passage, other = Passage("d1", "T", "nothing of it"), Passage("d2", "T", "in New York")
+    judged = HitMatcher(Question("q", "where?", ("New York",), positives=frozenset({"d1"})))
+    assert (judged.matches(passage), judged.matches(other)) == (True, False)
+    answered = HitMatcher(Question("q", "where?", ("New York",)))
+    assert (answered.matches(passage), answered.matches(other)) == (False, True)

@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.batches import Passage
+from datamodules.batches import Passage, Question
 from datamodules.downloads import DownloadError
 from datamodules.errors import DataError
 from datamodules.judged_sets import read_judged_set
+from datamodules.passage_files import read_passages
+from datamodules.questions import read_questions
 from tests.model_hub import serve_models
 
 CORPUS = [
@@ -45,15 +47,41 @@ def write_parquet_set(folder):
 
 
 @pytest.mark.parametrize("write", [write_set, write_parquet_set])
-def test_questions_passages_and_judgements(tmp_path, write):
+def test_questions_passages_and_judgements(tmp_path, write, caplog):
     found = read_judged_set(write(tmp_path / "scifact"))
     assert found.name == "scifact"
-    assert [(question.id, question.text) for question in found.questions] == [("1", "where is paris")]
+    assert found.questions == [Question("1", "where is paris", (), positives=frozenset({"d1"}))]
     assert found.qrels["1"]["d1"] > 0
     assert list(found.passages()) == [
         Passage("d1", "Paris", "Paris is in France."),
         Passage("d2", "", "Only a title"),
     ]
+    assert "passages left out, which have neither text nor title: 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("write", "of", "corpus"),
+    [
+        (write_set, "qrels/test.tsv", "corpus.jsonl"),
+        (write_parquet_set, "qrels/train-00000-of-00001.parquet", "corpus/train-00000-of-00001.parquet"),
+    ],
+)
+def test_the_same_files_are_read_for_training(tmp_path, write, of, corpus):
+    found = read_judged_set(write(tmp_path / "scifact"))
+    assert read_questions(found.folder / of) == found.questions
+    assert list(read_passages(found.folder / corpus)) == list(found.passages())
+
+
+def test_a_score_of_zero_is_no_relevance_in_parquet_either(tmp_path):
+    folder = write_parquet_set(tmp_path / "set")
+    [path] = (folder / "qrels").iterdir()
+    judged = {"query-id": ["1", "1"], "corpus-id": ["d1", "d2"], "score": [1, 0]}
+    pq.write_table(pa.table(judged), path)
+    found = read_judged_set(folder)
+    assert found.qrels == {"1": {"d1": 1, "d2": 0}}
+    pq.write_table(pa.table({**judged, "score": ["1", "0"]}), path)
+    with pytest.raises(DataError, match=r"row 1: .* is no judgement"):
+        read_judged_set(folder)
 
 
 def test_gzipped_parts_and_broken_ones(tmp_path):
@@ -65,7 +93,7 @@ def test_gzipped_parts_and_broken_ones(tmp_path):
     with pytest.raises(DataError, match=r"neither qrels/dev.tsv nor qrels/\*.parquet"):
         read_judged_set(folder, split="dev")
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\td1\tyes\n")
-    with pytest.raises(DataError, match=r"line 2: .* is none of query-id, corpus-id and score"):
+    with pytest.raises(DataError, match=r"line 2: .* is no judgement"):
         read_judged_set(folder)
     (folder / "queries.jsonl").write_text('{"text": "a"}\n')
     (folder / "qrels" / "test.tsv").write_text("1\td1\t1\n")

@@ -8,7 +8,8 @@ import pytest
 
 from datamodules.batches import Question
 from datamodules.errors import DataError
-from datamodules.questions import read_questions, split_questions
+from datamodules.questions import hold_out, read_questions, split_questions
+from tests.saved_dataset import SQUAD, save_dataset
 
 PARIS = {"question": "capital of france?", "answer": ["Paris", "Lutetia"]}
 
@@ -120,7 +121,7 @@ def test_limit_reads_no_further(write):
         ("q.jsonl", '{"question": "q", "answers": ["x", " "]}', "blank answer"),
         ("q.jsonl", '{"question": "q", "answer": "\\u200b"}', "blank answer"),
         ("q.jsonl", '{"question": "q", "answers": [1999]}', "answers must be a string or a list of strings"),
-        ("q.jsonl", '{"question": "q", "answer": {"value": "x"}}', "answers must be a string"),
+        ("q.jsonl", '{"question": "q", "answer": {"said": "x"}}', "answers must be a string"),
         ("q.jsonl", '{"question": "q", "answer": "x", "id": true}', '"id" is True'),
         ("q.jsonl", '{"question": "q", "answer": "x", "id": 1}', "id '1' is taken by .*line 1"),
         ("q.csv", "q", "1 tab-separated columns"),
@@ -153,8 +154,8 @@ def test_broken_line_is_named(write, name, line, message):
         (triviaqa(WHEN, WHEN), r"Data\[1\]: id 'tc_1' is taken by .*Data\[0\]"),
         (triviaqa(), "no question in the whole file"),
         (triviaqa(WHEN)[:-5], "broken JSON"),
-        ('{\n"data": []}', 'no list of questions under "Data"'),
-        (json.dumps([PARIS]), "a JSON list is none of them"),
+        ('{\n"rows": []}', 'no list of questions under "Data"'),
+        (json.dumps([PARIS, 5]), "not one JSON list of objects"),
     ],
 )
 def test_broken_triviaqa_names_the_item(write, text, message):
@@ -174,9 +175,9 @@ def test_file_without_questions_is_refused(write, name):
 
 
 def test_unknown_formats_are_refused(write):
-    with pytest.raises(DataError, match="choose one of: jsonl, dpr, triviaqa"):
+    with pytest.raises(DataError, match="choose one of: jsonl, json, dpr, triviaqa, squad"):
         read_questions(write("q.txt", "what is this\n"))
-    with pytest.raises(DataError, match="choose one of: auto, jsonl, dpr, triviaqa"):
+    with pytest.raises(DataError, match="choose one of: auto, jsonl, json, dpr"):
         read_questions(write("q.jsonl", json.dumps(PARIS)), "nq")
 
 
@@ -241,17 +242,17 @@ def test_parquet_of_triviaqa(tmp_path):
         answer=[triviaqa_answer("Ann Lee", ["Mother Ann", "Ann Lee", " "])],
     )
     assert read_questions(path) == [
-        Question("1", "who?", ("Ann Lee", "Mother Ann"), canonical_answer="Ann Lee")
+        Question("tc_1", "who?", ("Ann Lee", "Mother Ann"), canonical_answer="Ann Lee")
     ]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"question": ["who?"]}, r"no column answer \(found: question\)"),
-        ({"question": ["who?"], "answer": [["  "]]}, "row 1: the list of answers is empty"),
+        ({"question": ["who?"]}, r'row 1: no answer: it has the keys "question"; expected "answer" or'),
+        ({"question": ["who?"], "answer": [["  "]]}, "row 1: a blank answer"),
         ({"question": [" "], "answer": [["Ann"]]}, "row 1: no question"),
-        ({"question": ["who?"], "answer": [None]}, "row 1: answers must be"),
+        ({"question": ["who?"], "answer": [None]}, "row 1: no answer"),
         (
             {"question": pa.array([], pa.string()), "answer": pa.array([], pa.list_(pa.string()))},
             "no question in",
@@ -280,3 +281,101 @@ def test_questions_without_answers_are_for_training_alone(tmp_path):
     path.write_text('{"question": "who", "answer": ""}\n')
     with pytest.raises(DataError, match="a blank answer"):
         read_questions(path, needs_answers=False)
+
+
+# ---- formats that people have ----
+
+
+def test_queries_and_other_names_of_answers(write):
+    records = [
+        {"_id": "PLAIN-2", "query": "who?", "answers": ["Ann"]},
+        {"qid": 7, "text": "when?", "golden_answers": ["1999", "MCMXCIX"]},
+    ]
+    expected = [Question("PLAIN-2", "who?", ("Ann",)), Question("7", "when?", ("1999", "MCMXCIX"))]
+    assert read_questions(write("q.jsonl", "\n".join(map(json.dumps, records)))) == expected
+    assert read_questions(write("q.json", json.dumps(records, indent=2))) == expected
+
+
+def test_a_missing_key_names_those_found_and_those_expected(write):
+    with pytest.raises(DataError, match=r'line 1: no question: it has the keys "ask", "answer"; expected "q'):
+        read_questions(write("q.jsonl", '{"ask": "who?", "answer": "Ann"}'))
+    with pytest.raises(DataError, match=r'line 1: no answer: it has the keys "question", "reply"; expected'):
+        read_questions(write("q.jsonl", '{"question": "who?", "reply": "Ann"}'))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_squad(write, indent):
+    path = write("train-v2.0.json", json.dumps(SQUAD, indent=indent))
+    assert read_questions(path) == [
+        Question("56be", "What do statins lower?", ("cholesterol",), title="Statins"),
+        Question("56bf", "When did she rise to fame?", ("late 1990s", "the late 1990s"), title="Beyoncé"),
+    ]
+    path = write("train-v2.0.json", '{"data": [{"title": "T"}]}')
+    with pytest.raises(DataError, match=r'data\[0\]: no list of objects under "paragraphs", as SQuAD has it'):
+        read_questions(path)
+
+
+def test_squad_as_a_saved_dataset(tmp_path):
+    answers = [{"text": ["cholesterol"], "answer_start": [14]}]
+    table = pa.table({"id": ["56be"], "context": ["c"], "question": ["What?"], "answers": answers})
+    assert read_questions(save_dataset(tmp_path / "train", table)) == [
+        Question("56be", "What?", ("cholesterol",))
+    ]
+
+
+def write_beir(folder, qrels="query-id\tcorpus-id\tscore\nq2\td1\t1\nq1\td3\t2\nq2\td2\t1\nq2\td9\t0\n"):
+    (folder / "qrels").mkdir(exist_ok=True)
+    queries = [{"_id": "q1", "text": "who?"}, {"_id": "q2", "text": "when?", "answers": ["1999"]}]
+    queries.append({"_id": "q3", "text": "of another split"})
+    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (folder / "qrels" / "train.tsv").write_text(qrels)
+    return folder / "qrels" / "train.tsv"
+
+
+def test_beir_judgements_bring_their_queries(tmp_path):
+    assert read_questions(write_beir(tmp_path)) == [
+        Question("q2", "when?", ("1999",), positives=frozenset({"d1", "d2"})),
+        Question("q1", "who?", (), positives=frozenset({"d3"})),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("q1\td1\n", r"train\.tsv, line 2: \['q1', 'd1'\] is no judgement"),
+        ("q1\td1\thigh\n", r"train\.tsv, line 2: .* is no judgement"),
+        ("q1\td1\t0\n", "no passage is judged relevant"),
+        ("q7\td1\t1\n", r"queries\.jsonl holds no query 'q7', which is judged"),
+    ],
+)
+def test_broken_beir_judgements(tmp_path, lines, message):
+    path = write_beir(tmp_path, f"query-id\tcorpus-id\tscore\n{lines}")
+    with pytest.raises(DataError, match=message):
+        read_questions(path)
+
+
+def test_beir_judgements_without_queries(tmp_path):
+    path = write_beir(tmp_path)
+    (tmp_path / "queries.jsonl").unlink()
+    with pytest.raises(DataError, match=r"no queries\.jsonl beside it or in the folder above"):
+        read_questions(path)
+
+
+# ---- questions that are held out ----
+
+
+def test_a_fifth_is_held_out_twice_and_no_question_is_on_both_sides():
+    questions = [Question(str(i), f"Question {i % 30}?", ("a",)) for i in range(60)]
+    splits = hold_out(questions, ("validation", "test"), seed=0)
+    words = {name: {question.words for question in split} for name, split in splits.items()}
+    assert {name: len(found) for name, found in words.items()} == {"train": 18, "validation": 6, "test": 6}
+    assert len(set.union(*words.values())) == 30
+    assert sum(map(len, splits.values())) == 60
+    assert splits == hold_out(questions, ("validation", "test"), seed=0)
+    assert splits != hold_out(questions, ("validation", "test"), seed=1)
+    assert {name: len(split) for name, split in hold_out(questions, ("test",), seed=0).items()} == {
+        "train": 48,
+        "test": 12,
+    }
+    with pytest.raises(DataError, match="at least 5 different questions, there are 4"):
+        hold_out(questions[:4], ("test",), seed=0)

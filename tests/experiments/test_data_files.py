@@ -252,7 +252,7 @@ def spoilt(server, root, fault):
         ("no question", ["nq-train.qa.csv: no question in the whole file"]),
         ("a broken line", ["nq-train.qa.csv, line 4: 'nobody' is no list of answers"]),
         ("shorter than downloaded", ["nq-train.qa.csv:", "when it was downloaded; delete the file"]),
-        ("a missing column", ["psgs_w100.tsv.gz, line 1: the header lacks the column title"]),
+        ("a missing column", ["psgs_w100.tsv.gz: no passage has a title", "verify_sizes=false"]),
         ("an id that is no number", ["psgs_w100.tsv.gz, passage 2: its id is 'two'", "verify_sizes=false"]),
         ("an id twice", ["psgs_w100.tsv.gz, passage 3: its id is '2'"]),
         ("too few passages", ["psgs_w100.tsv.gz: 23 passages where the published file has 24"]),

@@ -118,7 +118,7 @@ def close_to(values: dict) -> Any:
 
 def logged(made: RunFolder) -> dict[str, dict[int, float]]:
     """All that was logged but times, by step: losses, learning rates, validations, staleness."""
-    events = EventAccumulator(str(made.path / "tensorboard"))
+    events = EventAccumulator(str(next(made.path.glob("tensorboard*"))))
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
     return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}

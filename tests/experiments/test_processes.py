@@ -1,16 +1,19 @@
 """Several processes make one run, whoever starts them, and end together."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import psutil
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+from callbacks.stop_on_interrupt import RunInterrupted
 from experiments import processes, run
 from experiments.command_line import USER_ERROR
 from experiments.config import ConfigError, load_config
@@ -77,6 +80,38 @@ def test_a_main_process_that_dies_ends_all(tmp_path):
     assert said.count("error: ") == 1
     assert said.strip().splitlines()[-1] == told_of_death(made, "the main process died")
     assert "Traceback" not in said
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_that_starts_ends_with_its_main_one(tmp_path, monkeypatch):
+    reads, writes = os.pipe()  # open in the last one alone, in the end
+    main = os.fork()
+    if main == 0:
+        try:
+            monkeypatch.setenv(processes.MAIN_VARIABLE, str(os.getpid()))
+            if os.fork() == 0:
+                os.write(writes, b"started")
+                with processes.ending_with_main_process(tmp_path):
+                    time.sleep(60)
+        finally:
+            os._exit(0)
+    os.close(writes)
+    os.waitpid(main, 0)
+    started = time.monotonic()
+    with os.fdopen(reads, "rb") as pipe:
+        assert pipe.read() == b"started"
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("error", [RunInterrupted(by_scheduler=True), ValueError()])
+def test_processes_that_have_not_met_end_with_an_interrupt_or_error_of_the_main_one(tmp_path, error):
+    arguments = process_arguments(config_of("trainer.devices=2"))
+    trainer = L.Trainer(accelerator="cpu", devices=2, logger=False, **arguments)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        trainer.strategy.launcher.procs = [other]
+        with pytest.raises(type(error)), processes.ending_together(trainer, tmp_path):
+            raise error
+        assert other.wait(5) == -signal.SIGKILL
 
 
 def test_one_process_checks_what_several_are_to_train(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from experiments import report, run
 from experiments.command_line import USER_ERROR
 from experiments.show.figures import hit_rate_curve
-from experiments.show.report_rows import PooledEstimate, sort_runs
+from experiments.show.report_rows import PooledEstimate, paired_differences, sort_runs
 from experiments.show.report_runs import collect_runs, paper_value
 from experiments.show.report_tables import make_tables
 from experiments.show.report_text import describe_changes
@@ -35,7 +35,23 @@ def toy_runs(tmp_path_factory) -> Path:
         ("offshelf_nq", {}),
     ):
         assert run.main(["--exp", experiment, *as_overrides({**settings, **changes})]) == 0
-    return Path(str(settings["runs"]))
+    runs = Path(str(settings["runs"]))
+    for config in runs.glob("*/*/config.yaml"):
+        pretend(config, PUBLISHED if "_nq" in config.parent.parent.name else {})
+    return runs
+
+
+PUBLISHED = {"train": "nq-train.qa.csv", "validation": "nq-dev.qa.csv", "test": "nq-test.qa.csv"}
+
+
+def pretend(config: Path, files: dict[str, str]) -> None:
+    """As if the toy questions were those of a published set; without any, of Vital QA."""
+    text = config.read_text()
+    for split in ("train", "validation", "test", "passages"):
+        text = re.sub(
+            rf"^  {split}: .*$", f"  {split}: {files.get(split, 'vital')}", text, flags=re.MULTILINE
+        )
+    config.write_text(text)
 
 
 @pytest.fixture
@@ -169,7 +185,7 @@ def test_mean_attention_that_decreases_as_passages_grow_is_no_decline(toy_runs):
     )
     assert "decreased" not in said
     assert "attention" not in said
-    table = make_tables([entry, changed])[-1]
+    [table] = [t for t in make_tables([entry, changed]) if t.title.startswith("Changes")]
     assert [head for head in table.columns if "Indicator" in head] == [
         f"Indicator {number} {part} p90" for number in (1, 2) for part in ("lift", "Spearman")
     ]
@@ -204,6 +220,76 @@ def test_every_run_has_lift(toy_runs):
         assert f"indicator{number}/lift_p90" in entry.changes
 
 
+# ---- differences between rows ----
+
+
+def test_rows_are_compared_seed_by_seed_in_the_order_given(runs):
+    """Of two settings that differ in their rate; both have a seed 0, and the second one has no other."""
+    first, second = sorted(runs.glob("offshelf_vital/*"), key=lambda path: path.name[-1])
+    config = second / "config.yaml"
+    text = config.read_text().replace("retriever_lr: 0.001", "retriever_lr: 0.5")
+    config.write_text(re.sub(r"^seed: 1$", "seed: 0", text, flags=re.MULTILINE))
+    a, b = ({r["id"]: r["f1"] for r in lines(folder / "predictions.jsonl")} for folder in (second, first))
+    table = make_tables(sort_runs(collect_runs([second, first])).entries)[-1]
+    assert table.title == "Paired differences"
+    [row] = table.rows
+    assert row[1].startswith("Off-the-shelf\ntraining.retriever_lr=0.5\nminus Off-the-shelf\ntraining.r")
+    cell = row[table.columns.index("F1")].split("\n")
+    assert cell[0] == f"{np.mean([a[key] - b[key] for key in a]) + 0.0:+.3f}"
+    assert cell[2] == f"n = {len(a)}"
+    back = make_tables(sort_runs(collect_runs([first, second])).entries)[-1].rows[0]
+    assert back[1].split("\nminus ")[::-1] == row[1].split("\nminus ")
+
+
+def test_other_seeds_are_compared_by_their_means(toy_runs):
+    [several] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    [one] = entries_of(toy_runs)["embedded", "vital", "checkpoint"]
+    found = paired_differences(several, one)["f1"]
+    means = {
+        key: np.mean([run.after["f1"][key] for run in several.runs]) for key in several.runs[0].after["f1"]
+    }
+    assert found.mean == pytest.approx(np.mean([means[key] - one.runs[0].after["f1"][key] for key in means]))
+    assert found.n == len(means)
+
+
+# ---- runs that no checkpoint of which beat the start ----
+
+
+def test_a_ruined_run_reads_as_ruined(runs):
+    """Its best checkpoint is the start, so before and after are the same."""
+    [folder] = runs.glob("offshelf_nq/*")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "best_step": None}))
+    scores = {0: 0.5, 2: 0.25, 4: 0.125}
+    (folder / "validations.jsonl").write_text(
+        "".join(
+            json.dumps({"step": s, "metrics": {"validation/hr_at_5": v}}) + "\n" for s, v in scores.items()
+        )
+    )
+    [entry] = entries_of(folder)["paper", "nq", "offshelf"]
+    [said] = describe_changes([entry])
+    assert "No checkpoint beat the start, so the starting weights were kept and tested" in said
+    assert "in the last validation the Hit Rate@5 was 0.125 (-0.375)." in said
+    table = make_tables([entry])[0]
+    assert table.columns[-1] == "validation: start / kept / last"
+    assert table.rows[0][-1] == "0.500 / 0.500 / 0.125\nno checkpoint beat the start"
+
+
+# ---- data of one's own ----
+
+
+def test_rows_of_own_data_are_named_by_their_file(runs, tmp_path):
+    [folder] = runs.glob("offshelf_nq/*")
+    pretend(folder / "config.yaml", {"test": "/far/away/capitals/qrels/test.tsv"})
+    assert report.main([str(folder), "--out", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    own = tables_of(text, "Data of one's own: not comparable with the paper")
+    assert own["Table 1"]["Off-the-shelf"][0] == "capitals/qrels/test.tsv"
+    assert own["Table 1"]["Off-the-shelf"][1].split("<br>")[1:3] == ["reader reader", "retriever retriever"]
+    assert "NQ" not in text.split("## All runs")[0]
+    assert "no run here has" not in text
+
+
 # ---- which runs count ----
 
 
@@ -219,9 +305,7 @@ def test_missing_and_unfinished_runs_are_named(runs):
         "checkpoint": "measured",
         "offshelf": "measured",
         "step1": "unfinished",
-        "step2": "missing",
-        "perplexity": "missing",
-    }
+    }, "what nobody has run is missing from the paper's comparison alone"
     assert status["paper", "nq", "atlas_large"] == "missing"
     assert not any(dataset == "triviaqa" for _, dataset, _ in status)
 
@@ -263,11 +347,16 @@ def test_paper_numbers_stand_beside(made):
     text = (made / "report.md").read_text()
     paper = tables_of(text, "Paper scale")
     assert paper["Table 1"]["Off-the-shelf"][4::2] == ["27.24", "33.62", "0.030"]
-    assert paper["Table 1"]["Off-the-shelf"][1].split("<br>")[1:] == ["shortened", "other data or models"]
-    assert paper["Tables 2 and 3"]["Step 2 (fine-tuned)"][2] == "missing"
-    assert paper["Tables 2 and 3"]["Step 2 (fine-tuned)"][6] == "0.316 ± 0.280"
-    assert paper["Table 4"]["Atlas-large"][4] == "0.037 ± 0.027"
-    assert paper["Table 1"]["Initial checkpoint"][4] == "–", "the paper has none"
+    label = paper["Table 1"]["Off-the-shelf"][1].split("<br>")
+    assert label[1:5] == ["shortened", "other data or models", "reader reader", "retriever retriever"]
+    assert re.fullmatch(r"and \d+ more settings", label[-1])
+    later = paper["Tables 2 and 3"]["Off-the-shelf"][1].split("<br>")
+    assert later == label[:3], "the rest is said once"
+    assert "| NQ | BM25 (k1 0.9, b 0.4) | 0.448 |" in text
+    assert paper["Tables 2 and 3"]["Off-the-shelf"][6] == "0.145 ± 0.193"
+    assert list(paper["Table 1"]) == ["Off-the-shelf", "BM25"], "what was not run is listed once, below"
+    absent = "NQ Initial checkpoint, NQ Step 1, NQ Step 2 (fine-tuned), NQ Atlas-large, NQ Perplexity"
+    assert text.count(f"Settings of the paper that no run here has: {absent}") == 1
     assert paper_value("table3", "perplexity", "nq", "attention_p90") is None
 
 
@@ -275,7 +364,7 @@ def test_scales_are_never_mixed(made, toy_runs):
     text = (made / "report.md").read_text()
     embedded = tables_of(text, "Embedded scale: small models; not comparable with the paper")
     assert {cells[0] for rows in embedded.values() for cells in rows.values()} == {"Vital QA"}
-    assert len(embedded["Table 1"]["Off-the-shelf"]) == 6, "no column for the paper"
+    assert len(embedded["Table 1"]["Off-the-shelf"]) == 7, "no column for the paper"
     assert {c[0] for rows in tables_of(text, "Paper scale").values() for c in rows.values()} == {"NQ"}
     found = entries_of(toy_runs)["embedded", "vital", "offshelf"][0].estimates["hr_at_5"]
     cell = f"{found.mean:.3f}<br>[{found.low:.3f}, {found.high:.3f}]<br>n = {found.n}"
@@ -293,7 +382,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
 
     def handle_starttag(self, tag, attrs) -> None:
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "wbr"):
             self.open.append(tag)
         self._note(attrs)
 
@@ -323,9 +412,17 @@ def test_the_page_needs_no_other_file(made):
     assert "@import" not in html
     # the same numbers in both
     numbers = re.compile(r"\d\.\d{2,}")
-    outside = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL)
+    outside = re.sub(r"<svg.*?</svg>|<(style|script)>.*?</\1>| title=\".*?\"", "", html, flags=re.DOTALL)
     assert sorted(numbers.findall(outside)) == sorted(numbers.findall(markdown))
     assert len(numbers.findall(markdown)) > 100
+
+
+def test_columns_explain_themselves_and_tables_sort(made):
+    html = (made / "report.html").read_text()
+    assert '<abbr title="share of questions with an answer among the first 5 passages' in html
+    assert '<abbr title="the paper&#x27;s own number">' in html or "the paper&#x27;s own number" in html
+    assert html.count("<script>") == 1
+    assert html.count('<div class="scroll"><table') == html.count("<table"), "wide ones scroll by themselves"
 
 
 def test_figures_are_there_twice(made):

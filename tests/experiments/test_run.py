@@ -332,7 +332,7 @@ def test_resume_takes_the_newest_unfinished_run(tmp_path, settings, monkeypatch)
     write_json(made[2].summary, {"status": "finished"})
     write_json(made[0].summary, {"status": "interrupted"})
     resumed = []
-    monkeypatch.setattr(run, "_execute", lambda config, folder: resumed.append((config, folder)) or 0)
+    monkeypatch.setattr(run, "_execute", lambda config, folder, _: resumed.append((config, folder)) or 0)
     assert run.main(["--resume"]) == 0
     assert run.main(["--resume", "--exp", "quickstart"]) == 0
     assert run.main(["--resume", str(made[0].path)]) == 0

@@ -22,9 +22,10 @@ from callbacks.stop_on_interrupt import SCHEDULER_SIGNALS
 from datamodules.passages import KnowledgeBase
 from experiments import build as build_module
 from experiments import run, train
-from experiments.command_line import FAILED, REQUEUE, USER_ERROR
+from experiments.command_line import FAILED, REQUEUE, USER_ERROR, quieten
 from experiments.config import load_config, read_config
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, create_run
+from experiments.show.decisions import describe_kept
 from experiments.show.report_runs import collect_runs
 from experiments.show.report_tables import make_run_table
 from experiments.trainer import RunCallbacks
@@ -75,14 +76,14 @@ def are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 
 
 def scalars(made: RunFolder, tag: str) -> dict[int, float]:
-    events = EventAccumulator(str(made.path / "tensorboard"))
+    events = EventAccumulator(str(next(made.path.glob("tensorboard*"))))
     events.Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
 
 
 def logged_steps(made: RunFolder) -> dict[str, list[int]]:
     """The steps of all scalars and texts that TensorBoard shows, by their tags; without the timings."""
-    events = PluginEventAccumulator(str(made.path / "tensorboard"), size_guidance={"tensors": 0})
+    events = PluginEventAccumulator(str(next(made.path.glob("tensorboard*"))), size_guidance={"tensors": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith(("time/", "custom_scalars"))]
     return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
@@ -119,7 +120,7 @@ def test_a_whole_run(settings, capsys):
     assert environment["packages"]["torch"] == torch.__version__
     assert len(environment["git_revision"]) == 40
     assert made.last_checkpoint.is_file()
-    assert list((made.path / "tensorboard").glob("events.out.tfevents*"))
+    assert list(made.path.glob("tensorboard,*=*/events.out.tfevents*"))
     for path, when in ((made.predictions, "after"), (made.predictions_start, "before")):
         records = json_lines(path)
         assert {record["id"] for record in records} == {f"q{i}" for i in range(1, 12, 2)}
@@ -170,6 +171,16 @@ def test_a_closed_book_run_only_asks(tmp_path, family):
     assert ["prediction" in record for record in records] == [True] * 5 + [False]
     assert all(record["passages"] == [] and record["first_hit_rank"] is None for record in records)
     assert not list((tmp_path / "runs").rglob("*.faiss"))
+
+
+@pytest.mark.parametrize("kind", ["closed_book", "retrieve_only"])
+def test_the_total_time_counts_imports(settings, kind):
+    changes = {f"evaluation.{kind}": "true", "trainer.max_steps": 0}
+    config = load_config("quickstart", as_overrides({**settings, **changes}))
+    quieten()
+    times_s = train.run_experiment(config, create_run(config), time.perf_counter() - 100)["times_s"]
+    assert times_s["imports"] == pytest.approx(100, abs=1)
+    assert times_s["total"] >= times_s["imports"] + times_s["load"] - 0.1, "rounded"
 
 
 def test_a_run_that_only_retrieves_loads_no_reader(settings, monkeypatch):
@@ -263,6 +274,8 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         validated = {step: rate for step, rate in hit_rates.items() if step > 0}
         best = max(validated, key=lambda step: validated[step])
         assert found["best_step"] == best
+        assert found["chosen_by"]["kept"] == pytest.approx(validated[best])
+        assert describe_kept(found).startswith(f"best checkpoint: step {best}, validation/hr_at_5 ")
         checkpoint = torch.load(made.checkpoints / f"best-step={best}.ckpt", weights_only=True)
         prefix = "retriever.query_encoder."
         saved = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if prefix in k}
@@ -270,6 +283,9 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         assert not are_equal(exported, initial)
     else:
         assert found["best_step"] is None
+        last = hit_rates[max(hit_rates)]
+        of_start = f"last validation/hr_at_5 {last:.3f} ({last - reading:+.3f})"
+        assert describe_kept(found) == (f"no checkpoint beat the start; starting weights kept; {of_start}")
         assert are_equal(exported, initial)
         assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
 
@@ -442,7 +458,7 @@ def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
     made = start(settings, **changes)
     found = summary(made)
     assert found["stopped"].startswith(f"target: {SPEARMAN} = ")
-    assert found["stopped"].endswith("reached the target -2.000")
+    assert found["stopped"].count("reached the target -2.000; 6 questions are few") == 1
     assert found["status"] == "finished"
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
     # killed after the decision, it does not train on

@@ -63,6 +63,17 @@ def test_a_check_that_recommends_nothing_says_so():
     assert "recommended: none; no teacher has an AUC surely above 0.65" in printed(result())
 
 
+def test_the_configured_teacher_alone_is_compared_with_others():
+    pairs = {
+        "adist independent sum / pdist": GOOD,
+        "pdist / length": GOOD,
+        "x / adist independent sum": SHORT,
+    }
+    shown = " ".join(printed(result(agreement=pairs)).split())
+    assert f"of adist independent sum with that of pdist {GOOD.text}; x {SHORT.text}" in shown
+    assert "pdist / length" not in shown
+
+
 def wide_row() -> TeacherRow:
     """As wide as rows become."""
     name = "adist concatenated averaged top20"

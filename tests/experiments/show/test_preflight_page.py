@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from experiments.show.preflight_page import draw_head_map, write_page
+from experiments.show.preflight_page import draw_head_map, split_rows, write_page
 from lightning_modules.metrics.measures import indicator_measures
 from tests.experiments.show.test_preflight_console import result, wide_row
 
@@ -89,3 +89,20 @@ def test_the_page_shows_every_teacher_and_escapes_names(tmp_path):
     assert all(label in shown for label in labels)
     assert "http" not in page, "self-contained"
     assert [path.name for path in tmp_path.iterdir()] == ["probe.html"], "no heads were chosen"
+
+
+def test_the_picture_shows_ten_teachers_and_the_rest_behind_a_click(tmp_path):
+    def named(name: str, mean: float):
+        return replace(wide_row(), name=name, auc=replace(wide_row().auc, mean=mean))
+
+    rows = [named("configured", 0.1), *[named(f"teacher {i}", i / 20) for i in range(14)]]
+    found = result(rows=rows, references=[named("even", 0.5), named("length", 0.4)])
+    shown, others = split_rows(found)
+    best = [f"teacher {i}" for i in range(7, 14)]
+    assert [row.name for row in shown] == ["configured", *best, "even", "length"]
+    assert [row.name for row in others] == [f"teacher {i}" for i in range(7)]
+    write_page(found, "toy", "d", tmp_path / "probe.html")
+    page = (tmp_path / "probe.html").read_text()
+    assert "<details><summary>7 more teachers</summary><svg" in page
+    assert page.count('class="first"') == 2, "a line and a point, of the configured one"
+    assert split_rows(result(rows=rows[:1]))[1] == []
