@@ -21,6 +21,7 @@ from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.sealed_files import DamagedFileError
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.retrieval import RetrievalModule
@@ -62,18 +63,21 @@ class IndexBuilder:
         return self.folder / fingerprint[:16]
 
     def load(self, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
-        """The index of these embeddings, where there is one; a damaged one is as good as none, but said."""
+        """The index of these embeddings, where there is a whole one; of a damaged one it is said."""
         for folder in (self.folder, self.start_folder):
             if folder is None:
                 continue
             place = folder / fingerprint[:16]
             try:
                 if self._searches_matrix(module):
-                    return MatrixIndex(EmbeddingMatrix.open(place, fingerprint), self._device(module))
+                    matrix = EmbeddingMatrix.open(place, fingerprint)
+                    if not self.use_gpu:  # else each block is verified on its way there
+                        matrix.verify()
+                    return MatrixIndex(matrix, self._device(module))
                 index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
             except (FileNotFoundError, StaleIndexError):
                 continue
-            except DataError as error:
+            except DamagedFileError as error:
                 log.warning("%s; encoding all passages again", error)
                 continue
             if index.factory == self.factory:
@@ -153,18 +157,24 @@ class IndexBuilder:
 
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        partial = folder / f"partial-{uuid.uuid4().hex}"
+        partial, place = folder / f"partial-{uuid.uuid4().hex}", folder / fingerprint[:16]
         index.save(partial, fingerprint)
         try:
-            partial.rename(folder / fingerprint[:16])
+            partial.rename(place)
         except OSError:  # there already
-            shutil.rmtree(partial)
             try:
-                if PassageIndex.load(folder / fingerprint[:16], fingerprint).factory == self.factory:
-                    return
-            except ValueError:  # damaged
-                pass
-            index.save(self.folder_of(fingerprint), fingerprint)
+                is_same = PassageIndex.load(place, fingerprint).factory == self.factory
+            except DamagedFileError:
+                old = place.with_name(f"{partial.name}.damaged")
+                place.rename(old)
+                partial.rename(place)
+                shutil.rmtree(old)
+                return
+            except (FileNotFoundError, StaleIndexError):  # an index of another kind
+                is_same = False
+            shutil.rmtree(partial)
+            if not is_same:
+                index.save(self.folder_of(fingerprint), fingerprint)
 
     def _log_recall(
         self, trainer: Trainer, module: RetrievalModule, index: SearchIndex, exact: SearchIndex

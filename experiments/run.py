@@ -1,6 +1,7 @@
 """Runs an experiment by name: `python -m experiments.run --exp NAME [key=value ...]`."""
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
     from experiments.processes import check_launcher
+    from experiments.run_lock import locked
     from experiments.runs import RunFolder, create_run, join_run
 
     if options.list:
@@ -68,12 +70,18 @@ def _run(options: argparse.Namespace) -> int:
     check_launcher(config)
     made: list[RunFolder] = []
 
-    def make() -> RunFolder:
-        made.append(create_run(config))
-        return made[0]
-
     try:
-        return _execute(config, _meet(config, make))
+        with contextlib.ExitStack() as held:
+
+            def make() -> RunFolder:
+                run = create_run(config)
+                made.append(run)
+                held.enter_context(locked(run.path))
+                return run
+
+            run = _meet(config, make)
+            # as the run has it, which names the runs that it starts from
+            return _execute(read_config(run.config), run)
     except ValueError:
         for run in made:
             if not run.start.is_file():  # nothing of worth was written yet
@@ -94,6 +102,7 @@ def _resume(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, load_config, read_config
     from experiments.planning.plan import check_fits
     from experiments.processes import check_launcher
+    from experiments.run_lock import locked
     from experiments.runs import find_run
 
     if options.overrides:
@@ -105,7 +114,14 @@ def _resume(options: argparse.Namespace) -> int:
     config = read_config(run.config)
     check_fits(config, is_begun=True)
     check_launcher(config)
-    return _execute(config, _meet(config, lambda: run))
+    with contextlib.ExitStack() as held:
+
+        def find() -> "RunFolder":
+            held.enter_context(locked(run.path))
+            run.repair()
+            return run
+
+        return _execute(config, _meet(config, find))
 
 
 def _execute(config: "ExperimentConfig", run: "RunFolder") -> int:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from datamodules.errors import DataError
+from datamodules.sealed_files import DamagedFileError
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.runs import RunFolder
 
@@ -105,6 +106,10 @@ def _read_run(path: Path) -> Run:
     summary = _read_summary(folder.summary)
     if summary["status"] != "finished":
         return Run(path, config, str(summary["status"]), summary)
+    try:
+        folder.verify_results()
+    except DamagedFileError as error:
+        raise DataError(f"{error}; leave {path} out, or run it again") from error
     after, before = (_question_metrics(file) for file in (folder.predictions, folder.predictions_start))
     instances = path / "analysis" / "instances.jsonl"
     instances_start = path / "analysis" / "instances-start.jsonl"
