@@ -5,6 +5,7 @@ content, where the programs that read it do not look. A JSON object or a YAML fi
 files that others read line by line, and of folders of files, somebody else keeps the checksums.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -78,7 +79,7 @@ def partial_beside(path: Path) -> Path:
 def delete_partials_of_dead(path: Path) -> None:
     """Deletes what killed processes of this machine had begun; those of other machines may be alive."""
     ours = f".{path.name}.{socket.gethostname()}."
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         process = left.name.removeprefix(ours).partition(".")[0]
         if left.name.startswith(ours) and process.isdecimal() and not is_alive(int(process)):
             if left.is_dir():

@@ -31,7 +31,7 @@ SETTINGS = {
     "retriever.dropout": 0.1,
     "reader.context": "independent",  # whose outputs are kept
     "evaluation.generate_in_validation": "false",
-    "index.validation_passages": 16,
+    "index.validation_passages": 20,
     "index.refresh_before_validation": "false",
     "index.refresh": '"0-100:3"',  # so that most checkpoints were trained with an index of older weights
     "trainer.max_steps": 5,
