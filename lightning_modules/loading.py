@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model
+from datamodules.sealed_files import cannot_write
 
 _LOADING_ERRORS = (
     OSError,
@@ -185,10 +186,16 @@ def save_pretrained(
         tokenizer: its own.
         folder: which is made.
         weights: to write in place of the model's own.
+
+    Raises:
+        DataError: the disk is full.
     """
-    with _quiet():
-        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
+    try:
+        with _quiet():
+            model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _is_decoder(config: PreTrainedConfig) -> bool:
