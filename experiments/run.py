@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
     from experiments.processes import check_launcher
     from experiments.run_lock import locked
-    from experiments.runs import RunFolder, create_run, join_run
+    from experiments.runs import RunFolder, create_run, join_run, with_runs_named
 
     if options.list:
         for name in experiment_names():
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         with contextlib.ExitStack() as held:
 
             def make() -> RunFolder:
-                run = create_run(config)
+                run = create_run(with_runs_named(config))
                 made.append(run)
                 held.enter_context(locked(run.path))
                 return run

@@ -231,9 +231,8 @@ def create_run(config: ExperimentConfig) -> RunFolder:
     It is made under another name, and takes its own when all of that is in it.
 
     Raises:
-        ConfigError: the folder cannot be made, or the run that this one starts from is not there.
+        ConfigError: the folder cannot be made.
     """
-    config = _with_runs_named(config)
     parent = Path(config.runs) / config.name
     path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
     partial = partial_beside(parent / "run")
@@ -263,8 +262,12 @@ def _named(partial: Path, path: Path) -> Path:
             free = path.with_name(f"{path.name}-{copy}")
 
 
-def _with_runs_named(config: ExperimentConfig) -> ExperimentConfig:
-    """With the folder of each run that this one starts from: the latest one may be another tomorrow."""
+def with_runs_named(config: ExperimentConfig) -> ExperimentConfig:
+    """With the folder of each run that this one starts from: the latest one may be another tomorrow.
+
+    Raises:
+        ConfigError: as `weights_of`.
+    """
     named = {}
     for model in MODELS:
         source = getattr(config.init, f"{model}_from")

@@ -106,10 +106,6 @@ def _read_run(path: Path) -> Run:
     summary = _read_summary(folder.summary)
     if summary["status"] != "finished":
         return Run(path, config, str(summary["status"]), summary)
-    try:
-        folder.verify_results()
-    except DamagedFileError as error:
-        raise DataError(f"{error}; leave {path} out, or run it again") from error
     after, before = (_question_metrics(file) for file in (folder.predictions, folder.predictions_start))
     instances = path / "analysis" / "instances.jsonl"
     instances_start = path / "analysis" / "instances-start.jsonl"
@@ -118,6 +114,10 @@ def _read_run(path: Path) -> Run:
     of_start = _analysed_metrics(instances_start) if analysed else {}
     changes = _differences(after, before) | _differences(analysed, of_start)
     validations = {line["step"]: line["metrics"] for line in _lines(folder.validations, "step", "metrics")}
+    try:
+        folder.verify_results()
+    except DamagedFileError as error:
+        raise DataError(f"{error}; leave {path} out, or run it again") from error
     return Run(path, config, "finished", summary, after | analysed, changes, validations, bool(analysed))
 
 
