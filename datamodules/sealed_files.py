@@ -273,8 +273,8 @@ def _checksum_of(content: Mapping[str, Any]) -> str:
 
 
 def with_checksum(text: str) -> str:
-    """A text with its checksum as a comment in its last line."""
-    return f"{text}# {CHECKSUM}: {checksum(text.encode())}\n"
+    """A text with its checksum as a comment in its first line, which is there still where the end is not."""
+    return f"# {CHECKSUM}: {checksum(text.encode())}\n{text}"
 
 
 def read_with_checksum(path: Path) -> str:

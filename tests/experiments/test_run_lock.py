@@ -30,7 +30,7 @@ def holder(tmp_path):
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_the_second_is_refused_with_the_first_ones_process_and_machine(tmp_path, holder):
