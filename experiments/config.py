@@ -612,7 +612,7 @@ def save_config(config: ExperimentConfig, path: Path, comment: str = "") -> None
     Args:
         config: of a run.
         path: of the file.
-        comment: its first line.
+        comment: its second line, behind that of the checksum.
     """
     heading = f"# {comment}\n" if comment else ""
     write_durably(path, with_checksum(heading + to_yaml(config)))
