@@ -8,12 +8,13 @@ FAISS ?= cpu
 INSTALLED := $(VENV)/.installed-$(FAISS)
 TEST_TOOLS := $(VENV)/.test-tools
 
-.PHONY: help quickstart test lint tensorboard clean
+.PHONY: help quickstart test lint drill tensorboard clean
 
 help:
 	@echo "make quickstart   install, then train a retriever from attention (a few minutes)"
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
+	@echo "make drill        kill runs, damage their files, fill their disk (20 minutes at most)"
 	@echo "make tensorboard  the curves of all runs"
 	@echo "with FAISS=gpu    the same with the FAISS that searches on GPUs, in place of the one that does not"
 
@@ -41,6 +42,9 @@ lint: $(TEST_TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+drill: $(TEST_TOOLS)
+	$(BIN)/python -m tests.drill
 
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir runs

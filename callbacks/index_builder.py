@@ -20,9 +20,10 @@ from lightning import Trainer
 from callbacks.progress import progress_bar
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
-from datamodules.matrix_index import MatrixIndex, NoRoomOnDeviceError
+from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.sealed_files import DamagedFileError, is_alive
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.processes import gather
@@ -71,7 +72,7 @@ class IndexBuilder:
         return self.folder / fingerprint[:16]
 
     def load(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
-        """The index of these embeddings, where there is one; a damaged one is as good as none, but said.
+        """The index of these embeddings, where there is a whole one; of a damaged one it is said.
 
         Args:
             trainer: whose processes all load it, or none of them does.
@@ -96,13 +97,14 @@ class IndexBuilder:
     ) -> SearchIndex | None:
         try:
             if self._searches_matrix(module):
-                return self._search_in(EmbeddingMatrix.open(place, fingerprint), trainer, module)
+                matrix = EmbeddingMatrix.open(place, fingerprint)
+                if not self.use_gpu:  # else each block is verified on its way there
+                    matrix.verify()
+                return self._search_in(matrix, trainer, module)
             index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
         except (FileNotFoundError, StaleIndexError):
             return None
-        except NoRoomOnDeviceError:
-            raise
-        except DataError as error:
+        except DamagedFileError as error:
             log.warning("%s; encoding all passages again", error)
             return None
         return index if index.factory == self.factory else None
@@ -204,17 +206,24 @@ class IndexBuilder:
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
         partial = folder / f"{_PARTIAL}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        place = folder / fingerprint[:16]
         index.save(partial, fingerprint)
         try:
-            partial.rename(folder / fingerprint[:16])
+            partial.rename(place)
         except OSError:  # there already
-            shutil.rmtree(partial, ignore_errors=True)
             try:
-                if PassageIndex.load(folder / fingerprint[:16], fingerprint).factory == self.factory:
-                    return
-            except ValueError:  # damaged
-                pass
-            index.save(self.folder_of(fingerprint), fingerprint)
+                is_same = PassageIndex.load(place, fingerprint).factory == self.factory
+            except DamagedFileError:
+                old = place.with_name(f"{partial.name}.damaged")
+                place.rename(old)
+                partial.rename(place)
+                shutil.rmtree(old)
+                return
+            except (FileNotFoundError, StaleIndexError):  # an index of another kind
+                is_same = False
+            shutil.rmtree(partial)
+            if not is_same:
+                index.save(self.folder_of(fingerprint), fingerprint)
 
     def _log_recall(
         self, trainer: Trainer, module: RetrievalModule, index: SearchIndex, exact: SearchIndex
@@ -307,18 +316,8 @@ def _is_left_behind(partial: Path) -> bool:
     """Whether no process is writing an index, as far as its name tells."""
     host, _, process = partial.name.removeprefix(_PARTIAL).rpartition("-")[0].rpartition("-")
     if host == socket.gethostname() and process.isdecimal():
-        return not _is_running(int(process))
+        return not is_alive(int(process))
     return _age_s(partial) > _DAY_S
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 def _age_s(folder: Path) -> float:

@@ -9,9 +9,10 @@ from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import checksum, write_durably
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
+from lightning_modules.processes import gather
 
 
 class SavePredictions(EvaluationCallback):
@@ -25,11 +26,15 @@ class SavePredictions(EvaluationCallback):
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
         indicators: what measures them; a callback of the same trainer.
+
+    Attributes:
+        checksums: by name, of the files of all processes that were written.
     """
 
     def __init__(self, path: Path | str, indicators: LogIndicators) -> None:
         self.path = Path(path)
         self.indicators = indicators
+        self.checksums: dict[str, str] = {}
         self._records: list[dict[str, Any]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,8 +66,9 @@ class SavePredictions(EvaluationCallback):
                 record["metrics"] = metrics[record["id"]]
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         path = self.path.with_name(self.path.name + rank)
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
-        write_whole(path, "".join(lines))
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
+        write_durably(path, text)
+        self.checksums |= dict(gather(trainer, [(path.name, checksum(text.encode()))]))
 
     def _metrics_of_questions(self) -> dict[str, dict[str, float | None]]:
         found = self.indicators.latest_questions

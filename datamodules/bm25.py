@@ -13,15 +13,19 @@ from jaxtyping import Float32, Int, Int64
 
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
+from datamodules.sealed_files import DamagedFileError, checksums_of, read_json, verify_files, write_json
 
 if TYPE_CHECKING:
     from bm25s import BM25
 
 # Raise when what is indexed or how it is split into words changes: indices of other versions are rebuilt.
-_VERSION = 1
+_VERSION = 2
 _PASSAGES_AT_A_TIME = 10_000
+_CHECKSUMS_FILE = "checksums.json"
 _NO_WORD = ""
 """Of a passage, or a question, that holds none but stop words."""
+
+log = logging.getLogger(__name__)
 
 
 class BM25Index:
@@ -69,13 +73,16 @@ class BM25Index:
         """One that `save` wrote, memory-mapped.
 
         Raises:
-            DataError: bm25s is not installed, or the folder holds no such index.
+            DataError: bm25s is not installed.
+            DamagedFileError: the folder holds no such index, or its files are not what was written.
         """
-        bm25s = _bm25s()
+        bm25s, folder = _bm25s(), Path(folder)
         try:
+            # bm25s trusts what it reads, so all of it is compared first
+            verify_files(folder, read_json(folder / _CHECKSUMS_FILE))
             return cls(bm25s.BM25.load(str(folder), mmap=True, show_progress=False))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise DataError(f"{folder}: not a BM25 index ({error}); delete the folder") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+            raise DamagedFileError(f"{folder}: not a BM25 index ({error}); delete the folder") from error
 
     @classmethod
     def cached(
@@ -95,10 +102,12 @@ class BM25Index:
         """
         folder = Path(cache) / f"{knowledge_base.fingerprint[:16]}-v{_VERSION}"
         if folder.is_dir():
-            with contextlib.suppress(DataError):  # damaged: built anew below
+            try:
                 found = cls.load(folder)
                 if len(found) == len(knowledge_base):
                     return found
+            except DamagedFileError as error:
+                log.warning("%s; it is built anew", error)
         cls.build(knowledge_base, progress).save(folder)
         return cls.load(folder)
 
@@ -111,6 +120,7 @@ class BM25Index:
         folder = Path(folder)
         with _whole_folder(folder) as partial:
             self._index.save(str(partial), show_progress=False)
+            write_json(partial / _CHECKSUMS_FILE, checksums_of(partial, partial.iterdir()))
 
     def search(
         self, texts: Sequence[str], k: int, among: Int64[np.ndarray, " rows"] | None = None

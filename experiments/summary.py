@@ -25,6 +25,7 @@ def make_summary(
     callbacks: RunCallbacks,
     times_s: Mapping[str, float],
     sources: Mapping[str, Path | None],
+    checksums: Mapping[str, str],
 ) -> dict[str, Any]:
     """Metrics before and after, why it ended, and where the time went.
 
@@ -35,6 +36,7 @@ def make_summary(
         callbacks: of the run.
         times_s: seconds by part.
         sources: folders of the weights that the run started from.
+        checksums: of what others read of the run's folder, by name within it.
     """
 
     def pair(name: str) -> dict[str, float | None]:
@@ -42,9 +44,6 @@ def make_summary(
 
     names = sorted(name.removeprefix("test/") for name in after if name.startswith("test/"))
     pairs = {name: pair(name) for name in names}
-    best_step = None
-    if callbacks.best is not None and callbacks.best.best_model_path:
-        best_step = int(Path(callbacks.best.best_model_path).stem.split("step=")[1].split("-")[0])
     return {
         "name": config.name,
         "status": FAILED if stopped.startswith(BROKEN) else "finished",
@@ -54,13 +53,14 @@ def make_summary(
         "stopped": stopped,
         "skipped": [] if callbacks.skipping is None else callbacks.skipping.skipped,
         "decisions": _decisions(callbacks),
-        "best_step": best_step,
+        "best_step": None if callbacks.best is None else callbacks.best.step,
         "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
         "bm25": {n: v for n, v in pairs.items() if n.startswith(BM25)},
         "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
         "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
+        "checksums": dict(checksums),
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
 

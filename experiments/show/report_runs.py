@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from datamodules.errors import DataError
+from datamodules.sealed_files import DamagedFileError
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.each_setting import check_each_setting
 from experiments.runs import RunFolder
@@ -143,6 +145,11 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
     analysed = read_analysed(folder.path / "analysis" / "instances.jsonl")
     # both sides of a change come from the same kind of file: the two kinds may hold different questions
     of_start = read_analysed(folder.path / "analysis" / "instances-start.jsonl") if analysed else {}
+    validations = read_validations(folder.validations, config.trainer.max_steps)
+    try:
+        folder.verify_results()  # last: what is wrong with a row says more
+    except DamagedFileError as error:
+        raise DataError(f"{error}; leave {folder.path} out, or run it again") from error
     return Run(
         folder.path,
         config,
@@ -150,7 +157,7 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
         summary,
         after | analysed,
         changes=_differences(after, before) | _differences(analysed, of_start),
-        validations=read_validations(folder.validations, config.trainer.max_steps),
+        validations=validations,
         from_analysis=bool(analysed),
     )
 

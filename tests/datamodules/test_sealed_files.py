@@ -1,0 +1,258 @@
+"""Whatever becomes of a file: it reads as it was written, or one message names it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datamodules import sealed_files
+from datamodules.errors import DataError
+from datamodules.sealed_files import (
+    DamagedFileError,
+    SealedFile,
+    checksums_of,
+    durably,
+    read_json,
+    read_with_checksum,
+    seal,
+    verify_files,
+    with_checksum,
+    write_durably,
+    write_json,
+)
+from tests.drill.readers import KINDS, files_of, with_byte_changed
+
+# each example writes over the same files
+quickly = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+# ---- whole or not at all ----
+
+
+def test_what_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    write_durably(path, "old")
+    with pytest.raises(OSError, match="No space"), durably(path) as partial:
+        fail_half_way(partial)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def fail_half_way(path) -> None:
+    path.write_text("half")
+    raise OSError(28, "No space left on device")
+
+
+def test_the_one_before_is_kept_where_it_is_wanted(tmp_path):
+    for text in ("1", "2", "3"):
+        with durably(tmp_path / "last", tmp_path / "previous") as partial:
+            partial.write_text(text)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"last": "3", "previous": "2"}
+
+
+def test_what_a_killed_process_had_begun_goes_with_the_next(tmp_path):
+    path = tmp_path / "file"
+    code = (
+        "import sys, os; from pathlib import Path; from datamodules.sealed_files import partial_beside;"
+        "partial_beside(Path(sys.argv[1])).write_text('half')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    of_this_process = sealed_files.partial_beside(path)
+    of_this_process.write_text("not yet whole")
+    of_another_machine = tmp_path / f".file.another-machine.{2**22 + 1}.0.partial"
+    of_another_machine.write_text("who knows")
+    assert len(list(tmp_path.iterdir())) == 3
+    write_durably(path, "whole")
+    assert set(tmp_path.iterdir()) == {path, of_this_process, of_another_machine}
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere/file cannot be written \(No such file or directory\)"):
+        write_durably(tmp_path / "nowhere" / "file", "text")
+
+
+# ---- seals ----
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_blocks_of_any_size(tmp_path, size):
+    path = tmp_path / "file"
+    content = os.urandom(size)
+    path.write_bytes(content)
+    seal(path)
+    sealed = SealedFile(path)
+    sealed.verify()
+    assert sealed.size == size
+    assert path.read_bytes()[:size] == content
+    if size:
+        path.write_bytes(with_byte_changed(path.read_bytes(), size - 1, 1))
+        first = (size - 1) // (1 << 20) * (1 << 20)
+        with pytest.raises(DamagedFileError, match=rf"bytes {first:,} to {size - 1:,} are not"):
+            SealedFile(path).verify()
+
+
+@quickly
+@given(content=st.binary(max_size=200), data=st.data())
+def test_no_change_of_a_sealed_file_goes_unseen(tmp_path, content, data):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    seal(path, [end for end in (len(content) // 3, len(content)) if end] if content else None)
+    whole = path.read_bytes()
+    at, by = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    kept = data.draw(st.integers(0, len(whole) - 1))
+    for damaged in (with_byte_changed(whole, at, by), whole[:kept], whole + b"x"):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="file is damaged"):
+            SealedFile(path).verify()
+
+
+@quickly
+@given(content=st.binary(max_size=300))
+def test_other_files_have_no_seal(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="file is damaged"):
+        SealedFile(path)
+
+
+# ---- texts ----
+
+
+@quickly
+@given(content=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=4))
+def test_json_comes_back(tmp_path, content):
+    write_json(tmp_path / "x.json", content)
+    assert repr(read_json(tmp_path / "x.json")) == repr(content)  # NaN is not equal to itself
+
+
+@quickly
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_an_object_or_a_message(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    try:
+        found: object = read_json(path)
+    except DamagedFileError as error:
+        found = {"said": error}
+        assert_names(path, error)
+    assert isinstance(found, dict)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "a JSON list in the place"),
+        ("{", "no JSON"),
+        ("[" * 20_000, "nested too deep"),
+        ("3", "JSON int"),
+    ],
+)
+def test_no_object_is_named(tmp_path, content, said):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DamagedFileError, match=rf"x\.json is damaged: .*{said}"):
+        read_json(tmp_path / "x.json")
+
+
+def test_who_edits_a_file_takes_the_checksum_out(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    edited = path.read_text().replace('"a": 1', '"a": 2')
+    path.write_text(edited)
+    with pytest.raises(DamagedFileError, match="its checksum differs"):
+        read_json(path)
+    path.write_text('{"a": 2}')
+    assert read_json(path) == {"a": 2}
+
+
+@quickly
+@given(text=st.text(max_size=40).filter(lambda text: "checksum" not in text), data=st.data())
+def test_no_change_of_a_text_with_a_checksum_goes_unseen(tmp_path, text, data):
+    path = tmp_path / "x.yaml"
+    text = text.encode("utf-8", "ignore").decode() + "\n"
+    path.write_bytes(with_checksum(text).encode())
+    assert read_with_checksum(path) == text
+    whole = path.read_bytes()
+    at, by = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    path.write_bytes(with_byte_changed(whole, at, by))
+    try:
+        found = read_with_checksum(path)
+    except DamagedFileError as error:
+        assert_names(path, error)
+    else:  # the comment itself is none any more, which YAML reads over or stumbles on
+        assert found.endswith(text)
+
+
+def test_files_are_compared_by_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a/one", "two"):
+        (tmp_path / name).write_text(name)
+    known = checksums_of(tmp_path, [tmp_path / "a" / "one", tmp_path / "two"])
+    verify_files(tmp_path, known)
+    (tmp_path / "two").write_text("twO")
+    with pytest.raises(DamagedFileError, match="two is damaged"):
+        verify_files(tmp_path, known)
+    (tmp_path / "two").unlink()
+    with pytest.raises(DamagedFileError, match=r"two cannot be read \(No such file"):
+        verify_files(tmp_path, known)
+
+
+# ---- every kind of file that a run reads back ----
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def written(request, tmp_path_factory):
+    """A kind, a folder with one of it, and what is read of it."""
+    folder = tmp_path_factory.mktemp("kind") / "files"
+    folder.mkdir()
+    request.param.write(folder)
+    return request.param, folder, request.param.read(folder)
+
+
+@quickly
+@given(data=st.data())
+def test_no_change_of_a_byte_is_silently_wrong(written, data):
+    kind, folder, expected = written
+    file = data.draw(st.sampled_from(list(files_of(folder))))
+    whole = file.read_bytes()
+    at, by = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    file.write_bytes(with_byte_changed(whole, at, by))
+    try:
+        assert_same_or_named(kind, folder, file, expected)
+    finally:
+        file.write_bytes(whole)
+
+
+@quickly
+@given(data=st.data(), content=st.binary(max_size=80))
+def test_no_file_of_other_bytes_is_silently_wrong(written, data, content):
+    """Anything at all, and what a full disk or a kill leaves: the beginning."""
+    kind, folder, expected = written
+    file = data.draw(st.sampled_from(list(files_of(folder))))
+    whole = file.read_bytes()
+    for other in (content, whole[: data.draw(st.integers(0, len(whole) - 1))]):
+        file.write_bytes(other)
+        try:
+            assert_same_or_named(kind, folder, file, expected)
+        finally:
+            file.write_bytes(whole)
+
+
+def assert_same_or_named(kind, folder, file, expected) -> None:
+    found, noticed = kind.read_or_notice(folder)
+    if noticed is None:
+        assert kind.is_same(found, expected)
+    else:
+        assert_names(file, noticed)
+
+
+def assert_names(file, error) -> None:
+    assert file.name in str(error) or str(file.parent) in str(error)
