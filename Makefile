@@ -8,17 +8,18 @@ FAISS ?= cpu
 INSTALLED := $(VENV)/.installed-$(FAISS)
 TEST_TOOLS := $(VENV)/.test-tools
 
-.PHONY: help quickstart test lint drill tensorboard clean
+.PHONY: help quickstart test lint wheel drill tensorboard clean
 
 help:
 	@echo "make quickstart   install, then train a retriever from attention (a few minutes)"
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
+	@echo "make wheel        builds the package, and uses it away from this checkout"
 	@echo "make drill        kill runs, damage their files, fill their disk (20 minutes at most)"
 	@echo "make tensorboard  the curves of all runs"
 	@echo "with FAISS=gpu    the same with the FAISS that searches on GPUs, in place of the one that does not"
 
-$(INSTALLED): pyproject.toml requirements/embedded.txt
+$(INSTALLED): pyproject.toml requirements/embedded.txt datamodules/embedded.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip uninstall --quiet --quiet --yes faiss-cpu faiss-gpu
@@ -43,6 +44,15 @@ lint: $(TEST_TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# what is missing in the package shows where no checkout is near
+wheel: $(TEST_TOOLS)
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m pip install --quiet --no-deps --target build/installed dist/*.whl
+	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist run --list
+	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist run --exp quickstart --print-config > config.yaml
+	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist plan --exp quickstart
+
 drill: $(TEST_TOOLS)
 	$(BIN)/python -m tests.drill
 
@@ -50,4 +60,4 @@ tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir runs
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

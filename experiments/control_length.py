@@ -6,6 +6,7 @@ See `lightning_modules.length_control` for what is compared.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,7 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     quieten()
     from lightning import Trainer
 
+    from datamodules.sealed_files import write_json
     from experiments.build import build_datamodule, build_knowledge, build_retriever, hardware
     from experiments.config import ConfigError
     from experiments.runs import snapshot_of_run
@@ -64,6 +66,10 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
             match=config.evaluation.answer_match,
         )
     print_control(control, num_passages)
+    kept = {name: asdict(getattr(control, name)) for name in ("gain", "by_length", "beyond_length")}
+    assert end.run is not None, "it is a run's"
+    end.folder.mkdir(exist_ok=True)
+    write_json(end.run.length_control, {"k": num_passages, **kept, "corpus_words": control.corpus_words})
     return 0
 
 

@@ -39,8 +39,9 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
     setting: Setting = item.metadata[SETTING]
     if setting.choices is not None:
         known = setting.choices()
-        if value not in known:
-            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {', '.join(known)}")
+        unknown = [item for item in (value if isinstance(value, list) else [value]) if item not in known]
+        if unknown:
+            raise ConfigError(f"{key}={unknown[0]!r} is unknown; choose one of: {', '.join(known)}")
     if not _is_within(setting, value):
         or_null = ", or null" if type(None) in get_args(item.type) else ""
         raise ConfigError(f"{key}={value} must be {_bounds(setting, value)}{or_null}")
@@ -49,8 +50,11 @@ def _check_setting(key: str, item: Field[Any], value: Any) -> None:
 
 
 def _check_text(key: str, setting: Setting, text: Any) -> None:
-    """One line of text, in the form that it must have."""
-    if isinstance(text, str) and any(unicodedata.category(one) in _UNPRINTABLE for one in text):
+    """One line of text, or several where that is said, in the form that it must have."""
+    allowed = "\n" if setting.takes_lines else ""
+    if isinstance(text, str) and any(
+        unicodedata.category(one) in _UNPRINTABLE and one not in allowed for one in text
+    ):
         raise ConfigError(f"{key}={text!r} holds a line break or another control character; leave it out")
     if setting.parse is None:
         return

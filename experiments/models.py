@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.hub_models import fetch_model, is_hub_name
-from experiments.config import ExperimentConfig, naming
+from experiments.config import ExperimentConfig, has_reader, naming
 from experiments.data_files import bytes_bar
 
 EMBEDDED = "embedded"
@@ -13,7 +13,7 @@ EMBEDDED = "embedded"
 def hub_models(config: ExperimentConfig) -> list[str]:
     """Those of `reader` and `retriever` that a run takes from the hub, and not from an earlier run."""
     used = {
-        "reader": config.init.reader_from is None and not config.evaluation.retrieve_only,
+        "reader": config.init.reader_from is None and has_reader(config),
         "retriever": config.init.retriever_from is None and not config.evaluation.closed_book,
     }
     return [what for what, is_used in used.items() if is_used and is_of_hub(model_name(config, what))]

@@ -17,7 +17,7 @@ from datamodules.nouns import NounTagger
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sealed_files import write_json
 from experiments.build import build, build_refresh, hardware, unrelated_questions
-from experiments.config import ExperimentConfig
+from experiments.config import ConfigError, ExperimentConfig
 from experiments.runs import environment, starting_weights
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.preflight import PreflightResult, PreflightSettings, preflight
@@ -67,6 +67,11 @@ def starting_point(
 ) -> Iterator[tuple[QuestionDataModule, RetrieverReaderModule]]:
     """Questions, and the models on their device with the index that runs start from; inside, in their
     precision."""
+    if config.objective.scores_from is not None:
+        raise ConfigError(
+            "objective.scores_from: scores in a file come without the reader that is asked here; set it to "
+            "null"
+        )
     # what is checked is a reader
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, retrieve_only=False)

@@ -29,6 +29,8 @@ from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
 from experiments.processes import DOCS, is_main_process, launcher
 
+SUITE = "attention-distillation"
+"""What the suite is called as a package."""
 LATEST = "latest:"
 MODELS = ("reader", "retriever")
 FOLDER = "analysis"
@@ -67,6 +69,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, git revision and command."""
+        return self.path / "environment.json"
 
     @property
     def summary(self) -> Path:
@@ -137,6 +144,11 @@ class RunFolder:
     @property
     def retriever(self) -> Path:
         return self.path / "retriever"
+
+    @property
+    def length_control(self) -> Path:
+        """What `experiments.control_length` has found."""
+        return self.path / FOLDER / "length_control.json"
 
     @property
     def is_finished(self) -> bool:
@@ -245,8 +257,9 @@ def create_run(config: ExperimentConfig) -> RunFolder:
         partial.mkdir(parents=True)
         delete_partials_of_dead(parent / "run")
         try:
-            save_config(config, partial / "config.yaml")
-            write_json(partial / "environment.json", environment())
+            begun = RunFolder(partial)
+            save_config(config, begun.config)
+            write_json(begun.environment, environment())
             return RunFolder(_named(partial, path))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -443,7 +456,9 @@ def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Pat
 def environment() -> dict[str, Any]:
     """Versions, machine and git revision."""
     versions = {}
-    for package in _PACKAGES:
+    # an environment may lie inside a repository that is another project's
+    is_checkout = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parents[1])
+    for package in (SUITE, *_PACKAGES):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -455,8 +470,8 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_has_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_revision": _git("rev-parse", "HEAD") if is_checkout else None,
+        "git_has_changes": is_checkout and bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
     }
 

@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from experiments.checks import check_overlap, monitors_of, read_baseline, thresh
 from experiments.config import ConfigError, ExperimentConfig, save_config, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights
+from experiments.show.model_card import CARD, write_model_card
 from experiments.summary import BROKEN, COLLAPSE, FAILED, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
@@ -83,17 +85,15 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, trainer_hardware)
-    try:
-        with ending_together(trainer, run.path):
-            before, after, stopped = _measure_and_train(
-                config, run, module, datamodule, trainer, callbacks, sources
-            )
-    except RunInterrupted:
-        _write_interrupted(config, run)
-        raise
+    with _noting_interrupts(config, run), ending_together(trainer, run.path):
+        before, after, stopped = _measure_and_train(
+            config, run, module, datamodule, trainer, callbacks, sources
+        )
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     checksums = _checksums(run, callbacks)
     summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, checksums)
+    if is_main_process() and run.retriever.is_dir():
+        write_model_card(run, summary)  # first: a run with a summary is finished, and not gone on with
     _written(run, summary)
     if is_main_process() and summary["status"] != FAILED:
         run.tidy(None if callbacks.best is None else callbacks.best.path)
@@ -105,6 +105,8 @@ def _checksums(run: RunFolder, callbacks: RunCallbacks) -> dict[str, str]:
     if not is_main_process():
         return {}
     models = [file for folder in (run.reader, run.retriever) for file in folder.rglob("*") if file.is_file()]
+    # the card is written again when it is published
+    models = [file for file in models if file != run.retriever / CARD]
     return {**callbacks.predictions.checksums, **checksums_of(run.path, models)}
 
 
@@ -173,12 +175,8 @@ def _run_closed_book(
     load_s = time.perf_counter() - started
     callbacks = make_callbacks(config, run)
     trainer = make_trainer(config, run, callbacks, hardware(config))
-    try:
-        with ending_together(trainer, run.path):
-            trainer.test(module, datamodule, verbose=False)
-    except RunInterrupted:
-        _write_interrupted(config, run)
-        raise
+    with _noting_interrupts(config, run), ending_together(trainer, run.path):
+        trainer.test(module, datamodule, verbose=False)
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
     times_s = {"load": load_s, **module.timer.totals_s, "total": time.perf_counter() - started}
     sources = {"reader": source}
@@ -194,8 +192,14 @@ def _written(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _write_interrupted(config: ExperimentConfig, run: RunFolder) -> None:
-    _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
+@contextmanager
+def _noting_interrupts(config: ExperimentConfig, run: RunFolder) -> Iterator[None]:
+    """The summary of a run that is interrupted says so."""
+    try:
+        yield
+    except RunInterrupted:
+        _written(run, {"name": config.name, "status": "interrupted", "seed": config.seed})
+        raise
 
 
 def _measure_start(

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
@@ -34,6 +33,7 @@ from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh, build_retriever
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
+from experiments.loggers import make_loggers
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder, starting_weights
 from lightning_modules.metrics.question_values import QuestionValues
@@ -220,7 +220,7 @@ def make_trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=settings.log_every_steps,
-        logger=_curves(run),
+        logger=make_loggers(config, run),
         callbacks=callbacks.all(),
         enable_progress_bar=False,  # `StepProgress` counts steps, not the batches of an epoch
         enable_model_summary=False,
@@ -231,9 +231,3 @@ def make_trainer(
         **trainer_hardware,
         **process_arguments(config),
     )
-
-
-def _curves(run: RunFolder) -> TensorBoardLogger:
-    """TensorBoard's event files; those of a start that was not measured to its end are forgotten."""
-    purge_step = None if run.start.is_file() else 0
-    return TensorBoardLogger(run.path, name="", version=run.curves.name, purge_step=purge_step)

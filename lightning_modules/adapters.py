@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.loading import ModelError
 
-INSTALL_COMMAND = "pip install -e '.[lora]'"
+INSTALL_COMMAND = "pip install 'attention-distillation[lora]'"
 _NAME = "default"
 """peft's own name of a model's only adapter."""
 

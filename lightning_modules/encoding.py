@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ def _length_sorted_batches(
 def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:
     """SHA-256 over all that the embeddings depend on: passage encoder, settings, precision, passages."""
     digest = hashlib.sha256()
-    settings = (retriever.normalize, retriever.max_passage_tokens, knowledge_base.fingerprint)
+    embedding = replace(retriever.embedding, query_prompt="")  # no part of passages
+    settings = (embedding, retriever.max_passage_tokens, knowledge_base.fingerprint)
     digest.update(repr(settings).encode())
     device = next(retriever.passage_encoder.parameters()).device.type
     if torch.is_autocast_enabled(device):

@@ -49,7 +49,10 @@ class ModelError(ValueError):
 
 
 def load_encoder(
-    name: str | Path, num_layers: int | None = None, dropout: float | None = None
+    name: str | Path,
+    num_layers: int | None = None,
+    dropout: float | None = None,
+    may_be_causal: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An encoder and its tokenizer.
 
@@ -57,13 +60,15 @@ def load_encoder(
         name: hub name or folder.
         num_layers: keep the first layers only; None = all.
         dropout: of hidden states and attention; None = as the model says.
+        may_be_causal: whether a causal language model will do, as where it is known to embed texts.
 
     Raises:
         ModelError: not to be loaded, no encoder, or fewer layers than asked for.
     """
     config = _load("retriever", name, AutoConfig.from_pretrained)
     depth = getattr(config, "num_hidden_layers", None)
-    if config.is_encoder_decoder or _is_decoder(config) or depth is None:
+    is_encoder = not config.is_encoder_decoder and (may_be_causal or not _is_decoder(config))
+    if not is_encoder or depth is None:
         raise ModelError(f"retriever {name}: a {config.model_type} model is no encoder; use one such as BERT")
     if num_layers is not None:
         if not 1 <= num_layers <= depth:
@@ -179,6 +184,15 @@ def load_cross_encoder(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTok
     return model, _load_tokenizer("reranker", name)
 
 
+def fetch_retriever(name: str | Path) -> Path:
+    """The folder of a retriever, downloaded if it is not on this machine yet.
+
+    Raises:
+        ModelError: there is none.
+    """
+    return _fetch("retriever", name)
+
+
 def reader_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a reader from the hub or a folder, which says what kind of model it is.
 
@@ -228,11 +242,15 @@ def _load_tokenizer(what: str, name: str | Path, **kwargs: Any) -> PreTrainedTok
     return tokenizer
 
 
-def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+def _fetch(what: str, name: str | Path) -> Path:
     try:
-        folder = fetch_model(name, what)
+        return fetch_model(name, what)
     except DataError as error:
         raise ModelError(str(error)) from error
+
+
+def _load(what: str, name: str | Path, load: Any, **kwargs: Any) -> Any:
+    folder = _fetch(what, name)
     is_model = load not in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained)
     if is_model:
         # safetensors where there are some; an older pytorch_model.bin (Contriever's) as plain tensors only

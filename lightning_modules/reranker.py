@@ -62,7 +62,7 @@ class Reranker(nn.Module):
             num_at_once: passages in one pass.
         """
         pairs = [
-            (question.text, f"{passage.title} {passage.text}".strip())
+            (question.text, passage.full_text)
             for question, found in zip(batch.questions, batch.passages, strict=True)
             for passage in found
         ]

@@ -1,31 +1,32 @@
-"""The retriever: mean-pooled embeddings of queries and passages."""
+"""The retriever: embeddings of queries and passages."""
 
 import contextlib
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Passage
-from lightning_modules.loading import load_encoder, save_pretrained
+from lightning_modules.loading import fetch_retriever, load_encoder, save_pretrained
+from lightning_modules.pooling import Pooling, pool
+from lightning_modules.sentence_transformers_files import (
+    EmbeddingSettings,
+    read_embedding_settings,
+    write_router_files,
+    write_sentence_transformers_files,
+)
 
+QUERY_ENCODER = "queries"
 PASSAGE_ENCODER = "passages"
-"""Folder of an untied passage encoder, inside the saved retriever's."""
-
-
-def mean_pool(
-    hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]
-) -> Float[Tensor, "batch dim"]:
-    """Mean of the hidden states of real tokens (Contriever)."""
-    weights = mask[..., None].to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+"""Folders of untied encoders, inside the saved retriever's."""
 
 
 class Retriever(nn.Module):
@@ -35,6 +36,8 @@ class Retriever(nn.Module):
         encoder: an encoder of transformers whose output has `last_hidden_state`.
         tokenizer: its tokenizer.
         normalize: unit-length embeddings (cosine) instead of plain ones (Contriever).
+        pooling: what of the hidden states an embedding is.
+        query_prompt, passage_prompt: what each query, or passage, begins with ("query: " for E5).
         tied: one encoder for both sides; False = the passage encoder is a copy of its own.
         train_passage_encoder: False = query-side fine-tuning; only with `tied=False`.
         max_query_tokens, max_passage_tokens: longer texts are cut.
@@ -56,6 +59,9 @@ class Retriever(nn.Module):
         max_query_tokens: int = 64,
         max_passage_tokens: int = 160,
         num_at_once: int | None = None,
+        pooling: Pooling | str = Pooling.MEAN,
+        query_prompt: str = "",
+        passage_prompt: str = "",
     ) -> None:
         super().__init__()
         if tied and not train_passage_encoder:
@@ -66,7 +72,7 @@ class Retriever(nn.Module):
         self.query_encoder = encoder
         self.passage_encoder = encoder if tied else copy.deepcopy(encoder)
         self.tokenizer = tokenizer
-        self.normalize = normalize
+        self.embedding = EmbeddingSettings(Pooling(pooling), normalize, query_prompt, passage_prompt)
         self.tied = tied
         self.train_passage_encoder = train_passage_encoder
         self.max_query_tokens = max_query_tokens
@@ -83,6 +89,10 @@ class Retriever(nn.Module):
         num_layers: int | None = None,
         dropout: float | None = None,
         tied: bool = True,
+        normalize: bool | None = None,
+        pooling: Pooling | str | None = None,
+        query_prompt: str | None = None,
+        passage_prompt: str | None = None,
         **settings: Any,
     ) -> "Retriever":
         """A retriever from the hub or a folder, such as one that `save` wrote.
@@ -92,23 +102,48 @@ class Retriever(nn.Module):
             num_layers: keep the first layers only; None = all.
             dropout: of hidden states and attention; None = as the model says.
             tied: see `Retriever`; a folder with a passage encoder of its own needs False.
+            normalize, pooling, query_prompt, passage_prompt: see `Retriever`; None = as a model of
+                sentence-transformers says, and the defaults of `Retriever` for any other.
             settings: further ones of `Retriever`.
 
         Raises:
-            ModelError: not to be loaded, or no encoder.
+            ModelError: not to be loaded, no encoder, or a model of sentence-transformers whose embeddings are
+                made in another way.
             ValueError: the folder holds two encoders, and `tied` says one.
         """
-        encoder, tokenizer = load_encoder(name, num_layers, dropout)
-        retriever = cls(encoder, tokenizer, tied=tied, **settings)
-        own_passage_encoder = Path(name) / PASSAGE_ENCODER
-        if own_passage_encoder.is_dir():
-            if tied:
-                raise ValueError(
-                    f"tied: {name} holds two encoders, one for queries and one for passages; set tied=False"
-                )
-            passage_encoder, _ = load_encoder(own_passage_encoder, dropout=dropout)
+        folder = fetch_retriever(name)
+        told = read_embedding_settings(folder)
+        given: dict[str, Any] = {
+            "normalize": normalize,
+            "pooling": None if pooling is None else Pooling(pooling),
+            "query_prompt": query_prompt,
+            "passage_prompt": passage_prompt,
+        }
+        embedding = replace(
+            told or EmbeddingSettings(),
+            **{key: value for key, value in given.items() if value is not None},
+        )
+        is_untied = (folder / PASSAGE_ENCODER).is_dir()
+        if is_untied and tied:
+            raise ValueError(
+                f"tied: {name} holds two encoders, one for queries and one for passages; set tied=False"
+            )
+        has_query_folder = (folder / QUERY_ENCODER).is_dir()
+        encoder, tokenizer = load_encoder(
+            folder / QUERY_ENCODER if has_query_folder else name, num_layers, dropout, told is not None
+        )
+        retriever = cls(encoder, tokenizer, tied=tied, **vars(embedding), **settings)
+        if is_untied:
+            passage_encoder, _ = load_encoder(
+                folder / PASSAGE_ENCODER, dropout=dropout, may_be_causal=told is not None
+            )
             retriever.passage_encoder.load_state_dict(passage_encoder.state_dict())
         return retriever
+
+    @property
+    def normalize(self) -> bool:
+        """Whether embeddings have length 1."""
+        return self.embedding.normalize
 
     @property
     def dim(self) -> int:
@@ -117,7 +152,8 @@ class Retriever(nn.Module):
 
     def encode_queries(self, texts: Sequence[str]) -> Float[Tensor, "batch dim"]:
         """Embeddings of questions, with gradient where grad mode is on."""
-        return self._encode(self.query_encoder, self._tokenize(list(texts), self.max_query_tokens))
+        prompted = [f"{self.embedding.query_prompt}{text}" for text in texts]
+        return self._encode(self.query_encoder, self._tokenize(prompted, self.max_query_tokens))
 
     def encode_passages(self, passages: Sequence[Passage]) -> Float[Tensor, "batch dim"]:
         """Embeddings of "title text", with gradient unless the passage encoder is fixed."""
@@ -125,7 +161,8 @@ class Retriever(nn.Module):
 
     def tokenize_passages(self, passages: Sequence[Passage]) -> BatchEncoding:
         """The first half of `encode_passages`, which needs no device."""
-        texts = [f"{passage.title} {passage.text}".strip() for passage in passages]
+        prompt = self.embedding.passage_prompt
+        texts = [f"{prompt}{passage.full_text}" for passage in passages]
         return self._tokenize(texts, self.max_passage_tokens)
 
     def embed_passages(self, tokens: BatchEncoding) -> Float[Tensor, "batch dim"]:
@@ -141,11 +178,26 @@ class Retriever(nn.Module):
         return self
 
     def save(self, folder: Path | str) -> None:
-        """Writes the encoder and its tokenizer; an untied passage encoder goes to `folder/passages`."""
+        """Writes the encoder, its tokenizer and how it embeds: a model of sentence-transformers.
+
+        One encoder lies in the folder itself, where transformers loads it too. Two lie in its folders
+        `queries` and `passages`, and `encode_query` and `encode_document` know which is for what.
+        sentence-transformers has one maximum length for an encoder: that of queries, if it is shorter than
+        that of passages, is not among what it is told.
+        """
         folder = Path(folder)
-        save_pretrained(self.query_encoder, self.tokenizer, folder)
-        if not self.tied:
-            save_pretrained(self.passage_encoder, self.tokenizer, folder / PASSAGE_ENCODER)
+        if self.tied:
+            save_pretrained(self.query_encoder, self.tokenizer, folder)
+            max_tokens = max(self.max_query_tokens, self.max_passage_tokens)
+            write_sentence_transformers_files(folder, self.embedding, self.dim, max_tokens)
+            return
+        save_pretrained(self.query_encoder, self.tokenizer, folder / QUERY_ENCODER)
+        save_pretrained(self.passage_encoder, self.tokenizer, folder / PASSAGE_ENCODER)
+        of_each = {
+            "query": (QUERY_ENCODER, self.max_query_tokens),
+            "document": (PASSAGE_ENCODER, self.max_passage_tokens),
+        }
+        write_router_files(folder, self.embedding, self.dim, of_each)
 
     def _tokenize(self, texts: list[str], max_tokens: int) -> BatchEncoding:
         return self.tokenizer(
@@ -165,5 +217,5 @@ class Retriever(nn.Module):
 
     def _embed(self, encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         hidden = encoder(**inputs).last_hidden_state
-        embeddings = mean_pool(hidden.float(), inputs["attention_mask"].bool())
-        return F.normalize(embeddings, dim=-1) if self.normalize else embeddings
+        embeddings = pool(hidden.float(), inputs["attention_mask"].bool(), self.embedding.pooling)
+        return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings

@@ -78,7 +78,8 @@ class RetrieverReaderModule(RetrievalModule):
     has in its place, is the `objective`'s.
 
     Args:
-        retriever, reader: the two models.
+        retriever, reader: the two models; no reader where the objective asks none, whose evaluations then
+            retrieve alone.
         knowledge_base: the passages D.
         train_retriever, train_reader: off-the-shelf distillation trains both, Step 1 the reader alone,
             Step 2 the retriever alone.
@@ -116,7 +117,7 @@ class RetrieverReaderModule(RetrievalModule):
     def __init__(
         self,
         retriever: Retriever,
-        reader: Reader,
+        reader: Reader | None,
         knowledge_base: KnowledgeBase,
         *,
         train_retriever: bool = True,
@@ -163,35 +164,37 @@ class RetrieverReaderModule(RetrievalModule):
                 f"num_passages is {num_passages}; objective {self.objective.name} needs at least "
                 f"{self.objective.fewest_passages}"
             )
-        refusal = self.objective.unfit(reader)
-        if refusal is not None:
+        if reader is None:
+            if self.objective.uses_reader or train_reader:
+                raise ValueError(f"reader: objective {self.objective.name} asks one, and there is none")
+        elif (refusal := self.objective.unfit(reader)) is not None:
             raise ValueError(f"objective: {refusal}")
         if in_batch and not self.objective.takes_others:
             raise ValueError(
                 f"in_batch: objective {self.objective.name} is about a question's own passages; set "
                 "in_batch=False, or take another objective"
             )
-        if read_once is not None:
+        if read_once is not None and reader is not None:
             refusal = why_not_kept(reader, train_reader, token_embeddings)
             if refusal is not None:
                 raise ValueError(f"read_once: {refusal}")
-        if shard_reader:
+        if shard_reader and reader is not None:
             refusal = _why_not_sharded(
                 reader, train_reader, self.objective, TokenDrops(token_drops), read_once
             )
             if refusal is not None:
                 raise ValueError(f"shard_reader: {refusal}")
-        if auto_batch and (in_batch or shard_reader):
+        self.shard_reader = shard_reader and reader is not None
+        if auto_batch and (in_batch or self.shard_reader):
             raise ValueError(
                 "auto_batch: a batch cannot be computed in parts where in_batch=True compares its questions, "
                 "or shard_reader=True has all processes read together; set auto_batch=False"
             )
         self.parts = PartsOfBatch() if auto_batch else None
         self.step_rows: list[StepRows] = []
-        self.shard_reader = shard_reader
         self._sharded_layers: ShardedLayers | None = None
         self.read_once = read_once
-        self.reader = reader
+        self.reader: Reader = reader  # type: ignore[assignment]  # None where nothing asks it
         self.train_retriever = train_retriever
         self.train_reader = train_reader
         self.retriever_rate = retriever_rate or LearningRate(1e-5)
@@ -210,6 +213,8 @@ class RetrieverReaderModule(RetrievalModule):
         self._retriever_learns = True
         # models come in eval mode from where they are loaded, and Lightning leaves the mode as it is
         for model, is_trained in ((self.retriever, train_retriever), (self.reader, train_reader)):
+            if model is None:
+                continue
             model.train(is_trained)
             if not is_trained:
                 model.requires_grad_(False)
@@ -272,12 +277,22 @@ class RetrieverReaderModule(RetrievalModule):
         """The questions with their candidates, and one answer of each."""
         seed = self.seed + 1009 * self.global_step + batch_idx
         answers = [_choose_answer(question, self.answer_choice, seed) for question in questions]
-        return Batch(questions, self.retrieve_candidates(questions, seed), answers, seed)
+        return Batch(questions, self._passages_of_step(questions, seed), answers, seed)
+
+    def _passages_of_step(self, questions: list[Question], seed: int) -> list[list[Passage]]:
+        """D_n: what retrieval finds, or K of the passages that the objective teaches about."""
+        if not self.objective.brings_passages:
+            return self.retrieve_candidates(questions, seed)
+        own = [(question.id, self.objective.passages_of(question)) for question in questions]
+        return [
+            [found[i] for i in self.candidates.choose([range(len(found))], self.num_passages, (seed, of))]
+            for of, found in own
+        ]
 
     def on_train_start(self) -> None:
         """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
         self._refuse_dealt_batches()
-        if not self.candidates.are_fixed or self._fixed_candidates:
+        if not self.candidates.are_fixed or self._fixed_candidates or self.objective.brings_passages:
             return
         datamodule = getattr(self.trainer, "datamodule", None)
         if not isinstance(datamodule, QuestionDataModule):
@@ -316,8 +331,17 @@ class RetrieverReaderModule(RetrievalModule):
             output = self.objective.from_student(student)
             if output is not None:
                 return output
-        with torch.no_grad(), eval_mode(self.reader):
+        in_eval_mode = contextlib.nullcontext() if self.reader is None else eval_mode(self.reader)
+        with torch.no_grad(), in_eval_mode:
             return self.objective.read(passes or self.read_once or TeachingPasses(self.reader), batch)
+
+    @torch.no_grad()
+    def log_p_target(self, batch: Batch) -> Float[Tensor, "batch passages"]:
+        """The teacher's log-distribution over some passages (Eq. 1): what a training step would distil."""
+        output = self._read(batch)
+        with eval_mode(self.retriever):
+            log_p_retr = self.log_p_retr(batch)
+        return self.objective.log_p_target(output, log_p_retr)
 
     def log_p_retr(self, batch: Batch, in_batch: bool = False) -> Float[Tensor, "batch passages"]:
         """log p_RETR (Eq. 2) from fresh embeddings, with gradient where the retriever learns.
@@ -375,6 +399,8 @@ class RetrieverReaderModule(RetrievalModule):
             return self._read_some(evaluation, questions)
 
     def _read_some(self, evaluation: Evaluation, questions: list[Question]) -> Evaluation:
+        if self.reader is None:
+            return evaluation
         num_read = self.take_to_read(len(questions))
         asked, answers = questions[:num_read], preferred_answers(questions[:num_read])
         found = [passages[: self.num_passages] for passages in evaluation.passages[:num_read]]

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments import run
+from experiments.runs import RunFolder
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 
 PAPERS_TEACHER: dict[str, object] = {
@@ -92,3 +94,11 @@ def toy_settings(folder: Path, **changes: object) -> dict[str, object]:
 
 def as_overrides(settings: dict[str, object]) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
+
+
+def toy_run(folder: Path) -> RunFolder:
+    """A short run on `toy_settings` that has come to its end."""
+    settings = toy_settings(folder, trainer__max_steps=2, evaluation__num_read=2, evaluation__num_read_test=2)
+    assert run.main(["--exp", "quickstart", *as_overrides(settings)]) == 0
+    (path,) = (folder / "runs" / "quickstart").iterdir()
+    return RunFolder(path)

@@ -29,7 +29,7 @@ from experiments.build import (
     prepare_training,
     take_examples,
 )
-from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.config import ConfigError, ExperimentConfig, has_reader, trains
 from experiments.data_files import data_files, data_settings, passage_file
 from experiments.models import hub_models, model_name
 from experiments.planning.estimates import estimate_rates
@@ -107,6 +107,8 @@ def _check_is_here(config: ExperimentConfig) -> None:
     fetch = f"python -m experiments.download --exp {config.name} fetches it"
     if config.evaluation.closed_book:
         raise ConfigError("--calibrate times runs that retrieve; set evaluation.closed_book=false")
+    if config.objective.scores_from is not None:
+        raise ConfigError("--calibrate times runs that read; set objective.scores_from=null")
     for what in reversed(hub_models(with_settings(config, _AS_THEY_COME))):
         name = model_name(config, what)
         if find_model(name) is None:
@@ -152,8 +154,7 @@ def _build(
     else:
         passages = islice(read_passages(passage_file(config)), _PASSAGES)
         knowledge_base = build_knowledge_base(passages, folder / "passages.arrow")
-    retrieves_only = config.evaluation.retrieve_only
-    examples = [] if retrieves_only else take_examples(small, datamodule, knowledge_base)
+    examples = take_examples(small, datamodule, knowledge_base) if has_reader(config) else []
     return build_models(small, dict.fromkeys(MODELS), knowledge_base, examples, datamodule.train)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from datamodules import embedded
 from datamodules.hub_models import find_model, is_hub_name
 from experiments.models import EMBEDDED
+from lightning_modules.retriever import QUERY_ENCODER
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 """The first number in a weight's name is its layer's."""
@@ -89,6 +90,8 @@ def _size_of(name: str, num_layers: int | None = None) -> ModelSize | None:
     folder = find_model(name)
     if folder is None:
         return None
+    if (folder / QUERY_ENCODER).is_dir():  # of a retriever with two encoders, which are equally large
+        folder /= QUERY_ENCODER
     try:
         config = json.loads((folder / "config.json").read_text())
         return _counted(config, _shapes(folder), num_layers)

@@ -20,7 +20,7 @@ from experiments.build import (
     trains_reader_weights,
     would_search_on_gpu,
 )
-from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, trains
 from experiments.data_files import passage_file
 from experiments.planning.machines import Machine
 from experiments.planning.model_sizes import ModelSize, reader_size, retriever_size
@@ -90,7 +90,7 @@ class Setup:
 
     @property
     def has_reader(self) -> bool:
-        return not self.config.evaluation.retrieve_only
+        return has_reader(self.config)
 
     @property
     def weight_bytes(self) -> int:
@@ -146,13 +146,14 @@ class Setup:
         """Whether what the reader gives for a passage is kept, see `ReadOnce`."""
         settings, evaluation = self.config.reader, self.config.evaluation
         is_enough = evaluation.token_embeddings == "input" and self.reader_shards == 1
-        return settings.read_once and self.reads_alone and not self.trains_reader and is_enough
+        is_frozen = self.has_reader and not self.trains_reader
+        return settings.read_once and self.reads_alone and is_frozen and is_enough
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a training step reads in order to teach the retriever, beside training the reader."""
         objective = OBJECTIVES[self.config.objective.name]
-        if not (self.trains_retriever and objective.uses_reader):
+        if not (self.has_reader and self.trains_retriever and objective.uses_reader):
             return False
         # the pass that trains the reader teaches too, where it has no dropout
         is_shared = self.trains_reader and objective.from_student is not Objective.from_student
@@ -253,7 +254,7 @@ def describe(config: ExperimentConfig, machine: Machine) -> Setup:
         retriever=_NO_MODEL
         if config.evaluation.closed_book
         else retriever_size(config.retriever.name, config.retriever.num_layers),
-        reader=None if config.evaluation.retrieve_only else reader_size(config.reader.name),
+        reader=reader_size(config.reader.name) if has_reader(config) else None,
         on_gpu=on_gpu,
         precision=precision,
         searches_on_gpu=on_gpu_search,

@@ -24,6 +24,7 @@ _WITHOUT_EFFECT = {
     "runs",
     "data.root",
     "trainer.auto_batch",
+    "trainer.loggers",
     "trainer.progress_bar",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",

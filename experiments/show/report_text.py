@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.show.document import Block, Bullets, Heading, Paragraph
 from experiments.show.figures import draw_figures
+from experiments.show.published import make_published_table
 from experiments.show.report_rows import Entry, PooledEstimate, Runs
 from experiments.show.report_tables import (
     dataset_label,
@@ -50,6 +51,9 @@ def compose_report(runs: Runs) -> list[Block]:
 def _compose_scale(entries: list[Entry]) -> Iterator[Block]:
     yield Heading(2, scale_label(entries[0].scale))
     yield from make_tables(entries)
+    published = make_published_table(entries)
+    if published is not None:
+        yield published
     for _, of_dataset in itertools.groupby(entries, key=lambda entry: entry.dataset):
         yield from draw_figures(list(of_dataset))
 

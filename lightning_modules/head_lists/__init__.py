@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from datamodules.choices import Choice
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import write_durably
 from lightning_modules.attention_heads import AttentionHeads, HeadSource
 from lightning_modules.fingerprint import model_fingerprint
 from lightning_modules.metrics.head_methods import HEAD_METHODS
@@ -67,7 +67,7 @@ class HeadList:
 
     def save(self, path: Path) -> None:
         """Writes JSON, whole or not at all."""
-        write_whole(path, json.dumps({**vars(self), "rows": str(self.rows)}, indent=1) + "\n")
+        write_durably(path, json.dumps({**vars(self), "rows": str(self.rows)}, indent=1) + "\n")
 
 
 def read_head_list(path: Path) -> HeadList:

@@ -7,6 +7,7 @@ from lightning_modules.objectives.adist import ADist
 from lightning_modules.objectives.base import Constants, Objective
 from lightning_modules.objectives.emdr2 import EMDR2
 from lightning_modules.objectives.end_to_end import EndToEnd
+from lightning_modules.objectives.given import Given
 from lightning_modules.objectives.labels import Labels
 from lightning_modules.objectives.length import Length
 from lightning_modules.objectives.loop import LOOP
@@ -21,6 +22,7 @@ __all__ = [
     "ADist",
     "Constants",
     "EndToEnd",
+    "Given",
     "Labels",
     "Length",
     "Objective",
@@ -44,7 +46,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Labels,
     )
 }
-"""All objectives by name: what configuration, pre-flight check and docs offer."""
+"""All objectives by name: what configuration, pre-flight check and docs offer.
+
+`Given` is none of them: it comes with scores (`objective.scores_from`), not with a reader.
+"""
 
 
 def make_objective(name: str, **settings: Any) -> Objective:

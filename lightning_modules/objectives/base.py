@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.batches import Batch
+from datamodules.batches import Batch, Passage, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
 from lightning_modules.readers.base import Reader
@@ -51,11 +51,11 @@ class TeachingPasses:
     `read` ends where the last chosen head is: the token scores are those of the whole pass.
 
     Args:
-        reader: that makes the passes.
+        reader: that makes the passes; None where the objective asks for none.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    def __init__(self, reader: Reader | None) -> None:
+        self.reader: Reader = reader  # type: ignore[assignment]
 
     def read(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read_attention`."""
@@ -127,6 +127,8 @@ class Objective(ABC, Generic[OutputT]):
     """Whether it is told which passages are positive: a limit, which nothing can be compared with."""
     takes_others: ClassVar[bool] = True
     """Whether p_RETR may be over the passages of other questions too (`in_batch`)."""
+    brings_passages: ClassVar[bool] = False
+    """Whether it says itself which passages a step is about (`passages_of`)."""
     uses_attention: ClassVar[bool] = False
     """Whether attention teaches, and so whose (`attention_heads`)."""
 
@@ -147,6 +149,10 @@ class Objective(ABC, Generic[OutputT]):
     def unfit(self, reader: Reader) -> str | None:
         """Why it cannot learn from a reader as that is shown the passages, and what can be; None = it can."""
         return None
+
+    def passages_of(self, question: Question) -> Sequence[Passage]:
+        """The passages that it teaches about, of which a step takes K, where it `brings_passages`."""
+        raise NotImplementedError
 
     # ---- the passes ----
 

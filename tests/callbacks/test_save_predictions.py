@@ -8,6 +8,7 @@ import pytest
 from callbacks.log_indicators import LogIndicators
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_predictions import SavePredictions
+from datamodules.trec import read_run
 from lightning_modules.metrics.answers import exact_match, f1_score
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
@@ -46,6 +47,23 @@ def test_a_line_each_in_the_latest_test(tmp_path):
     assert sum(hits) / len(hits) == pytest.approx(logged["test/hr_at_5"])
     assert sum(record["em"] for record in records) / len(records) == pytest.approx(logged["test/em"])
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_run_and_the_judgements_for_trec_tools(tmp_path):
+    records, *_ = evaluate(tmp_path)
+    found = read_run(tmp_path / "predictions.run.trec")
+    assert {of: [id for id, _ in ranked] for of, ranked in found.items()} == {
+        record["id"]: record["passages"] for record in records
+    }
+    lines = [line.split() for line in (tmp_path / "predictions.qrels.trec").read_text().splitlines()]
+    assert len(lines) == 5 * len(records)
+    relevant = {(of, id) for of, _, id, relevance in lines if relevance == "1"}
+    assert relevant == {
+        (record["id"], id)
+        for record in records
+        for id, holds in zip(record["passages"], record["holds_answer"], strict=True)
+        if holds
+    }
 
 
 def test_metrics_of_each_question(tmp_path):

@@ -1,6 +1,7 @@
 """Models from a hub of the test's own: which files come, when, and what is said where they do not."""
 
 import contextlib
+import json
 import shutil
 
 import huggingface_hub.constants as constants
@@ -37,6 +38,23 @@ def silent(name):
 
 def sent(hub):
     return sorted(path.removeprefix(f"{MODEL}/") for path in hub.sent)
+
+
+def test_a_model_of_sentence_transformers_comes_with_how_it_embeds(hub):
+    modules = [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+    files = {
+        **OLDER,
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+    }
+    hub.add(MODEL, FIRST, {**OTHERS, **files})
+    folder = fetch_model(MODEL)
+    pooling = folder / "1_Pooling" / "config.json"
+    assert pooling.read_bytes() == files["1_Pooling/config.json"]
+    assert sent(hub) == sorted(files)
+    pooling.unlink()
+    fetch_model(MODEL)
+    assert pooling.is_file(), "a model without its pooling is not whole"
 
 
 def test_what_is_needed_comes_once(hub):

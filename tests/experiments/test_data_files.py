@@ -17,7 +17,7 @@ from experiments.data_files import data_files, data_settings, read_data_split
 from experiments.models import hub_models
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
-from tests.model_hub import serve_models
+from tests.model_hub import model_files, serve_models
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import toy_settings
 
@@ -71,7 +71,7 @@ def hub(tmp_path, monkeypatch):
         config = load_config("offshelf_nq")
         for folder, name in zip(folders, (config.reader.name, config.retriever.name), strict=True):
             repository, _, commit = name.partition("@")
-            served.add(repository, commit, {path.name: path.read_bytes() for path in folder.iterdir()})
+            served.add(repository, commit, model_files(folder))
         yield served
 
 

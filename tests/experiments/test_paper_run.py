@@ -21,7 +21,7 @@ from experiments.runs import RunFolder
 from lightning_modules.metrics.question_values import QuestionValues
 from tests.experiments.test_data_files import passages_tsv, questions_csv
 from tests.experiments.test_processes import command, others_of, told_of_death, wait_for
-from tests.model_hub import serve_models
+from tests.model_hub import model_files, serve_models
 from tests.tiny_models import save_tiny_models
 from tests.toy_files import as_overrides, save_noun_tagger
 
@@ -63,7 +63,7 @@ def cache(tmp_path, monkeypatch):
             weights = saved / "model.safetensors"
             torch.save(load_file(weights), saved / "pytorch_model.bin")  # all that is published of both
             weights.unlink()
-            hub.add(repository, commit, {path.name: path.read_bytes() for path in saved.iterdir()})
+            hub.add(repository, commit, model_files(saved))
         yield folder
 
 

@@ -389,12 +389,15 @@ def damage(file: Path) -> None:
 
 
 def test_the_retriever_of_an_earlier_run(settings, built):
-    """An untied one, whose passage encoder has a folder of its own, and with its own number of layers."""
+    """An untied one, whose encoders have a folder each, and with its own number of layers."""
     untied = {"retriever__tied": "false", "evaluation__monitor": "null", "trainer__max_steps": 2}
     first = start(settings, **untied, retriever__num_layers=2)
-    assert not are_equal(weights(first.retriever), weights(first.retriever / "passages"))
+    folders = {
+        "query_encoder": first.retriever / "queries",
+        "passage_encoder": first.retriever / "passages",
+    }
+    assert not are_equal(*map(weights, folders.values()))
     second = start(settings, **untied, init__retriever_from=first.path)
-    folders = {"query_encoder": first.retriever, "passage_encoder": first.retriever / "passages"}
     for encoder, folder in folders.items():
         prefix = f"retriever.{encoder}."
         loaded = {k.removeprefix(prefix): v for k, v in built[1].items() if k.startswith(prefix)}

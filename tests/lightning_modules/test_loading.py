@@ -1,6 +1,7 @@
 """What can be loaded, what is refused, and that the message says how to mend it."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -36,9 +37,7 @@ LOAD = {"reader": load_causal_lm, "retriever": load_encoder}
 
 def copy_of(folder, target):
     """A copy to be broken."""
-    target.mkdir()
-    for file in folder.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, target)
     return target
 
 
@@ -86,7 +85,7 @@ def test_dropout_is_set_everywhere_or_left_alone(saved):
 
 def test_a_model_of_the_hub_is_fetched_once(saved, tmp_path, kind, monkeypatch):
     """Nor does a thread of transformers have the older weights converted, and fetch the result."""
-    files = {path.name: path.read_bytes() for path in saved[kind].iterdir()}
+    files = {path.name: path.read_bytes() for path in saved[kind].iterdir() if path.is_file()}
     (tmp_path / "model.safetensors").write_bytes(files.pop("model.safetensors"))
     weights = load_file(tmp_path / "model.safetensors")
     torch.save(weights, tmp_path / "pytorch_model.bin")

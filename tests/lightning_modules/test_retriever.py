@@ -6,7 +6,7 @@ import torch
 from datamodules.batches import Passage
 from experiments.build import build_retriever
 from experiments.config import ExperimentConfig
-from lightning_modules.retriever import PASSAGE_ENCODER, Retriever, mean_pool
+from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
 from tests.tiny_models import tiny_bert, tiny_retriever, tiny_tokenizer, toy_passages, toy_questions
 
 QUERIES = [question.text for question in toy_questions()[:3]] + ["Paris"]
@@ -31,13 +31,6 @@ def untied(**settings):
         for parameter in retriever.passage_encoder.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return retriever
-
-
-def test_mean_pool_equals_a_loop():
-    hidden = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[True, True, True, True], [False, False, True, True], [True, False, False, False]])
-    expected = [hidden[b][mask[b]].mean(dim=0) for b in range(3)]
-    torch.testing.assert_close(mean_pool(hidden, mask), torch.stack(expected))
 
 
 @torch.no_grad()

@@ -1,0 +1,67 @@
+"""Where the curves of a run go: Lightning's loggers by name."""
+
+from collections.abc import Callable
+from itertools import count
+
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from experiments.config import ConfigError, ExperimentConfig
+from experiments.runs import RunFolder
+from experiments.show.report_rows import flatten
+
+_PROJECT = "attention-distillation"
+
+
+def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
+    """Those of `trainer.loggers`, each told the resolved configuration.
+
+    Raises:
+        ConfigError: one needs a package that is not installed.
+    """
+    made = []
+    for name in config.trainer.loggers:
+        try:
+            made.append(LOGGERS[name](config, run))
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"trainer.loggers: {name} needs a package that is not installed ({error}); pip install "
+                "'attention-distillation[loggers]', or leave it out"
+            ) from error
+    settings = flatten(config)
+    for logger in made:
+        logger.log_hyperparams(settings)
+    return made
+
+
+def _tensorboard(config: ExperimentConfig, run: RunFolder) -> Logger:
+    """Events of a start that was not measured to its end are forgotten."""
+    purge_step = None if run.start.is_file() else 0
+    return TensorBoardLogger(
+        run.path, name="", version=run.curves.name, purge_step=purge_step, default_hp_metric=False
+    )
+
+
+def _csv(config: ExperimentConfig, run: RunFolder) -> Logger:
+    # it deletes what an earlier process has written into the folder that it is given
+    names = (f"csv-{number}" if number > 1 else "csv" for number in count(1))
+    version = next(name for name in names if not (run.path / name).exists())
+    return CSVLogger(run.path, name="", version=version)
+
+
+def _wandb(config: ExperimentConfig, run: RunFolder) -> Logger:
+    return WandbLogger(
+        project=_PROJECT, group=config.name, name=f"{config.name} {run.path.name}", save_dir=run.path
+    )
+
+
+def _mlflow(config: ExperimentConfig, run: RunFolder) -> Logger:
+    return MLFlowLogger(config.name, run_name=run.path.name, save_dir=str(run.path / "mlruns"))
+
+
+LOGGERS: dict[str, Callable[[ExperimentConfig, RunFolder], Logger]] = {
+    "tensorboard": _tensorboard,
+    "csv": _csv,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+"""All of them by name; the last two come with the extra `loggers`."""

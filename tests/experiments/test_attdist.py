@@ -1,0 +1,29 @@
+"""One name for all commands."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import attdist
+
+
+def test_every_command_is_there_and_runs_as_its_module(capsys):
+    modules = {
+        path.stem
+        for path in Path(attdist.__file__).parent.glob("*.py")
+        if "\ndef main(" in path.read_text() and path.stem != "attdist"
+    }
+    assert {name.replace("-", "_") for name in attdist.COMMANDS} == modules
+    assert attdist.main(["run", "--list"]) == 0
+    assert "quickstart" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        attdist.main(["control-length", "--help"])
+    assert ended.value.code == 0
+
+
+def test_help_and_unknown_commands(capsys):
+    assert attdist.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in attdist.COMMANDS)
+    assert attdist.main(["fly"]) == 2
+    assert "unknown command 'fly'; choose one of: run, sweep" in capsys.readouterr().err

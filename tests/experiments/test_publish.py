@@ -1,0 +1,83 @@
+"""The model card of a run, and its way to a hub of the test's own."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from experiments import control_length, publish
+from tests.model_hub import serve_models
+from tests.toy_files import toy_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return toy_run(tmp_path_factory.mktemp("publish"))
+
+
+def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
+    card = ModelCard.load(made.retriever / "README.md")
+    summary = json.loads(made.summary.read_text())
+    assert card.data.library_name == "sentence-transformers"
+    assert "retrieval" in card.data.tags
+    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert measured == {
+        f"Hit Rate@{k}": pytest.approx(summary[f"hr_at_{k}"]["after"], abs=1e-4) for k in (1, 5, 20)
+    }
+    for said in (
+        f"| Hit Rate@5 | {summary['hr_at_5']['before']:.3f} [",
+        "objective: adist, 5 candidates a question",
+        f"best checkpoint: step {summary['best_step']}",
+        "not looked at (`experiments.control_length`)",
+        "pre-flight check of the teacher: none",
+        "6 held-out test questions",
+        "## Not tested",
+    ):
+        assert said in card.text, said
+
+
+def test_what_is_found_later_is_in_the_card_that_is_published(made, tmp_path, monkeypatch, capsys):
+    assert control_length.main([str(made.path), "--k", "5"]) == 0
+    probe = {
+        "config": {
+            part: json.loads(json.dumps(value))
+            for part, value in _settings(made).items()
+            if part in ("reader", "objective")
+        },
+        "result": {"verdict": {"advice": "no-go", "reasons": ["its AUC is 0.5"]}},
+    }
+    folder = made.path.parents[1] / "probes" / "quickstart" / "20260101-000000"
+    folder.mkdir(parents=True)
+    (folder / "probe.json").write_text(json.dumps(probe))
+    assert publish.main([str(made.path), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "a bonus for length alone explains" in shown
+    assert "pre-flight check of the teacher: no-go (its AUC is 0.5)" in shown
+    assert "modules.json" in shown
+    assert "nothing was sent" in shown
+    with serve_models(str(tmp_path / "cache"), monkeypatch) as hub:
+        assert publish.main([str(made.path), "--repo", "me/retriever"]) == 0
+        assert "/me/retriever" in capsys.readouterr().out
+        sent = hub.received["me/retriever"]
+        files = {path for path in made.retriever.rglob("*") if path.is_file()}
+        assert sent == {str(path.relative_to(made.retriever)): path.read_bytes() for path in files}
+        hub.takes = False
+        assert publish.main([str(made.path), "--repo", "me/retriever"]) == 2
+        assert "log in with `hf auth login`" in capsys.readouterr().err
+
+
+def test_what_cannot_be_published_is_refused(made, tmp_path, capsys):
+    for arguments, said in (
+        ([str(tmp_path)], "not a run folder"),
+        ([str(made.path)], "name the repository with --repo OWNER/NAME"),
+    ):
+        assert publish.main(arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+def _settings(made):
+    from dataclasses import asdict
+
+    from experiments.config import read_config
+
+    return asdict(read_config(made.config))
