@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from datamodules.sealed_files import DamagedFileError, SealedFile, cannot_write, durably, seal
+from datamodules.durable_files import cannot_write, durably
+from datamodules.sealed_files import DamagedFileError, SealedFile, seal
 
 
 class CheckpointFiles(CheckpointIO):

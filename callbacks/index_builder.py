@@ -4,9 +4,6 @@ import fcntl
 import logging
 import os
 import shutil
-import socket
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,12 +15,13 @@ from jaxtyping import Float32
 from lightning import Trainer
 
 from callbacks.progress import progress_bar
+from datamodules.durable_files import age_s, delete_partials_of_dead, partial_beside
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
-from datamodules.sealed_files import DamagedFileError, is_alive
+from datamodules.sealed_files import DamagedFileError
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.processes import gather
@@ -34,10 +32,7 @@ log = logging.getLogger(__name__)
 
 _QUESTIONS_COMPARED = 100
 _RECALL_AT = 5
-_PARTIAL = "partial-"
-"""What the folder of an index is called while it is written, before HOST-PROCESS-NUMBER."""
-_DAY_S = 86400.0
-_WEEK_S = 7 * _DAY_S
+_WEEK_S = 7 * 86400.0
 
 
 @dataclass
@@ -150,10 +145,9 @@ class IndexBuilder:
         """
         if self.start_folder is None or not self.start_folder.is_dir():
             return
-        for place in self.start_folder.iterdir():
-            if place.name.startswith(_PARTIAL) and _is_left_behind(place):
-                shutil.rmtree(place, ignore_errors=True)
-            elif place.suffix == ".partial" and _age_s(place) > _WEEK_S:
+        delete_partials_of_dead(self.start_folder / "*")
+        for place in self.start_folder.glob("[!.]*.partial"):
+            if age_s(place) > _WEEK_S:
                 with _lock(place.with_suffix(".lock")) as is_free:
                     if is_free:
                         log.info("%s, which a killed run has left behind a week ago, is removed", place)
@@ -205,8 +199,8 @@ class IndexBuilder:
 
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        partial = folder / f"{_PARTIAL}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
         place = folder / fingerprint[:16]
+        partial = partial_beside(place)
         index.save(partial, fingerprint)
         try:
             partial.rename(place)
@@ -214,7 +208,7 @@ class IndexBuilder:
             try:
                 is_same = PassageIndex.load(place, fingerprint).factory == self.factory
             except DamagedFileError:
-                old = place.with_name(f"{partial.name}.damaged")
+                old = partial_beside(place)
                 place.rename(old)
                 partial.rename(place)
                 shutil.rmtree(old)
@@ -310,22 +304,6 @@ def _lock(path: Path) -> Iterator[bool]:
         yield is_free
     finally:
         os.close(descriptor)
-
-
-def _is_left_behind(partial: Path) -> bool:
-    """Whether no process is writing an index, as far as its name tells."""
-    host, _, process = partial.name.removeprefix(_PARTIAL).rpartition("-")[0].rpartition("-")
-    if host == socket.gethostname() and process.isdecimal():
-        return not is_alive(int(process))
-    return _age_s(partial) > _DAY_S
-
-
-def _age_s(folder: Path) -> float:
-    """Since something in it was written last."""
-    try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # gone meanwhile
-        return 0.0
 
 
 def encode_in_shares(

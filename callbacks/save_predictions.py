@@ -9,7 +9,8 @@ from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
-from datamodules.sealed_files import checksum, write_durably
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import checksum
 from datamodules.trec import qrels_lines, run_lines
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS

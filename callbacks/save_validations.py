@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from datamodules.sealed_files import write_durably
+from datamodules.durable_files import write_durably
 
 _NOT_OF_VALIDATIONS = ("train/", "time/", "test/")
 

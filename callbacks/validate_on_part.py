@@ -95,7 +95,6 @@ class ValidateOnPart(Callback):
             needed = self._needed(trainer, module)
             if trainer.is_global_zero:
                 rows = choose_rows(needed, self.num_passages, total, self.seed)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.path, {"rows": rows.tolist()})
                 log.info("validations search %d of %d passages", len(rows), total)
         trainer.strategy.barrier("passages of validations chosen")

@@ -12,16 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 
+from datamodules.durable_files import cannot_write, flush_to_disk
 from datamodules.errors import MissingFaissError
-from datamodules.sealed_files import (
-    DamagedFileError,
-    SealedFile,
-    cannot_write,
-    flush_to_disk,
-    read_json,
-    seal,
-    write_json,
-)
+from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, seal, write_json
 
 try:
     import faiss

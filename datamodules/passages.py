@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.batches import Passage
+from datamodules.durable_files import cannot_write, durably
 from datamodules.errors import DataError
 from datamodules.passage_files import PassageFormat, read_passages
 from datamodules.published import verified_passages
-from datamodules.sealed_files import DamagedFileError, SealedFile, cannot_write, durably, seal
+from datamodules.sealed_files import DamagedFileError, SealedFile, seal
 from datamodules.sources import PassageSet
 from datamodules.text_files import existing_file
 

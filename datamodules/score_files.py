@@ -14,10 +14,10 @@ from typing import Any
 
 from datamodules.batches import Passage, Question
 from datamodules.choices import Choice
+from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
 from datamodules.records import is_parquet, numbered_records
-from datamodules.sealed_files import write_durably
 from datamodules.text_files import existing_file
 from datamodules.trec import is_run, read_run, run_lines
 

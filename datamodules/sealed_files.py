@@ -1,32 +1,38 @@
-"""Files that a run writes and reads back: whole or not at all, and known to be as they were written.
+"""Files that a run writes and reads back, known to be as they were written.
 
 Three ways to know, by what a file is for. A binary file is *sealed*: checksums of its blocks lie behind its
 content, where the programs that read it do not look. A JSON object or a YAML file holds its own checksum. Of
 files that others read line by line, and of folders of files, somebody else keeps the checksums.
 """
 
-import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.durable_files import (
+    cannot_write,
+    delete_partials_of_dead,
+    flush_to_disk,
+    partial_beside,
+    write_durably,
+)
 from datamodules.errors import DataError
 
 CHECKSUM = "checksum"
 """The key, and the word in a comment, that a text's own checksum stands behind."""
 
+_CHECKSUMS = "checksums.json"
+"""Within a folder: of its files, by name."""
 _BLOCK_BYTES = 1 << 20
 _BLOCK = np.dtype([("end", "<u8"), ("crc", "<u4")])
 _FOOTER = struct.Struct("<QI8s")  # blocks, CRC of what is said of them, `_MAGIC`
@@ -36,76 +42,6 @@ _COMMENT = re.compile(rf"^# {CHECKSUM}: ([0-9a-f]{{32}})\n?", re.MULTILINE)
 
 class DamagedFileError(DataError):
     """A file is not what was written; the message names it, and who catches it knows what to do about it."""
-
-
-# ---- writing ----
-
-
-@contextmanager
-def durably(path: Path, keep_old_as: Path | None = None) -> Iterator[Path]:
-    """Inside, the place to write a file to; at the end it takes its name, whatever is killed or fails when.
-
-    It is written beside its place, so that no other disk is needed, and is on the disk when it takes its
-    name. An error leaves what was there before, and nothing else.
-
-    Args:
-        path: of the file, in a folder that is there.
-        keep_old_as: the name of what was there before; None = it goes.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    delete_partials_of_dead(path)
-    partial = partial_beside(path)
-    try:
-        yield partial
-        flush_to_disk(partial)
-        if keep_old_as is not None and path.is_file():
-            path.replace(keep_old_as)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    flush_to_disk(path.parent)
-
-
-def partial_beside(path: Path) -> Path:
-    """A name for what becomes a file, or a folder, when it is whole.
-
-    The machine and the process in the name tell whether it is still being written.
-    """
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
-
-
-def delete_partials_of_dead(path: Path) -> None:
-    """Deletes what killed processes of this machine had begun; those of other machines may be alive."""
-    ours = f".{path.name}.{socket.gethostname()}."
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        process = left.name.removeprefix(ours).partition(".")[0]
-        if left.name.startswith(ours) and process.isdecimal() and not is_alive(int(process)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process of this machine is running."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
-
-
-def flush_to_disk(path: Path) -> None:
-    """Also of a folder, whose entries are what is flushed."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- binary files ----
@@ -266,6 +202,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def json_line(content: Mapping[str, Any]) -> str:
+    """A line of a file that is added to, with its own checksum."""
+    return json.dumps({**content, CHECKSUM: _checksum_of(content)}) + "\n"
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any] | None]:
+    """What `json_line` was given, line by line; None for a line that is damaged, or was never whole.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: it cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+    return [_parse_json_line(line) for line in lines]
+
+
+def _parse_json_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+        is_whole = line.endswith(b"\n") and content.pop(CHECKSUM) == _checksum_of(content)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    return content if is_whole else None
+
+
 def _checksum_of(content: Mapping[str, Any]) -> str:
     # a half of a surrogate pair is spelled out in ASCII, and keys that are no strings become some
     plain = json.loads(json.dumps(content))
@@ -299,25 +265,6 @@ def read_with_checksum(path: Path) -> str:
     return content
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Writes a text, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    try:
-        with durably(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: Exception) -> DataError:
-    """The message for a full disk, a folder that is read-only, and their like."""
-    reason = getattr(error, "strerror", None) or error
-    return DataError(f"{path} cannot be written ({reason}); free the disk, or choose another folder")
-
-
 # ---- files whose checksums somebody else keeps ----
 
 
@@ -336,10 +283,72 @@ def verify_files(folder: Path, checksums: Mapping[str, str]) -> None:
         path = folder / name
         try:
             found = _checksum_of_file(path)
-        except OSError as error:
-            raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:  # the second for a name that is none
+            raise DamagedFileError(f"{path} cannot be read ({error})") from error
         if found != wanted:
             raise DamagedFileError(f"{path} is damaged: it is not what was written (its checksum differs)")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Inside, the place to write a folder's files to; at the end it takes its name, with a checksum of each.
+
+    Where there is a whole one by then, of another process, that one stays; a damaged one is replaced.
+
+    Args:
+        folder: which is made, and what it is in.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    partial = partial_beside(folder)
+    try:
+        partial.mkdir(parents=True)
+        delete_partials_of_dead(folder)
+        yield partial
+        files = [path for path in partial.rglob("*") if path.is_file()]
+        write_json(partial / _CHECKSUMS, checksums_of(partial, files))
+        for path in files:
+            flush_to_disk(path)
+        _take_place(partial, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    damaged = partial_beside(folder)
+    for is_last in (False, False, True):  # others may be doing the same
+        try:
+            partial.rename(folder)
+        except OSError:
+            if is_last:
+                raise
+        else:
+            break
+        with suppress(FileNotFoundError, DamagedFileError):
+            verify_folder(folder)
+            return
+        with suppress(OSError):
+            folder.rename(damaged)
+    shutil.rmtree(damaged, ignore_errors=True)
+
+
+def verify_folder(folder: Path) -> None:
+    """Compares all files of a folder that `whole_folder` wrote with their checksums.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        DamagedFileError: it is not what was written.
+    """
+    try:
+        checksums = read_json(folder / _CHECKSUMS)
+    except FileNotFoundError as error:
+        if not folder.is_dir():
+            raise
+        raise DamagedFileError(f"{folder} is damaged: it has no {_CHECKSUMS}") from error
+    verify_files(folder, checksums)
 
 
 def _checksum_of_file(path: Path) -> str:

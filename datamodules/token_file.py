@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
+from datamodules.durable_files import delete_partials_of_dead, flush_to_disk, partial_beside
 from datamodules.errors import DataError
 from datamodules.text_files import existing_file
 from datamodules.token_units import SCHEMA, TokenUnit
@@ -43,13 +44,14 @@ class TokenFileWriter:
 
     def __init__(self, path: Path | str, info: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = partial_beside(self.path)
         self._waiting: list[TokenUnit] = []
         content = json.dumps({"version": VERSION, **info})
         if self.path.is_dir():
             raise DataError(f"{self.path}: is a folder; name a file with --out")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            delete_partials_of_dead(self.path)
             self._writer = pq.ParquetWriter(
                 self._partial, SCHEMA.with_metadata({_INFO: content}), compression="zstd"
             )
@@ -80,6 +82,7 @@ class TokenFileWriter:
         self._flush()
         self._writer.add_key_value_metadata({_COMPLETE: b"true"})
         self._writer.close()
+        flush_to_disk(self._partial)
         self._partial.replace(self.path)
 
     def discard(self) -> None:

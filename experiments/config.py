@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from datamodules.sealed_files import DamagedFileError, read_with_checksum, with_checksum, write_durably
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import DamagedFileError, read_with_checksum, with_checksum
 
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper")

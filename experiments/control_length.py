@@ -68,7 +68,6 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     print_control(control, num_passages)
     kept = {name: asdict(getattr(control, name)) for name in ("gain", "by_length", "beyond_length")}
     assert end.run is not None, "it is a run's"
-    end.folder.mkdir(exist_ok=True)
     write_json(end.run.length_control, {"k": num_passages, **kept, "corpus_words": control.corpus_words})
     return 0
 

@@ -115,7 +115,6 @@ def save_preflight(
         "config": dataclasses.asdict(config),
         "environment": environment(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, _without_nan(content))
 
 

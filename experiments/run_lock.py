@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.sealed_files import is_alive
+from datamodules.durable_files import is_alive
 from experiments.config import ConfigError
 
 LOCK_FILE = "run.lock"

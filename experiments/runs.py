@@ -15,16 +15,9 @@ from typing import Any
 
 import torch
 
+from datamodules.durable_files import delete_partials_of_dead, partial_beside
 from datamodules.passage_index import FAISS_PACKAGES
-from datamodules.sealed_files import (
-    DamagedFileError,
-    SealedFile,
-    delete_partials_of_dead,
-    partial_beside,
-    read_json,
-    verify_files,
-    write_json,
-)
+from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
 from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
 from experiments.processes import DOCS, is_main_process, launcher

@@ -27,10 +27,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from datamodules.durable_files import cannot_write
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model
 from datamodules.quiet_logs import only_errors_of
-from datamodules.sealed_files import cannot_write
 from lightning_modules.gguf_cache import decoded
 
 _LOADING_ERRORS = (
@@ -119,10 +119,7 @@ def _load_gguf(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 
     def decode(folder: Path) -> None:
         model, tokenizer = _decode_gguf(path, torch.float32)
-        try:
-            save_pretrained(model, tokenizer, folder)
-        except DataError as error:
-            raise OSError(str(error)) from error
+        save_pretrained(model, tokenizer, folder)
 
     folder = decoded(path, decode)
     return _decode_gguf(path, dtype) if folder is None else load_causal_lm(folder, dtype)

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
+from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
-from datamodules.sealed_files import checksum, write_durably
+from datamodules.sealed_files import checksum
 
 log = logging.getLogger(__name__)
 

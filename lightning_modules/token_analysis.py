@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
-from datamodules.sealed_files import write_durably
+from datamodules.durable_files import write_durably
 from datamodules.token_file import TokenBatch, TokenFile
 from lightning_modules.evaluation import ScoredQuestions
 from lightning_modules.metrics.bootstrap import bootstrap_interval

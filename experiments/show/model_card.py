@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from datamodules.sealed_files import DamagedFileError, read_json, write_durably
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.sources import question_split
 from datamodules.text_files import json_objects
 from datamodules.vital import VITAL

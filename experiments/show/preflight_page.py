@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from callbacks.html_page import page
-from datamodules.sealed_files import durably, write_durably
+from datamodules.durable_files import durably, write_durably
 from experiments.show.preflight_console import HOW_TO_READ_MORE, advice, facts, is_settings
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.measures import measure_labels

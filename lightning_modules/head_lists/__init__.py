@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from datamodules.choices import Choice
-from datamodules.sealed_files import write_durably
+from datamodules.durable_files import write_durably
 from lightning_modules.attention_heads import AttentionHeads, HeadSource
 from lightning_modules.fingerprint import model_fingerprint
 from lightning_modules.metrics.head_methods import HEAD_METHODS

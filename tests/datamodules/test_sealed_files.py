@@ -1,26 +1,23 @@
 """Whatever becomes of a file: it reads as it was written, or one message names it."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules import sealed_files
 from datamodules.errors import DataError
 from datamodules.sealed_files import (
     DamagedFileError,
     SealedFile,
     checksums_of,
-    durably,
     read_json,
     read_with_checksum,
     seal,
     verify_files,
+    verify_folder,
+    whole_folder,
     with_checksum,
-    write_durably,
     write_json,
 )
 from tests.drill.readers import KINDS, files_of, with_byte_changed
@@ -34,50 +31,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-
-
-# ---- whole or not at all ----
-
-
-def test_what_fails_leaves_what_was_there(tmp_path):
-    path = tmp_path / "file"
-    write_durably(path, "old")
-    with pytest.raises(OSError, match="No space"), durably(path) as partial:
-        fail_half_way(partial)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
-
-
-def fail_half_way(path) -> None:
-    path.write_text("half")
-    raise OSError(28, "No space left on device")
-
-
-def test_the_one_before_is_kept_where_it_is_wanted(tmp_path):
-    for text in ("1", "2", "3"):
-        with durably(tmp_path / "last", tmp_path / "previous") as partial:
-            partial.write_text(text)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"last": "3", "previous": "2"}
-
-
-def test_what_a_killed_process_had_begun_goes_with_the_next(tmp_path):
-    path = tmp_path / "file"
-    code = (
-        "import sys, os; from pathlib import Path; from datamodules.sealed_files import partial_beside;"
-        "partial_beside(Path(sys.argv[1])).write_text('half')"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
-    of_this_process = sealed_files.partial_beside(path)
-    of_this_process.write_text("not yet whole")
-    of_another_machine = tmp_path / f".file.another-machine.{2**22 + 1}.0.partial"
-    of_another_machine.write_text("who knows")
-    assert len(list(tmp_path.iterdir())) == 3
-    write_durably(path, "whole")
-    assert set(tmp_path.iterdir()) == {path, of_this_process, of_another_machine}
-
-
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere/file cannot be written \(No such file or directory\)"):
-        write_durably(tmp_path / "nowhere" / "file", "text")
 
 
 # ---- seals ----
@@ -203,6 +156,50 @@ def test_files_are_compared_by_name(tmp_path):
     (tmp_path / "two").unlink()
     with pytest.raises(DamagedFileError, match=r"two cannot be read \(No such file"):
         verify_files(tmp_path, known)
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    folder = tmp_path / "cache" / "folder"
+    with pytest.raises(TypeError), whole_folder(folder) as partial:
+        write_a_folder(partial, text=3)
+    assert list(folder.parent.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        verify_folder(folder)
+    with whole_folder(folder) as partial:
+        write_a_folder(partial)
+    verify_folder(folder)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def write_a_folder(folder, text="text") -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "file").write_text(text)
+
+
+def test_of_two_writers_of_a_folder_the_first_stays_unless_it_is_damaged(tmp_path):
+    folder = tmp_path / "folder"
+    with whole_folder(folder) as second:
+        write_a_folder(second, "second")
+        with whole_folder(folder) as first:
+            write_a_folder(first, "first")
+    assert (folder / "inner" / "file").read_text() == "first"
+    (folder / "inner" / "file").write_text("furst")
+    with pytest.raises(DamagedFileError, match="inner/file is damaged"):
+        verify_folder(folder)
+    with whole_folder(folder) as third:
+        write_a_folder(third, "third")
+    assert (folder / "inner" / "file").read_text() == "third"
+    assert list(tmp_path.iterdir()) == [folder]
+    (folder / "checksums.json").unlink()
+    with pytest.raises(DamagedFileError, match=r"folder is damaged: it has no checksums\.json"):
+        verify_folder(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    refused = pytest.raises(DataError, match=r"file/folder cannot be written \(Not a directory\)")
+    with refused, whole_folder(tmp_path / "file" / "folder"):
+        pass
 
 
 # ---- every kind of file that a run reads back ----
