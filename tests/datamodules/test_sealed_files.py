@@ -11,7 +11,9 @@ from datamodules.sealed_files import (
     DamagedFileError,
     SealedFile,
     checksums_of,
+    json_line,
     read_json,
+    read_json_lines,
     read_with_checksum,
     seal,
     verify_files,
@@ -142,6 +144,23 @@ def test_no_change_of_a_text_with_a_checksum_goes_unseen(tmp_path, text, data):
         assert_names(path, error)
     else:  # the comment itself is none any more, which YAML reads over or stumbles on
         assert found.endswith(text)
+
+
+@quickly
+@given(objects=st.lists(st.dictionaries(st.text(), JSON, max_size=3), min_size=1, max_size=3), data=st.data())
+def test_no_change_of_a_line_with_a_checksum_goes_unseen(tmp_path, objects, data):
+    objects = [{key: value for key, value in each.items() if key != "checksum"} for each in objects]
+    path = tmp_path / "lines"
+    whole = "".join(map(json_line, objects)).encode()
+    path.write_bytes(whole)
+    expected = [repr(each) for each in objects]  # NaN is not equal to itself
+    assert [repr(found) for found in read_json_lines(path)] == expected
+    at, by = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(1, 255))
+    for damaged in (with_byte_changed(whole, at, by), whole[:at]):
+        path.write_bytes(damaged)
+        found = [repr(each) for each in read_json_lines(path) if each is not None]
+        assert len(found) < len(expected)
+        assert all(each in expected for each in found)
 
 
 def test_files_are_compared_by_name(tmp_path):
