@@ -137,10 +137,11 @@ def read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
         FileNotFoundError: they were not chosen yet.
         DamagedFileError: it does not hold rows of the passages.
     """
+    kept = read_json(path).get("rows")
     try:
-        rows = np.array(read_json(path).get("rows"), dtype=np.int64)
+        rows = np.array(kept, dtype=np.int64)
         is_whole = rows.ndim == 1 and len(rows) > 0 and rows.min() >= 0 and rows.max() < num_passages
-    except (TypeError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         is_whole = False
     if not is_whole:
         raise DamagedFileError(f"{path} is damaged: it should hold rows of the {num_passages} passages")

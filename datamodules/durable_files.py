@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import shutil
 import socket
 import time
@@ -12,6 +13,10 @@ from pathlib import Path
 
 from datamodules.errors import DataError
 
+WRITTEN_IN_PART = re.compile(
+    r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|\d+ requested and \d+ written"
+)
+"""What torch, in two places, and NumPy make of the system's word for a full disk."""
 _DAY_S = 86400.0
 _LIFE = uuid.uuid4().hex[:8]
 """Of this process, whose number an earlier one may have had, as in a container that is started again."""
@@ -129,4 +134,6 @@ def write_durably(path: Path, text: str) -> None:
 def cannot_write(path: Path, error: Exception) -> DataError:
     """The message for a full disk, a folder that is read-only, and their like."""
     reason = getattr(error, "strerror", None) or error
+    if WRITTEN_IN_PART.search(str(reason)):
+        reason = "it could not be written whole, probably for want of space"
     return DataError(f"{path} cannot be written ({reason}); free the disk, or choose another folder")

@@ -1,5 +1,6 @@
 """Questions, passages and judgements of what is relevant, laid out as BEIR does."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from datamodules.trec import Qrels
 NANO = "Nano"
 """What the names of NanoBEIR's sets begin with: NanoNQ, NanoSciFact, ... (50 questions each)."""
 _NANO_OWNER = "zeta-alpha-ai"
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _CORPUS, _QUERIES, _QRELS = "corpus", "queries", "qrels"
 
 
@@ -86,14 +88,20 @@ def read_judged_set(name: str | Path, split: str = "test") -> JudgedSet:
 def _judgements(folder: Path, split: str) -> Iterator[tuple[str, str, int]]:
     for path in _files(folder, _QRELS, f"{_QRELS}/{split}.tsv"):
         if path.suffix == ".parquet":
-            for _, record in numbered_records(path):
-                yield str(record["query-id"]), str(record["corpus-id"]), int(record.get("score") or 1)
+            for number, record in numbered_records(path):
+                try:
+                    yield str(record["query-id"]), str(record["corpus-id"]), int(record.get("score") or 1)
+                except (KeyError, ValueError, TypeError, OverflowError) as error:
+                    raise DataError(
+                        f"{path}, row {number}: {record} is none of query-id, corpus-id and score"
+                    ) from error
             continue
         for number, line in numbered_lines(path):
             fields = line.split("\t")
-            if number == 1 and not fields[-1].strip().lstrip("-").isdigit():
+            is_judged = len(fields) == 3 and _NUMBER.fullmatch(fields[2].strip())
+            if number == 1 and not is_judged:
                 continue  # the header
-            if len(fields) != 3 or not fields[2].strip().lstrip("-").isdigit():
+            if not is_judged:
                 raise DataError(
                     f"{path}, line {number}: {line!r} is none of query-id, corpus-id and score, separated "
                     "by tabs"

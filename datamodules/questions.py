@@ -16,6 +16,7 @@ from datamodules.answer_matching import dpr_tokens
 from datamodules.batches import Question
 from datamodules.choices import Choice
 from datamodules.errors import DataError
+from datamodules.records import PARQUET_ERRORS
 from datamodules.text_files import existing_file, format_suffix, json_objects, numbered_lines, parse_json
 
 # Where a question stands ("nq.jsonl, line 3"), for messages, and the question.
@@ -178,9 +179,9 @@ def _read_dpr(path: Path) -> Iterator[_Placed]:
             )
         try:
             listed = ast.literal_eval(row[1].strip())
-        except (ValueError, SyntaxError, TypeError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # nested too deep
             raise DataError(
-                f"{where}: {row[1]!r} is no list of answers; write ['answer', 'answer']"
+                f"{where}: {row[1][:300]!r} is no list of answers; write ['answer', 'answer']"
             ) from error
         answers = [answer for answer in _listed(listed, where) if not _is_blank(answer)]
         yield where, Question(str(number), _question_text(row[0], where), _distinct(answers, where))
@@ -236,7 +237,7 @@ def _read_parquet(path: Path) -> Iterator[_Placed]:
         with pq.ParquetFile(path) as file:
             columns = file.schema_arrow
             rows = file.read(columns=["question", "answer"]).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise DataError(f"{path}: cannot be read as parquet ({error}); is the file whole?") from error
     if missing := {"question", "answer"} - set(columns.names):
         raise DataError(f"{path}: no column {', '.join(sorted(missing))} (found: {', '.join(columns.names)})")
@@ -244,7 +245,8 @@ def _read_parquet(path: Path) -> Iterator[_Placed]:
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
         # the aliases normalised by TriviaQA are the same answers once more, to EM, F1 and Hit Rate
-        parts = [row["answer"].get(key) for key in ("value", "aliases")] if is_structured else [row["answer"]]
+        answer = (row["answer"] or {}) if is_structured else row["answer"]
+        parts = [answer.get(key) for key in ("value", "aliases")] if is_structured else [answer]
         answers = [answer for part in parts for answer in _listed(part, where) if not _is_blank(answer)]
         yield (
             where,
@@ -252,7 +254,7 @@ def _read_parquet(path: Path) -> Iterator[_Placed]:
                 id=str(number),
                 text=_question_text(row["question"], where),
                 answers=_distinct(answers, where),
-                canonical_answer=_canonical(row["answer"].get("value")) if is_structured else "",
+                canonical_answer=_canonical(answer.get("value")) if is_structured else "",
             ),
         )
 

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 from datamodules.errors import DataError
 from datamodules.text_files import format_suffix, json_objects
 
+PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+"""What pyarrow raises where a file is damaged: a text that is not UTF-8, say, or a size beyond all memory."""
+
 
 def is_parquet(path: Path) -> bool:
     """Whether a file's name says that it is Parquet."""
@@ -29,5 +32,5 @@ def numbered_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with pq.ParquetFile(path) as file:
             batches = (batch.to_pylist() for batch in file.iter_batches())
             yield from enumerate((record for batch in batches for record in batch), start=1)
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error

@@ -284,7 +284,8 @@ def verify_files(folder: Path, checksums: Mapping[str, str]) -> None:
         try:
             found = _checksum_of_file(path)
         except (OSError, ValueError) as error:  # the second for a name that is none
-            raise DamagedFileError(f"{path} cannot be read ({error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DamagedFileError(f"{path} cannot be read ({reason})") from error
         if found != wanted:
             raise DamagedFileError(f"{path} is damaged: it is not what was written (its checksum differs)")
 

@@ -164,16 +164,16 @@ class RunFolder:
         return read_json(self.summary)
 
     def verify_results(self, *models: str) -> None:
-        """Compares the predictions of a finished run with their checksums, or its trained models.
+        """Compares predictions and validations of a finished run with their checksums, or its trained models.
 
         Args:
-            models: `reader`, `retriever`; none = the predictions.
+            models: `reader`, `retriever`; none = what it measured.
 
         Raises:
             DamagedFileError: names the file that is not what was written.
         """
         checksums: Mapping[str, str] = self.read_summary().get("checksums", {})
-        prefixes = tuple(f"{model}/" for model in models) or ("predictions",)
+        prefixes = tuple(f"{model}/" for model in models) or ("predictions", "validations")
         wanted = {name: value for name, value in checksums.items() if name.startswith(prefixes)}
         verify_files(self.path, wanted)
 

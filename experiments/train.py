@@ -101,13 +101,13 @@ def run_experiment(config: ExperimentConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _checksums(run: RunFolder, callbacks: RunCallbacks) -> dict[str, str]:
-    """Of what reports, and runs that start from this one, read: predictions and trained models."""
+    """Of what reports, and runs that start from this one, read: predictions, validations, trained models."""
     if not is_main_process():
         return {}
-    models = [file for folder in (run.reader, run.retriever) for file in folder.rglob("*") if file.is_file()]
+    models = [file for folder in (run.reader, run.retriever) for file in folder.rglob("*")]
     # the card is written again when it is published
-    models = [file for file in models if file != run.retriever / CARD]
-    return {**callbacks.predictions.checksums, **checksums_of(run.path, models)}
+    files = [file for file in (run.validations, *models) if file.is_file() and file != run.retriever / CARD]
+    return {**callbacks.predictions.checksums, **checksums_of(run.path, files)}
 
 
 def _measure_and_train(

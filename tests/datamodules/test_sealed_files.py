@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import DataError
@@ -22,18 +22,8 @@ from datamodules.sealed_files import (
     with_checksum,
     write_json,
 )
+from tests.any_bytes import JSON, assert_names
 from tests.drill.readers import KINDS, files_of, with_byte_changed
-
-# each example writes over the same files
-quickly = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
-)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
 
 # ---- seals ----
 
@@ -55,7 +45,6 @@ def test_blocks_of_any_size(tmp_path, size):
             SealedFile(path).verify()
 
 
-@quickly
 @given(content=st.binary(max_size=200), data=st.data())
 def test_no_change_of_a_sealed_file_goes_unseen(tmp_path, content, data):
     path = tmp_path / "file"
@@ -70,7 +59,6 @@ def test_no_change_of_a_sealed_file_goes_unseen(tmp_path, content, data):
             SealedFile(path).verify()
 
 
-@quickly
 @given(content=st.binary(max_size=300))
 def test_other_files_have_no_seal(tmp_path, content):
     path = tmp_path / "file"
@@ -82,14 +70,12 @@ def test_other_files_have_no_seal(tmp_path, content):
 # ---- texts ----
 
 
-@quickly
 @given(content=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=4))
 def test_json_comes_back(tmp_path, content):
     write_json(tmp_path / "x.json", content)
     assert repr(read_json(tmp_path / "x.json")) == repr(content)  # NaN is not equal to itself
 
 
-@quickly
 @given(content=st.binary(max_size=60))
 def test_any_bytes_are_an_object_or_a_message(tmp_path, content):
     path = tmp_path / "x.json"
@@ -128,7 +114,6 @@ def test_who_edits_a_file_takes_the_checksum_out(tmp_path):
     assert read_json(path) == {"a": 2}
 
 
-@quickly
 @given(text=st.text(max_size=40).filter(lambda text: "checksum" not in text), data=st.data())
 def test_no_change_of_a_text_with_a_checksum_goes_unseen(tmp_path, text, data):
     path = tmp_path / "x.yaml"
@@ -146,7 +131,6 @@ def test_no_change_of_a_text_with_a_checksum_goes_unseen(tmp_path, text, data):
         assert found.endswith(text)
 
 
-@quickly
 @given(objects=st.lists(st.dictionaries(st.text(), JSON, max_size=3), min_size=1, max_size=3), data=st.data())
 def test_no_change_of_a_line_with_a_checksum_goes_unseen(tmp_path, objects, data):
     objects = [{key: value for key, value in each.items() if key != "checksum"} for each in objects]
@@ -233,7 +217,6 @@ def written(request, tmp_path_factory):
     return request.param, folder, request.param.read(folder)
 
 
-@quickly
 @given(data=st.data())
 def test_no_change_of_a_byte_is_silently_wrong(written, data):
     kind, folder, expected = written
@@ -247,7 +230,6 @@ def test_no_change_of_a_byte_is_silently_wrong(written, data):
         file.write_bytes(whole)
 
 
-@quickly
 @given(data=st.data(), content=st.binary(max_size=80))
 def test_no_file_of_other_bytes_is_silently_wrong(written, data, content):
     """Anything at all, and what a full disk or a kill leaves: the beginning."""
@@ -268,7 +250,3 @@ def assert_same_or_named(kind, folder, file, expected) -> None:
         assert kind.is_same(found, expected)
     else:
         assert_names(file, noticed)
-
-
-def assert_names(file, error) -> None:
-    assert file.name in str(error) or str(file.parent) in str(error)

@@ -40,7 +40,7 @@ SETTINGS = {
 }
 """Epochs of three steps, checkpoints at each, dropout, and every kind of file that a run reads back."""
 _TOLD = "this is not the same run any more"
-_NOT_READ = ("tensorboard", "token_view", "environment.json", "about.json")
+_NOT_READ = ("tensorboard", "token_view", "about.json")
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,14 @@ class Reference:
         found: what it gave, as `digests`.
         num_operations: on files.
         seconds: that it took.
-        num_bytes: of all that it wrote.
+        num_bytes, num_files: that it left.
     """
 
     found: dict[str, str]
     num_operations: int
     seconds: float
     num_bytes: int
+    num_files: int
 
 
 class Drill:
@@ -167,8 +168,9 @@ class Drill:
         ended = self._start(place, processes, before=lambda: count_file_operations(place, counter))
         seconds = time.monotonic() - began
         assert ended.code == 0, ended.said
-        num_bytes = sum(file.stat().st_size for file in files_of(place))
-        return Reference(self._found(place) or {}, int(counter.read_text()), seconds, num_bytes)
+        sizes = [file.stat().st_size for file in files_of(place)]
+        found = self._found(place) or {}
+        return Reference(found, int(counter.read_text()), seconds, sum(sizes), len(sizes))
 
     def _take_snapshot(self) -> None:
         """A run that was killed when most of it was done."""
@@ -325,24 +327,33 @@ class Drill:
         return [self._case(place, "resumed with a byte changed", outcome, details)]
 
     def disk_full(self, number: int, total: int) -> list[Case]:
-        """A disk of some size; when a run on it has ended with a message, there is room again."""
+        """A disk of some size, or for some files; a run on it ends with one message, and then there is room.
+
+        The first is full in the middle of a file, the second at the beginning of one.
+        """
         case = self._place(f"full-{number}")
         place = case / "disk"
         place.mkdir()
         reference = self._references[1]
-        size = (number + 1) * reference.num_bytes * 5 // (4 * total) + (64 << 10)
-        _mount("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
+        share = 5 * (number + 1) / (4 * total)
+        if number % 2:
+            room, enough = f"nr_inodes={16 + round(share * reference.num_files)}", "nr_inodes=10000"
+        else:
+            room = f"size={round(share * reference.num_bytes) + (64 << 10)}"
+            enough = f"size={10 * reference.num_bytes}"
+        _mount("mount", "-t", "tmpfs", "-o", room, "tmpfs", place)
         try:
-            ended = self._start(place)
-            said_first = ended.said
-            if ended.code != 0:
-                _mount("mount", "-o", f"remount,size={10 * reference.num_bytes}", place)
+            full = ended = self._start(place)
+            if full.code != 0:
+                _mount("mount", "-o", f"remount,{enough}", place)
                 made = _run_in(place)
                 ended = self._start(place) if made is None else self._resume(place, made)
             outcome, said = self._judge(place, ended, reference)
         finally:
             _mount("umount", "-l", place)
-        return [self._case(case, "disk full, then freed", outcome, f"{size:,} bytes: {said_first} {said}")]
+        if full.code != 0 and not _says_disk_is_full(full):
+            outcome = Outcome.LOST
+        return [self._case(case, "disk full, then freed", outcome, f"{room}: {full.code} {full.said} {said}")]
 
     def resumed_twice(self, number: int) -> list[Case]:
         """Two processes go on with one folder at the same time."""
@@ -428,6 +439,11 @@ def _run_in(place: Path) -> RunFolder | None:
 def _is_one_message(ended: Ended) -> bool:
     errors = [line for line in ended.said.splitlines() if line.startswith("error: ")]
     return ended.code == 2 and len(errors) == 1 and "Traceback" not in ended.said
+
+
+def _says_disk_is_full(ended: Ended) -> bool:
+    is_named = "No space left on device" in ended.said or "for want of space" in ended.said
+    return _is_one_message(ended) and is_named
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
