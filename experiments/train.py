@@ -17,11 +17,10 @@ from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.skip_broken_batches import BrokenNumbersError
 from callbacks.stop_on_interrupt import RunInterrupted
 from callbacks.stop_on_thresholds import BOUND_TAG, did_you_mean
-from callbacks.validate_on_part import read_rows
 from datamodules.batches import SolvedExample
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
-from datamodules.sealed_files import DamagedFileError, checksums_of, read_json, verify_files, write_json
+from datamodules.sealed_files import DamagedFileError, checksums_of, write_json
 from experiments.build import (
     build,
     build_datamodule,
@@ -37,6 +36,7 @@ from experiments.config import ConfigError, ExperimentConfig, save_config, train
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights
 from experiments.show.model_card import CARD, write_model_card
+from experiments.start_file import read_start
 from experiments.summary import BROKEN, COLLAPSE, FAILED, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
@@ -216,7 +216,7 @@ def _measure_start(
     """
     stopping, collapse, candidates = callbacks.stopping, callbacks.collapse, callbacks.start_candidates
     num_passages = len(module.knowledge_base)
-    kept = _kept_start(config, run, None if callbacks.on_part is None else num_passages)
+    kept = read_start(config, run, None if callbacks.on_part is None else num_passages)
     if kept is not None:
         callbacks.predictions.checksums |= kept["predictions"]
         if trains(config):
@@ -250,38 +250,6 @@ def _measure_start(
     if is_main_process():
         write_json(run.start, start)
     return start
-
-
-def _kept_start(config: ExperimentConfig, run: RunFolder, num_passages: int | None) -> dict[str, Any] | None:
-    """What a run that goes on has measured of its start; None = it is to be measured, maybe again.
-
-    Args:
-        config, run: of the run.
-        num_passages: in the knowledge base, where validations search a part of it that the start chose.
-
-    Raises:
-        ConfigError: it is damaged, and held what cannot be measured again.
-    """
-    try:
-        kept = read_json(run.start)
-        verify_files(run.path, kept["predictions"])
-        if num_passages is not None:
-            read_rows(run.validation_passages, num_passages)
-    except FileNotFoundError:
-        return None  # which chooses the part anew
-    except (DamagedFileError, KeyError) as error:
-        problem = f"{run.start} lacks {error}" if isinstance(error, KeyError) else str(error)
-        if config.stopping.baseline is not None:
-            raise ConfigError(
-                f"{problem}; the baseline of stopping.baseline is kept with it, so it cannot be measured "
-                "again: put a copy back, or start the run anew"
-            ) from error
-        log.warning("%s; the start is measured again", problem)
-        if is_main_process():
-            for file in (run.start, run.validation_passages):
-                file.unlink(missing_ok=True)
-        return None
-    return kept
 
 
 def _check_monitors(
