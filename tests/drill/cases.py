@@ -277,7 +277,7 @@ class Drill:
         elsewhere.mkdir()
         environment = {"TMPDIR": str(elsewhere)} if is_across else {}
         if at_operation:
-            operation = 1 + (number * reference.num_operations) // max(total, 1)
+            operation = 1 + (2 * number + 1) * reference.num_operations // (2 * total)
             where = f"before file operation {operation}"
             ended = self._start(
                 place, processes, lambda: die_at_file_operation(place, operation), environment=environment
@@ -335,7 +335,7 @@ class Drill:
         place = case / "disk"
         place.mkdir()
         reference = self._references[1]
-        share = 5 * (number + 1) / (4 * total)
+        share = 1.25 * (number + 1) / (total + 1)  # at its peak a run takes more than it leaves
         if number % 2:
             room, enough = f"nr_inodes={16 + round(share * reference.num_files)}", "nr_inodes=10000"
         else:
