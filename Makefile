@@ -8,13 +8,14 @@ FAISS ?= cpu
 INSTALLED := $(VENV)/.installed-$(FAISS)
 TEST_TOOLS := $(VENV)/.test-tools
 
-.PHONY: help quickstart test lint wheel tensorboard clean
+.PHONY: help quickstart test lint wheel drill tensorboard clean
 
 help:
 	@echo "make quickstart   install, then train a retriever from attention (a few minutes)"
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        builds the package, and uses it away from this checkout"
+	@echo "make drill        kill runs, damage their files, fill their disk (20 minutes at most)"
 	@echo "make tensorboard  the curves of all runs"
 	@echo "with FAISS=gpu    the same with the FAISS that searches on GPUs, in place of the one that does not"
 
@@ -51,6 +52,9 @@ wheel: $(TEST_TOOLS)
 	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist run --list
 	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist run --exp quickstart --print-config > config.yaml
 	cd build && PYTHONPATH=installed ../$(BIN)/python -P installed/bin/attdist plan --exp quickstart
+
+drill: $(TEST_TOOLS)
+	$(BIN)/python -m tests.drill
 
 tensorboard: $(INSTALLED)
 	$(BIN)/tensorboard --logdir runs

@@ -4,9 +4,6 @@ import fcntl
 import logging
 import os
 import shutil
-import socket
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,11 +15,13 @@ from jaxtyping import Float32
 from lightning import Trainer
 
 from callbacks.progress import progress_bar
+from datamodules.durable_files import age_s, delete_partials_of_dead, partial_beside
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
-from datamodules.matrix_index import MatrixIndex, NoRoomOnDeviceError
+from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.sealed_files import DamagedFileError
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.processes import gather
@@ -33,10 +32,7 @@ log = logging.getLogger(__name__)
 
 _QUESTIONS_COMPARED = 100
 _RECALL_AT = 5
-_PARTIAL = "partial-"
-"""What the folder of an index is called while it is written, before HOST-PROCESS-NUMBER."""
-_DAY_S = 86400.0
-_WEEK_S = 7 * _DAY_S
+_WEEK_S = 7 * 86400.0
 
 
 @dataclass
@@ -71,7 +67,7 @@ class IndexBuilder:
         return self.folder / fingerprint[:16]
 
     def load(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
-        """The index of these embeddings, where there is one; a damaged one is as good as none, but said.
+        """The index of these embeddings, where there is a whole one; of a damaged one it is said.
 
         Args:
             trainer: whose processes all load it, or none of them does.
@@ -96,13 +92,14 @@ class IndexBuilder:
     ) -> SearchIndex | None:
         try:
             if self._searches_matrix(module):
-                return self._search_in(EmbeddingMatrix.open(place, fingerprint), trainer, module)
+                matrix = EmbeddingMatrix.open(place, fingerprint)
+                if not self.use_gpu:  # else each block is verified on its way there
+                    matrix.verify()
+                return self._search_in(matrix, trainer, module)
             index = PassageIndex.load(place, fingerprint, use_gpu=self.use_gpu)
         except (FileNotFoundError, StaleIndexError):
             return None
-        except NoRoomOnDeviceError:
-            raise
-        except DataError as error:
+        except DamagedFileError as error:
             log.warning("%s; encoding all passages again", error)
             return None
         return index if index.factory == self.factory else None
@@ -148,10 +145,9 @@ class IndexBuilder:
         """
         if self.start_folder is None or not self.start_folder.is_dir():
             return
-        for place in self.start_folder.iterdir():
-            if place.name.startswith(_PARTIAL) and _is_left_behind(place):
-                shutil.rmtree(place, ignore_errors=True)
-            elif place.suffix == ".partial" and _age_s(place) > _WEEK_S:
+        delete_partials_of_dead(self.start_folder / "*")
+        for place in self.start_folder.glob("[!.]*.partial"):
+            if age_s(place) > _WEEK_S:
                 with _lock(place.with_suffix(".lock")) as is_free:
                     if is_free:
                         log.info("%s, which a killed run has left behind a week ago, is removed", place)
@@ -203,18 +199,25 @@ class IndexBuilder:
 
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        partial = folder / f"{_PARTIAL}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        place = folder / fingerprint[:16]
+        partial = partial_beside(place)
         index.save(partial, fingerprint)
         try:
-            partial.rename(folder / fingerprint[:16])
+            partial.rename(place)
         except OSError:  # there already
-            shutil.rmtree(partial, ignore_errors=True)
             try:
-                if PassageIndex.load(folder / fingerprint[:16], fingerprint).factory == self.factory:
-                    return
-            except ValueError:  # damaged
-                pass
-            index.save(self.folder_of(fingerprint), fingerprint)
+                is_same = PassageIndex.load(place, fingerprint).factory == self.factory
+            except DamagedFileError:
+                old = partial_beside(place)
+                place.rename(old)
+                partial.rename(place)
+                shutil.rmtree(old)
+                return
+            except (FileNotFoundError, StaleIndexError):  # an index of another kind
+                is_same = False
+            shutil.rmtree(partial)
+            if not is_same:
+                index.save(self.folder_of(fingerprint), fingerprint)
 
     def _log_recall(
         self, trainer: Trainer, module: RetrievalModule, index: SearchIndex, exact: SearchIndex
@@ -301,32 +304,6 @@ def _lock(path: Path) -> Iterator[bool]:
         yield is_free
     finally:
         os.close(descriptor)
-
-
-def _is_left_behind(partial: Path) -> bool:
-    """Whether no process is writing an index, as far as its name tells."""
-    host, _, process = partial.name.removeprefix(_PARTIAL).rpartition("-")[0].rpartition("-")
-    if host == socket.gethostname() and process.isdecimal():
-        return not _is_running(int(process))
-    return _age_s(partial) > _DAY_S
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
-
-
-def _age_s(folder: Path) -> float:
-    """Since something in it was written last."""
-    try:
-        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # gone meanwhile
-        return 0.0
 
 
 def encode_in_shares(

@@ -1,16 +1,22 @@
 """Keeps the FAISS index up with the retriever, on a schedule or when it has become stale."""
 
+import copy
 import logging
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
+from callbacks.checkpoint_files import load_sealed, save_sealed
 from callbacks.index_builder import IndexBuilder
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.refresh_schedule import RefreshSchedule, WhenStale, parse_refresh
+from datamodules.passage_index import SearchIndex
+from datamodules.sealed_files import DamagedFileError
 from lightning_modules.encoding import embeddings_fingerprint
 from lightning_modules.retrieval import RetrievalModule
 
@@ -28,8 +34,8 @@ class RefreshIndex(Callback):
 
     Each index is saved with a fingerprint of the passage encoder's weights and the passages, and loaded
     instead of built where the fingerprint fits. A resumed run goes on with the index that its checkpoint was
-    trained with, stale as it was. Under DDP each process encodes a share of the passages, and all must see
-    `folder`.
+    trained with, stale as it was; one that is gone or damaged is made again from the passage encoder that it
+    was made of. Under DDP each process encodes a share of the passages, and all must see `folder`.
 
     Args:
         schedule: Atlas's syntax, see `RefreshSchedule`, or `when_stale`, see `WhenStale`.
@@ -38,6 +44,9 @@ class RefreshIndex(Callback):
             and not that of an old index. Costs an encoding of all passages a validation.
         meter: measures how stale the index is; it must come before this callback, so that it sees the index
             before it is replaced.
+        encoders: where the passage encoders of the indices made in training are kept, for as long as a
+            checkpoint was trained with one; None = they are not.
+        start_encoder: gives the weights of the passage encoder that the run started with.
         of_index: further fields of `IndexBuilder`.
 
     Raises:
@@ -50,6 +59,8 @@ class RefreshIndex(Callback):
         folder: Path | str,
         before_validation: bool = False,
         meter: MeasureStaleness | None = None,
+        encoders: Path | str | None = None,
+        start_encoder: Callable[[], Mapping[str, Tensor]] | None = None,
         **of_index: Any,
     ) -> None:
         self.schedule = parse_refresh(schedule)
@@ -58,10 +69,13 @@ class RefreshIndex(Callback):
         self.builder = IndexBuilder(Path(folder), **of_index)
         self.before_validation = before_validation
         self.meter = meter
+        self.encoders = None if encoders is None else Path(encoders)
+        self.start_encoder = start_encoder
         self.num_refreshes = 0
         self.refresh_steps: list[int] = []
         self._fingerprint: str | None = None
-        self._in_checkpoint: str | None = None
+        self._in_checkpoints: list[str | None] = []  # the last one, and the one before
+        self._knows_checkpoints = False
         self._last_due_step = -1
 
     # ---- when ----
@@ -69,8 +83,10 @@ class RefreshIndex(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # not with the first batch: the meter looks at the index before this callback has its turn
         module = _checked(pl_module)
-        if module.index is None and self._in_checkpoint is not None:
-            self._restore(trainer, module)
+        self._knows_checkpoints = True
+        wanted = self._in_checkpoints[-1] if self._in_checkpoints else None
+        if wanted is not None and wanted != self._fingerprint:
+            self._restore(trainer, module, wanted)
         elif module.index is None:
             self.refresh(trainer, module)
 
@@ -142,52 +158,105 @@ class RefreshIndex(Callback):
         if not is_first and (trainer.training or trainer.validating):
             self.num_refreshes += 1
             self.refresh_steps.append(trainer.global_step)
+        if trainer.is_global_zero and trainer.state.fn == TrainerFn.FITTING:
+            self._keep_encoder(module, fingerprint)
         self._prune(trainer, fingerprint)
+
+    def _keep_encoder(self, module: RetrievalModule, fingerprint: str) -> None:
+        path = self._encoder_file(fingerprint)
+        if path is not None and not path.is_file():
+            save_sealed(module.retriever.passage_encoder.state_dict(), path)
+
+    def _encoder_file(self, fingerprint: str) -> Path | None:
+        return None if self.encoders is None else self.encoders / f"index-{fingerprint[:16]}.ckpt"
 
     def _prune(self, trainer: Trainer, fingerprint: str) -> None:
         """Keeps an index, maybe one that is being made, and that which the last checkpoint needs.
 
         Before another is made too, so that no more than two are on the disk: a run that is killed meanwhile
-        goes on with that of its checkpoint.
+        goes on with that of its checkpoint. Of encoders that of the checkpoint before stays, too. Nothing
+        goes while the start is measured: a run that goes on may do so before it knows its checkpoints.
         """
-        if not trainer.is_global_zero or not self.builder.folder.is_dir():
+        if not (trainer.is_global_zero and self._knows_checkpoints):
             return
-        keep = {self.builder.folder_of(name).name for name in (fingerprint, self._in_checkpoint) if name}
-        for folder in self.builder.folder.iterdir():
+        needed = [name for name in (fingerprint, *self._in_checkpoints) if name is not None]
+        last = [name for name in self._in_checkpoints[-1:] if name is not None]
+        keep = {self.builder.folder_of(name).name for name in (fingerprint, *last)}
+        for folder in self.builder.folder.iterdir() if self.builder.folder.is_dir() else ():
             # an encoding that has begun has a suffix
             if folder.is_dir() and folder.name.split(".")[0] not in keep:
                 shutil.rmtree(folder)
+        files = {self._encoder_file(fingerprint) for fingerprint in needed}
+        for file in self.encoders.glob("index-*.ckpt") if self.encoders is not None else ():
+            if file not in files:
+                file.unlink()
 
     # ---- resuming ----
 
     def state_dict(self) -> dict[str, Any]:
-        self._in_checkpoint = self._fingerprint
+        self._in_checkpoints = [*self._in_checkpoints[-1:], self._fingerprint]
         return {
-            "fingerprint": self._fingerprint,
+            "fingerprints": list(self._in_checkpoints),
             "last_due_step": self._last_due_step,
             "num_refreshes": self.num_refreshes,
             "refresh_steps": list(self.refresh_steps),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._in_checkpoint = state_dict["fingerprint"]
+        self._in_checkpoints = list(state_dict["fingerprints"])
+        self._knows_checkpoints = True  # also where all steps are done, and no training starts
         self._last_due_step = state_dict["last_due_step"]
         self.num_refreshes = state_dict["num_refreshes"]
         self.refresh_steps = list(state_dict["refresh_steps"])
 
-    def _restore(self, trainer: Trainer, module: RetrievalModule) -> None:
-        assert self._in_checkpoint is not None
-        index = self.builder.load(trainer, module, self._in_checkpoint)
+    def _restore(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> None:
+        """Gives the module the index that its checkpoint was trained with."""
+        with module.timer.part("refresh_index"):
+            module.index = None
+            index = self.builder.load(trainer, module, fingerprint)
+            if index is None:
+                index = self._make_again(trainer, module, fingerprint)
         if index is None:
             log.warning(
-                "the index that the checkpoint was trained with is gone from %s; building one of the present "
-                "retriever: numbers will differ from those of an uninterrupted run",
+                "the index that the checkpoint was trained with is gone from %s, and the encoder that it was "
+                "made of from %s; building one of the present retriever: this is not the same run any more, "
+                "its numbers will differ from those of an uninterrupted one",
                 self.builder.folder,
+                self.encoders,
             )
             self.refresh(trainer, module)
             return
         module.index = index
-        self._fingerprint = self._in_checkpoint
+        self._fingerprint = fingerprint
+
+    def _make_again(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
+        """The index of an encoder that was: the checkpoint's own, one that was kept, or the start's."""
+        encoder = module.retriever.passage_encoder
+        present = copy.deepcopy(encoder.state_dict())
+        try:
+            for weights, is_start in self._candidates(present, fingerprint):
+                encoder.load_state_dict(weights)
+                if _fingerprint(trainer, module) == fingerprint:
+                    log.warning("the index that the checkpoint was trained with is made again")
+                    self._prune(trainer, fingerprint)
+                    return self.builder.build(trainer, module, fingerprint, is_shared=is_start)
+        finally:
+            encoder.load_state_dict(present)
+        return None
+
+    def _candidates(
+        self, present: Mapping[str, Tensor], fingerprint: str
+    ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
+        """(weights, whether they are the start's)."""
+        yield present, False
+        file = self._encoder_file(fingerprint)
+        if file is not None and file.is_file():
+            try:
+                yield load_sealed(file, map_location="cpu"), False
+            except DamagedFileError as error:
+                log.warning("%s", error)
+        if self.start_encoder is not None:
+            yield self.start_encoder(), True
 
 
 def searches_stale_index(module: LightningModule) -> bool:

@@ -9,10 +9,12 @@ from lightning import LightningModule, Trainer
 
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.log_indicators import LogIndicators
-from datamodules.text_files import write_whole
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import checksum
 from datamodules.trec import qrels_lines, run_lines
 from lightning_modules.evaluation import Evaluation, first_hit_ranks
 from lightning_modules.metrics.measures import ANSWERS
+from lightning_modules.processes import gather
 
 
 class SavePredictions(EvaluationCallback):
@@ -30,11 +32,15 @@ class SavePredictions(EvaluationCallback):
     Args:
         path: of the JSONL file. The next test replaces it, unless `path` was changed before.
         indicators: what measures them; a callback of the same trainer.
+
+    Attributes:
+        checksums: by name, of the files of all processes that were written.
     """
 
     def __init__(self, path: Path | str, indicators: LogIndicators) -> None:
         self.path = Path(path)
         self.indicators = indicators
+        self.checksums: dict[str, str] = {}
         self._records: list[dict[str, Any]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,9 +72,10 @@ class SavePredictions(EvaluationCallback):
                 record["metrics"] = metrics[record["id"]]
         rank = f".rank{trainer.global_rank}" if trainer.global_rank else ""
         path = self.path.with_name(self.path.name + rank)
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
-        write_whole(path, "".join(lines))
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in self._records)
+        write_durably(path, text)
         self._write_trec(rank)
+        self.checksums |= dict(gather(trainer, [(path.name, checksum(text.encode()))]))
 
     def _write_trec(self, rank: str) -> None:
         """The run, whose scores are 1 / rank, and the judgements of what it holds."""
@@ -80,7 +87,7 @@ class SavePredictions(EvaluationCallback):
             qrels[question_id] = dict(zip(passages, map(int, record["holds_answer"]), strict=True))
         for kind, lines in (("run", run), ("qrels", qrels_lines(qrels))):
             path = self.path.with_suffix(f".{kind}.trec{rank}")
-            write_whole(path, "".join(f"{line}\n" for line in lines))
+            write_durably(path, "".join(f"{line}\n" for line in lines))
 
     def _metrics_of_questions(self) -> dict[str, dict[str, float | None]]:
         found = self.indicators.latest_questions

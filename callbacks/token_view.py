@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.attended_tokens import QuestionView, view_question
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.token_page import html_page, markdown
-from datamodules.text_files import write_whole
+from datamodules.durable_files import write_durably
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
@@ -51,9 +51,8 @@ class TokenView(EvaluationCallback):
         if not self._views:
             return
         page = html_page(self._views, trainer.global_step)
-        self.folder.mkdir(parents=True, exist_ok=True)
         for name in (f"step-{trainer.global_step}.html", "latest.html"):
-            write_whole(self.folder / name, page)
+            write_durably(self.folder / name, page)
         self._prune(trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

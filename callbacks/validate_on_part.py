@@ -1,6 +1,5 @@
 """Validations search a fixed part of the knowledge base, encoded anew for each."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,10 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.index_builder import encode_in_shares
 from datamodules.answer_matching import HitMatcher
 from datamodules.batches import Question, in_batches
-from datamodules.errors import DataError
 from datamodules.partial_index import PartialIndex, choose_rows
 from datamodules.passage_index import SearchIndex
 from datamodules.qa_datamodule import QuestionDataModule
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import DamagedFileError, read_json, write_json
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -97,11 +95,15 @@ class ValidateOnPart(Callback):
             needed = self._needed(trainer, module)
             if trainer.is_global_zero:
                 rows = choose_rows(needed, self.num_passages, total, self.seed)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(self.path, json.dumps(rows.tolist()))
+                write_json(self.path, {"rows": rows.tolist()})
                 log.info("validations search %d of %d passages", len(rows), total)
         trainer.strategy.barrier("passages of validations chosen")
-        return _read_rows(self.path, total)
+        try:
+            return read_rows(self.path, total)
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{error}; start the run anew, since its validations can no longer be compared"
+            ) from error
 
     def _needed(self, trainer: Trainer, module: RetrievalModule) -> list[list[int]]:
         """For each validation question the rows that its Hit Rate should not go without.
@@ -124,17 +126,25 @@ class ValidateOnPart(Callback):
         return needed
 
 
-def _read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
+def read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:
+    """The rows that validations search, as `ValidateOnPart` has kept them.
+
+    Args:
+        path: of the file.
+        num_passages: in the knowledge base.
+
+    Raises:
+        FileNotFoundError: they were not chosen yet.
+        DamagedFileError: it does not hold rows of the passages.
+    """
+    kept = read_json(path).get("rows")
     try:
-        rows = np.array(json.loads(path.read_text()), dtype=np.int64)
+        rows = np.array(kept, dtype=np.int64)
         is_whole = rows.ndim == 1 and len(rows) > 0 and rows.min() >= 0 and rows.max() < num_passages
-    except (ValueError, TypeError):
+    except (TypeError, ValueError, OverflowError):
         is_whole = False
     if not is_whole:
-        raise DataError(
-            f"{path} is damaged (it should hold rows of the {num_passages} passages); start the run anew, "
-            "since its validations can no longer be compared with each other"
-        )
+        raise DamagedFileError(f"{path} is damaged: it should hold rows of the {num_passages} passages")
     return rows
 
 

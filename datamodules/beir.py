@@ -5,6 +5,7 @@ Face hub, Parquet files in folders of these names. Each row of the first two has
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ QUERIES, CORPUS, QRELS = "queries", "corpus", "qrels"
 _ID = "_id"
 _JUDGED = ("query-id", "corpus-id")
 _HEADER = (*_JUDGED, "score")
+_RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 
 
 def files_of(folder: Path, part: str, split: str = "test") -> list[Path]:
@@ -117,7 +119,7 @@ def _judged_lines(path: Path) -> Iterator[tuple[str, str, int]]:
         if not line.strip() or (number == 1 and is_judgements(path, line)):
             continue
         fields = line.split("\t")
-        if len(fields) != len(_HEADER) or not fields[2].strip().lstrip("-").isdigit():
+        if len(fields) != len(_HEADER) or not _RELEVANCE.fullmatch(fields[2].strip()):
             raise DataError(
                 f"{path}, line {number}: {fields} is no judgement; write a query's id, a passage's id and a "
                 "whole number, separated by tabs"

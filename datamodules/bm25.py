@@ -1,10 +1,8 @@
 """BM25 over a knowledge base: the baseline that a retriever has to beat, and a source of candidates."""
 
-import contextlib
 import logging
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +11,18 @@ from jaxtyping import Float32, Int, Int64
 
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
+from datamodules.sealed_files import DamagedFileError, verify_folder, whole_folder
 
 if TYPE_CHECKING:
     from bm25s import BM25
 
 # Raise when what is indexed or how it is split into words changes: indices of other versions are rebuilt.
-_VERSION = 1
+_VERSION = 2
 _PASSAGES_AT_A_TIME = 10_000
 _NO_WORD = ""
 """Of a passage, or a question, that holds none but stop words."""
+
+log = logging.getLogger(__name__)
 
 
 class BM25Index:
@@ -69,13 +70,16 @@ class BM25Index:
         """One that `save` wrote, memory-mapped.
 
         Raises:
-            DataError: bm25s is not installed, or the folder holds no such index.
+            DataError: bm25s is not installed.
+            DamagedFileError: the folder holds no such index, or its files are not what was written.
         """
-        bm25s = _bm25s()
+        bm25s, folder = _bm25s(), Path(folder)
         try:
+            # bm25s trusts what it reads, so all of it is compared first
+            verify_folder(folder)
             return cls(bm25s.BM25.load(str(folder), mmap=True, show_progress=False))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise DataError(f"{folder}: not a BM25 index ({error}); delete the folder") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+            raise DamagedFileError(f"{folder}: not a BM25 index ({error}); delete the folder") from error
 
     @classmethod
     def cached(
@@ -95,21 +99,23 @@ class BM25Index:
         """
         folder = Path(cache) / f"{knowledge_base.fingerprint[:16]}-v{_VERSION}"
         if folder.is_dir():
-            with contextlib.suppress(DataError):  # damaged: built anew below
+            try:
                 found = cls.load(folder)
                 if len(found) == len(knowledge_base):
                     return found
+            except DamagedFileError as error:
+                log.warning("%s; it is built anew", error)
+            shutil.rmtree(folder, ignore_errors=True)
         cls.build(knowledge_base, progress).save(folder)
         return cls.load(folder)
 
     def save(self, folder: Path | str) -> None:
-        """Writes the index; the folder appears when it is whole.
+        """Writes the index; the folder appears when it is whole, and one that is there and whole stays.
 
         Raises:
             DataError: it cannot be written.
         """
-        folder = Path(folder)
-        with _whole_folder(folder) as partial:
+        with whole_folder(Path(folder)) as partial:
             self._index.save(str(partial), show_progress=False)
 
     def search(
@@ -156,25 +162,3 @@ def _bm25s() -> Any:
 def _tokenizer() -> Any:
     """Splits texts into lower-case words of two characters and more."""
     return _bm25s().tokenization.Tokenizer(stopwords="en")
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes its name at the end, in the place of what had it."""
-    partial, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.{kind}") for kind in ("new", "old"))
-    try:
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            if folder.is_dir():
-                folder.rename(old)
-            partial.rename(folder)
-        finally:
-            for left in (partial, old):
-                shutil.rmtree(left, ignore_errors=True)
-    except OSError as error:
-        if folder.is_dir():  # another process was faster
-            return
-        raise DataError(
-            f"{folder}: cannot be written ({error}); free the disk or choose another folder"
-        ) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
 
 # Told how many bytes are done, and how many there are, where that is known.
@@ -77,16 +78,16 @@ def write_record(path: Path, url: str, sha256: str | None = None) -> None:
         path: the file.
         url: where it came from.
         sha256: its sum, where it is known already; else the file is read.
+
+    Raises:
+        DataError: it cannot be written.
     """
     if sha256 is None:
         digests = Digests()
         with path.open("rb") as file:
             digests.update_from(file)
         sha256 = digests.sha256
-    record = record_file(path)
-    partial = record.with_name(f"{record.name}.partial")
-    partial.write_text(f"# {path.stat().st_size} bytes from {url}\n{sha256}  {path.name}\n")
-    partial.replace(record)
+    write_durably(record_file(path), f"# {path.stat().st_size} bytes from {url}\n{sha256}  {path.name}\n")
 
 
 def record_file(path: Path) -> Path:

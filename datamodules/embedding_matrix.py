@@ -1,9 +1,7 @@
 """The embeddings of all passages in one file: as large as they are, written in parts, read in parts."""
 
-import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +12,7 @@ from jaxtyping import Float16, Float32, Int
 
 from datamodules.errors import DataError
 from datamodules.passage_index import StaleIndexError, check_embeddings
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import DamagedFileError, crc, read_json, write_json
 
 ROWS_A_CHUNK = 16384
 """Rows that are written, and whose checksum is kept, together."""
@@ -94,8 +92,8 @@ class EmbeddingMatrix:
                 folder.mkdir(parents=True, exist_ok=True)
                 _reserve(folder / _MATRIX, shape.num_bytes)
                 _reserve(folder / _CHUNKS, len(shape.chunks) * _CHUNK.itemsize)
-                write_whole(folder / _META, json.dumps(asdict(shape)))  # last: without it there is none
-            except OSError as error:
+                write_json(folder / _META, asdict(shape))  # last: without it there is none
+            except (OSError, DataError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise _no_room(folder, shape, error) from error
         return cls(folder, shape)
@@ -132,7 +130,7 @@ class EmbeddingMatrix:
         with np.errstate(over="ignore"):
             halved = embeddings.astype(np.float16)
         check_embeddings(halved, np.arange(rows.start, rows.stop))
-        record = np.array([(1, zlib.crc32(halved.data))], dtype=_CHUNK)
+        record = np.array([(1, crc(halved.data))], dtype=_CHUNK)
         try:
             # the checksum says that the rows are there, so they must be there first
             _write_at(self.folder / _MATRIX, rows.start * self.shape.dim * 2, halved.tobytes())
@@ -161,7 +159,7 @@ class EmbeddingMatrix:
         Raises:
             FileNotFoundError: there is none.
             StaleIndexError: it holds other embeddings.
-            DataError: it is not whole.
+            DamagedFileError: it is not whole, or another than `matrix.json` says.
         """
         matrix = cls.attach(folder)
         folder, shape = matrix.folder, matrix.shape
@@ -173,7 +171,7 @@ class EmbeddingMatrix:
         path = folder / _MATRIX
         size = path.stat().st_size if path.is_file() else 0
         if size != shape.num_bytes or matrix.missing():
-            raise DataError(
+            raise DamagedFileError(
                 f"{path} is not whole: it has {size:,} of {shape.num_bytes:,} bytes, and "
                 f"{len(matrix.missing())} of {len(shape.chunks)} parts were not written; {_MEND}"
             )
@@ -186,7 +184,7 @@ class EmbeddingMatrix:
             chunks: numbers of those to read; None = all.
 
         Raises:
-            DataError: a chunk cannot be read, or is not what was written.
+            DamagedFileError: a chunk cannot be read, or is not what was written.
         """
         table = self._chunk_table()
         buffer = np.empty((self.shape.rows_a_chunk, self.shape.dim), dtype=np.float16)
@@ -197,19 +195,28 @@ class EmbeddingMatrix:
                 block = buffer[: len(rows)]
                 self._read(descriptor, rows.start, block)
                 if chunk not in self._verified:
-                    if zlib.crc32(block.data) != int(table["crc"][chunk]):
-                        raise DataError(
+                    if crc(block.data) != int(table["crc"][chunk]):
+                        raise DamagedFileError(
                             f"{self.folder / _MATRIX} is damaged in rows {rows.start:,} to "
                             f"{rows.stop - 1:,}; {_MEND}"
                         )
                     self._verified.add(chunk)
                 yield rows, block
 
+    def verify(self) -> None:
+        """Reads it whole; what `rows` and `as_array` give is known to be good from then on.
+
+        Raises:
+            DamagedFileError: as `blocks`.
+        """
+        for _ in self.blocks():
+            pass
+
     def rows(self, numbers: Int[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
         """Some rows, in the order given.
 
         Raises:
-            DataError: they cannot be read.
+            DamagedFileError: they cannot be read.
         """
         found = np.empty((len(numbers), self.shape.dim), dtype=np.float16)
         with _reading(self.folder / _MATRIX) as descriptor:
@@ -228,27 +235,31 @@ class EmbeddingMatrix:
         try:
             count = os.preadv(descriptor, [out.data], start)
         except OSError as error:
-            raise DataError(f"{self.folder / _MATRIX} cannot be read ({error.strerror}); {_MEND}") from error
+            raise DamagedFileError(
+                f"{self.folder / _MATRIX} cannot be read ({error.strerror}); {_MEND}"
+            ) from error
         if count != wanted:
-            raise DataError(f"{self.folder / _MATRIX} ends after {start + count:,} bytes; {_MEND}")
+            raise DamagedFileError(f"{self.folder / _MATRIX} ends after {start + count:,} bytes; {_MEND}")
 
     def _chunk_table(self) -> np.ndarray:
         path, count = self.folder / _CHUNKS, len(self.shape.chunks)
         table = np.fromfile(path, dtype=_CHUNK) if path.is_file() else np.zeros(0, dtype=_CHUNK)
         if len(table) != count:
-            raise DataError(f"{path} is damaged: it should say of {count} parts what was written; {_MEND}")
+            raise DamagedFileError(
+                f"{path} is damaged: it should say of {count} parts what was written; {_MEND}"
+            )
         return table
 
 
 def _read_shape(folder: Path) -> MatrixShape | None:
     """Of the matrix in a folder; None where there is none, or nothing that can be told."""
     try:
-        content = json.loads((folder / _META).read_text())
-        kinds = {field.name: type(content[field.name]) for field in fields(MatrixShape)}
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(folder / _META)
+    except (FileNotFoundError, DamagedFileError):
         return None
-    is_whole = kinds.pop("fingerprint") is str and set(kinds.values()) == {int}
-    return MatrixShape(**content) if is_whole and len(content) == len(fields(MatrixShape)) else None
+    kinds = {name: type(value) for name, value in content.items()}
+    expected = {field.name: str if field.name == "fingerprint" else int for field in fields(MatrixShape)}
+    return MatrixShape(**content) if kinds == expected else None
 
 
 def _reserve(path: Path, num_bytes: int) -> None:
@@ -274,17 +285,18 @@ def _reading(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {_MEND}") from error
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror}); {_MEND}") from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _no_room(folder: Path, shape: MatrixShape, error: OSError) -> DataError:
+def _no_room(folder: Path, shape: MatrixShape, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", error)
     free = shutil.disk_usage(next(parent for parent in folder.parents if parent.is_dir())).free
     return DataError(
         f"{folder}: there is no room for the embeddings of {shape.num_passages:,} passages "
-        f"({error.strerror}): {shape.num_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; free "
-        "the disk, or set runs to a folder on another one"
+        f"({reason}): {shape.num_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; "
+        "free the disk, or set runs to a folder on another one"
     )

@@ -128,8 +128,11 @@ def _has_pooling(folder: Path) -> bool:
     """Whether a model of sentence-transformers is here with its pooling; any other has none."""
     if not (folder / _MODULES).is_file():
         return True
-    modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
-    poolings = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
+    try:
+        modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+        poolings = [module["path"] for module in modules if module["type"].endswith(".Pooling")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return True  # reading it says what is wrong
     return all((folder / place / _CONFIG).is_file() for place in poolings)
 
 

@@ -1,7 +1,5 @@
 """The passages that match a query best: a FAISS index that knows which embeddings it was built from."""
 
-import json
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -14,7 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 
+from datamodules.durable_files import cannot_write, flush_to_disk
 from datamodules.errors import MissingFaissError
+from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, seal, write_json
 
 try:
     import faiss
@@ -33,7 +33,7 @@ _MOST_BITS = 16
 _ANY_DIM = 64
 """Dimensions that a factory string is tried with."""
 _META_FILE = "meta.json"
-_MEND = "delete it and build the index again"
+_MEND = "delete the folder, and the index is built again"
 
 
 class UnusableEmbeddingsError(ValueError):
@@ -243,36 +243,32 @@ class PassageIndex:
     def save(self, folder: Path | str, fingerprint: str) -> None:
         """Writes the index into `folder`, so that it holds a whole index, the old or the new, at any moment.
 
-        `meta.json` names the index file; replacing it is what makes the new index the folder's. One
-        process may save at a time.
+        `meta.json` names the index file; replacing it is what makes the new index the folder's. Both have
+        checksums, which `load` compares. One process may save at a time.
 
         Args:
             folder: made where it is missing.
             fingerprint: of the embeddings (see `fingerprint`).
 
         Raises:
-            ValueError: FAISS cannot write the index, for want of space, say.
-            OSError: the folder cannot be written.
+            DataError: the folder cannot be written, for want of space, say.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         index = faiss.index_gpu_to_cpu(self._index) if self._on_gpu else self._index
-        tag = uuid.uuid4().hex
-        file, meta_file = folder / f"index-{tag}.faiss", folder / f"meta-{tag}.json"
+        file = folder / f"index-{uuid.uuid4().hex}.faiss"
         meta = _Meta(fingerprint, self.dim, len(self), self.factory, faiss.__version__, file.name)
         try:
-            with _faiss_errors(f"cannot write the passage index to {folder}"):
-                faiss.write_index(index, str(file))
-            meta_file.write_text(json.dumps(asdict(meta), indent=2) + "\n")
-            _flush_to_disk(file)
-            _flush_to_disk(meta_file)
-            meta_file.replace(folder / _META_FILE)
-        except Exception:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_index(index, file)
+            seal(file)
+            flush_to_disk(file)
+            write_json(folder / _META_FILE, asdict(meta))
+        except BaseException as error:
             file.unlink(missing_ok=True)
-            meta_file.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise cannot_write(folder, error) from error
             raise
-        _flush_to_disk(folder)
-        for left_over in {*folder.glob("index-*.faiss"), *folder.glob("meta-*.json")} - {file}:
+        for left_over in set(folder.glob("index-*.faiss")) - {file}:
             left_over.unlink(missing_ok=True)
 
     @classmethod
@@ -287,7 +283,8 @@ class PassageIndex:
         Raises:
             FileNotFoundError: the folder holds no index.
             StaleIndexError: the fingerprints differ.
-            ValueError: the folder's files are damaged; `use_gpu` without GPU.
+            DamagedFileError: the folder's files are not what was written.
+            ValueError: `use_gpu` without GPU.
         """
         folder = Path(folder)
         if use_gpu:
@@ -298,13 +295,19 @@ class PassageIndex:
                 f"the passage index in {folder} is stale: it was built from embeddings with fingerprint"
                 f" {meta.fingerprint[:12]}, wanted are those with {fingerprint[:12]}; build it again"
             )
-        file = folder / meta.file
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing, though {folder / _META_FILE} names it; {_MEND}")
-        with _faiss_errors(f"the passage index {file} is damaged; {_MEND}"):
+        file = folder / Path(meta.file).name
+        try:
+            SealedFile(file).verify()  # before FAISS looks at it, which trusts what it reads
+        except FileNotFoundError as error:
+            raise DamagedFileError(f"{file} is gone, though {_META_FILE} names it; {_MEND}") from error
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}; {_MEND}") from error
+        try:
             index = faiss.read_index(str(file))
+        except RuntimeError as error:  # of a kind that this FAISS does not know
+            raise DamagedFileError(f"{file}: FAISS cannot read it ({error}); {_MEND}") from error
         if (index.ntotal, index.d) != (meta.count, meta.dim):
-            raise ValueError(
+            raise DamagedFileError(
                 f"the passage index {file} holds {index.ntotal} passages of {index.d} dimensions,"
                 f" {folder / _META_FILE} says {meta.count} of {meta.dim}; {_MEND}"
             )
@@ -402,24 +405,21 @@ def _faiss_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason}") from error
 
 
+def _write_index(index: faiss.Index, path: Path) -> None:
+    """Raises OSError where `faiss.write_index` by a file's name leaves half of it without a word."""
+    with path.open("wb") as file, _faiss_errors(f"cannot write the passage index {path}"):
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+
+
 def _read_meta(folder: Path) -> _Meta:
     path = folder / _META_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no passage index in {folder}: {_META_FILE} is missing")
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {_MEND}") from error
+        content = read_json(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no passage index in {folder}: {_META_FILE} is missing") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; {_MEND}") from error
     kinds = {field.name: field.type for field in fields(_Meta)}
-    if not isinstance(content, dict) or {name: type(value) for name, value in content.items()} != kinds:
-        raise ValueError(f"{path} is damaged (it should hold {', '.join(kinds)}); {_MEND}")
+    if {name: type(value) for name, value in content.items()} != kinds:
+        raise DamagedFileError(f"{path} is damaged (it should hold {', '.join(kinds)}); {_MEND}")
     return _Meta(**content)
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Also of a folder, whose entries are what is flushed."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import uuid
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from operator import index
 from pathlib import Path
@@ -15,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.batches import Passage
+from datamodules.durable_files import cannot_write, durably
 from datamodules.errors import DataError
 from datamodules.passage_files import PassageFormat, read_passages
 from datamodules.published import verified_passages
 from datamodules.records import changed_at, existing_data
+from datamodules.sealed_files import DamagedFileError, SealedFile, seal
 from datamodules.sources import PassageSet
 from datamodules.text_files import existing_file
 
@@ -30,19 +31,25 @@ __all__ = [
 ]
 
 # Raise when the layout of the file changes: files of other versions are rebuilt.
-_VERSION = b"1"
+_VERSION = b"2"
 # Raise when how passage files are read changes: what was built from one is built anew.
 _READING = 3
 # Every record batch but the last has this many rows, which makes random access plain division.
 _ROWS_PER_BATCH = 10_000
 _COLUMNS = ("id", "title", "text")
 _NUM_SLICED = 1024
+_VERIFIED_AT_ONCE = 1 << 30
+"""A file of at most so many bytes is verified as it is opened; of a larger one what is read, when it is."""
+_MEND = "delete the file, and it is built anew"
+
+log = logging.getLogger(__name__)
 
 
 class KnowledgeBase(Sequence[Passage]):
     """Passages of an Arrow file that `build_knowledge_base` wrote, by row number.
 
-    The file is memory-mapped: opening reads next to nothing, and processes on one machine share the pages.
+    The file is memory-mapped, and processes on one machine share the pages. What is read has been compared
+    with its checksum before: files up to 1 GiB as they are opened, larger ones 10,000 passages at a time.
     Pickling (for data loader workers) passes the path on.
 
     Args:
@@ -54,22 +61,30 @@ class KnowledgeBase(Sequence[Passage]):
         source: what the file was built from, as `build_knowledge_base` was told.
 
     Raises:
-        DataError: no such file, or not one that `build_knowledge_base` of this version wrote.
+        DataError: no such file.
+        DamagedFileError: not one that `build_knowledge_base` of this version wrote, or no longer.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = existing_file(path, "knowledge base")
         try:
+            self._sealed = SealedFile(self.path)
+            if self._sealed.size <= _VERIFIED_AT_ONCE:
+                self._sealed.verify()
             self._mapped = pa.memory_map(str(self.path))
-            batches, metadata = _read_batches(pa.ipc.open_file(self._mapped))
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataError(
-                f"{self.path}: not a knowledge base ({error}); delete the file and build it anew"
-            ) from error
+            content = self._mapped.read_buffer(self._sealed.size)
+            self._check_block(len(self._sealed.ends) - 1, content)  # before Arrow looks at it
+            self._reader = pa.ipc.open_file(content)
+            metadata = _read_metadata(self._reader)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}; {_MEND}") from error
+        except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+            raise DamagedFileError(f"{self.path}: not a knowledge base ({error}); {_MEND}") from error
         self.fingerprint = metadata[b"fingerprint"].decode()
         self.source = metadata[b"source"].decode()
-        self._columns = [tuple(batch.column(name) for name in _COLUMNS) for batch in batches]
-        self._num_passages = sum(batch.num_rows for batch in batches)
+        self._num_passages = int(metadata[b"num_passages"])
+        self._content: pa.Buffer | None = content
+        self._columns: list[tuple[pa.Array, ...] | None] = [None] * (self._reader.num_record_batches - 1)
 
     def __len__(self) -> int:
         return self._num_passages
@@ -125,7 +140,8 @@ class KnowledgeBase(Sequence[Passage]):
         those of none."""
         wanted = pa.array(sorted(set(ids)), pa.string())
         found: dict[str, int] = {}
-        for number, (batch_ids, *_) in enumerate(self._columns if len(wanted) else ()):
+        for number in range(len(self._columns) if len(wanted) else 0):
+            batch_ids, *_ = self._batch(number)
             for row in np.flatnonzero(pc.is_in(batch_ids, value_set=wanted)):
                 found.setdefault(str(batch_ids[row].as_py()), number * _ROWS_PER_BATCH + int(row))
         return found
@@ -138,7 +154,8 @@ class KnowledgeBase(Sequence[Passage]):
         """Their rows, likewise."""
         wanted = pa.array(sorted(set(titles)), pa.string())
         found: dict[str, list[int]] = {}
-        for number, (_, batch_titles, _) in enumerate(self._columns):
+        for number in range(len(self._columns)):
+            _, batch_titles, _ = self._batch(number)
             for row in np.flatnonzero(pc.is_in(batch_titles, value_set=wanted)):
                 title = str(batch_titles[row].as_py())
                 found.setdefault(title, []).append(number * _ROWS_PER_BATCH + int(row))
@@ -157,14 +174,32 @@ class KnowledgeBase(Sequence[Passage]):
 
     def close(self) -> None:
         """Lets go of the file; the passages cannot be read any more."""
-        self._columns = []
+        self._columns = [None] * len(self._columns)
+        self._content = None
         self._mapped.close()
 
     def _passage(self, number: int) -> Passage:
-        if not self._columns:
-            raise ValueError(f"the knowledge base {self.path} is closed")
         batch, row = divmod(number, _ROWS_PER_BATCH)
-        return Passage(*(column[row].as_py() for column in self._columns[batch]))
+        return Passage(*(column[row].as_py() for column in self._batch(batch)))
+
+    def _batch(self, number: int) -> tuple[pa.Array, ...]:
+        """The columns of a record batch, compared with its checksum before Arrow looks at it."""
+        found = self._columns[number]
+        if found is None:
+            if self._content is None:
+                raise ValueError(f"the knowledge base {self.path} is closed")
+            try:
+                self._check_block(number, self._content)
+            except DamagedFileError as error:
+                raise DamagedFileError(f"{error}; {_MEND}") from error
+            batch = self._reader.get_batch(number)
+            found = self._columns[number] = tuple(batch.column(name) for name in _COLUMNS)
+        return found
+
+    def _check_block(self, number: int, content: pa.Buffer) -> None:
+        if self._sealed.size > _VERIFIED_AT_ONCE:  # else all of it was compared
+            start = self._sealed.ends[number - 1] if number else 0
+            self._sealed.check(number, content.slice(start, self._sealed.ends[number] - start))
 
 
 def build_knowledge_base(
@@ -188,8 +223,12 @@ def build_knowledge_base(
         DataError: there is no passage, or the file cannot be written.
     """
     path = Path(path).expanduser()
-    with _whole_or_not_at_all(path) as partial:
-        _write(rows, partial, progress, source)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with durably(path) as partial:
+            seal(partial, _write(rows, partial, progress, source))
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return KnowledgeBase(path)
 
 
@@ -222,8 +261,8 @@ def knowledge_base_from_file(
     if built.is_file():
         try:
             knowledge_base = KnowledgeBase(built)
-        except DataError:
-            pass  # of another version or damaged: built anew below
+        except DamagedFileError as error:
+            log.warning("%s", error)
         else:
             if knowledge_base.source == source:
                 return knowledge_base
@@ -244,50 +283,42 @@ def knowledge_base_path(path: Path | str, cache_dir: Path | str) -> Path:
     return Path(cache_dir).expanduser() / name
 
 
-def _read_batches(reader: pa.ipc.RecordBatchFileReader) -> tuple[list[pa.RecordBatch], dict[bytes, bytes]]:
-    """All record batches but the closing empty one, and the metadata of schema and closing batch together."""
+def _read_metadata(reader: pa.ipc.RecordBatchFileReader) -> dict[bytes, bytes]:
+    """That of the schema and of the closing batch together."""
     metadata = reader.schema.metadata or {}
     if metadata.get(b"version") != _VERSION:
         raise pa.ArrowInvalid("another kind or version of file")
-    last = reader.num_record_batches - 1
-    _, closing = reader.get_batch_with_custom_metadata(last)
-    return [reader.get_batch(i) for i in range(last)], {**metadata, **dict(closing)}
+    _, closing = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
+    return {**metadata, **dict(closing)}
 
 
-@contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error}); free the disk or choose another folder"
-        ) from error
-
-
-def _write(rows: Iterable[Passage], path: Path, progress: Callable[[int], None] | None, source: str) -> None:
+def _write(
+    rows: Iterable[Passage], path: Path, progress: Callable[[int], None] | None, source: str
+) -> list[int]:
+    """Returns where each record batch ends, and the file."""
     schema = pa.schema(
         [(name, pa.string()) for name in _COLUMNS], metadata={"version": _VERSION, "source": source}
     )
     remaining = iter(rows)
     digest = hashlib.sha256()
     num_written = 0
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        while chunk := list(islice(remaining, _ROWS_PER_BATCH)):
-            writer.write_batch(_record_batch(chunk, schema))
-            digest.update(_content(chunk))
-            num_written += len(chunk)
-            if progress:
-                progress(num_written)
-        if not num_written:
-            raise DataError("a knowledge base needs at least one passage, none came; check its source")
-        # The schema is written first, when the fingerprint is not known yet; an empty last batch carries it.
-        writer.write_batch(_record_batch([], schema), {"fingerprint": digest.hexdigest()})
+    ends = []
+    with pa.OSFile(str(path), "wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            while chunk := list(islice(remaining, _ROWS_PER_BATCH)):
+                writer.write_batch(_record_batch(chunk, schema))
+                ends.append(file.tell())
+                digest.update(_content(chunk))
+                num_written += len(chunk)
+                if progress:
+                    progress(num_written)
+            if not num_written:
+                raise DataError("a knowledge base needs at least one passage, none came; check its source")
+            # The schema is written first, when this is not known yet; an empty last batch carries it.
+            known = {"fingerprint": digest.hexdigest(), "num_passages": str(num_written)}
+            writer.write_batch(_record_batch([], schema), known)
+        ends.append(file.tell())
+    return ends
 
 
 def _record_batch(chunk: list[Passage], schema: pa.Schema) -> pa.RecordBatch:

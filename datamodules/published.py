@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.batches import Passage, Question
 from datamodules.checksums import Digests, ProgressMaker, check_size, write_record
 from datamodules.downloads import DownloadError, download
+from datamodules.durable_files import durably
 from datamodules.errors import DataError
 from datamodules.questions import check_limit, read_questions, split_questions
 from datamodules.quiet_logs import only_errors_of
@@ -79,17 +80,15 @@ def _fetch_from_hub(file: HubFile, path: Path) -> None:
     except Exception as error:  # the hub's, its HTTP client's and the disk's have no base in common
         raise DownloadError(f"{file.url}: {str(error).splitlines()[0].rstrip('.')}") from error
     digests = Digests(file.checksum)
-    partial = path.with_name(f"{path.name}.partial")
     try:
         with cached.open("rb") as content:
             digests.update_from(content)
         digests.compare(cached, "delete it and start the download again")
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(cached, partial)
-        partial.replace(path)
+        with durably(path) as partial:
+            shutil.copyfile(cached, partial)
         write_record(path, file.url, digests.sha256)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(
             f"{path}: cannot be written ({error}); free the disk or choose another folder"
         ) from error

@@ -323,9 +323,9 @@ def _read_dpr(path: Path, needs_answers: bool) -> Iterator[_Placed]:
             )
         try:
             listed = ast.literal_eval(row[1].strip())
-        except (ValueError, SyntaxError, TypeError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # nested too deep
             raise DataError(
-                f"{where}: {row[1]!r} is no list of answers; write ['answer', 'answer']"
+                f"{where}: {row[1][:300]!r} is no list of answers; write ['answer', 'answer']"
             ) from error
         answers = [answer for answer in _listed(listed, where) if not _is_blank(answer)]
         yield where, Question(str(number), _question_text(row[0], where), _distinct(answers, where))

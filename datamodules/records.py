@@ -108,12 +108,16 @@ def parquet_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name in keys] or file.schema_arrow.names
             yield from _rows(path, file.iter_batches(batch_size=1024, columns=names))
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise _no_parquet(path, error) from error
 
 
 def _no_parquet(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: cannot be read as parquet ({error}); is the file whole?")
+
+
+PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+"""What pyarrow raises where a file is damaged: a text that is not UTF-8, say, or a size beyond all memory."""
 
 
 def is_parquet(path: Path) -> bool:
@@ -129,7 +133,7 @@ def column_names(path: Path) -> list[str]:
     """
     try:
         return list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         raise _no_parquet(path, error) from error
 
 
@@ -156,7 +160,7 @@ def dataset_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
             )
         files = [path / file["filename"] for file in state["_data_files"]]
         yield from _rows(path, (batch for file in files for batch in _batches(file, keys)))
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (*PARQUET_ERRORS, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

@@ -14,10 +14,11 @@ from typing import Any
 
 from datamodules.batches import Passage, Question
 from datamodules.choices import Choice
+from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
 from datamodules.records import is_parquet, lines_or_rows
-from datamodules.text_files import existing_file, write_whole
+from datamodules.text_files import existing_file
 from datamodules.trec import is_run, read_run, run_lines
 
 
@@ -110,7 +111,7 @@ def write_scores(path: Path, format: ScoreFormat, scored: Sequence[ScoredQuestio
     text = "".join(f"{line}\n" for one in questions for line in _FORMATS[format].lines(one))
     if format is ScoreFormat.PYLATE:
         _write_texts(path, questions)
-    write_whole(path, text)
+    write_durably(path, text)
     return len(scored) - len(questions)
 
 
@@ -124,7 +125,7 @@ def _write_texts(path: Path, questions: Sequence[ScoredQuestion]) -> None:
     texts = {passage.id: passage.full_text for one in questions for passage in one.passages}
     documents = [{"document_id": id, "text": text} for id, text in texts.items()]
     for file, rows in zip(text_files_of(path), (queries, documents), strict=True):
-        write_whole(file, "".join(f"{_json(row)}\n" for row in rows))
+        write_durably(file, "".join(f"{_json(row)}\n" for row in rows))
 
 
 def _sentence_transformers_lines(scored: ScoredQuestion) -> Iterator[str]:
@@ -224,12 +225,23 @@ def _checked(row: _Row, where: str) -> tuple[float, ...]:
         raise DataError(
             f"{where}: {len(row.scores)} scores for {len(row.passages)} passages; there must be one for each"
         )
-    if not all(
-        isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-        for score in row.scores
-    ):
-        raise DataError(f"{where}: the scores {list(row.scores)} are not all finite numbers")
+    if not all(_is_number(score) for score in row.scores):
+        raise DataError(f"{where}: the scores {str(row.scores)[:300]} are not all finite numbers")
     return tuple(float(score) for score in row.scores)
+
+
+def _is_number(score: Any) -> bool:
+    """Whether it is a finite one; JSON also has whole ones of any length."""
+    try:
+        return isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    except OverflowError:
+        return False
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:100]} is no text")
+    return value
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, _Row]]:
@@ -244,7 +256,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, _Row]]:
             )
         try:
             row = format.parse(record)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{where}: broken ({missing})") from error
         yield where, row
@@ -255,8 +267,9 @@ def _sentence_transformers_row(record: dict[str, Any]) -> _Row:
         (key for key in record if key.startswith("negative") and record[key] is not None), key=_number
     )
     texts = [record["positive"], *(record[key] for key in negatives)]
-    passages = [Passage(_hash(text), "", text) for text in texts]
-    return _Row(_hash(record["query"]), str(record["query"]), passages, list(record["label"]))
+    passages = [Passage(_hash(text), "", text) for text in map(_text, texts)]
+    query = _text(record["query"])
+    return _Row(_hash(query), query, passages, list(record["label"]))
 
 
 def _number(key: str) -> int:
@@ -273,8 +286,10 @@ def _hash(text: str) -> str:
 
 def _tevatron_row(record: dict[str, Any]) -> _Row:
     given = [*record["positive_passages"], *record["negative_passages"]]
-    passages = [Passage(str(one["docid"]), one.get("title") or "", one["text"]) for one in given]
-    return _Row(str(record["query_id"]), record["query"], passages, [one["score"] for one in given])
+    passages = [
+        Passage(str(one["docid"]), _text(one.get("title") or ""), _text(one["text"])) for one in given
+    ]
+    return _Row(str(record["query_id"]), _text(record["query"]), passages, [one["score"] for one in given])
 
 
 def _pylate_row(record: dict[str, Any]) -> _Row:

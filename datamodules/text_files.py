@@ -111,12 +111,7 @@ def _refuse_lone_surrogates(value: dict[str, Any], where: str) -> None:
     """JSON can spell half a character (`\\ud83d`), which no tokenizer and no file can take."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON that is nested too deep to be read") from error
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: holds half of a surrogate pair; write the character in UTF-8") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -1,5 +1,6 @@
 """What was measured of each token, as a Parquet file: a row for each unit (question, retrieved passage)."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
+from datamodules.durable_files import delete_partials_of_dead, flush_to_disk, partial_beside
 from datamodules.errors import DataError
-from datamodules.text_files import existing_file
+from datamodules.records import PARQUET_ERRORS
+from datamodules.sealed_files import checksums_of, read_json, verify_files, write_json
+from datamodules.text_files import existing_file, parse_json
 from datamodules.token_units import SCHEMA, TokenUnit
 
 VERSION = 1
 """Raise it when the columns or their meaning change."""
 
 _INFO, _COMPLETE = b"token_file", b"complete"
+_WHOLE = "blake2b"
 _UNITS_PER_ROW_GROUP = 500
 
 
@@ -43,13 +48,14 @@ class TokenFileWriter:
 
     def __init__(self, path: Path | str, info: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = partial_beside(self.path)
         self._waiting: list[TokenUnit] = []
         content = json.dumps({"version": VERSION, **info})
         if self.path.is_dir():
             raise DataError(f"{self.path}: is a folder; name a file with --out")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            delete_partials_of_dead(self.path)
             self._writer = pq.ParquetWriter(
                 self._partial, SCHEMA.with_metadata({_INFO: content}), compression="zstd"
             )
@@ -80,7 +86,11 @@ class TokenFileWriter:
         self._flush()
         self._writer.add_key_value_metadata({_COMPLETE: b"true"})
         self._writer.close()
+        flush_to_disk(self._partial)
+        checksums = checksums_of(self.path.parent, [self._partial])
+        _checksum_file(self.path).unlink(missing_ok=True)  # else it would be of another file for a moment
         self._partial.replace(self.path)
+        write_json(_checksum_file(self.path), {_WHOLE: checksums[self._partial.name]})
 
     def discard(self) -> None:
         """Takes the unfinished file away."""
@@ -136,14 +146,18 @@ class TokenFile:
 
     Raises:
         DataError: no such file, another kind of file, an unfinished one, or one of a newer version.
+        DamagedFileError: it is not what was written, as `NAME.checksum` beside it says.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = existing_file(path, "token file")
+        with contextlib.suppress(FileNotFoundError):  # a copy, say
+            written = read_json(_checksum_file(self.path)).get(_WHOLE)
+            verify_files(self.path.parent, {self.path.name: str(written)})
         try:
             self._file = pq.ParquetFile(self.path)
             metadata = self._file.metadata.metadata or {}
-        except (pa.ArrowException, OSError) as error:
+        except PARQUET_ERRORS as error:
             raise DataError(
                 f"{self.path}: not a token file, or a damaged one ({error}); write one with "
                 "`python -m experiments.analyse --run RUN`"
@@ -153,7 +167,9 @@ class TokenFile:
                 f"{self.path}: a Parquet file, but no token file; write one with "
                 "`python -m experiments.analyse --run RUN`"
             )
-        self.info: dict[str, Any] = json.loads(metadata[_INFO])
+        self.info: dict[str, Any] = parse_json(
+            metadata[_INFO].decode(errors="replace"), f"{self.path}, metadata", "write it anew"
+        )
         if self.info["version"] > VERSION:
             raise DataError(
                 f"{self.path}: of version {self.info['version']}, and this program knows versions up to "
@@ -197,6 +213,10 @@ class TokenFile:
                 break
             rows += self._file.read_row_group(group, columns=SCHEMA.names).to_pylist()
         return [TokenUnit(**row) for row in rows[:num_units]]
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.checksum")
 
 
 def _batch(columns: Mapping[str, pa.ChunkedArray], num_passages: int) -> TokenBatch:

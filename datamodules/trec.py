@@ -1,5 +1,6 @@
 """TREC files: runs, which say what was found, and qrels, which say what is relevant."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -49,7 +50,7 @@ def read_run(path: Path | str) -> dict[str, list[tuple[str, float]]]:
             continue
         try:
             question_id, _, passage_id, _, score, _ = line.split()
-            found.setdefault(_read(question_id), []).append((_read(passage_id), float(score)))
+            found.setdefault(_read(question_id), []).append((_read(passage_id), _finite(score)))
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not a line of a TREC run, {_RUN_LINE}") from error
     for scored in found.values():
@@ -61,6 +62,12 @@ def is_run(path: Path) -> bool:
     """Whether the first line of a file is one of a run."""
     first = next((line for _, line in numbered_lines(path) if line.strip()), "")
     return len(first.split()) == 6 and not first.lstrip().startswith("{")
+
+
+def _finite(score: str) -> float:
+    if not math.isfinite(float(score)):  # which has no place in an order
+        raise ValueError(f"{score} is no score")
+    return float(score)
 
 
 def _written(id: str) -> str:

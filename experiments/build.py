@@ -19,6 +19,7 @@ from datamodules.passage_index import EXACT, why_not_on_gpu
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.score_files import ScoredQuestion, read_scores
+from datamodules.sealed_files import DamagedFileError
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
@@ -120,15 +121,18 @@ def _build_knowledge(config: ExperimentConfig, datamodule: QuestionDataModule, f
     data = config.data
     if data.max_passages is None and data.passages != VITAL:
         return _knowledge_base_from_file(config)
+    is_whole = data.max_passages is None
+    path = cache_folder(config) / "vital.arrow" if is_whole else folder / "knowledge_base.arrow"
+    if path.is_file():  # made by another run, before an interruption, or by another process of this run
+        try:
+            return KnowledgeBase(path)
+        except DamagedFileError as error:
+            log.warning("%s", error)
     passages = _read_passages(config)
-    path = folder / "knowledge_base.arrow"
-    if data.max_passages is None:
-        path = cache_folder(config) / "vital.arrow"
-        return KnowledgeBase(path) if path.is_file() else build_knowledge_base(passages, path, source=VITAL)
-    if path.is_file():  # made before an interruption, or by another process of this run
-        return KnowledgeBase(path)
-    questions = [*datamodule.train, *datamodule.validation, *datamodule.test]
-    return build_knowledge_base(_slice(passages, questions, data.max_passages), path, source=data.passages)
+    if data.max_passages is not None:
+        questions = [*datamodule.train, *datamodule.validation, *datamodule.test]
+        passages = _slice(passages, questions, data.max_passages)
+    return build_knowledge_base(passages, path, source=VITAL if is_whole else data.passages)
 
 
 def _slice(passages: Iterable[Passage], questions: Sequence[Question], size: int) -> Iterator[Passage]:

@@ -1,6 +1,5 @@
 """What can be wrong with a configuration, found before anything is loaded or written."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from datamodules.questions import HELD_OUT
+from datamodules.sealed_files import read_json
 from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
@@ -459,7 +459,7 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
         ConfigError: no such file, not of this form, or without enough values of a monitor.
     """
     try:
-        instances = QuestionValues.from_json(json.loads(path.read_text())["instances"])
+        instances = QuestionValues.from_json(read_json(path)["instances"])
         is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
     except OSError as error:
         raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error

@@ -4,12 +4,13 @@ import argparse
 import errno
 import logging
 import os
-import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from datamodules.durable_files import WRITTEN_IN_PART
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -29,10 +30,6 @@ _WAYS_OUT = {
     errno.EIO: "the disk, or the terminal, has failed",
 }
 """Errors of the system that a user can do something about."""
-# what torch, in two places, and NumPy make of them
-_WRITTEN_IN_PART = re.compile(
-    r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|\d+ requested and \d+ written"
-)
 
 
 class HelpWithKeys(argparse.Action):
@@ -88,7 +85,7 @@ def disk_trouble(error: BaseException) -> str | None:
         for number, way_out in _WAYS_OUT.items():
             if number != errno.EACCES and os.strerror(number).lower() in str(error).lower():
                 return f"{str(error).splitlines()[0][:300]}; {way_out}"
-        if _WRITTEN_IN_PART.search(str(error)):
+        if WRITTEN_IN_PART.search(str(error)):
             return f"a file could not be written whole, probably for want of space; {_MAKE_ROOM}"
         cause = error.__cause__ or error.__context__
         if cause is None:

@@ -13,6 +13,9 @@ from typing import Any, TypeVar, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import DamagedFileError, read_with_checksum, with_checksum
+
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper", "own")
 FSDP = "fsdp"
@@ -670,11 +673,23 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """The resolved configuration that a run saved, with `key=value` overrides on top."""
+    """The resolved configuration that a run saved, with `key=value` overrides on top.
+
+    Raises:
+        ConfigError: there is none, it is damaged, or an override cannot be used.
+    """
     try:
-        saved = OmegaConf.load(path)
+        saved = OmegaConf.create(read_with_checksum(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path.parent} is not a run: it holds no {path.name}") from error
+    except DamagedFileError as error:
+        raise ConfigError(
+            f"{error}; put a copy back, or take its line `# checksum: ...` out if you changed it on purpose"
+        ) from error
+    except Exception as error:  # the YAML parser's own errors are of many kinds
+        raise ConfigError(f"{path} is no YAML ({str(error).splitlines()[0]}); put a copy back") from error
+    if not isinstance(saved, DictConfig) or "name" not in saved:
+        raise ConfigError(f"{path} is no configuration: it holds no settings; put a copy back")
     _refuse_interpolations(saved, where=str(path))
     return _typed(
         _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
@@ -682,8 +697,20 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 
 def to_yaml(config: ExperimentConfig) -> str:
-    """The whole configuration as YAML, as it is saved with the run."""
+    """The whole configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def save_config(config: ExperimentConfig, path: Path, comment: str = "") -> None:
+    """Writes what `read_config` reads.
+
+    Args:
+        config: of a run.
+        path: of the file.
+        comment: its second line, behind that of the checksum.
+    """
+    heading = f"# {comment}\n" if comment else ""
+    write_durably(path, with_checksum(heading + to_yaml(config)))
 
 
 def _layers(path: Path) -> Iterator[DictConfig]:

@@ -27,9 +27,10 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     quieten()
     from lightning import Trainer
 
+    from datamodules.sealed_files import write_json
     from experiments.build import build_datamodule, build_knowledge, build_retriever, hardware
     from experiments.config import ConfigError
-    from experiments.runs import snapshot_of_run, write_json
+    from experiments.runs import snapshot_of_run
     from experiments.show.console import print_control
     from lightning_modules.length_control import MAX_PASSAGES, control_length
 
@@ -67,7 +68,6 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     print_control(control, num_passages)
     kept = {name: asdict(getattr(control, name)) for name in ("gain", "by_length", "beyond_length")}
     assert end.run is not None, "it is a run's"
-    end.folder.mkdir(exist_ok=True)
     write_json(end.run.length_control, {"k": num_passages, **kept, "corpus_words": control.corpus_words})
     return 0
 

@@ -119,27 +119,21 @@ def distil(
         },
     )
     best = SaveBest(
-        dirpath=folder / "checkpoints",
-        filename="best-{step}",
-        monitor=f"validation/hr_at_{max(k for k in module.hit_rate_ks if k <= 5)}",
-        mode="max",
-        save_weights_only=True,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
+        folder / "checkpoints", f"validation/hr_at_{max(k for k in module.hit_rate_ks if k <= 5)}"
     )
     trainer = _trainer(folder, best, metrics or {}, max_steps, validate_every_steps, accelerator, module)
     before = _test(trainer, module, data)
     trainer.validate(module, data, verbose=False)
-    start = float(trainer.callback_metrics[str(best.monitor)])
+    start = float(trainer.callback_metrics[best.monitor])
     weights = {name: weight.clone() for name, weight in module.retriever.state_dict().items()}
     trainer.fit(module, data, weights_only=True)
-    is_better = best.best_model_score is not None and float(best.best_model_score) > start
-    if is_better:
-        saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    best_step = best.step if best.score is not None and best.score > start else None
+    if best_step is not None:
+        assert best.path is not None
+        saved = torch.load(best.path, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(saved, strict=False)
     else:
         module.retriever.load_state_dict(weights)
-    best_step = int(Path(best.best_model_path).stem.rpartition("=")[2]) if is_better else None
     return Distilled(module.retriever, before, _test(trainer, module, data), best_step, module)
 
 

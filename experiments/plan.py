@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +78,7 @@ def _read(options: argparse.Namespace) -> tuple["ExperimentConfig", dict[str, An
     run = RunFolder(Path(options.against))
     if not (run.config.is_file() and run.is_finished):
         raise ConfigError(f"--against {options.against}: not the folder of a finished run")
-    return read_config(run.config), json.loads(run.summary.read_text())
+    return read_config(run.config), run.read_summary()
 
 
 if __name__ == "__main__":

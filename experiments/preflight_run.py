@@ -16,9 +16,10 @@ from callbacks.progress import progress_bar
 from callbacks.refresh_schedule import NEVER_AGAIN
 from datamodules.nouns import NounTagger
 from datamodules.qa_datamodule import QuestionDataModule
+from datamodules.sealed_files import write_json
 from experiments.build import build, build_refresh, hardware, unrelated_questions
 from experiments.config import ConfigError, ExperimentConfig, naming
-from experiments.runs import environment, starting_weights, write_json
+from experiments.runs import environment, starting_weights
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.preflight import PreflightResult, PreflightSettings, preflight
 from lightning_modules.reranker import Reranker
@@ -120,7 +121,6 @@ def save_preflight(
         "config": dataclasses.asdict(config),
         "environment": environment(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, _without_nan(content))
 
 

@@ -36,7 +36,9 @@ def _publish(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.run} has no trained retriever; name a finished run that trains it")
     if options.repo is None and not options.dry_run:
         raise ConfigError("name the repository with --repo OWNER/NAME, or look first with --dry-run")
-    card = write_model_card(run)
+    run.verify_results()
+    run.verify_results("retriever")
+    card = write_model_card(run, run.read_summary())
     if options.dry_run:
         print(card.read_text())
         for path in sorted(path for path in run.retriever.rglob("*") if path.is_file()):

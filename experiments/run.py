@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
     from experiments.processes import check_launcher, ending_with_main_process
-    from experiments.runs import RunFolder, create_run, join_run
+    from experiments.run_lock import locked
+    from experiments.runs import RunFolder, create_run, join_run, with_runs_named
 
     if options.list:
         for name in experiment_names():
@@ -90,12 +91,18 @@ def _run(options: argparse.Namespace) -> int:
     check_launcher(config)
     made: list[RunFolder] = []
 
-    def make() -> RunFolder:
-        made.append(create_run(config))
-        return made[0]
-
     try:
-        return _execute(config, _meet(config, make), options.began_s)
+        with contextlib.ExitStack() as held:
+
+            def make() -> RunFolder:
+                run = create_run(with_runs_named(config))
+                made.append(run)
+                held.enter_context(locked(run.path))
+                return run
+
+            run = _meet(config, make)
+            # as the run has it, which names the runs that it starts from
+            return _execute(read_config(run.config), run, options.began_s)
     except ValueError:
         for run in made:
             if not run.start.is_file():  # nothing of worth was written yet
@@ -113,12 +120,12 @@ def _meet(config: "ExperimentConfig", find: Callable[[], "RunFolder"]) -> "RunFo
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from datamodules.text_files import write_whole
     from experiments.checks import check_auto_batch
-    from experiments.config import ConfigError, load_config, read_config, to_yaml
+    from experiments.config import ConfigError, load_config, read_config, save_config
     from experiments.each_setting import check_each_setting
     from experiments.planning.plan import check_fits
     from experiments.processes import check_launcher
+    from experiments.run_lock import locked
     from experiments.runs import RunFolder, find_run
 
     if any(not override.startswith(f"{MAY_CHANGE}=") for override in options.overrides):
@@ -135,13 +142,16 @@ def _resume(options: argparse.Namespace) -> int:
     check_auto_batch(config)
     check_fits(config, is_begun=True)
     check_launcher(config)
+    with contextlib.ExitStack() as held:
 
-    def find() -> RunFolder:
-        if options.overrides:
-            write_whole(run.config, to_yaml(config))  # where the other processes read them
-        return run
+        def find() -> RunFolder:
+            held.enter_context(locked(run.path))
+            run.repair()
+            if options.overrides:
+                save_config(config, run.config)  # where the other processes read them
+            return run
 
-    return _execute(config, _meet(config, find), options.began_s)
+        return _execute(config, _meet(config, find), options.began_s)
 
 
 def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> int:
@@ -196,15 +206,22 @@ def _saying_how_to_go_on(config: "ExperimentConfig", run: "RunFolder") -> Iterat
     """
     from torch import OutOfMemoryError
 
+    from datamodules.errors import DataError
     from experiments.config import ConfigError
     from experiments.out_of_memory import way_out
+
+    def again() -> str:
+        said = f"go on with: python -m experiments.run --resume {run.path}"
+        return said if run.start.is_file() else "start again"
 
     excepthook = threading.excepthook
     # TensorBoard writes in a thread, and its errors come back here
     threading.excepthook = lambda failed: None if _is_of_disk(failed) else excepthook(failed)
     try:
         yield
-    except ValueError:  # says so itself
+    except ValueError as error:  # says so itself
+        if isinstance(error, DataError) and disk_trouble(error) is not None:
+            raise ConfigError(f"{error}; then {again()}") from error
         raise
     except OutOfMemoryError as error:
         raise ConfigError(way_out(config, run, str(error))) from error
@@ -212,8 +229,7 @@ def _saying_how_to_go_on(config: "ExperimentConfig", run: "RunFolder") -> Iterat
         trouble = disk_trouble(error)
         if trouble is None:
             raise
-        again = f"go on with: python -m experiments.run --resume {run.path}"
-        raise ConfigError(f"{trouble}; then {again if run.start.is_file() else 'start again'}") from error
+        raise ConfigError(f"{trouble}; then {again()}") from error
     finally:
         threading.excepthook = excepthook
 

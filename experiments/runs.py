@@ -1,23 +1,25 @@
 """A run's folder and what it holds; the models that commands measure afterwards."""
 
 import dataclasses
-import json
+import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from datamodules.durable_files import delete_partials_of_dead, partial_beside
 from datamodules.passage_index import FAISS_PACKAGES
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
 from experiments.checks import check_config
-from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
+from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
 from experiments.processes import DOCS, is_main_process, launcher
 
 SUITE = "attention-distillation"
@@ -29,6 +31,8 @@ FOLDER = "analysis"
 
 RUN_VARIABLE = "ATTENTION_DISTILLATION_RUN"
 """Tells the run's folder to the further processes of a run on several devices."""
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = (
     "torch",
@@ -60,6 +64,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def environment(self) -> Path:
+        """Versions, machine, git revision and command."""
+        return self.path / "environment.json"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -75,6 +84,11 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before the last, which takes its place where that is damaged."""
+        return self.checkpoints / "previous.ckpt"
 
     @property
     def last_good_checkpoint(self) -> Path:
@@ -126,8 +140,76 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its own end."""
-        return self.summary.is_file() and json.loads(self.summary.read_text())["status"] == "finished"
+        """Whether the run came to its own end; one whose summary is damaged has to come there again."""
+        try:
+            return self.read_summary().get("status") == "finished"
+        except FileNotFoundError:
+            return False
+        except DamagedFileError as error:
+            log.warning("%s; --resume writes it anew", error)
+            return False
+
+    def read_summary(self) -> dict[str, Any]:
+        """What `summary.json` holds.
+
+        Raises:
+            FileNotFoundError: there is none yet.
+            DamagedFileError: it is not what was written.
+        """
+        return read_json(self.summary)
+
+    def verify_results(self, *models: str) -> None:
+        """Compares predictions and validations of a finished run with their checksums, or its trained models.
+
+        Args:
+            models: `reader`, `retriever`; none = what it measured.
+
+        Raises:
+            DamagedFileError: names the file that is not what was written.
+        """
+        checksums: Mapping[str, str] = self.read_summary().get("checksums", {})
+        prefixes = tuple(f"{model}/" for model in models) or ("predictions", "validations")
+        wanted = {name: value for name, value in checksums.items() if name.startswith(prefixes)}
+        verify_files(self.path, wanted)
+
+    def repair(self) -> None:
+        """Puts the checkpoint before the last in its place where that is gone or damaged.
+
+        Raises:
+            ConfigError: both are damaged.
+        """
+        last, previous = self.last_checkpoint, self.previous_checkpoint
+        try:
+            SealedFile(last).verify()
+            return
+        except FileNotFoundError:  # none yet, or killed between two renames
+            problem = None
+        except DamagedFileError as error:
+            problem = error
+        try:
+            SealedFile(previous).verify()
+        except FileNotFoundError:
+            if problem is not None:
+                log.warning("%s; it was the first, so the run trains from its start", problem)
+                last.unlink()
+            return
+        except DamagedFileError as error:
+            raise ConfigError(
+                f"{problem or f'{last} is gone'}; {error}; put a copy of one back, or delete "
+                f"{self.checkpoints}: the run then trains again from its start, to the same numbers"
+            ) from error
+        log.warning("%s; going on from the checkpoint before it", problem or f"{last} is gone")
+        previous.replace(last)
+
+    def tidy(self, best: Path | None) -> None:
+        """Deletes what only a run that goes on needs.
+
+        Args:
+            best: the checkpoint that is kept beside the last one; None = there is none.
+        """
+        others = {*self.checkpoints.glob("best-*.ckpt"), *self.checkpoints.glob("index-*.ckpt")}
+        for path in {*others, self.previous_checkpoint} - {best}:
+            path.unlink(missing_ok=True)
 
 
 def join_run() -> RunFolder | None:
@@ -151,29 +233,54 @@ def join_run() -> RunFolder | None:
 def create_run(config: ExperimentConfig) -> RunFolder:
     """A new folder with the resolved configuration and what the run will run on.
 
+    It is made under another name, and takes its own when all of that is in it.
+
     Raises:
         ConfigError: the folder cannot be made.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
     parent = Path(config.runs) / config.name
-    path = parent / f"{stamp}-seed{config.seed}"
-    copy = 1
+    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
+    partial = partial_beside(parent / "run")
     try:
-        while True:
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                if not path.is_dir():
-                    raise
-                copy += 1
-                path = parent / f"{stamp}-seed{config.seed}-{copy}"
+        partial.mkdir(parents=True)
+        delete_partials_of_dead(parent / "run")
+        try:
+            begun = RunFolder(partial)
+            save_config(config, begun.config)
+            write_json(begun.environment, environment())
+            return RunFolder(_named(partial, path))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"cannot make the run folder {path}: {error.strerror}; set runs=FOLDER") from error
-    run = RunFolder(path)
-    run.config.write_text(to_yaml(config))
-    write_json(path / "environment.json", environment())
-    return run
+
+
+def _named(partial: Path, path: Path) -> Path:
+    """Gives a folder its name, with a number behind it where other runs have it."""
+    copy, free = 1, path
+    while True:
+        try:
+            return partial.rename(free)
+        except OSError:
+            if not free.is_dir():
+                raise
+            copy += 1
+            free = path.with_name(f"{path.name}-{copy}")
+
+
+def with_runs_named(config: ExperimentConfig) -> ExperimentConfig:
+    """With the folder of each run that this one starts from: the latest one may be another tomorrow.
+
+    Raises:
+        ConfigError: as `weights_of`.
+    """
+    named = {}
+    for model in MODELS:
+        source = getattr(config.init, f"{model}_from")
+        folder = weights_of(source, model, config)
+        if source is not None and source.startswith(LATEST) and folder is not None:
+            named[f"{model}_from"] = str(folder.parent)
+    return dataclasses.replace(config, init=dataclasses.replace(config.init, **named))
 
 
 def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:
@@ -230,7 +337,20 @@ def weights_of(source: str | None, model: str, config: ExperimentConfig) -> Path
             f"init.{model}_from={source}: {run.path} holds no trained {model}; name a finished run that "
             "trains it"
         )
+    _verify_models(run, model)
     return folder
+
+
+def _verify_models(run: RunFolder, model: str) -> None:
+    try:
+        run.verify_results(model)
+    except FileNotFoundError:  # not finished: no checksums yet
+        pass
+    except DamagedFileError as error:
+        raise ConfigError(
+            f"{error}; put a copy back, or delete {run.summary} and the folder {getattr(run, model)}, and "
+            f"write them anew: python -m experiments.run --resume {run.path}"
+        ) from error
 
 
 def starting_weights(config: ExperimentConfig) -> dict[str, Path | None]:
@@ -240,7 +360,7 @@ def starting_weights(config: ExperimentConfig) -> dict[str, Path | None]:
 
 def runs_of(name: str, runs: Path) -> list[RunFolder]:
     """All runs of an experiment (a glob), oldest first."""
-    found = [path.parent for path in Path(runs).glob(f"{name}/*/config.yaml")]
+    found = [path.parent for path in Path(runs).glob(f"{name}/[!.]*/config.yaml")]
     return [RunFolder(path) for path in sorted(found, key=lambda path: (path.name[:15], path.name))]
 
 
@@ -298,6 +418,8 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
     if not is_start:
         trained = {"reader": run.reader, "retriever": run.retriever}
         weights |= {model: folder for model, folder in trained.items() if folder.is_dir()}
+        for model in MODELS:
+            _verify_models(run, model)
     return Snapshot(config, run.path / FOLDER, weights, is_start, run)
 
 
@@ -305,7 +427,7 @@ def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Pat
     """What a run started from; a finished one knows it better than `latest:NAME` does today."""
     if not run.is_finished:
         return starting_weights(config)
-    recorded = json.loads(run.summary.read_text())["started_from"]
+    recorded = run.read_summary().get("started_from", {})
     weights = {model: Path(recorded[model]) if model in recorded else None for model in MODELS}
     for model, folder in weights.items():
         if folder is not None and not folder.is_dir():
@@ -317,11 +439,6 @@ def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Pat
 
 
 # ---- files ----
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -10,12 +11,15 @@ from typing import Any
 
 from callbacks.progress import progress_bar
 from datamodules.batches import Batch, Passage, Question, in_batches
+from datamodules.durable_files import write_durably
 from datamodules.score_files import ScoredQuestion
-from datamodules.text_files import json_objects
+from datamodules.sealed_files import json_line, read_json_lines
 from datamodules.trec import read_run
 from experiments.config import ConfigError, ExperimentConfig
 from experiments.preflight_run import starting_point
 from lightning_modules import RetrieverReaderModule
+
+log = logging.getLogger(__name__)
 
 _SECTIONS = ("data", "reader", "retriever", "retrieval", "objective", "init", "seed")
 """Of the configuration: what scores depend on."""
@@ -123,11 +127,12 @@ class _KeptScores:
     """Scores by question, in a file that each batch is added to.
 
     Args:
-        path: of the file; what it holds of the same settings is read.
+        path: of the file; what it holds of the same settings is read, and what of it is damaged left out.
         about: what the scores depend on.
 
     Raises:
         ConfigError: the file is of other settings.
+        DataError: it cannot be written.
 
     Attributes:
         scores: ids of the candidates, and the score of each, by question.
@@ -137,19 +142,24 @@ class _KeptScores:
         self.path = path
         self.scores: dict[str, tuple[list[str], list[float]]] = {}
         about = json.loads(json.dumps(about, default=str))
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        try:
+            first, *lines = read_json_lines(path) or [None]
+        except FileNotFoundError:
+            write_durably(path, json_line(about))
             return
-        self._drop_half_a_line()
-        records = (record for _, record in json_objects(path))
-        if next(records, None) != about:
-            raise ConfigError(
-                f"{path} holds scores of other settings, which cannot be mixed; delete it, or give another "
-                "--out"
+        if first != about:
+            holds = "is damaged" if first is None else "holds scores of other settings, which cannot be mixed"
+            raise ConfigError(f"{path} {holds}; delete it, or give another --out")
+        whole = [line for line in lines if line is not None]
+        for line in whole:
+            self.scores[line["id"]] = line["passages"], line["scores"]
+        if len(whole) < len(lines):
+            log.warning(
+                "%s: %d lines are damaged, or were never whole; what they held is scored again",
+                path,
+                len(lines) - len(whole),
             )
-        for record in records:
-            self.scores[record["id"]] = record["passages"], record["scores"]
+            write_durably(path, "".join(map(json_line, [about, *whole])))
 
     def add(self, batch: Batch, scores: list[list[float]]) -> None:
         """Keeps the scores of a batch."""
@@ -157,13 +167,6 @@ class _KeptScores:
         for question, passages, row in zip(batch.questions, batch.passages, scores, strict=True):
             ids = [passage.id for passage in passages]
             self.scores[question.id] = ids, row
-            lines.append(json.dumps({"id": question.id, "passages": ids, "scores": row}) + "\n")
+            lines.append(json_line({"id": question.id, "passages": ids, "scores": row}))
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines)
-
-    def _drop_half_a_line(self) -> None:
-        """What a process that was killed was writing."""
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self.path.write_bytes(content[:whole])

@@ -71,7 +71,6 @@ def _select(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     print(f"attention heads of {config.name} by {options.method}: {config.description}", flush=True)
     listed = list_heads(config, options.method, rows, options.num_heads, options.questions)
-    out.parent.mkdir(parents=True, exist_ok=True)
     listed.save(out)
     print_heads(listed)
     print(f"{time.perf_counter() - started:.0f} seconds; to use them: reader.attention_heads={out}")

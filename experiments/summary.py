@@ -25,6 +25,7 @@ def make_summary(
     callbacks: RunCallbacks,
     times_s: Mapping[str, float],
     sources: Mapping[str, Path | None],
+    checksums: Mapping[str, str],
     start: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Metrics before and after, why it ended, and where the time went.
@@ -36,6 +37,7 @@ def make_summary(
         callbacks: of the run.
         times_s: seconds by part.
         sources: folders of the weights that the run started from.
+        checksums: of what others read of the run's folder, by name within it.
         start: validation metrics of the start, of a run that trains.
     """
 
@@ -44,9 +46,6 @@ def make_summary(
 
     names = sorted(name.removeprefix("test/") for name in after if name.startswith("test/"))
     pairs = {name: pair(name) for name in names}
-    best_step = None
-    if callbacks.best is not None and callbacks.best.best_model_path:
-        best_step = int(Path(callbacks.best.best_model_path).stem.split("step=")[1].split("-")[0])
     return {
         "name": config.name,
         "status": FAILED if stopped.startswith(BROKEN) else "finished",
@@ -56,14 +55,15 @@ def make_summary(
         "stopped": stopped,
         "skipped": [] if callbacks.skipping is None else callbacks.skipping.skipped,
         "decisions": _decisions(callbacks),
-        "best_step": best_step,
-        "chosen_by": _chosen_by(config, callbacks, start, best_step),
+        "best_step": None if callbacks.best is None else callbacks.best.step,
+        "chosen_by": _chosen_by(config, callbacks, start),
         "index_refreshes": [] if callbacks.index is None else callbacks.index.refresh_steps,
         **{name: values for name, values in pairs.items() if "/" not in name},
         "bm25": {n: v for n, v in pairs.items() if n.startswith(BM25)},
         "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
         "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
+        "checksums": dict(checksums),
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
 
@@ -72,18 +72,17 @@ def _chosen_by(
     config: ExperimentConfig,
     callbacks: RunCallbacks,
     start: Mapping[str, float] | None,
-    best_step: int | None,
 ) -> dict[str, Any] | None:
     """What the kept weights were chosen by: its value at the start, of what was kept and at the end.
 
     None where nothing is trained, or no checkpoint could be chosen.
     """
     best = callbacks.best
-    if start is None or best is None or best.current_score is None or best.best_model_score is None:
+    if start is None or best is None or best.last is None or best.score is None:
         return None
     monitor = str(config.evaluation.monitor)
-    kept = start[monitor] if best_step is None else float(best.best_model_score)
-    values = {"start": start[monitor], "kept": kept, "last": float(best.current_score)}
+    kept = start[monitor] if best.path is None else best.score
+    values = {"start": start[monitor], "kept": kept, "last": best.last}
     return {"monitor": monitor, **{when: _finite(value) for when, value in values.items()}}
 
 

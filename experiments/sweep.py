@@ -97,9 +97,9 @@ def grid(overrides: Sequence[str]) -> Iterator[list[str]]:
 def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
     """The newest run with just these settings, a finished one before any other; None = there is none."""
     from experiments.config import load_config, read_config
-    from experiments.runs import runs_of
+    from experiments.runs import runs_of, with_runs_named
 
-    wanted = load_config(experiment, point)
+    wanted = with_runs_named(load_config(experiment, point))
     same = [run for run in runs_of(experiment, Path(wanted.runs)) if read_config(run.config) == wanted]
     return max(same, key=lambda run: (run.is_finished, run.path.name), default=None)
 

@@ -1,20 +1,18 @@
 """One run, from its configuration to its summary."""
 
 import dataclasses
-import json
 import logging
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 import torch
 
 from callbacks.alarm_on_collapse import CollapseError
+from callbacks.checkpoint_files import load_sealed
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from callbacks.skip_broken_batches import BrokenNumbersError
 from callbacks.stop_on_interrupt import RunInterrupted
@@ -22,7 +20,7 @@ from callbacks.stop_on_thresholds import BOUND_TAG, did_you_mean
 from datamodules.batches import SolvedExample
 from datamodules.passage_index import UnusableEmbeddingsError
 from datamodules.qa_datamodule import QuestionDataModule
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import DamagedFileError, checksums_of, write_json
 from experiments.build import (
     build,
     build_datamodule,
@@ -34,11 +32,12 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, has_reader, naming, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, has_reader, naming, save_config, trains
 from experiments.processes import ending_together, is_main_process, main_first
-from experiments.runs import RunFolder, starting_weights, write_json
-from experiments.show.model_card import write_model_card
-from experiments.summary import BROKEN, COLLAPSE, make_summary
+from experiments.runs import RunFolder, starting_weights
+from experiments.show.model_card import CARD, write_model_card
+from experiments.start_file import read_start
+from experiments.summary import BROKEN, COLLAPSE, FAILED, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads
@@ -93,11 +92,24 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
             config, run, module, datamodule, trainer, callbacks, sources
         )
     times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
-    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, start)
-    summary = _written(run, summary)
-    if run.retriever.is_dir() and is_main_process():
-        write_model_card(run)
+    checksums = _checksums(run, callbacks)
+    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, checksums, start)
+    if is_main_process() and run.retriever.is_dir():
+        write_model_card(run, summary)  # first: a run with a summary is finished, and not gone on with
+    _written(run, summary)
+    if is_main_process() and summary["status"] != FAILED:
+        run.tidy(None if callbacks.best is None else callbacks.best.path)
     return summary
+
+
+def _checksums(run: RunFolder, callbacks: RunCallbacks) -> dict[str, str]:
+    """Of what reports, and runs that start from this one, read: predictions, validations, trained models."""
+    if not is_main_process():
+        return {}
+    models = [file for folder in (run.reader, run.retriever) for file in folder.rglob("*")]
+    # the card is written again when it is published
+    files = [file for file in (run.validations, *models) if file.is_file() and file != run.retriever / CARD]
+    return {**callbacks.predictions.checksums, **checksums_of(run.path, files)}
 
 
 def _measure_and_train(
@@ -146,7 +158,7 @@ def _with_heads_named(config: ExperimentConfig, run: RunFolder, module: Retrieva
     heads = str(module.reader.attention_heads)
     config = dataclasses.replace(config, reader=dataclasses.replace(config.reader, attention_heads=heads))
     if is_main_process():
-        write_whole(run.config, f"# reader.attention_heads was given as {text}\n{to_yaml(config)}")
+        save_config(config, run.config, f"reader.attention_heads was given as {text}")
     return config
 
 
@@ -159,7 +171,7 @@ def _keep_temperature(config: ExperimentConfig, run: RunFolder, module: Retrieva
         config, objective=dataclasses.replace(config.objective, retrieval_temperature=found)
     )
     if is_main_process():
-        write_whole(run.config, f"# objective.retrieval_temperature was null\n{to_yaml(config)}")
+        save_config(config, run.config, "objective.retrieval_temperature was null")
 
 
 def _run_closed_book(
@@ -185,7 +197,9 @@ def _run_closed_book(
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
     times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
     sources = {"reader": source}
-    summary = make_summary(config, measured, measured, "nothing is trained", callbacks, times_s, sources)
+    checksums = _checksums(run, callbacks)
+    nothing = "nothing is trained"
+    summary = make_summary(config, measured, measured, nothing, callbacks, times_s, sources, checksums)
     return _written(run, summary)
 
 
@@ -224,8 +238,12 @@ def _measure_start(
     The callbacks that decide while training are given the start that they compare with.
     """
     stopping, collapse, candidates = callbacks.stopping, callbacks.collapse, callbacks.start_candidates
-    if run.start.is_file():
-        kept: dict[str, Any] = json.loads(run.start.read_text())
+    num_passages = len(module.knowledge_base)
+    kept = read_start(config, run, None if callbacks.on_part is None else num_passages)
+    if kept is not None:
+        callbacks.predictions.checksums |= kept["predictions"]
+        if trains(config):
+            callbacks.validations.add(0, kept["validation"])
         if stopping is not None:
             stopping.baseline = QuestionValues.from_json(kept["instances"])
         if callbacks.thresholds is not None:
@@ -251,6 +269,7 @@ def _measure_start(
         start["instances"] = (questions if baseline is None else baseline).to_json()
         start["collapse"] = {} if collapse is None else collapse.start
         start["candidates"] = {} if candidates is None else candidates.candidates
+    start["predictions"] = dict(callbacks.predictions.checksums)
     if is_main_process():
         write_json(run.start, start)
     return start
@@ -303,7 +322,6 @@ def _fit(
         with (
             module.timer.part("training"),
             module.evaluating(generate=config.evaluation.generate_in_validation),
-            refusing_programs(checkpoint),
         ):
             trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except CollapseError as error:
@@ -318,26 +336,6 @@ def _fit(
     if callbacks.decided.reason is not None:
         return f"{callbacks.decided.reason}: {callbacks.decided.message}"
     return f"all {trainer.global_step} steps done"
-
-
-@contextmanager
-def refusing_programs(checkpoint: Path | str | None) -> Iterator[None]:
-    """Inside, a checkpoint that holds more than weights and numbers is refused in one line.
-
-    Raises:
-        ConfigError: what it would have called; nothing was.
-    """
-    try:
-        yield
-    except UnpicklingError as error:
-        if checkpoint is None:
-            raise
-        found = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
-        what = f"it asks for {found[1]}" if found else "it is damaged, or was written by something else"
-        raise ConfigError(
-            f"{checkpoint} is refused, and nothing of it was run: a checkpoint holds weights and numbers "
-            f"alone, and {what}; put back the file that the run wrote, or start a new run"
-        ) from error
 
 
 def _warn_of_stale_validations(config: ExperimentConfig) -> None:
@@ -383,13 +381,12 @@ def _load_best(
     a collapse those of the last validation that did not see it, or the start's.
     """
     best, has_collapsed = callbacks.best, stopped.startswith((COLLAPSE, BROKEN))
-    checkpoint: str | Path | None = None
-    if best is not None and best.best_model_path:
-        score = best.best_model_score
-        if score is not None and float(score) > start[str(best.monitor)]:
-            checkpoint = best.best_model_path
+    checkpoint: Path | None = None
+    if best is not None and best.score is not None:
+        if best.score > start[best.monitor]:
+            checkpoint = best.path
         else:
-            best.best_model_path = ""
+            best.step = None
     elif not has_collapsed:
         return
     elif (best is None or best.left_out_all) and run.last_good_checkpoint.is_file():
@@ -397,9 +394,32 @@ def _load_best(
     if checkpoint is None:
         weights = _starting_weights(config, sources)
     else:
-        with refusing_programs(checkpoint):
-            weights = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
+        weights = _weights_in(checkpoint, run, None if best is None else best.step)
     module.load_state_dict(weights, strict=False)
+
+
+def _weights_in(checkpoint: Path, run: RunFolder, step: int | None) -> dict[str, torch.Tensor]:
+    """Of a damaged checkpoint those of another one of the same step.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return load_sealed(checkpoint, map_location="cpu")["state_dict"]
+    except (DamagedFileError, FileNotFoundError) as error:
+        problem = f"{checkpoint} is gone" if isinstance(error, FileNotFoundError) else str(error)
+        for other in (run.last_checkpoint, run.previous_checkpoint):
+            try:
+                found = load_sealed(other, map_location="cpu")
+            except (DamagedFileError, FileNotFoundError):
+                continue
+            if found["global_step"] == step:
+                log.warning("%s; %s is of the same step, and taken in its place", problem, other)
+                return found["state_dict"]
+        raise ConfigError(
+            f"{problem}; put a copy back, or delete {run.checkpoints}: with --resume the run then trains "
+            "again from its start, to the same numbers"
+        ) from error
 
 
 def _starting_weights(

@@ -5,8 +5,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from callbacks.alarm_on_collapse import AlarmOnCollapse
+from callbacks.checkpoint_files import CheckpointFiles
 from callbacks.curves import ContinueCurves, LogLearningRates
 from callbacks.dashboard import Dashboard
 from callbacks.decisions import Decisions
@@ -29,12 +31,12 @@ from callbacks.time_stages import TimeStages
 from callbacks.token_view import TokenView
 from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
-from experiments.build import build_refresh
+from experiments.build import build_refresh, build_retriever
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, trains
 from experiments.loggers import curves_name, make_loggers
 from experiments.processes import process_arguments
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, starting_weights
 from lightning_modules.metrics.question_values import QuestionValues
 
 
@@ -49,6 +51,7 @@ class RunCallbacks:
     indicators: LogIndicators
     start_candidates: ReadStartCandidates | None
     predictions: SavePredictions
+    validations: SaveValidations
     decided: Decisions
     stopping: StopOnIndicators | None
     thresholds: StopOnThresholds | None
@@ -68,6 +71,7 @@ class RunCallbacks:
             self.indicators,
             self.start_candidates,
             self.predictions,
+            self.validations,
             *self.others,
             self.stopping,
             self.thresholds,
@@ -88,15 +92,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     evaluation, trainer = config.evaluation, config.trainer
     best = None
     if evaluation.monitor is not None:
-        best = SaveBest(
-            dirpath=run.checkpoints,
-            filename="best-{step}",
-            monitor=evaluation.monitor,
-            mode="max",
-            save_weights_only=True,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,  # a resumed run replaces what was saved before the interruption
-        )
+        best = SaveBest(run.checkpoints, evaluation.monitor)
     last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
     staleness = None
     if trains(config) and config.training.train_retriever:
@@ -133,7 +129,6 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         Dashboard(
             monitors=monitors_of(config), thresholds=() if thresholds is None else thresholds.thresholds
         ),
-        SaveValidations(run.validations),
         StopOnInterrupt(run.last_checkpoint),
     ]
     if trains(config) and config.training.train_retriever:
@@ -155,6 +150,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         indicators,
         start_candidates,
         predictions,
+        SaveValidations(run.validations),
         decided,
         stopping,
         thresholds,
@@ -196,7 +192,20 @@ def _refresh_index(
     # an index of a retriever that is not trained stays fresh
     schedule = config.index.refresh if staleness is not None else NEVER_AGAIN
     before_validation = config.index.refresh_before_validation
-    return build_refresh(config, run.index, schedule, before_validation=before_validation, meter=staleness)
+
+    def start_encoder() -> dict[str, Tensor]:
+        retriever = build_retriever(config, starting_weights(config)["retriever"])
+        return retriever.passage_encoder.state_dict()
+
+    return build_refresh(
+        config,
+        run.index,
+        schedule,
+        before_validation=before_validation,
+        meter=staleness,
+        encoders=run.checkpoints,
+        start_encoder=start_encoder,
+    )
 
 
 def make_trainer(
@@ -221,6 +230,7 @@ def make_trainer(
         # metrics reset in inference mode could not be updated outside of it
         inference_mode=False,
         use_distributed_sampler=False,  # the datamodule deals the questions out
+        plugins=[CheckpointFiles({run.last_checkpoint: run.previous_checkpoint})],
         **trainer_hardware,
         **process_arguments(config),
     )

@@ -8,17 +8,14 @@ import hashlib
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from datamodules.checksums import verify_file, write_record
 from datamodules.errors import DataError
+from datamodules.sealed_files import DamagedFileError, verify_folder, whole_folder
 
 log = logging.getLogger(__name__)
-
-_WEIGHTS = "model.safetensors"
 
 
 def cache_folder() -> Path:
@@ -41,41 +38,21 @@ def decoded(path: Path, decode: Callable[[Path], None]) -> Path | None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     # what the weights and the tokenizer are made of may change with the libraries
     folder = cache_folder() / f"{digest[:32]}-transformers-{version('transformers')}-gguf-{version('gguf')}"
-    if _is_whole(folder):
-        return folder
-    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.mkdir(parents=True)
-        log.info("decoding %s into %s, which later runs read", path.name, folder)
-        decode(partial)
-        write_record(partial / _WEIGHTS, path.name)
-        _put_in_place(partial, folder)
-    except OSError as error:
+        verify_folder(folder)
+        return folder
+    except FileNotFoundError:
+        pass
+    except DamagedFileError as error:
+        log.warning("%s; decoding it again", error)
+    try:
+        with whole_folder(folder) as partial:
+            log.info("decoding %s into %s, which later runs read", path.name, folder)
+            decode(partial)
+    except DataError as error:
         log.warning("%s is not kept decoded, which every start takes time for: %s", path.name, error)
         return None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     for older in cache_folder().glob(f"{digest[:32]}-*"):
-        if older != folder and not older.name.endswith(".partial"):
+        if older != folder:
             shutil.rmtree(older, ignore_errors=True)
     return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    if not (folder / _WEIGHTS).is_file():
-        return False
-    try:
-        verify_file(folder / _WEIGHTS)
-    except DataError as error:
-        log.warning("%s; decoding it again", str(error).split(";")[0])
-        shutil.rmtree(folder, ignore_errors=True)
-        return False
-    return True
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not _is_whole(folder):  # else another process was first
-            raise

@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from datamodules.durable_files import cannot_write
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model
 from datamodules.quiet_logs import only_errors_of
@@ -117,7 +118,8 @@ def _load_gguf(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         raise ModelError(f"reader {name}: there is no such file")
 
     def decode(folder: Path) -> None:
-        save_pretrained(*_decode_gguf(path, torch.float32), folder)
+        model, tokenizer = _decode_gguf(path, torch.float32)
+        save_pretrained(model, tokenizer, folder)
 
     folder = decoded(path, decode)
     return _decode_gguf(path, dtype) if folder is None else load_causal_lm(folder, dtype)
@@ -210,10 +212,16 @@ def save_pretrained(
         tokenizer: its own.
         folder: which is made.
         weights: to write in place of the model's own.
+
+    Raises:
+        DataError: the disk is full.
     """
-    with _quiet():
-        model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
+    try:
+        with _quiet():
+            model.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _is_decoder(config: PreTrainedConfig) -> bool:

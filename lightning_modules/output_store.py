@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
+from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import checksum
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class OutputStore:
                 self.close()
             if self._own is None:
                 self._own = _OwnFile(self.folder, self._schema)
-                write_whole(self.folder / "about.json", json.dumps(self.about, indent=2) + "\n")
+                write_durably(self.folder / "about.json", json.dumps(self.about, indent=2) + "\n")
                 self._delete_oldest()
             self._own.append(batch)
         except OSError as error:
@@ -131,7 +132,7 @@ class OutputStore:
             except (ValueError, IndexError, OverflowError, pa.ArrowException):
                 num_damaged += 1
                 continue
-            if part.size != int(length) or _digest(part) != digest:
+            if part.size != int(length) or checksum(part) != digest:
                 num_damaged += 1
                 continue
             yield pa.ipc.read_record_batch(part, self._schema)
@@ -177,12 +178,8 @@ class _OwnFile:
         self._file.flush()
         start = self.size - encoded.size
         with self.path.with_suffix(_SUMS).open("a") as sums:
-            sums.write(f"{start} {encoded.size} {_digest(encoded)}\n")
+            sums.write(f"{start} {encoded.size} {checksum(encoded)}\n")
 
     def close(self) -> None:
         self._writer.close()
         self._file.close()
-
-
-def _digest(encoded: pa.Buffer) -> str:
-    return hashlib.blake2b(encoded, digest_size=KEY_BYTES).hexdigest()

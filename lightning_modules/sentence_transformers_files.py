@@ -55,6 +55,8 @@ def read_embedding_settings(folder: Path) -> EmbeddingSettings | None:
         return None
     kinds = {}
     for module in _read(folder / MODULES, list):
+        if not isinstance(module, dict) or "type" not in module:
+            raise ModelError(f"retriever {folder}: {folder / MODULES} names a module without its type")
         kinds[str(module["type"]).rpartition(".")[2]] = folder / str(module.get("path", ""))
     unknown = sorted(kinds.keys() - {"Transformer", "Router", "Pooling", "Normalize"})
     if unknown:
@@ -68,7 +70,7 @@ def read_embedding_settings(folder: Path) -> EmbeddingSettings | None:
             f"retriever {folder}: {_TRANSFORMER} asks for lower case beside the tokenizer; where the "
             "tokenizer makes lower case itself, set do_lower_case to false there"
         )
-    query_prompt, passage_prompt = _prompts(model)
+    query_prompt, passage_prompt = _prompts(model, folder)
     return EmbeddingSettings(
         _pooling(kinds.get("Pooling"), folder), "Normalize" in kinds, query_prompt, passage_prompt
     )
@@ -166,9 +168,11 @@ def _pooling(place: Path | None, folder: Path) -> Pooling:
     return known[modes[0]]
 
 
-def _prompts(model: dict[str, Any]) -> tuple[str, str]:
+def _prompts(model: dict[str, Any], folder: Path) -> tuple[str, str]:
     """What queries and passages begin with, as `encode_query` and `encode_document` find it."""
     prompts = model.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ModelError(f"retriever {folder}: the prompts of {folder / _MODEL} are no texts")
     passage = next((prompts[name] for name in _PASSAGE_PROMPTS if prompts.get(name)), "")
     return prompts.get("query") or "", passage
 
@@ -176,7 +180,7 @@ def _prompts(model: dict[str, Any]) -> tuple[str, str]:
 def _read(path: Path, kind: type) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"retriever {path.parent}: {path} cannot be read ({error}); it says how embeddings are made: "
             "download the model whole"

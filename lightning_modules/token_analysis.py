@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
-from datamodules.text_files import write_whole
+from datamodules.durable_files import write_durably
 from datamodules.token_file import TokenBatch, TokenFile
 from lightning_modules.evaluation import ScoredQuestions
 from lightning_modules.metrics.bootstrap import bootstrap_interval
@@ -175,8 +175,10 @@ def save_analysis(analysis: Analysis, file: TokenFile) -> tuple[Path, Path]:
         "metrics": table,
         "counts": analysis.counts,
     }
-    write_whole(metrics, json.dumps(content, indent=2) + "\n")
-    write_whole(instances, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in _lines(analysis)))
+    write_durably(metrics, json.dumps(content, indent=2) + "\n")
+    write_durably(
+        instances, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in _lines(analysis))
+    )
     return metrics, instances
 
 

@@ -1,9 +1,11 @@
 """Checks every annotated shape and type of the packages while the tests run."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 _ROOT = Path(__file__).parents[1]
@@ -19,6 +21,12 @@ install_import_hook([*_CHECKED, "lightning_modules"], "beartype.beartype")
 
 # Tiny models gain nothing from threads, and lose much where other processes use the cores.
 torch.set_num_threads(1)
+
+# Each example writes over the files of the last. HYPOTHESIS_PROFILE=thorough asks for many, and for others.
+_QUICK = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("fast", max_examples=25, derandomize=True, **_QUICK)
+settings.register_profile("thorough", max_examples=2000, **_QUICK)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,10 @@ OTHER_RUNS: dict[str, dict[str, object]] = {
     "retrieve only": {"trainer.max_steps": 0, "evaluation.retrieve_only": "true"},
     "substring": {"evaluation.answer_match": "substring", "evaluation.attention_normalization": "prompt"},
 }
-_NOT_COMPARED = ("times_s", "seconds", "made", "environment", "command", "config", "git_revision", "packages")
+_NOT_COMPARED = (
+    *("times_s", "seconds", "made", "environment", "command", "config", "git_revision", "packages"),
+    *("checksum", "checksums"),
+)
 
 
 PARTS = ("runs", "checks")

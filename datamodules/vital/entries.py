@@ -67,7 +67,7 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Fault]]:
     for number, line in numbered_lines(existing_file(path, "Vital QA file")):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(Fault(path.name, number, f"not JSON: {error}"))
             continue
         message = format_fault(record)

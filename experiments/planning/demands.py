@@ -192,8 +192,11 @@ def _bytes_a_row(factory: str, dim: int) -> float:
 def _checkpoints(setup: Setup) -> Part:
     trained, weight = setup.trained_parameters, setup.weight_bytes
     whole = trained * weight * (1 + MOMENTS)
-    # the last one while it is replaced; the best one and the last good one; what is exported
-    return Part("checkpoints and trained models", 2 * whole + 3 * trained * weight, whole * _saves(setup))
+    encoder = setup.retriever.parameters if setup.retriever and setup.trains_passage_encoder else 0
+    # the last one while it is replaced, and the one before; the best ones that these know of, and the last
+    # good one; what is exported; the encoders of the indices that the checkpoints were trained with
+    kept = 3 * whole + 5 * trained * weight + 3 * encoder * weight
+    return Part("checkpoints and trained models", kept, whole * _saves(setup))
 
 
 def _saves(setup: Setup) -> bool:

@@ -64,6 +64,20 @@ _EMBEDDED_READER = ModelSize(106_202_880, 28_312_128, 30, 576, 49_152)
 """SmolLM2-135M: to read a GGUF file's header takes seconds."""
 
 
+_BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
+"""What a file raises that is not what it should be."""
+
+
 def reader_size(name: str) -> ModelSize | None:
     """Of `reader.name`; None = it is not on this machine, or does not say."""
     return _EMBEDDED_READER if name == EMBEDDED else _size_of(name)
@@ -95,7 +109,7 @@ def _size_of(name: str, num_layers: int | None = None) -> ModelSize | None:
     try:
         config = json.loads((folder / "config.json").read_text())
         return _counted(config, _shapes(folder), num_layers)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):  # loading the model says what is wrong
+    except _BROKEN:  # loading the model says what is wrong
         return None
 
 

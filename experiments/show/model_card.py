@@ -1,6 +1,7 @@
 """The model card of a run's retriever: what it learnt from, what that brought, what nobody tested."""
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -9,14 +10,18 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.sources import question_split
-from datamodules.text_files import json_objects, write_whole
+from datamodules.text_files import json_objects
 from datamodules.vital import VITAL
 from experiments.config import ExperimentConfig, read_config
 from experiments.models import EMBEDDED, is_of_hub
 from experiments.runs import SUITE, RunFolder
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
+
+log = logging.getLogger(__name__)
 
 CARD = "README.md"
 _HUB_NAMES = {
@@ -35,21 +40,24 @@ class Result(NamedTuple):
     change: Estimate
 
 
-def write_model_card(run: RunFolder) -> Path:
-    """Writes README.md beside a finished run's retriever, from what the run's folder holds.
+def write_model_card(run: RunFolder, summary: Mapping[str, Any]) -> Path:
+    """Writes README.md beside a run's retriever, from what the run's folder holds.
 
     Args:
         run: which trained the retriever.
+        summary: of the run, which need not be in its folder yet.
+
+    Raises:
+        DataError: the predictions are damaged, or the card cannot be written.
     """
     path = run.retriever / CARD
-    write_whole(path, make_model_card(run))
+    write_durably(path, make_model_card(run, summary))
     return path
 
 
-def make_model_card(run: RunFolder) -> str:
+def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     """The card: metadata of the Hugging Face hub, and the text."""
     config = read_config(run.config)
-    summary = json.loads(run.summary.read_text())
     before, after = (_first_hits(path) for path in (run.predictions_start, run.predictions))
     results = list(_hit_rates(config, before, after))
     blocks = [
@@ -92,7 +100,6 @@ def _use(config: ExperimentConfig) -> str:
 
 
 def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, Any]) -> Iterator[str]:
-    environment = json.loads((run.path / "environment.json").read_text())
     layers = config.retriever.num_layers
     yield f"started from: {_name(config, 'retriever')}" + (f", its first {layers} layers" if layers else "")
     if config.init.retriever_from is not None:
@@ -107,10 +114,23 @@ def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, An
     yield f"questions: {config.data.train}; passages: {config.data.passages}"
     yield f"ended because: {summary['stopped']}; best checkpoint: step {summary['best_step']}"
     yield f"seed: {config.seed}"
-    revision = environment.get("git_revision")
-    version = environment["packages"].get(SUITE, "from source")
-    yield f"suite: {SUITE} {version}" + (f", revision {revision[:12]}" if revision else "")
-    yield f"command: `{shlex.join(['python', '-m', 'experiments.run', *environment['command'][1:]])}`"
+    environment = _read(run.environment)
+    if environment is not None:
+        revision = environment.get("git_revision")
+        version = environment["packages"].get(SUITE, "from source")
+        yield f"suite: {SUITE} {version}" + (f", revision {revision[:12]}" if revision else "")
+        yield f"command: `{shlex.join(['python', '-m', 'experiments.run', *environment['command'][1:]])}`"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file that the card can do without: a run is not lost for it."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        log.warning("%s; the model card does without", error)
+        return None
 
 
 def _first_hits(path: Path) -> dict[str, int | None]:
@@ -155,9 +175,9 @@ def _words(summary: Mapping[str, Any]) -> str:
 
 
 def _length(run: RunFolder) -> str:
-    if not run.length_control.is_file():
+    found = _read(run.length_control)
+    if found is None:
         return "how much of the gain passage length explains: not looked at (`experiments.control_length`)"
-    found = json.loads(run.length_control.read_text())
     gain, by_length, beyond = (found[name] for name in ("gain", "by_length", "beyond_length"))
     return (
         f"of the gain of {gain['mean']:+.3f} in Hit Rate@{found['k']}, a bonus for length alone explains "
@@ -169,8 +189,10 @@ def _length(run: RunFolder) -> str:
 def _preflight(config: ExperimentConfig) -> str:
     """The newest check of the same teacher."""
     for path in sorted(Path(config.runs).glob(f"probes/{config.name}/*/probe.json"), reverse=True):
-        probe = json.loads(path.read_text())
-        if all(probe["config"][part] == _plain(getattr(config, part)) for part in ("reader", "objective")):
+        probe = _read(path)
+        if probe is not None and all(
+            probe["config"][part] == _plain(getattr(config, part)) for part in ("reader", "objective")
+        ):
             verdict = probe["result"]["verdict"]
             reasons = "; ".join(verdict["reasons"])
             return f"pre-flight check of the teacher: {verdict['advice']} ({reasons})"

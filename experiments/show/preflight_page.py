@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from callbacks.html_page import page
-from datamodules.text_files import write_whole
+from datamodules.durable_files import durably, write_durably
 from experiments.show.preflight_console import HOW_TO_READ_MORE, advice, facts, is_settings
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.measures import measure_labels
@@ -68,7 +68,7 @@ def write_page(result: PreflightResult, name: str, description: str, path: Path)
         _list(facts(result)),
         _heads(result, path.with_name("heads")),
     ]
-    write_whole(path, page(f"Pre-flight check: {name}", "\n".join(parts), _STYLE))
+    write_durably(path, page(f"Pre-flight check: {name}", "\n".join(parts), _STYLE))
 
 
 def _heads(result: PreflightResult, path: Path) -> str:
@@ -252,10 +252,9 @@ def _draw_layer_means(axes: "Axes", auc: np.ndarray) -> None:
 
 
 def _save(figure: "Figure", files: tuple[Path, ...]) -> None:
-    """Writes beside the file and renames; without dates, which would make equal pictures differ."""
+    """Without dates, which would make equal pictures differ."""
     for file in files:
-        partial = file.with_name(f"{file.name}.partial")
         kind = file.suffix.removeprefix(".")
         metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
-        partial.replace(file)
+        with durably(file) as partial:
+            figure.savefig(partial, format=kind, dpi=200, metadata=metadata)

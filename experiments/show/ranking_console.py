@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from datamodules.text_files import write_whole
+from datamodules.durable_files import write_durably
+from datamodules.sealed_files import write_json
 from datamodules.trec import qrels_lines, run_lines
 from experiments.ranking import Comparison
-from experiments.runs import write_json
 from experiments.show.console import console_table, new_console
 from lightning_modules.metrics.estimates import Estimate
 
@@ -57,9 +57,8 @@ def save_comparisons(comparisons: Sequence[Comparison], folder: Path) -> None:
                 for line in run_lines(question_id, *map(list, zip(*ranked, strict=True)))
             )
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in files.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(folder / name, text)
+        write_durably(folder / name, text)
     write_json(folder / "results.json", {"collections": [_result(comparison) for comparison in comparisons]})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from callbacks.decisions import COMPARISON
 from datamodules.errors import DataError
+from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.text_files import parse_json
 
 QuestionMetrics = dict[str, dict[str, float]]
@@ -34,13 +35,10 @@ def read_summary(path: Path) -> dict[str, Any]:
         ImplausibleError: something in it is not of its kind.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}; leave {path.parent} out, or run it again"
-        ) from error
-    summary = parse_json(text, str(path), f"leave {path.parent} out, or run it again")
-    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+        summary = read_json(path)
+    except (FileNotFoundError, DamagedFileError) as error:
+        raise DataError(f"{error}; leave {path.parent} out, or run it again") from error
+    if not isinstance(summary.get("status"), str):
         raise DataError(f"{path} says no status; leave {path.parent} out, or run it again")
     _check_summary(path, summary)
     return summary

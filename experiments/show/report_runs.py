@@ -10,7 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from datamodules.errors import DataError
 from datamodules.questions import HELD_OUT
+from datamodules.sealed_files import DamagedFileError
 from datamodules.sources import question_split
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
@@ -186,6 +188,11 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
     analysed = read_analysed(folder.path / "analysis" / "instances.jsonl")
     # both sides of a change come from the same kind of file: the two kinds may hold different questions
     of_start = read_analysed(folder.path / "analysis" / "instances-start.jsonl") if analysed else {}
+    validations = read_validations(folder.validations, config.trainer.max_steps)
+    try:
+        folder.verify_results()  # last: what is wrong with a row says more
+    except DamagedFileError as error:
+        raise DataError(f"{error}; leave {folder.path} out, or run it again") from error
     return Run(
         folder.path,
         config,
@@ -193,7 +200,7 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
         summary,
         after | analysed,
         changes=differences(after, before) | differences(analysed, of_start),
-        validations=read_validations(folder.validations, config.trainer.max_steps),
+        validations=validations,
         from_analysis=bool(analysed),
     )
 

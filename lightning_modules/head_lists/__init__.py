@@ -1,6 +1,5 @@
 """Lists of attention heads by published methods: those that are shipped here, and files of other readers."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from datamodules.choices import Choice
-from datamodules.text_files import write_whole
+from datamodules.sealed_files import DamagedFileError, read_json, write_json
 from lightning_modules.attention_heads import AttentionHeads, HeadSource
 from lightning_modules.fingerprint import model_fingerprint
 from lightning_modules.metrics.head_methods import HEAD_METHODS
@@ -66,8 +65,8 @@ class HeadList:
         )
 
     def save(self, path: Path) -> None:
-        """Writes JSON, whole or not at all."""
-        write_whole(path, json.dumps({**vars(self), "rows": str(self.rows)}, indent=1) + "\n")
+        """Writes JSON with its checksum, whole or not at all."""
+        write_json(path, {**vars(self), "rows": str(self.rows)})
 
 
 def read_head_list(path: Path) -> HeadList:
@@ -77,11 +76,13 @@ def read_head_list(path: Path) -> HeadList:
         ValueError: there is no such file, or it holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         listed = HeadList(**{**found, "rows": HeadRows(found["rows"])})
         is_whole = bool(listed.heads) and listed.num_heads >= 1 and all(map(_PLACE.fullmatch, listed.heads))
     except OSError as error:
         raise ValueError(f"cannot read the list of heads {path} ({error.strerror})") from error
+    except DamagedFileError as error:
+        raise ValueError(f"the list of heads {error}; give a file that {_COMMAND} wrote") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:

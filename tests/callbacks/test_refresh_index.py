@@ -20,6 +20,7 @@ import callbacks.index_builder as index_builder
 from callbacks.index_builder import IndexBuilder
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
+from datamodules.durable_files import partial_beside
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import PassageIndex
@@ -316,20 +317,24 @@ def test_the_start_is_shared_between_runs(tmp_path, monkeypatch):
         assert module.index is not None
         assert not index.builder.folder.exists()
     assert len(built) == 1
-    assert [folder.name[:7] for folder in shared.iterdir()] != ["partial"]
+    assert [folder.name[0] for folder in shared.iterdir()] != ["."]
 
 
 # ---- matrices: as knowledge bases of more than 2 GiB have them ----
 
 
 def test_what_killed_runs_left_in_the_shared_folder_is_removed(tmp_path, caplog):
-    """What a running process writes stays, and what another machine or a run to be resumed may go on with."""
+    """What a running process writes stays, and what another machine or a run to be resumed may go on with.
+
+    An earlier process may have had the number of this one.
+    """
     ended = subprocess.Popen(["true"])
     ended.wait()
-    host, old = socket.gethostname(), time.time() - 8 * 86400
-    stay = {f"partial-{host}-{os.getpid()}-0a": old, "partial-other-host-1-0b": time.time()}
+    host, old = socket.gethostname().replace(".", "-"), time.time() - 8 * 86400
+    stay = {partial_beside(tmp_path / "0a").name: old, ".0b.other-host.1.0b.partial": time.time()}
     stay |= {"00aa.partial": time.time(), "11bb.partial": old, "22cc": old}
-    go = {f"partial-{host}-{ended.pid}-0c": time.time(), "partial-other-host-1-0d": old, "33dd.partial": old}
+    go = {f".0c.{host}.{ended.pid}.0c.partial": time.time(), ".0d.other-host.1.0d.partial": old}
+    go |= {f".0e.{host}.{os.getpid()}.0e.partial": time.time(), "33dd.partial": old}
     for name, age in {**stay, **go}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "rows").touch()

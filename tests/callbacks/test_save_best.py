@@ -20,14 +20,7 @@ class Script(Callback):
 
 
 def fit(folder, schedule, max_steps=6, ckpt_path=None) -> SaveBest:
-    best = SaveBest(
-        dirpath=folder / "best",
-        filename="{step}",
-        monitor="reading",
-        mode="max",
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
+    best = SaveBest(folder / "best", "reading")
     index = RefreshIndex(schedule, folder / "index", show_progress=False)
     trainer = toy_trainer(
         folder,
@@ -43,13 +36,13 @@ def fit(folder, schedule, max_steps=6, ckpt_path=None) -> SaveBest:
 @pytest.mark.parametrize(("schedule", "step", "num_left_out"), [("1", 1, 0), ("0-9:2", 2, 3), ("4", 4, 5)])
 def test_the_best_of_the_fresh_validations_is_kept(tmp_path, schedule, step, num_left_out):
     best = fit(tmp_path, schedule)
-    assert torch.load(best.best_model_path, weights_only=True)["global_step"] == step
+    assert torch.load(best.path, weights_only=True)["global_step"] == best.step == step
     assert (best.num_left_out, best.left_out_all) == (num_left_out, False)
 
 
 def test_none_is_kept_where_none_was_fresh(tmp_path):
     best = fit(tmp_path, "-1")
-    assert (best.best_model_path, best.num_left_out, best.left_out_all) == ("", 6, True)
+    assert (best.path, best.num_left_out, best.left_out_all) == (None, 6, True)
 
 
 def test_a_resumed_run_knows_what_was_left_out(tmp_path):

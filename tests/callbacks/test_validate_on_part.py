@@ -1,7 +1,5 @@
 """Which passages validations search, and that training goes on with the index it had."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.validate_on_part import ValidateOnPart, gold_rows
 from datamodules.bm25 import BM25Index
 from datamodules.errors import DataError
+from datamodules.sealed_files import read_json
 from lightning_modules.encoding import encode_passages
 from lightning_modules.metrics.measures import BM25
 from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
@@ -70,7 +69,7 @@ def test_each_validation_searches_the_same_passages_encoded_anew(tmp_path):
     assert all(is_fresh for _, _, is_fresh in watch.validated)
     [rows] = {tuple(rows) for _, rows, _ in watch.validated}
     assert len(rows) == 12
-    assert rows == tuple(json.loads((tmp_path / "rows.json").read_text()))
+    assert rows == tuple(read_json(tmp_path / "rows.json")["rows"])
     assert set(watch.trained) == {len(module.index)} == {24}
     gold = gold_rows(module, toy_datamodule().validation)
     assert sorted(gold.values()) == [[0], [1], [2], [3]], "the passage that holds the capital"
@@ -96,7 +95,7 @@ def test_hit_rates_are_those_of_a_loop_over_the_part(tmp_path):
     trainer = toy_trainer(tmp_path, [refresh, on_part], limit_val_batches=1.0)
     datamodule = toy_datamodule()
     [measured] = trainer.validate(module, datamodule, verbose=False)
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = read_json(tmp_path / "rows.json")["rows"]
     passages = module.knowledge_base.select(rows)
     embeddings = torch.from_numpy(encode_passages(module.retriever, passages))
     hits, of_bm25 = [], []
@@ -123,7 +122,7 @@ def test_a_resumed_run_goes_on_with_the_passages_of_the_first(tmp_path):
     assert again.validated[0][1] == first.validated[0][1]
     for damage in ("[1, 2", "{}", "[]", "[0, 99]"):
         (tmp_path / "rows.json").write_text(damage)
-        with pytest.raises(DataError, match=r"rows\.json is damaged .*start the run anew"):
+        with pytest.raises(DataError, match=r"rows\.json is damaged.*start the run anew"):
             run(tmp_path)
 
 
@@ -170,6 +169,4 @@ def test_two_processes_encode_a_share_each(tmp_path):
     [expected] = trainer.validate(module, toy_datamodule(), verbose=False)
     for name in ("validation/hr_at_1", "validation/hr_at_5", "validation/passage_words"):
         assert measured[name] == pytest.approx(expected[name], abs=1e-5)
-    assert json.loads((tmp_path / "rows.json").read_text()) == json.loads(
-        (tmp_path / "one" / "rows.json").read_text()
-    )
+    assert read_json(tmp_path / "rows.json") == read_json(tmp_path / "one" / "rows.json")

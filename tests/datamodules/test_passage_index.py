@@ -1,7 +1,6 @@
 """Search against brute force; what is saved is loaded whole, and for the same embeddings only."""
 
 import doctest
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 import pytest
 
 from datamodules import passage_index
+from datamodules.errors import DataError
 from datamodules.passage_index import PassageIndex, StaleIndexError
+from datamodules.sealed_files import read_json, write_json
 from experiments.command_line import run_command
 
 
@@ -173,7 +174,7 @@ class TestSaveAndLoad:
 
     def test_meta_says_what_the_index_is(self, tmp_path):
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "abc")
-        meta = json.loads((tmp_path / "meta.json").read_text())
+        meta = read_json(tmp_path / "meta.json")
         assert (tmp_path / meta.pop("file")).is_file()
         version = faiss.__version__
         assert meta == {
@@ -187,7 +188,6 @@ class TestSaveAndLoad:
     def test_saving_again_replaces_and_cleans_up(self, tmp_path):
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "old")
         (tmp_path / "index-killed.faiss").write_bytes(b"half")
-        (tmp_path / "meta-killed.json").write_bytes(b"half")
         PassageIndex.build(random_vectors(7, 3)).save(tmp_path, "new")
         assert len(PassageIndex.load(tmp_path, "new")) == 7
         assert len(list(tmp_path.iterdir())) == 2
@@ -197,25 +197,21 @@ class TestSaveAndLoad:
         with pytest.raises(StaleIndexError, match=r"stale.*of-the-old-r, .*of-the-new-r; build it again"):
             PassageIndex.load(tmp_path, "of-the-new-retriever")
 
-    @pytest.mark.parametrize("step", ["write_index", "flush", "commit"])
+    @pytest.mark.parametrize("step", ["write_index", "flush_to_disk", "seal", "commit"])
     def test_failing_half_way_leaves_the_old_index(self, tmp_path, monkeypatch, step):
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "old")
         before = sorted(tmp_path.iterdir())
-
-        def half_written(index: faiss.Index, path: str) -> None:
-            Path(path).write_bytes(b"half")
-            raise RuntimeError("Error in faiss::write: No space left on device")
 
         def failing(*_: object) -> None:
             raise OSError("No space left on device")
 
         if step == "write_index":
-            monkeypatch.setattr(faiss, "write_index", half_written)
-        elif step == "flush":
-            monkeypatch.setattr(passage_index, "_flush_to_disk", failing)
-        else:
+            monkeypatch.setattr(faiss, step, failing)
+        elif step == "commit":
             monkeypatch.setattr(Path, "replace", failing)
-        with pytest.raises((ValueError, OSError), match="No space left on device"):
+        else:
+            monkeypatch.setattr(passage_index, step, failing)
+        with pytest.raises(DataError, match=r"cannot be written .*No space left on device"):
             PassageIndex.build(random_vectors(7, 3)).save(tmp_path, "new")
         assert len(PassageIndex.load(tmp_path, "old")) == 6
         assert sorted(tmp_path.iterdir()) == before
@@ -240,7 +236,7 @@ class TestSaveAndLoad:
     def test_damaged_meta_is_refused(self, tmp_path, content):
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "abc")
         (tmp_path / "meta.json").write_text(content)
-        with pytest.raises(ValueError, match=r"meta.json is damaged .*build the index again"):
+        with pytest.raises(ValueError, match=r"meta.json is damaged.*the index is built again"):
             PassageIndex.load(tmp_path, "abc")
 
     @pytest.mark.parametrize(
@@ -248,13 +244,12 @@ class TestSaveAndLoad:
         [
             ("fingerprint", 7, "meta.json is damaged .*fingerprint"),
             ("count", 5, "holds 6 passages of 3 dimensions, .* says 5 of 3"),
-            ("file", "index-gone.faiss", "index-gone.faiss is missing"),
+            ("file", "index-gone.faiss", "index-gone.faiss is gone"),
         ],
     )
     def test_meta_that_does_not_fit_is_refused(self, tmp_path, field, value, complaint):
         PassageIndex.build(random_vectors(6, 3)).save(tmp_path, "abc")
-        meta = json.loads((tmp_path / "meta.json").read_text())
-        (tmp_path / "meta.json").write_text(json.dumps(meta | {field: value}))
+        write_json(tmp_path / "meta.json", read_json(tmp_path / "meta.json") | {field: value})
         with pytest.raises((ValueError, FileNotFoundError), match=complaint):
             PassageIndex.load(tmp_path, "abc")
 

@@ -36,6 +36,22 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
         assert said in card.text, said
 
 
+def test_what_is_damaged_is_not_published(made, capsys, caplog):
+    capsys.readouterr()
+    for file in (made.predictions, next(made.retriever.glob("*.safetensors"))):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9] + b"x" + whole[-8:])
+        assert publish.main([str(made.path), "--dry-run"]) == 2
+        assert f"error: {file} is damaged" in capsys.readouterr().err
+        file.write_bytes(whole)
+    whole = made.environment.read_bytes()
+    made.environment.write_bytes(whole[:-9])
+    assert publish.main([str(made.path), "--dry-run"]) == 0
+    assert "environment.json is damaged: no JSON" in caplog.text
+    assert "suite:" not in capsys.readouterr().out, "the card does without"
+    made.environment.write_bytes(whole)
+
+
 def test_what_is_found_later_is_in_the_card_that_is_published(made, tmp_path, monkeypatch, capsys):
     assert control_length.main([str(made.path), "--k", "5"]) == 0
     probe = {

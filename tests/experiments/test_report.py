@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.sealed_files import read_json, read_with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
 from experiments.show.figures import hit_rate_curve
@@ -297,7 +298,7 @@ def test_missing_and_unfinished_runs_are_named(runs):
     unfinished = runs / "step1_vital" / "20260101-000000-seed0"
     shutil.copytree(next(runs.glob("offshelf_vital/*-seed0")), unfinished)
     (unfinished / "summary.json").unlink()
-    text = (unfinished / "config.yaml").read_text()
+    text = read_with_checksum(unfinished / "config.yaml")
     (unfinished / "config.yaml").write_text(text.replace("name: offshelf_vital", "name: step1_vital"))
     status = {key: entry.status for key, [entry] in entries_of(runs).items()}
     vital = {setting: state for (scale, dataset, setting), state in status.items() if dataset == "vital"}
@@ -321,7 +322,7 @@ def test_the_newest_run_of_a_seed_counts(toy_runs):
 def test_runs_with_other_settings_are_not_pooled(runs):
     """Of the two seeds one gets another learning rate, and a setting that changes no number."""
     config = next(runs.glob("offshelf_vital/*-seed1")) / "config.yaml"
-    text = config.read_text().replace("log_every_steps: 1", "log_every_steps: 7")
+    text = read_with_checksum(config).replace("log_every_steps: 1", "log_every_steps: 7")
     config.write_text(text)
     assert len(entries_of(runs)["embedded", "vital", "offshelf"]) == 1
     config.write_text(text.replace("retriever_lr: 0.001", "retriever_lr: 0.5"))
@@ -334,7 +335,7 @@ def test_runs_with_other_settings_are_not_pooled(runs):
 def test_the_sample_that_validations_are_shipped_with_is_not_shortened(runs, limit, is_shortened):
     """`data.max_validation` of the paper's experiments."""
     config = next(runs.glob("offshelf_nq/*")) / "config.yaml"
-    text = config.read_text().replace("max_steps: 4", "max_steps: 160000")
+    text = read_with_checksum(config).replace("max_steps: 4", "max_steps: 160000")
     config.write_text(text.replace("max_validation: null", f"max_validation: {limit}"))
     [entry] = entries_of(runs)["paper", "nq", "offshelf"]
     assert ("shortened" in entry.notes) == is_shortened
@@ -520,7 +521,7 @@ def one_row_twice(folder):
 def summary_changed(**changes):
     def change(folder):
         path = folder / "summary.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_text(json.dumps(read_json(path) | changes))
 
     return change
 

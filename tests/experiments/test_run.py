@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from datamodules import embedded
+from datamodules.sealed_files import write_json
 from experiments import run
 from experiments.config import experiment_names, load_config, to_yaml
-from experiments.runs import create_run, write_json
+from experiments.runs import create_run
 from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
 

@@ -63,7 +63,7 @@ def test_sentence_transformers_trains_on_the_file(settings, scored, loss):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeypatch, scored, capsys):
+def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeypatch, scored, capsys, caplog):
     """And the file is that of one that was not."""
     path, add, added = tmp_path / "scores.jsonl", scoring._KeptScores.add, []
 
@@ -79,14 +79,20 @@ def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeyp
     kept = tmp_path / "scores.jsonl.scoring"
     assert len(rows(kept)) == 1 + sum(added)
     assert not path.exists()
-    with kept.open("a") as file:
-        file.write('{"id": "q9", "pass')  # as a kill leaves it
     assert command(settings, path, objective__attention_temperature=0.1) == 2
     assert "holds scores of other settings" in capsys.readouterr().err
+    whole = kept.read_bytes()
+    kept.write_bytes(b"{" + whole)
+    assert command(settings, path) == 2
+    assert f"{kept} is damaged; delete it, or give another --out" in capsys.readouterr().err
+    *first, last, _ = whole.split(b"\n")
+    last = last.replace(b'"scores": [-', b'"scores": [-9')
+    kept.write_bytes(b"\n".join([*first, last, b'{"id": "q9", "pass']))  # the end as a kill leaves it
     asked = []
     monkeypatch.setattr(scoring._KeptScores, "add", lambda *given: asked.append(given[1]) or add(*given))
     assert command(settings, path) == 0
-    assert sum(map(len, asked)) == 12 - sum(added)
+    assert sum(map(len, asked)) == 12 - (sum(added) - 1)
+    assert "2 lines are damaged, or were never whole" in caplog.text
     for row, expected in zip(rows(path), rows(scored), strict=True):
         assert row["label"] == pytest.approx(expected["label"], abs=1e-5)
     assert command(settings, path) == 2

@@ -2,8 +2,11 @@
 
 import pytest
 
+from datamodules.sealed_files import write_json
 from experiments import run, sweep
 from experiments.command_line import INTERRUPTED
+from experiments.config import load_config
+from experiments.runs import create_run, with_runs_named
 from tests.toy_files import as_overrides, toy_settings
 
 
@@ -44,6 +47,18 @@ def test_a_grid_is_run_once_goes_on_and_ends_in_a_report(settings, monkeypatch, 
     report = (folder / "report" / "report.md").read_text()
     assert all(str(path) in report for path in (folder / "runs" / "quickstart").iterdir())
     assert len(list((folder / "runs" / "quickstart").glob("*/csv/metrics.csv"))) == 2
+
+
+def test_a_run_from_the_latest_of_another_is_found_again(tmp_path):
+    """Its configuration names the folder that it meant."""
+    point = [f"runs={tmp_path}", "init.retriever_from=latest:quickstart"]
+    earlier = create_run(load_config("quickstart", point[:1]))
+    earlier.retriever.mkdir()
+    write_json(earlier.summary, {"status": "finished"})
+    made = create_run(with_runs_named(load_config("offshelf_vital", point)))
+    found = sweep.find_run_of("offshelf_vital", point)
+    assert found is not None
+    assert found.path == made.path
 
 
 def test_a_job_array_has_a_task_a_run(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginEventAccumulator,
 )
 
+from callbacks.checkpoint_files import load_sealed
 from callbacks.stop_on_interrupt import SCHEDULER_SIGNALS
 from datamodules.passages import KnowledgeBase
+from datamodules.sealed_files import read_json, seal, write_json
 from experiments import build as build_module
 from experiments import run, train
 from experiments.command_line import FAILED, REQUEUE, USER_ERROR, quieten
@@ -64,7 +67,7 @@ def json_lines(path: Path) -> list[dict]:
 
 def numbers(made: RunFolder) -> dict:
     """All that must be the same whenever a run is repeated: everything but time."""
-    return {name: value for name, value in summary(made).items() if name != "times_s"}
+    return {name: value for name, value in read_json(made.summary).items() if name != "times_s"}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -262,11 +265,11 @@ def resume(made: RunFolder) -> RunFolder:
 def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, reading):
     """The validation reading of the start is replaced by one that loses, wins, or ties with the best one."""
     made = start_and_kill(settings, monkeypatch, "on_train_end", 4, training__retriever_lr=3e-3)
-    kept = json.loads(made.start.read_text())
+    kept = read_json(made.start)
     if reading == "tie":
         reading = best_reading(torch.load(made.last_checkpoint, weights_only=True))[0]
     kept["validation"]["validation/hr_at_5"] = reading
-    made.start.write_text(json.dumps(kept))
+    write_json(made.start, kept)
     found = summary(resume(made))
     hit_rates = scalars(made, "validation/hr_at_5")
     exported, initial = weights(made.retriever), weights(Path(settings["retriever.name"]))
@@ -369,7 +372,7 @@ def built(monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["name", "folder"])
-def test_step2_starts_from_the_reader_of_step1(settings, built, by):
+def test_step2_starts_from_the_reader_of_step1(settings, built, capsys, by):
     common = {"evaluation__generate_in_validation": "false"}
     step1 = start(settings, "step1_vital", evaluation__monitor="null", trainer__max_steps=2, **common)
     trained = load_causal_lm(step1.reader)[0].state_dict()
@@ -385,8 +388,20 @@ def test_step2_starts_from_the_reader_of_step1(settings, built, by):
     assert are_equal(first, initial)
     assert are_equal(second, trained)
     assert summary(step2)["started_from"] == {"reader": str(step1.reader)}
+    assert read_config(step2.config).init.reader_from == str(step1.path), "whatever is the latest tomorrow"
+    damage(step1.reader / "model.safetensors")
+    again = as_overrides({**settings, "init.reader_from": step1.path})
+    assert run.main(["--exp", "step2_vital", *again]) == USER_ERROR
+    assert "model.safetensors is damaged" in capsys.readouterr().err
     assert "started_from" in summary(step1)
     assert not step2.reader.exists()
+
+
+def damage(file: Path) -> None:
+    """Changes a byte in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def test_the_retriever_of_an_earlier_run(settings, built):
@@ -489,10 +504,10 @@ def twelve_validated(settings) -> dict:
 
 def raise_start(path: Path, to: float) -> None:
     """Puts a start that no reading comes near in the place of Indicator 1's."""
-    kept = json.loads(path.read_text())
+    kept = read_json(path)
     values = kept["instances"]["values"]
     values[SPEARMAN] = [to] * len(kept["instances"]["question_ids"])
-    path.write_text(json.dumps(kept))
+    write_json(path, kept)
 
 
 def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
@@ -517,13 +532,13 @@ def test_the_start_of_another_run_is_a_baseline(settings, tmp_path, capsys):
 
 
 def test_a_threshold_ends_a_run_and_everything_says_so(settings, monkeypatch, capsys):
-    """The start's Hit Rate is replaced by one that no later one comes near; killed again after the end."""
+    """The start's Hit Rate is replaced by one that no later one comes near, 1; killed again after the end."""
     changes = {"stopping__thresholds": '["validation/hr_at_5 >= start - 0.02", "until validation/kl <= -1"]'}
     changes |= {"trainer__max_steps": 8}
     made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 0, **changes)
-    kept = json.loads(made.start.read_text())
-    kept["validation"]["validation/hr_at_5"] = 5.0
-    made.start.write_text(json.dumps(kept))
+    kept = read_json(made.start)
+    kept["validation"]["validation/hr_at_5"] = 1.0
+    write_json(made.start, kept)
     with monkeypatch.context() as patched:
         all_callbacks = RunCallbacks.all
         patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), KillAt("on_train_end", 4)])
@@ -535,13 +550,13 @@ def test_a_threshold_ends_a_run_and_everything_says_so(settings, monkeypatch, ca
     assert last["step"] == 4
     hit_rate = last["metrics"]["validation/hr_at_5"]
     assert found["stopped"] == (
-        f"threshold: validation/hr_at_5 is {hit_rate:.4g}, which breaks >= start - 0.02 = 4.98 (start: 5) in "
+        f"threshold: validation/hr_at_5 is {hit_rate:.4g}, which breaks >= start - 0.02 = 0.98 (start: 1) in "
         "2 validations in a row"
     )
     rule = "validation/hr_at_5 >= start - 0.02 for 2 then stop"
     [decision] = found["decisions"]
     assert (decision["step"], decision["action"], decision["rule"]) == (4, "stop", rule)
-    assert (decision["baseline"], decision["value"], decision["bound"]) == (5.0, hit_rate, 4.98)
+    assert (decision["baseline"], decision["value"], decision["bound"]) == (1.0, hit_rate, 0.98)
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 4
     shown = " ".join(capsys.readouterr().out.split())
     assert f"decided at step 4: stop, validation/hr_at_5 is {hit_rate:.3f} (threshold {rule}, bound" in shown
@@ -699,7 +714,7 @@ def assert_same(made: RunFolder, reference: RunFolder) -> None:
 def best_reading(state: dict) -> tuple[float, str]:
     """Of the best checkpoint so far: its reading, and its name."""
     [best] = [value for name, value in state["callbacks"].items() if name.startswith("SaveBest")]
-    return float(best["best_model_score"]), Path(best["best_model_path"]).name
+    return best["score"], f"best-step={best['step']}.ckpt"
 
 
 INTERRUPTED = {"data__batch_size": 3, "retriever__dropout": 0.1}
@@ -749,6 +764,78 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole, monkeypatch, hook, step
     assert curves["train/kl"] == curves["lr-AdamW"] == list(range(1, 10))
     assert curves["validation/hr_at_5"] == [0, 2, 4, 6, 8]
     assert curves["test/hr_at_5"] == [0, 9]
+
+
+def test_a_run_that_was_moved_goes_on_to_the_same_numbers(whole, monkeypatch, tmp_path):
+    """When all was done but the test, and the best checkpoint is known by its score alone."""
+    settings, reference = whole
+    made = start_and_kill(settings, monkeypatch, "on_train_end", 9, **INTERRUPTED)
+    moved = RunFolder(made.path.rename(tmp_path / "moved"))
+    assert summary(resume(moved))["best_step"] == summary(reference)["best_step"]
+    assert_same(moved, reference)
+    held = load_sealed(moved.last_checkpoint)["callbacks"]
+    assert str(made.path.parent) not in str(held), "no path in a checkpoint"
+
+
+def test_a_run_recovers_from_damage(whole, monkeypatch, caplog):
+    """Of its last checkpoint, its index (of older weights), its start and its curves, all at once."""
+    settings, reference = whole
+    changes = {**INTERRUPTED, "index__refresh_before_validation": "false"}
+    reference = start(settings, **changes)
+    made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 5, **changes)
+    damage(made.last_checkpoint)
+    assert list(made.index.iterdir())
+    shutil.rmtree(made.index)
+    for torn in (made.start, made.validations):
+        torn.write_text(torn.read_text()[:-30])
+    resume(made)
+    assert_same(made, reference)
+    for said in (
+        "last.ckpt is damaged: bytes 0 to",
+        "going on from the checkpoint before it",
+        "start.json is damaged: no JSON",
+        "the start is measured again",
+        "the index that the checkpoint was trained with is made again",
+    ):
+        assert said in caplog.text, said
+    assert {path.name for path in made.checkpoints.iterdir()} <= {
+        "last.ckpt",
+        f"best-step={summary(made)['best_step']}.ckpt",
+    }
+
+
+def test_without_its_encoder_a_lost_index_is_told(whole, monkeypatch, caplog):
+    settings, _ = whole
+    changes = {**INTERRUPTED, "index__refresh_before_validation": "false"}
+    made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 5, **changes)
+    shutil.rmtree(made.index)
+    for file in made.checkpoints.glob("index-*.ckpt"):
+        file.unlink()
+    resume(made)
+    assert "this is not the same run any more" in caplog.text
+
+
+def test_a_damaged_checkpoint_without_another_is_a_message(whole, monkeypatch, capsys):
+    settings, _ = whole
+    made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 2, **INTERRUPTED)
+    for file in (made.last_checkpoint, made.previous_checkpoint):
+        file.write_bytes(b"torn")
+    capsys.readouterr()
+    assert run.main(["--resume", str(made.path)]) == USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {made.last_checkpoint} is damaged")
+    assert f"or delete {made.checkpoints}: the run then trains again from its start" in said
+    assert not (made.path / "run.lock").exists()
+
+
+def test_a_damaged_summary_is_written_anew(whole, caplog):
+    settings, _ = whole
+    made = start(settings, trainer__max_steps=0)
+    before = numbers(made)
+    made.summary.write_text(made.summary.read_text()[:100])
+    resume(made)
+    assert "summary.json is damaged" in caplog.text
+    assert numbers(made) == before
 
 
 def test_accumulation_and_both_models(settings, monkeypatch):
@@ -857,7 +944,7 @@ def test_a_disk_without_room_ends_with_one_message_and_the_run_goes_on_later(who
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     errors = capsys.readouterr().err
     [line] = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "File too large" in line
+    assert f"{made.last_checkpoint} cannot be written (it could not be written whole, probably for" in line
     assert line.endswith(f"then go on with: python -m experiments.run --resume {made.path}")
     assert "Traceback" not in errors
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
@@ -875,6 +962,7 @@ class Malicious:
 def test_a_malicious_checkpoint_is_refused_unexecuted(settings, monkeypatch, tmp_path, capsys):
     made = start_and_kill(settings, monkeypatch, "on_train_batch_start", 1)
     torch.save({"state_dict": Malicious(f"touch {tmp_path / 'owned'}")}, made.last_checkpoint)
+    seal(made.last_checkpoint)
     capsys.readouterr()
     assert run.main(["--resume", str(made.path)]) == USER_ERROR
     errors = capsys.readouterr().err

@@ -44,12 +44,19 @@ def test_a_file_is_decoded_once(file, caplog):
 
 
 def test_a_damaged_copy_is_decoded_again(file, caplog):
-    folder = decoded(file, write_weights)
-    for damage in (b"weighty", b"weigh"):
-        (folder / "model.safetensors").write_bytes(damage)
-        assert decoded(file, write_weights) == folder
+    folder = decoded(file, write_model)
+    for name, damage in [("model.safetensors", b"weigh"), ("tokenizer.json", b"{]"), ("checksums.json", b"")]:
+        (folder / name).write_bytes(damage)
+        assert decoded(file, write_model) == folder
         assert (folder / "model.safetensors").read_bytes() == b"weights"
-    assert len(re.findall("decoding it again", caplog.text)) == 2
+        assert (folder / "tokenizer.json").read_bytes() == b"{}"
+    assert len(re.findall("is damaged.*; decoding it again", caplog.text)) == 3
+    assert list(cache_folder().iterdir()) == [folder]
+
+
+def write_model(folder):
+    write_weights(folder)
+    (folder / "tokenizer.json").write_bytes(b"{}")
 
 
 def test_what_fails_half_way_leaves_nothing(file):
@@ -65,11 +72,7 @@ def test_of_two_processes_the_first_stays(file):
         write_weights(folder)
 
     folder = decoded(file, meanwhile)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "first",
-        "model.safetensors",
-        "model.safetensors.sha256",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["checksums.json", "first", "model.safetensors"]
     assert list(cache_folder().iterdir()) == [folder]
 
 

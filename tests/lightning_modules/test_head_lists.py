@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import embedded
+from datamodules.sealed_files import read_json
 from lightning_modules import head_lists
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.fingerprint import model_fingerprint
@@ -83,8 +84,9 @@ def test_a_file_is_for_its_reader(tmp_path, reader):
     [
         (None, r"cannot read the list of heads .* \(No such file or directory\)"),
         ("{}", "holds no list of heads; give a file that python -m experiments.select_heads"),
-        ("{", "holds no list of heads"),
-        ("[1]", "holds no list of heads"),
+        ("{", "is damaged: no JSON .*; give a file that python -m experiments.select_heads"),
+        ("[1]", "is damaged: a JSON list"),
+        ({"num_questions": 8, "checksum": "0"}, "it is not what was written"),
         ({"heads": {}}, "holds no list of heads"),
         ({"heads": {"1.*": 1.0}}, "holds no list of heads"),
         ({"num_heads": 0}, "holds no list of heads"),
@@ -96,7 +98,7 @@ def test_other_files_are_refused(tmp_path, reader, content, message):
     path = tmp_path / "heads.json"
     if isinstance(content, dict):
         list_of(reader.model).save(path)
-        content = json.dumps({**json.loads(path.read_text()), **content})
+        content = json.dumps({**read_json(path), **content})
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match=message) as error:

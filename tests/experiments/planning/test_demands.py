@@ -36,8 +36,9 @@ def test_offshelf_nq_on_an_a100(tmp_path):
 
     assert disk["index of the start, for all runs"] == (MATRIX, MATRIX)
     assert disk["indices of the run, up to 2"] == (2 * MATRIX, 2 * MATRIX)
-    # two of the last with weights and moments, three of weights
-    assert disk["checkpoints and trained models"] == (36 * trained, 12 * trained)
+    # three with weights and moments, five of weights, three of the passage encoder alone
+    kept = 56 * trained + 12 * CONTRIEVER
+    assert disk["checkpoints and trained models"] == (kept, 12 * trained)
 
     # 100 words each, in a file that no run has made
     assert disk["knowledge base"] == (WIKIPEDIA * 680, WIKIPEDIA * 500)

@@ -1,0 +1,23 @@
+"""The short form of `make drill`: one run of each kind that something happens to."""
+
+import pytest
+
+from tests.drill.cases import Counts, Drill
+from tests.drill.table import Case, Outcome, Table
+
+
+def test_nothing_is_lost_and_nothing_silently_wrong(tmp_path):
+    counts = Counts(kills=2, kills_of_two=0, changes=0, resumed=1, sizes=1, twice=1)
+    table = Drill(tmp_path.resolve()).run(counts, jobs=1)
+    assert table.is_good, table.text()
+    assert len(table.cases) >= 4 + 1  # of two resumes one is refused
+
+
+@pytest.mark.parametrize(("outcome", "is_good"), [(Outcome.REFUSED, True), (Outcome.WRONG, False)])
+def test_the_table_counts(outcome, is_good):
+    table = Table([Case("kill", Outcome.RECOVERED), Case("kill", outcome, "why")], ["kill"], ["nothing"])
+    assert table.is_good == is_good
+    shown = table.text().splitlines()
+    assert shown[0] == "| | injected | recovered | refused | lost | silently wrong |"
+    assert shown[2] == f"| kill | 2 | 1 | {int(is_good)} | 0 | {int(not is_good)} |"
+    assert ("kill: silently wrong: why" in shown) != is_good
