@@ -43,7 +43,8 @@ class _Lines:
         self._file = file
 
     def write(self, text: str) -> None:
-        if line := text.strip():
+        # the unit's space stands before it also where something takes longer than a second: 2.4s/ questions
+        if line := text.strip().replace("s/ ", "s/"):
             self._file.write(f"{line}\n")
 
     def flush(self) -> None:

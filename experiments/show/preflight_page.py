@@ -1,6 +1,7 @@
 """The pre-flight check as a page of its own, with a map of the attention heads."""
 
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,6 @@ def write_page(result: PreflightResult, name: str, description: str, path: Path)
         "<h2>Recommended</h2>",
         "".join(f"<p>{_advice(line)}</p>" for line in advice(result)),
         "<h2>Does the teacher prefer passages with an answer?</h2>",
-        _intervals(result),
         _teachers(result),
         "<h2>The configured teacher</h2>",
         _measures(result),
@@ -97,6 +97,16 @@ def _list(lines: list[str]) -> str:
 
 
 def _teachers(result: PreflightResult) -> str:
+    """The teachers that matter as a picture and as a table; the others behind a click."""
+    shown, others = split_rows(result)
+    parts = [_picture(shown, shown[0]), f"<p>{_LABEL}</p>", _table(shown, result)]
+    if others:
+        more = _picture(others, shown[0]) + _table(others, result)
+        parts.append(f"<details><summary>{len(others)} more teachers</summary>{more}</details>")
+    return "".join(parts)
+
+
+def _table(rows: Sequence[TeacherRow], result: PreflightResult) -> str:
     heads = (
         "teacher",
         "AUC",
@@ -109,10 +119,10 @@ def _teachers(result: PreflightResult) -> str:
         "temperature",
         "questions",
     )
-    rows = [_row(row, "configured" if number == 0 else "") for number, row in enumerate(result.rows)]
-    rows += [_row(row, "reference") for row in result.references]
+    kinds = {id(row): "reference" for row in result.references} | {id(result.rows[0]): "configured"}
+    shown = [_row(row, kinds.get(id(row), "")) for row in rows]
     head = "".join(f"<th>{name}</th>" for name in heads)
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(shown)}</table></div>'
 
 
 def _row(row: TeacherRow, kind: str) -> str:
@@ -146,17 +156,6 @@ def _measures(result: PreflightResult) -> str:
     )
 
 
-def _intervals(result: PreflightResult) -> str:
-    """AUC of the teachers that matter with its interval, as a picture; the others behind a click."""
-    shown, others = split_rows(result)
-    more = ""
-    if others:
-        more = (
-            f"<details><summary>{len(others)} more teachers</summary>{_picture(others, shown[0])}</details>"
-        )
-    return f"{_picture(shown, shown[0])}<p>{_LABEL}</p>{more}"
-
-
 def split_rows(result: PreflightResult) -> tuple[list[TeacherRow], list[TeacherRow]]:
     """The configured teacher, what it is compared with and the best others, ten in all; and the rest."""
     configured, *others = result.rows
@@ -167,7 +166,7 @@ def split_rows(result: PreflightResult) -> tuple[list[TeacherRow], list[TeacherR
     return [configured, *shown, *result.references], left
 
 
-def _picture(rows: list[TeacherRow], first: TeacherRow) -> str:
+def _picture(rows: Sequence[TeacherRow], first: TeacherRow) -> str:
     left, width, step = 12, 330, 34
     height = step * len(rows) + 40
 
