@@ -177,7 +177,7 @@ class RefreshIndex(Callback):
         goes on with that of its checkpoint. Of encoders that of the checkpoint before stays, too. Nothing
         goes while the start is measured: a run that goes on may do so before it knows its checkpoints.
         """
-        if not (trainer.is_global_zero and self._knows_checkpoints):
+        if not trainer.is_global_zero or not (self._knows_checkpoints or self._has_no_checkpoints()):
             return
         needed = [name for name in (fingerprint, *self._in_checkpoints) if name is not None]
         last = [name for name in self._in_checkpoints[-1:] if name is not None]
@@ -190,6 +190,9 @@ class RefreshIndex(Callback):
         for file in self.encoders.glob("index-*.ckpt") if self.encoders is not None else ():
             if file not in files:
                 file.unlink()
+
+    def _has_no_checkpoints(self) -> bool:
+        return self.encoders is None or not any(self.encoders.glob("*.ckpt"))
 
     # ---- resuming ----
 

@@ -385,6 +385,7 @@ def build_module(
     knowledge_base: KnowledgeBase,
     train: Sequence[Question] = (),
     given: Sequence[ScoredQuestion] = (),
+    run: str | None = None,
 ) -> RetrievalModule:
     """Both models in the module that trains them; without a reader one that learns from scores, or retrieves.
 
@@ -393,6 +394,7 @@ def build_module(
         retriever, reader, knowledge_base: that it is made of.
         train: training questions, as for `build_objective`.
         given: scores that are learnt from in place of a reader.
+        run: that it is of, as for `ReadOnce`.
     """
     training, evaluation = config.training, config.evaluation
     decay = LearningRateDecay(training.decay)
@@ -439,7 +441,7 @@ def build_module(
             token_embeddings=evaluation.token_embeddings,
             attention_normalization=evaluation.attention_normalization,
             token_drops=evaluation.token_drops,
-            read_once=None if reader is None else _build_read_once(config, reader),
+            read_once=None if reader is None else _build_read_once(config, reader, run),
             answer_choice=training.answer_choice,
             shard_reader=config.trainer.strategy == FSDP,
             weight_decay=training.weight_decay,
@@ -479,14 +481,14 @@ def _check_canonical_answers(config: ExperimentConfig, train: Sequence[Question]
         )
 
 
-def _build_read_once(config: ExperimentConfig, reader: Reader) -> ReadOnce | None:
+def _build_read_once(config: ExperimentConfig, reader: Reader, run: str | None) -> ReadOnce | None:
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
     reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
     if not settings.read_once or reason is not None or config.trainer.strategy == FSDP:
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
-    return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes)
+    return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes, run=run)
 
 
 def _build_bm25(
@@ -515,7 +517,7 @@ def build(
 
     Args:
         config: of the experiment.
-        folder: where a slice of the knowledge base is kept.
+        folder: of the run, or any other: where a slice of the knowledge base is kept.
         weights: where the models come from.
         reads_train: whether to read the training questions even where nothing is trained.
 
@@ -527,7 +529,8 @@ def build(
     knowledge_base = build_knowledge(config, datamodule, folder)
     examples = take_examples(config, datamodule, knowledge_base) if has_reader(config) else []
     given = take_scores(config, datamodule, knowledge_base)
-    return datamodule, build_models(config, weights, knowledge_base, examples, datamodule.train, given)
+    module = build_models(config, weights, knowledge_base, examples, datamodule.train, given, run=folder.name)
+    return datamodule, module
 
 
 def build_models(
@@ -537,12 +540,13 @@ def build_models(
     examples: Sequence[SolvedExample] = (),
     train: Sequence[Question] = (),
     given: Sequence[ScoredQuestion] = (),
+    run: str | None = None,
 ) -> RetrievalModule:
     """The models of `build`, with their knowledge base, what the reader is shown and calibrated by, and the
     scores in its place."""
     retriever = build_retriever(config, weights["retriever"])
     reader = build_reader(config, weights["reader"], examples) if has_reader(config) else None
-    return build_module(config, retriever, reader, knowledge_base, train, given)
+    return build_module(config, retriever, reader, knowledge_base, train, given, run)
 
 
 def build_refresh(config: ExperimentConfig, folder: Path, schedule: str, **others: Any) -> RefreshIndex:

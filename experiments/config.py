@@ -688,9 +688,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         ) from error
     except Exception as error:  # the YAML parser's own errors are of many kinds
         raise ConfigError(f"{path} is no YAML ({str(error).splitlines()[0]}); put a copy back") from error
+    if isinstance(saved, DictConfig):
+        _refuse_interpolations(saved, where=str(path))
     if not isinstance(saved, DictConfig) or "name" not in saved:
         raise ConfigError(f"{path} is no configuration: it holds no settings; put a copy back")
-    _refuse_interpolations(saved, where=str(path))
     return _typed(
         _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
     )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,11 +44,16 @@ class OutputStore:
     with the ending `.sums` has a line for each record batch: where it begins, how long it is, and its digest.
     A batch that does not have its digest is left out before Arrow looks at it.
 
+    Of the other processes of its own run it sees nothing: they write while it reads, so what it found would
+    depend on when it was opened, and the numbers of a run that goes on would be others, in their last bits,
+    than those of one that was not interrupted (what is read together is not always the same).
+
     Args:
         folder: of this one kind of arrays; made at the first write.
         names: of the arrays of each key.
         max_bytes: files in the folder, together; the oldest are deleted beyond it.
         about: what they are of, for whoever looks into the folder (`about.json`).
+        writer: the run and its process, from 0; None = of no run.
     """
 
     def __init__(
@@ -56,17 +62,21 @@ class OutputStore:
         names: Sequence[str],
         max_bytes: int = 8 << 30,
         about: Mapping[str, object] | None = None,
+        writer: tuple[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.names = tuple(names)
         self.max_bytes = max_bytes
         self.about = about or {}
+        self.writer = writer
         self._places: dict[bytes, tuple[pa.RecordBatch, int]] = {}
         self._own: _OwnFile | None = None
         self._schema = pa.schema(
             [("key", pa.binary(KEY_BYTES)), *((name, pa.list_(pa.float32())) for name in self.names)]
         )
         for path in sorted(self.folder.glob("*.arrows")):
+            if self._is_of_another_process(path):
+                continue
             for batch in self._read(path):
                 self._places |= {key.as_py(): (batch, row) for row, key in enumerate(batch.column("key"))}
 
@@ -97,7 +107,7 @@ class OutputStore:
             if self._own is not None and self._own.size >= FILE_BYTES:
                 self.close()
             if self._own is None:
-                self._own = _OwnFile(self.folder, self._schema)
+                self._own = _OwnFile(self.folder, self._schema, self.writer)
                 write_durably(self.folder / "about.json", json.dumps(self.about, indent=2) + "\n")
                 self._delete_oldest()
             self._own.append(batch)
@@ -113,6 +123,14 @@ class OutputStore:
         if self._own is not None:
             self._own.close()
         self._own = None
+
+    def _is_of_another_process(self, path: Path) -> bool:
+        """Whether a file is of this run, and not of this process."""
+        if self.writer is None:
+            return False
+        run, process = self.writer
+        found = re.fullmatch(rf"[0-9a-f]+-{re.escape(run)}-process(\d+)", path.stem)
+        return found is not None and int(found[1]) != process
 
     def _read(self, path: Path) -> Iterator[pa.RecordBatch]:
         """The record batches of a file that have their digests."""
@@ -161,10 +179,10 @@ class OutputStore:
 class _OwnFile:
     """The file that one process appends to, with its sums."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, writer: tuple[str, int] | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # the process in the name tells no more than whose it was
-        self.path = folder / f"{uuid.uuid4().hex}-{os.getpid()}.arrows"
+        whose = f"{os.getpid()}" if writer is None else f"{writer[0]}-process{writer[1]}"
+        self.path = folder / f"{uuid.uuid4().hex}-{whose}.arrows"
         self._file: pa.NativeFile = pa.OSFile(str(self.path), "wb")
         self._writer = pa.ipc.new_stream(self._file, schema)
 

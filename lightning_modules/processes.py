@@ -10,6 +10,12 @@ from torch import Tensor
 _ItemT = TypeVar("_ItemT")
 
 
+def process_number() -> int:
+    """Of this process among those of its run, from 0."""
+    is_one_of_several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if is_one_of_several else 0
+
+
 def gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
     """Those of all processes, process after process, as `InstanceValues.values` has them."""
     if trainer.world_size == 1:

@@ -16,6 +16,7 @@ from datamodules.prompts import Shown
 from lightning_modules.fingerprint import model_fingerprint
 from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
+from lightning_modules.processes import process_number
 from lightning_modules.readers.base import Reader, TokenEmbeddings
 from lightning_modules.readers.decoder_only import answer_tokens
 from lightning_modules.readers.outputs import AnswerLikelihoods, SignalOutput, TokenOutput, WeightedPass
@@ -66,6 +67,7 @@ class ReadOnce:
         folder: of what is kept, of any number of readers.
         max_bytes: of what is kept of this reader; as much again where every head is kept too.
         num_at_once: prompts in one pass.
+        run: that it is of, if of one.
 
     Attributes:
         num_read: pairs that the reader has read.
@@ -73,7 +75,12 @@ class ReadOnce:
     """
 
     def __init__(
-        self, reader: Reader, folder: Path | str, max_bytes: int = 8 << 30, num_at_once: int = 32
+        self,
+        reader: Reader,
+        folder: Path | str,
+        max_bytes: int = 8 << 30,
+        num_at_once: int = 32,
+        run: str | None = None,
     ) -> None:
         refusal = why_not_kept(reader)
         if refusal is not None:
@@ -81,6 +88,7 @@ class ReadOnce:
         self.reader = reader
         self.num_at_once = num_at_once
         self.num_read = self.num_found = 0
+        self.run = run
         self._folder = Path(folder)
         self._max_bytes = max_bytes
         self._stores: dict[tuple[str, tuple[str, ...]], OutputStore] = {}
@@ -205,7 +213,8 @@ class ReadOnce:
                 "version": _VERSION,
             }
             digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-            self._stores[key] = OutputStore(self._folder / digest, names, self._max_bytes, about)
+            writer = None if self.run is None else (self.run, process_number())
+            self._stores[key] = OutputStore(self._folder / digest, names, self._max_bytes, about, writer)
         return self._stores[key]
 
 

@@ -442,8 +442,8 @@ def _is_one_message(ended: Ended) -> bool:
 
 
 def _says_disk_is_full(ended: Ended) -> bool:
-    is_named = "No space left on device" in ended.said or "for want of space" in ended.said
-    return _is_one_message(ended) and is_named
+    words = ("No space left on device", "for want of space", "this run does not fit")
+    return _is_one_message(ended) and any(said in ended.said for said in words)
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:

@@ -482,10 +482,10 @@ NESTED = "[" * 20_000 + "]" * 20_000
 @pytest.mark.parametrize(
     ("file", "named"),
     [
-        ("summary.json", "summary.json: JSON that is nested too deep"),
+        ("summary.json", "summary.json is damaged: JSON nested too deep"),
         ("predictions.jsonl", "predictions.jsonl, line 1: JSON that is nested too deep"),
         ("validations.jsonl", "validations.jsonl, line 1: JSON that is nested too deep"),
-        ("config.yaml", "config.yaml cannot be read"),
+        ("config.yaml", "config.yaml is no YAML"),
     ],
 )
 def test_what_is_nested_too_deep_is_named(runs, tmp_path, capsys, file, named):

@@ -56,6 +56,16 @@ def test_two_processes_write_side_by_side(tmp_path):
         check(third[KEYS[i]], i)
 
 
+def test_a_process_sees_what_other_runs_wrote_and_itself_but_no_other_of_its_run(tmp_path):
+    """Else it would depend on the moment of a kill what a run that goes on finds."""
+    store(tmp_path).put({KEYS[0]: arrays(0)})
+    for number in (0, 1):
+        store(tmp_path, writer=("20260101-seed0", number)).put({KEYS[1 + number]: arrays(1 + number)})
+    store(tmp_path, writer=("20260101-seed0-2", 1)).put({KEYS[3]: arrays(3)})
+    again = store(tmp_path, writer=("20260101-seed0", 1))
+    assert [key in again for key in KEYS[:4]] == [True, False, True, True]
+
+
 def test_a_torn_end_loses_no_more_than_itself(tmp_path, caplog):
     first = store(tmp_path)
     for i in range(4):

@@ -184,13 +184,13 @@ def test_stages_of_a_run_are_compared_with_the_groups_of_its_plan(finished):
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch):
-    small_machine(monkeypatch, disk_bytes=100_000_000_000)
+    small_machine(monkeypatch, disk_bytes=120_000_000_000)
     arguments = ["--exp", "offshelf_nq", f"runs={tmp_path}/runs", f"data.root={tmp_path}"]
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "this run does not fit: it needs at least 124.4 GB on the disk of" in error
-    assert "there are 100.0 GB" in error
+    assert "there are 120.0 GB" in error
     assert "set data.max_passages=1000000, or free the disk, or set runs to a folder" in error
     assert not list(tmp_path.iterdir())
 
