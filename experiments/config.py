@@ -687,7 +687,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
             f"{error}; put a copy back, or take its line `# checksum: ...` out if you changed it on purpose"
         ) from error
     except Exception as error:  # the YAML parser's own errors are of many kinds
-        raise ConfigError(f"{path} is no YAML ({str(error).splitlines()[0]}); put a copy back") from error
+        said = next(iter(str(error).splitlines()), "it holds one value")  # OmegaConf says nothing of a number
+        raise ConfigError(f"{path} is no YAML with settings ({said}); put a copy back") from error
     if isinstance(saved, DictConfig):
         _refuse_interpolations(saved, where=str(path))
     if not isinstance(saved, DictConfig) or "name" not in saved:
