@@ -463,7 +463,7 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
         is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
     except OSError as error:
         raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         is_whole = False
     if not is_whole:
         raise ConfigError(

@@ -60,5 +60,5 @@ def _check_parts(kept: dict[str, Any], run: RunFolder, is_trained: bool) -> None
     try:
         if is_trained:
             QuestionValues.from_json(kept["instances"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DamagedFileError(f"{run.start} is damaged: its instances are no values of questions") from error

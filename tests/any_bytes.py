@@ -36,5 +36,5 @@ def with_another_value(draw: Any, value: Any) -> Any:
 
 
 def assert_names(file: Path, error: Exception) -> None:
-    """The message says which file it is, or the folder that it is of."""
-    assert file.name in str(error) or str(file.parent) in str(error), error
+    """The message says which file it is, or the folder, or the set of files, that it is of."""
+    assert file.name in str(error) or str(file.parents[1]) in str(error), error

@@ -19,7 +19,7 @@ from datamodules.errors import DataError
 from datamodules.judged_sets import read_judged_set
 from datamodules.passage_files import read_passages
 from datamodules.questions import read_questions
-from datamodules.score_files import ScoredQuestion, ScoreFormat, read_scores, text_files_of, write_scores
+from datamodules.score_files import ScoredQuestion, ScoreFormat, read_scores, write_scores
 from datamodules.text_files import json_objects
 from datamodules.token_file import TokenFile, TokenFileWriter
 from datamodules.token_units import TokenUnit
@@ -134,20 +134,20 @@ def _scored() -> list[ScoredQuestion]:
 
 
 def _score_format(format: ScoreFormat) -> Parser:
+    name = "scores.run" if format is ScoreFormat.TREC else "scores.jsonl"
+
     def write(folder: Path) -> None:
         toy_knowledge_base(folder).close()
-        write_scores(folder / "scores.jsonl", format, _scored())
-        for file in text_files_of(folder / "scores.jsonl"):
-            file.unlink(missing_ok=True)
+        write_scores(folder / name, format, _scored())
 
     def read(folder: Path) -> Any:
         knowledge_base = toy_knowledge_base(folder)
         try:
-            return read_scores(folder / "scores.jsonl", toy_questions(), knowledge_base)
+            return read_scores(folder / name, toy_questions(), knowledge_base)
         finally:
             knowledge_base.close()
 
-    return Parser(f"scores for {format}", "scores.jsonl", write, read)
+    return Parser(f"scores for {format}", name, write, read)
 
 
 def _write_run(folder: Path) -> None:

@@ -43,7 +43,7 @@ class QuestionValues:
         """What `to_json` made.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: content of another form.
+            KeyError, TypeError, ValueError, AttributeError, OverflowError: content of another form.
         """
         values = {
             name: [math.nan if value is None else float(value) for value in of_questions]

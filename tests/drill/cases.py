@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+# what runs import, also late, is imported before the forks
+import spacy  # noqa: F401
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments import run as run_command
-from experiments import train, trainer  # noqa: F401  imported before the forks, like all that they import
+from experiments import train, trainer  # noqa: F401
 from experiments.runs import RunFolder
 from tests.drill import table
 from tests.drill.children import Child, Ended, count_file_operations, die_at_file_operation
