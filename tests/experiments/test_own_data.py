@@ -60,7 +60,7 @@ def test_it_needs_questions_passages_and_models_alone(made):
 
 def test_the_derived_temperature_is_kept(made):
     [folder] = made.glob("own_data/*")
-    text = (folder / "config.yaml").read_text()
+    text = read_with_checksum(folder / "config.yaml")
     assert text.startswith("# objective.retrieval_temperature was null")
     assert read_config(folder / "config.yaml").objective.retrieval_temperature > 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.sealed_files import read_json, read_with_checksum
+from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
 from experiments.show.figures import hit_rate_curve
@@ -47,12 +47,12 @@ PUBLISHED = {"train": "nq-train.qa.csv", "validation": "nq-dev.qa.csv", "test": 
 
 def pretend(config: Path, files: dict[str, str]) -> None:
     """As if the toy questions were those of a published set; without any, of Vital QA."""
-    text = config.read_text()
+    text = read_with_checksum(config)
     for split in ("train", "validation", "test", "passages"):
         text = re.sub(
             rf"^  {split}: .*$", f"  {split}: {files.get(split, 'vital')}", text, flags=re.MULTILINE
         )
-    config.write_text(text)
+    config.write_text(with_checksum(text))
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_rows_are_compared_seed_by_seed_in_the_order_given(runs):
     """Of two settings that differ in their rate; both have a seed 0, and the second one has no other."""
     first, second = sorted(runs.glob("offshelf_vital/*"), key=lambda path: path.name[-1])
     config = second / "config.yaml"
-    text = config.read_text().replace("retriever_lr: 0.001", "retriever_lr: 0.5")
+    text = read_with_checksum(config).replace("retriever_lr: 0.001", "retriever_lr: 0.5")
     config.write_text(re.sub(r"^seed: 1$", "seed: 0", text, flags=re.MULTILINE))
     a, b = ({r["id"]: r["f1"] for r in lines(folder / "predictions.jsonl")} for folder in (second, first))
     table = make_tables(sort_runs(collect_runs([second, first])).entries)[-1]
@@ -259,8 +259,8 @@ def test_other_seeds_are_compared_by_their_means(toy_runs):
 def test_a_ruined_run_reads_as_ruined(runs):
     """Its best checkpoint is the start, so before and after are the same."""
     [folder] = runs.glob("offshelf_nq/*")
-    summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps({**summary, "best_step": None}))
+    summary = read_json(folder / "summary.json")
+    (folder / "summary.json").write_text(json.dumps({**summary, "best_step": None, "checksums": {}}))
     scores = {0: 0.5, 2: 0.25, 4: 0.125}
     (folder / "validations.jsonl").write_text(
         "".join(
