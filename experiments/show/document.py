@@ -18,7 +18,10 @@ _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
 body { max-width: 100rem; }
 .rows td:nth-child(2) { min-width: 7.5rem; }
-@media (max-width: 36rem) { .rows td:nth-child(2) { min-width: 8.5rem; overflow-wrap: anywhere; } }
+@media (max-width: 36rem) {
+  .rows td:nth-child(2) { min-width: 8.5rem; overflow-wrap: anywhere; }
+  .rows td:first-child { white-space: normal; min-width: 5rem; overflow-wrap: anywhere; }
+}
 .figures { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(32rem, 100%), 1fr)); }
 .figures figure { min-width: 0; }

@@ -167,6 +167,7 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
         # over both panels of the row
         panels[row, 0].set_title(setting_label(entry), loc="left")
     for axes in panels[-1]:
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("Spearman of a question" if part == "spearman" else "attention of a question")
     figure.supylabel("share of questions", fontsize="medium")
     caption = "Instances of all seeds together; the dashed line is their mean." + _left_out(entries, drawn)

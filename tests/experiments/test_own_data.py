@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.answer_matching import has_answer
+from datamodules.passage_files import read_passages
+from datamodules.questions import read_questions
 from experiments import checks, evaluate, report, run
 from experiments.checks import doubts_about
 from experiments.command_line import USER_ERROR
@@ -120,13 +123,30 @@ def test_more_processes_than_cores_are_doubted(monkeypatch):
     assert not checks.doubts_about(load_config("own_data", ["trainer.devices=2"]))
 
 
+def programs_of_the_docs() -> list[str]:
+    page = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text()
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
+@pytest.mark.embedded
+def test_the_files_of_the_docs_belong_together(tmp_path, monkeypatch):
+    (tmp_path / "make.py").write_text(programs_of_the_docs()[0])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("make.py")
+    questions = read_questions("my/qrels/train.tsv")
+    passages = {passage.id: passage for passage in read_passages("my/corpus.jsonl")}
+    assert (len(questions), len(passages)) == (30, 40)
+    for question in questions:
+        [gold] = question.positives
+        assert has_answer(passages[gold].text, question.answers)
+
+
+@pytest.mark.embedded
 @pytest.mark.filterwarnings("ignore")
 def test_the_program_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     """As it stands, on toy files in place of the reader's own."""
-    page = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text()
-    program = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[-1]
     write_beir(tmp_path / "my")
-    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "program.py").write_text(programs_of_the_docs()[-1])
     monkeypatch.chdir(tmp_path)
     made = runpy.run_path("program.py")["made"]
     assert set(made.before) == set(made.after)
