@@ -15,12 +15,16 @@ from functools import partial
 from pathlib import Path
 
 # what runs import, also late, is imported before the forks
+import bm25s  # noqa: F401
 import spacy  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
 from lightning.pytorch.utilities import rank_zero_only
 
+from experiments import out_of_memory, run_lock, train, trainer  # noqa: F401
 from experiments import run as run_command
-from experiments import train, trainer  # noqa: F401
+from experiments.planning import plan  # noqa: F401
 from experiments.runs import RunFolder
+from experiments.show import console  # noqa: F401
 from tests.drill import table
 from tests.drill.children import Child, Ended, count_file_operations, die_at_file_operation
 from tests.drill.readers import KINDS, Kind, files_of, with_byte_changed
