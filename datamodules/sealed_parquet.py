@@ -1,4 +1,4 @@
-"""Parquet files with a checksum of all of it before the footer, where the programs that read them do not look."""
+"""Parquet files with a checksum before the footer, where the programs that read them do not look."""
 
 import hashlib
 import os
