@@ -45,7 +45,7 @@ SETTINGS = {
     "runs": "runs",
 }
 """Epochs of three steps, checkpoints at each, dropout, and every kind of file that a run reads back."""
-_TOLD = "this is not the same run any more"
+_TOLD = ("this is not the same run any more", "the last bits of what a run measures may differ")
 _NOT_READ = ("tensorboard", "token_view", "about.json")
 
 
@@ -260,8 +260,8 @@ class Drill:
         if ended.code == 0:
             found = self._found(place) or {}
             differing = [part for part in reference.found if found.get(part) != reference.found[part]]
-            if differing and _TOLD in ended.said:
-                return Outcome.REFUSED, _TOLD
+            if differing and any(told in ended.said for told in _TOLD):
+                return Outcome.TOLD, ended.said[:300]
             if differing:
                 return Outcome.WRONG, f"{', '.join(differing)} differ; {ended.said[-2000:]}"
             if left:
