@@ -308,7 +308,7 @@ class Drill:
                     self._write_found(place)
                     ended = Ended(0, "")
         outcome, said = self._judge(place, ended, reference)
-        if outcome is Outcome.REFUSED:  # a kill is nothing to be refused for
+        if outcome in (Outcome.REFUSED, Outcome.TOLD):  # a kill is nothing to be refused for
             outcome = Outcome.LOST
         left = [path.name for path in elsewhere.iterdir()]
         if left:
