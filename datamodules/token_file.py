@@ -1,6 +1,5 @@
 """What was measured of each token, as a Parquet file: a row for each unit (question, retrieved passage)."""
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from datamodules.answer_matching import AnswerMatch
 from datamodules.durable_files import delete_partials_of_dead, flush_to_disk, partial_beside
 from datamodules.errors import DataError
 from datamodules.records import PARQUET_ERRORS
-from datamodules.sealed_files import checksums_of, read_json, verify_files, write_json
+from datamodules.sealed_parquet import seal_parquet, verify_parquet
 from datamodules.text_files import existing_file, parse_json
 from datamodules.token_units import SCHEMA, TokenUnit
 
@@ -27,7 +26,6 @@ VERSION = 1
 """Raise it when the columns or their meaning change."""
 
 _INFO, _COMPLETE = b"token_file", b"complete"
-_WHOLE = "blake2b"
 _UNITS_PER_ROW_GROUP = 500
 
 
@@ -86,11 +84,9 @@ class TokenFileWriter:
         self._flush()
         self._writer.add_key_value_metadata({_COMPLETE: b"true"})
         self._writer.close()
+        seal_parquet(self._partial)
         flush_to_disk(self._partial)
-        checksums = checksums_of(self.path.parent, [self._partial])
-        _checksum_file(self.path).unlink(missing_ok=True)  # else it would be of another file for a moment
         self._partial.replace(self.path)
-        write_json(_checksum_file(self.path), {_WHOLE: checksums[self._partial.name]})
 
     def discard(self) -> None:
         """Takes the unfinished file away."""
@@ -146,14 +142,12 @@ class TokenFile:
 
     Raises:
         DataError: no such file, another kind of file, an unfinished one, or one of a newer version.
-        DamagedFileError: it is not what was written, as `NAME.checksum` beside it says.
+        DamagedFileError: it is not what was written.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = existing_file(path, "token file")
-        with contextlib.suppress(FileNotFoundError):  # a copy, say
-            written = read_json(_checksum_file(self.path)).get(_WHOLE)
-            verify_files(self.path.parent, {self.path.name: str(written)})
+        verify_parquet(self.path)
         try:
             self._file = pq.ParquetFile(self.path)
             metadata = self._file.metadata.metadata or {}
@@ -213,10 +207,6 @@ class TokenFile:
                 break
             rows += self._file.read_row_group(group, columns=SCHEMA.names).to_pylist()
         return [TokenUnit(**row) for row in rows[:num_units]]
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.checksum")
 
 
 def _batch(columns: Mapping[str, pa.ChunkedArray], num_passages: int) -> TokenBatch:

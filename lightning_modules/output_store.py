@@ -24,6 +24,8 @@ FILE_BYTES = 256 << 20
 """A file that has become so large is followed by another one."""
 _SUMS = ".sums"
 
+_LAST_BITS = ": with others than before, so the last bits of what a run measures may differ"
+
 Arrays = Mapping[str, Float32[np.ndarray, " _"]]
 
 
@@ -139,7 +141,7 @@ class OutputStore:
             mapped = pa.memory_map(str(path)).read_buffer()
             lines = path.with_suffix(_SUMS).read_text().splitlines(keepends=True)
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read (%s); what it held is read anew", path, error)
+            log.warning("%s cannot be read (%s); what it held is read anew%s", path, error, _LAST_BITS)
             return
         for line in lines:
             if not line.endswith("\n"):  # torn by a kill
@@ -155,7 +157,9 @@ class OutputStore:
                 continue
             yield pa.ipc.read_record_batch(part, self._schema)
         if num_damaged:
-            log.warning("%s is damaged in %d places; what they held is read anew", path, num_damaged)
+            log.warning(
+                "%s is damaged in %d places; what they held is read anew%s", path, num_damaged, _LAST_BITS
+            )
 
     def _delete_oldest(self) -> None:
         """Keeps the folder within its size; what is deleted stays readable to who has it open."""

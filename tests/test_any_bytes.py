@@ -296,7 +296,6 @@ PARSERS = [
         is_checked=True,
     ),
     Parser("token file", "tokens.parquet", _write_tokens, _read_tokens, is_checked=True),
-    Parser("its checksum", "tokens.parquet.checksum", _write_tokens, _read_tokens, is_checked=True),
     Parser(
         "baseline",
         "start.json",

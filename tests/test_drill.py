@@ -18,6 +18,6 @@ def test_the_table_counts(outcome, is_good):
     table = Table([Case("kill", Outcome.RECOVERED), Case("kill", outcome, "why")], ["kill"], ["nothing"])
     assert table.is_good == is_good
     shown = table.text().splitlines()
-    assert shown[0] == "| | injected | recovered | refused | lost | silently wrong |"
-    assert shown[2] == f"| kill | 2 | 1 | {int(is_good)} | 0 | {int(not is_good)} |"
+    assert shown[0] == "| | injected | recovered | told | refused | lost | silently wrong |"
+    assert shown[2] == f"| kill | 2 | 1 | 0 | {int(is_good)} | 0 | {int(not is_good)} |"
     assert ("kill: silently wrong: why" in shown) != is_good

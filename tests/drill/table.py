@@ -13,6 +13,8 @@ class Outcome(StrEnum):
 
     RECOVERED = "recovered"
     """It came to the same numbers, to the bit."""
+    TOLD = "told"
+    """It came to other numbers, and said so: what it needed is gone."""
     REFUSED = "refused"
     """One message names what is wrong and the way out, and the run is as it was."""
     LOST = "lost"
