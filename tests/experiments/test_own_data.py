@@ -11,6 +11,7 @@ import pytest
 from datamodules.answer_matching import has_answer
 from datamodules.passage_files import read_passages
 from datamodules.questions import read_questions
+from datamodules.sealed_files import read_with_checksum
 from experiments import checks, evaluate, report, run
 from experiments.checks import doubts_about
 from experiments.command_line import USER_ERROR
