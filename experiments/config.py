@@ -3,9 +3,10 @@
 import difflib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -666,9 +667,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
         raise ConfigError(
             f"unknown experiment {name!r}{_nearest(name, experiment_names())}; --list shows all"
         )
-    config = OmegaConf.structured(ExperimentConfig)
-    for layer in (*_layers(path), OmegaConf.create({"name": name})):
-        config = _merge(config, layer, where=f"experiment {name}")
+    layers = (*_layers(path), OmegaConf.create({"name": name}))
+    config = _merge(OmegaConf.structured(ExperimentConfig), ((f"experiment {name}", of) for of in layers))
     return _typed(_override(config, overrides))
 
 
@@ -693,9 +693,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         _refuse_interpolations(saved, where=str(path))
     if not isinstance(saved, DictConfig) or "name" not in saved:
         raise ConfigError(f"{path} is no configuration: it holds no settings; put a copy back")
-    return _typed(
-        _override(_merge(OmegaConf.structured(ExperimentConfig), saved, where=str(path)), overrides)
-    )
+    return _typed(_override(_merge(OmegaConf.structured(ExperimentConfig), [(str(path), saved)]), overrides))
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -724,12 +722,18 @@ def _layers(path: Path) -> Iterator[DictConfig]:
     yield layer
 
 
-def _merge(config: Any, layer: Any, where: str) -> Any:
-    _refuse_unknown_keys(layer, where)
-    try:
-        return OmegaConf.merge(config, layer)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_wrong_value(layer, getattr(error, 'full_key', None))}") from error
+def _merge(config: Any, layers: Iterable[tuple[str, Any]]) -> Any:
+    """Puts further layers on the configuration, in order; each comes with where it is from.
+
+    In place: a copy for each, as `OmegaConf.merge` makes it, took most of the time to load a configuration.
+    """
+    for where, layer in layers:
+        _refuse_unknown_keys(layer, where)
+        try:
+            config.merge_with(layer)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where}: {_wrong_value(layer, getattr(error, 'full_key', None))}") from error
+    return config
 
 
 def _wrong_value(layer: Any, place: str | None) -> str:
@@ -746,14 +750,12 @@ def _wrong_value(layer: Any, place: str | None) -> str:
 
 
 def _override(config: Any, overrides: Sequence[str]) -> Any:
-    for override in overrides:
-        layer, where = _parse_override(override), f"override {override!r}"
-        _refuse_interpolations(layer, where)
-        config = _merge(config, layer, where)
-    return config
+    return _merge(config, map(_parse_override, overrides))
 
 
-def _parse_override(text: str) -> Any:
+def _parse_override(text: str) -> tuple[str, Any]:
+    """Where it is from, for messages, and the layer that it makes."""
+    where = f"override {text!r}"
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {text!r} is not of the form key=value, such as trainer.max_steps=8")
@@ -769,12 +771,14 @@ def _parse_override(text: str) -> Any:
         # 5 for [5], and 1,5 for [1,5]
         text = text if value.strip() in ("null", "") else f"{key}=[{value.strip()}]"
     try:
-        return OmegaConf.from_dotlist([text])
+        layer = OmegaConf.from_dotlist([text])
     except Exception as error:  # the YAML parser's own errors are of many kinds
         taken = "" if field_of is None else f"; {key.strip()} takes {takes(field_of)}"
         raise ConfigError(
             f"override {text!r} cannot be parsed: {str(error).splitlines()[0]}{taken}"
         ) from error
+    _refuse_interpolations(layer, where)
+    return where, layer
 
 
 def _refuse_interpolations(layer: Any, where: str) -> None:
@@ -804,10 +808,14 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 
 def _refuse_unknown_keys(layer: Any, where: str) -> None:
-    known = {key for key, _ in all_fields()}
     for key in _used_keys(layer):
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, known)}")
+        if key not in _known_keys():
+            raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, _known_keys())}")
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    return frozenset(key for key, _ in all_fields())
 
 
 def _used_keys(layer: Any, prefix: str = "") -> Iterator[str]:
@@ -818,7 +826,7 @@ def _used_keys(layer: Any, prefix: str = "") -> Iterator[str]:
             yield from _used_keys(value, f"{prefix}{key}.")
 
 
-def _nearest(word: str, known: Sequence[str] | set[str]) -> str:
+def _nearest(word: str, known: Sequence[str] | frozenset[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from experiments import run
@@ -46,12 +47,17 @@ def write_passages(path: Path) -> Path:
 
 def save_noun_tagger(folder: Path) -> Path:
     """A spaCy model to which a noun is what begins with a capital letter."""
+    _noun_tagger().to_disk(folder)
+    return folder
+
+
+@cache
+def _noun_tagger():
     import spacy
 
     tagger = spacy.blank("en")
     tagger.add_pipe("attribute_ruler").add([[{"IS_TITLE": True}]], {"POS": "PROPN"})
-    tagger.to_disk(folder)
-    return folder
+    return tagger
 
 
 def toy_settings(folder: Path, **changes: object) -> dict[str, object]:
