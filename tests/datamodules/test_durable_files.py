@@ -1,7 +1,9 @@
 """A file is there whole, or as it was before."""
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
