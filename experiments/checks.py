@@ -15,7 +15,7 @@ from callbacks.threshold import Rule, Threshold, paper_thresholds
 from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from datamodules.questions import HELD_OUT
-from datamodules.sealed_files import read_json
+from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
@@ -463,6 +463,10 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
         is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
     except OSError as error:
         raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error
+    except DamagedFileError as error:
+        if isinstance(error.__cause__, OSError):
+            raise ConfigError(f"stopping.baseline: {error}") from error
+        is_whole = False
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         is_whole = False
     if not is_whole:

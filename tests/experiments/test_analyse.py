@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.sealed_files import read_json
 from datamodules.token_file import TokenFile
 from experiments import analyse, run
 from experiments.runs import RunFolder, snapshot_of_run
@@ -288,7 +289,7 @@ def test_a_reader_that_is_gone(capsys, trained, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copy(trained.config, folder)
-    summary = json.loads(trained.summary.read_text())
+    summary = read_json(trained.summary)
     summary["started_from"] = {"reader": str(tmp_path / "gone" / "reader")}
     (folder / "summary.json").write_text(json.dumps(summary))
     assert "started from the reader in" in refused(capsys, ["--run", str(folder)])

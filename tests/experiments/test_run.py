@@ -75,7 +75,7 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         ([], "name an experiment: --exp NAME; --list shows all"),
         (["--exp", "quickstrat"], "unknown experiment 'quickstrat'; did you mean 'quickstart'?"),
         (["--exp", "quickstart", "trainer.max_stepz=1"], "did you mean 'trainer.max_steps'?"),
-        (["--exp", "quickstart", "trainer.max_steps=many"], "trainer.max_steps: Value 'many'"),
+        (["--exp", "quickstart", "trainer.max_steps=many"], "trainer.max_steps takes a whole number"),
         (["--exp", "quickstart", "fast"], "override 'fast' is not of the form key=value"),
         (["--exp", "quickstart", "index.refresh=0-50"], "index.refresh: refresh schedule '0-50'"),
         (["--exp", "quickstart", "reader.context=both"], "choose one of: concatenated, independent"),
@@ -141,7 +141,7 @@ def broken_files(folder: Path) -> None:
     (folder / "no_question.jsonl").write_text("\n")
     (folder / "empty_passage.tsv").write_text("id\ttext\ttitle\n1\tsome text\tA\n2\t \tB\n")
     (folder / "no_passage.tsv").write_text("id\ttext\ttitle\n")
-    (folder / "columns.tsv").write_text("id\ttext\n1\tsome text\n")
+    (folder / "columns.tsv").write_text("id\ttitle\n1\tSome title\n")
     (folder / "few.tsv").write_text("id\ttext\ttitle\n1\tsome text\tA\n2\tmore text\tB\n")
     (folder / "empty_folder").mkdir()
 
@@ -159,7 +159,7 @@ def broken_files(folder: Path) -> None:
         ({"data__validation": "@no_question.jsonl"}, ["no_question.jsonl: no question in the whole file"]),
         ({"data__passages": "@empty_passage.tsv"}, ["empty_passage.tsv, line 3: the passage has no text"]),
         ({"data__passages": "@no_passage.tsv"}, ["no_passage.tsv: no passage in the whole file"]),
-        ({"data__passages": "@columns.tsv"}, ["columns.tsv, line 1: the header lacks the column title"]),
+        ({"data__passages": "@columns.tsv"}, ["columns.tsv, line 1: the header lacks the column text"]),
         ({"data__passages": "@few.tsv"}, ["training.num_passages=5, but there are only 2 passages"]),
         ({"training__answer_choice": "canonical"}, ["12 of 12 training questions name no canonical answer"]),
         ({"data__max_train": 0}, ["data.max_train=0 must be at least 1, or null"]),
@@ -392,7 +392,7 @@ def test_exit_code_and_output_of_the_command(tmp_path, settings, changes, messag
 def test_a_score_that_favours_short_passages_is_warned_of(caplog, monkeypatch, tmp_path, changes, is_warned):
     from experiments import train
 
-    def interrupted(config, run):
+    def interrupted(config, run, began_s):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "run_experiment", interrupted)

@@ -361,8 +361,8 @@ def built(monkeypatch):
     """Weights of all modules as they were built, before any training."""
     modules = []
 
-    def build(*args):
-        module = original(*args)
+    def build(*args, **settings):
+        module = original(*args, **settings)
         modules.append({k: v.detach().clone() for k, v in module.state_dict().items()})
         return module
 
