@@ -62,7 +62,8 @@ def is_corpus(path: Path, first_line: str = "") -> bool:
     if is_parquet(path):
         return _ID in column_names(path)
     with suppress(ValueError, RecursionError):  # reading it will say what is broken
-        return _ID in json.loads(first_line)
+        row = json.loads(first_line)
+        return isinstance(row, dict) and _ID in row
     return False
 
 

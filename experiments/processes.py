@@ -190,9 +190,15 @@ def ending_together(trainer: L.Trainer, path: Path) -> Iterator[None]:
     watching: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if is_starter:
         watching = _every_second(lambda: _look_after_others(trainer, path))
+    with watching, _telling_once(trainer, path, is_starter):
+        yield
+
+
+@contextlib.contextmanager
+def _telling_once(trainer: L.Trainer, path: Path, is_starter: bool) -> Iterator[None]:
+    """Inside, an error ends the other processes before they say the same."""
     try:
-        with watching:
-            yield
+        yield
     except BaseException as error:
         if _is_lost_connection(error):
             if launcher() is None:

@@ -10,7 +10,6 @@ import torch
 
 from datamodules import token_file
 from datamodules.errors import DataError
-from datamodules.sealed_files import DamagedFileError
 from datamodules.token_file import TokenFile, TokenFileWriter
 from datamodules.token_units import SCHEMA, TokenUnit
 
@@ -126,7 +125,7 @@ def test_nothing_is_left_of_a_file_that_was_not_finished(tmp_path):
     before = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
         interrupted(path)
-    assert {file.name for file in tmp_path.iterdir()} == {"tokens.parquet", "tokens.parquet.checksum"}
+    assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before, "the one that was there before"
 
 
@@ -140,9 +139,8 @@ def test_an_empty_file(tmp_path):
 
 
 def rewritten(path, without=(), **metadata):
-    """The same file with other metadata (None = none) or without some columns; no checksum of ours."""
+    """The same file with other metadata (None = none) or without some columns."""
     write(path)
-    path.with_name(f"{path.name}.checksum").unlink()
     table = pq.read_table(path).drop_columns(list(without))
     found = {**pq.ParquetFile(path).metadata.metadata, **{k.encode(): v for k, v in metadata.items()}}
     found.pop(b"ARROW:schema", None)
@@ -155,9 +153,6 @@ def test_a_file_that_was_cut_short(tmp_path):
     path = tmp_path / "tokens.parquet"
     write(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DamagedFileError, match=r"tokens\.parquet is damaged"):
-        TokenFile(path)
-    path.with_name(f"{path.name}.checksum").unlink()
     with pytest.raises(DataError, match=r"tokens\.parquet: not a token file, or a damaged one.*--run RUN"):
         TokenFile(path)
 
