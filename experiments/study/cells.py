@@ -177,7 +177,7 @@ def write_table(results: Iterable[Result], path: Path, settings: str) -> None:
         found = (pq.read_schema(path).metadata or {}).get(_SETTINGS, b"").decode()
         if found != settings:
             raise ConfigError(
-                f"{path} holds results of other settings, which cannot be mixed with these; give another --out"
+                f"{path} holds results of other settings, which are not mixed with these; give another --out"
             )
         by_cell = {result.cell: result for result in read_table(path)} | by_cell
     ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)

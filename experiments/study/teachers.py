@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.study.material import Candidates
 from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
 from experiments.study.readings import ALL_HEADS, Scores, Signals
-from lightning_modules.scores import Scale, scaled
+from lightning_modules.scores import Scale, less_length, scaled
 
 TEMPERATURE = 0.5
 """Of standardised scores."""
@@ -30,6 +30,7 @@ class Teacher:
         reading: of which reader; None = the scores come from the candidates alone (`control`).
         control: scores without a reader.
         scale, temperature: of the target.
+        without_length: whether what passage length explains is taken off the scores.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Teacher:
     control: str | None = None
     scale: Scale = Scale.STANDARDISED
     temperature: float = TEMPERATURE
+    without_length: bool = False
 
     @property
     def heads(self) -> str:
@@ -172,4 +174,5 @@ def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> S
     signals = readings[teacher.reading].signals
     if not teacher.is_given_by(signals):
         raise ValueError(f"{teacher.name}: its reader has no such signal, or no list of such heads")
-    return teacher.scores(signals)
+    scores = teacher.scores(signals)
+    return less_length(scores, readings[teacher.reading].lengths) if teacher.without_length else scores
