@@ -129,7 +129,7 @@ class Results:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "cells"
+        self.folder = folder
 
     def path(self, cell: Cell) -> Path:
         """Of a cell's file."""

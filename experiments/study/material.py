@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from torch import Tensor
 
 from datamodules.batches import Passage, Question, in_batches
@@ -23,6 +23,7 @@ from experiments.build import build, hardware
 from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config
 from experiments.runs import starting_weights
+from lightning_modules import RetrieverReaderModule
 from lightning_modules.candidates import CandidateSource
 from lightning_modules.encoding import build_index, encode_passages
 from lightning_modules.eval_mode import eval_mode
@@ -33,9 +34,9 @@ from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 
 DEFAULTS = (
-    "data.max_train=420",
+    "data.max_train=356",
     "data.max_validation=200",
-    "data.max_passages=3000",
+    "data.max_passages=2500",
     "data.batch_size=4",
     "training.num_passages=6",
     "objective.in_batch=false",
@@ -45,6 +46,9 @@ DEFAULTS = (
     "trainer.validate_every_steps=10",
 )
 """Settings of the study beside those of its experiment; what the command line says comes after them."""
+_READ = ("data", "reader", "retriever", "retrieval", "init", "seed")
+_SHOWN_OR_WHERE = ("progress_bar", "accelerator", "devices", "loggers")
+"""Settings of a trainer that results do not depend on."""
 NUM_PASSED_OVER = 100
 """Training questions that nothing is made of: the lists of attention heads that come with the suite were
 chosen on them."""
@@ -71,16 +75,19 @@ class Material:
     Args:
         config: of the study.
         num_questions: training questions that teach.
-        folder: of what is kept of all studies: a slice of the knowledge base, readers, their readings.
+        folder: of all studies.
 
     Attributes:
-        folder: of what is kept with these settings.
+        folder: of what is kept with these settings of data and models: the slice of the knowledge base,
+            readers and their readings.
+        cells_folder: of the cells, which depend on how retrievers are trained too.
     """
 
     def __init__(self, config: ExperimentConfig, num_questions: int, folder: Path) -> None:
         self.config = config
         self.num_questions = num_questions
-        self.folder = folder / self.settings
+        self.folder = folder / f"read-{self._fingerprint(*_READ)}"
+        self.cells_folder = folder / f"cells-{self.settings}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
@@ -101,10 +108,14 @@ class Material:
     @property
     def settings(self) -> str:
         """A fingerprint: results with other settings are not mixed with these."""
-        about = dataclasses.asdict(self.config)
-        for name in ("runs", "trainer", "description"):
-            about.pop(name)
-        about |= {"steps": self.config.trainer.max_steps, "num_questions": self.num_questions}
+        return self._fingerprint(*_READ, "objective", "training", "trainer", "evaluation")
+
+    def _fingerprint(self, *sections: str) -> str:
+        settings = dataclasses.asdict(self.config)
+        about = {name: settings[name] for name in sections}
+        about |= {"questions": self.num_questions, "passages": self.config.training.num_passages}
+        for name in _SHOWN_OR_WHERE:
+            about.get("trainer", {}).pop(name, None)
         text = json.dumps(about, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -148,6 +159,44 @@ class Material:
     def in_precision(self) -> AbstractContextManager[None]:
         """Inside, models compute as they do in runs."""
         return self.trainer().precision_plugin.forward_context()
+
+    def train(
+        self,
+        module: RetrieverReaderModule,
+        questions: list[Question],
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        callback: Callback,
+    ) -> None:
+        """Trains a module on some questions; nothing is validated but by the callback.
+
+        Args:
+            module: that is trained.
+            questions: in an order that the seed makes.
+            batch_size: of a step, or all questions where there are fewer.
+            num_steps: of the optimizer.
+            seed: of the order.
+            callback: that looks on.
+        """
+        datamodule = QuestionDataModule(
+            questions,
+            self.datamodule.validation,
+            self.datamodule.test,
+            batch_size=min(batch_size, len(questions)),
+            seed=seed,
+        )
+        trainer = self.trainer(
+            max_steps=num_steps,
+            max_epochs=-1,
+            limit_val_batches=0,
+            callbacks=[callback],
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(module, datamodule=datamodule, weights_only=True)
+        except SystemExit as end:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from end
 
     # ---- questions ----
 

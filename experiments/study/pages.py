@@ -314,8 +314,8 @@ def _stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         )
         sentences.append(
             f"Replayed on {len(runs)} runs, the rule with patience {patience} stops {len(stopped)}, of "
-            f"which {false} ended no lower than they started; {len(ended_lower)} runs ended lower on validation "
-            f"and on test questions, of which it lets {rows[-1][4]} go on."
+            f"which {false} ended no lower than they started; {len(ended_lower)} runs ended lower on "
+            f"validation and on test questions, of which it lets {rows[-1][4]} go on."
         )
     page = ["# The stopping rule, replayed", "", _command("all parts that train"), ""]
     page += [
@@ -388,8 +388,8 @@ def _teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
 _OTHER_READERS = (
     "Any decoder-only reader of the hub, or a folder: `python -m experiments.study teachers --only "
     "'teachers/reader=initial/*' --out report/teachers reader.name=NAME`; *initial* is then that reader. "
-    "Gold above the longest: CoRe's test, whether the best positive passage scores above the longest negative one "
-    "that is at least twice as long. Seconds: of all signals together, on the machine that read."
+    "Gold above the longest: CoRe's test, whether the best positive passage scores above the longest "
+    "negative one that is at least twice as long. Seconds: of all signals together, on the machine that read."
 )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
 from datamodules.prompts import Context, PassageOrder
-from datamodules.qa_datamodule import QuestionDataModule
 from experiments.benchmarks.shuffle_reader import shuffle_weights
 from experiments.build import build_reader
 from experiments.config import ConfigError
@@ -150,23 +149,11 @@ def _train_reader(material: Material, steps: frozenset[int]) -> None:
         seed=config.seed,
     )
     module.index = material.index
-    datamodule = QuestionDataModule(
-        material.reader_questions,
-        material.datamodule.validation,
-        material.datamodule.test,
-        batch_size=min(_STEP1_BATCH, len(material.reader_questions)),
-        seed=config.seed,
-    )
 
     def save(step: int) -> None:
         module.reader.save(material.folder / "readers" / f"{STEP1}-{step}")
 
-    trainer = material.trainer(
-        max_steps=max(steps),
-        max_epochs=-1,
-        limit_val_batches=0,
-        callbacks=[_SaveReader(steps, save)],
-        use_distributed_sampler=False,
-    )
     log.warning("Step 1: %d steps", max(steps))
-    trainer.fit(module, datamodule, weights_only=True)
+    material.train(
+        module, material.reader_questions, _STEP1_BATCH, max(steps), config.seed, _SaveReader(steps, save)
+    )

@@ -65,7 +65,7 @@ class Study:
             if not cells:
                 raise ConfigError(f"--only {only}: no cell has such a name; --list shows all")
         material = Material.of(experiment, overrides, num_questions)
-        return cls(material, cells, Results(material.folder), out)
+        return cls(material, cells, Results(material.cells_folder), out)
 
     def list_cells(self) -> None:
         """Prints all cells, and which are finished."""

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
-from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.score_files import ScoredQuestion
 from experiments.study.material import Candidates, Material
 from experiments.study.readings import Scores
@@ -168,19 +167,6 @@ def _train(
         weight_decay=config.training.weight_decay,
         seed=seed,
     )
-    datamodule = QuestionDataModule(
-        [one.question for one in scored],
-        material.datamodule.validation,
-        material.datamodule.test,
-        batch_size=min(config.data.batch_size, len(scored)),
-        seed=seed,
-    )
-    trainer = material.trainer(
-        max_steps=lesson.num_steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        callbacks=[validate],
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, datamodule, weights_only=True)
+    questions = [one.question for one in scored]
+    material.train(module, questions, config.data.batch_size, lesson.num_steps, seed, validate)
     retriever.eval()

@@ -1,4 +1,4 @@
-"""The study on tiny models: cells run once, go on after a kill, and become pages whose numbers are the cells'."""
+"""The study on tiny models: cells run once, go on after a kill, and become pages that show their numbers."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
     monkeypatch.setattr(prediction, "teach", killed_once)
     once = ["prediction", "--seeds", "2", *arguments]
     assert main(once) == INTERRUPTED
-    (kept,) = folder.glob("runs/study/*/cells/*.json")
+    (kept,) = folder.glob("runs/study/cells-*/*.json")
     written = kept.stat().st_mtime_ns
     assert main([*once, "--list"]) == 0
     assert capsys.readouterr().out.count("to run") == 2 * len(wanted) - 1
@@ -86,8 +86,7 @@ def check_pages(folder):
     assert "<svg" in (folder / "pages" / "correlations-gain-hr_at_5.svg").read_text()[:2000]
 
 
-def test_other_settings_are_not_mixed_into_a_table(tmp_path, command, capsys):
-    folder, arguments = command
+def test_other_settings_are_not_mixed_into_a_table(tmp_path):
     table = tmp_path / TABLE
     first, second = (Result(Cell.of("teachers", signal=of), {"auc": exactly(0.5)}) for of in "ab")
     write_table([first], table, "settings")
@@ -98,7 +97,7 @@ def test_other_settings_are_not_mixed_into_a_table(tmp_path, command, capsys):
 
 
 def test_advice_must_cite_cells_that_are_there(tmp_path, command, capsys):
-    folder, arguments = command
+    _, arguments = command
     out = tmp_path / "pages"
     table = out / TABLE
     write_table([Result(Cell.of("teachers", signal="a"), {"auc": exactly(0.5)})], table, "settings")
