@@ -18,6 +18,7 @@ from lightning_modules.metrics.prediction import (
     LeftOut,
     balanced_accuracy,
     correlation_with_gain,
+    difference_of_correlations,
     predict_left_out,
     rank_correlation,
 )
@@ -101,6 +102,13 @@ class Predictions:
         gains = self.outcomes(outcome)[kept]
         found = {name: correlation_with_gain(values[kept], gains) for name, values in self.measures.items()}
         return dict(sorted(found.items(), key=lambda item: -_strength(item[1])))
+
+    def advantage(self, first: str, second: str, outcome: str) -> Estimate | None:
+        """By how much better the first measure orders teachers than the second; None where one is unknown."""
+        if first not in self.measures or second not in self.measures:
+            return None
+        measures = self.measures[first], self.measures[second]
+        return difference_of_correlations(*measures, self.outcomes(outcome))
 
     @cached_property
     def is_worth_it(self) -> dict[str, bool]:

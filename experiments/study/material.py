@@ -236,7 +236,7 @@ class Material:
         titles = {question.title for question in self.datamodule.validation}
         gold = [row for row, passage in enumerate(self.passages) if passage.title in titles]
         others = sorted(set(range(len(self.passages))) - set(gold))
-        num_others = min(len(others), 2 * len(self.datamodule.validation))
+        num_others = min(len(others), len(self.datamodule.validation))
         chosen = np.linspace(0, len(others) - 1, num_others).round().astype(int)
         return sorted([*gold, *(others[i] for i in chosen)])
 

@@ -163,7 +163,7 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
             f"Spearman's correlation with the {words}",
             out / f"correlations-{_file(outcome)}.svg",
         )
-        sentences.append(_of_correlations(correlations, words))
+        sentences.append(_of_correlations(correlations, words) + _of_advantage(found, outcome))
     page += ["", *_scatters(found, out)]
     page += ["", "## A rule for the verdict", ""]
     rules, about_rules = _rules(found)
@@ -192,6 +192,16 @@ def _of_correlations(correlations: dict[str, Estimate], words: str) -> str:
     paper = known.get("indicator1/spearman_p90")
     of_paper = "" if paper is None else f"; the paper's Indicator 1 (Spearman p90) {_interval(paper, 2)}"
     return f"With the {words} correlate over teachers (Spearman): {best}{of_paper}."
+
+
+def _of_advantage(found: Predictions, outcome: str) -> str:
+    advantage = found.advantage("auc_at_equal_length", "indicator1/spearman_p90", outcome)
+    if advantage is None or math.isnan(advantage.mean):
+        return ""
+    return (
+        " The correlation of AUC at equal length is larger in size than that of Indicator 1 by "
+        f"{_interval(advantage, 2)} (over the {advantage.n} teachers that have both)."
+    )
 
 
 def _correlation_table(all_teachers: dict[str, Estimate], with_reader: dict[str, Estimate]) -> list[str]:

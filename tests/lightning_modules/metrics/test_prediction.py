@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from lightning_modules.metrics.prediction import (
     balanced_accuracy,
     correlation_with_gain,
+    difference_of_correlations,
     predict_left_out,
     rank_correlation,
 )
@@ -68,6 +69,21 @@ def test_teachers_without_the_measure_are_left_out_and_few_say_nothing():
     constant = correlation_with_gain(np.ones(6), gains)
     assert np.isnan(constant.mean)
     assert np.isnan(constant.low)
+
+
+def test_a_difference_is_that_of_the_correlations_and_none_of_a_measure_and_its_mirror_image():
+    quality = np.linspace(0, 1, 15)
+    random = np.random.default_rng(6)
+    good, bad = quality + random.normal(scale=0.1, size=15), random.normal(size=15)
+    gains = noisy_gains(quality, 3, 40, 1.0)
+    means = gains.mean(axis=(1, 2))
+    found = difference_of_correlations(good, bad, gains)
+    expected = abs(spearmanr(good, means).statistic) - abs(spearmanr(bad, means).statistic)
+    assert found.mean == pytest.approx(expected)
+    assert 0 < found.low < found.mean < found.high
+    mirrored = difference_of_correlations(good, -good, gains)
+    assert (mirrored.mean, mirrored.low, mirrored.high) == pytest.approx((0, 0, 0))
+    assert difference_of_correlations(good, np.full(15, np.nan), gains).n == 0
 
 
 def test_a_rule_made_without_a_family_never_sees_it():
