@@ -27,7 +27,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("docs/study"), metavar="DIR", help="of the pages (docs/study)"
     )
     parser.add_argument("--list", action="store_true", help="list the cells and which are finished")
-    parser.add_argument("--only", metavar="PATTERN", help="cells by name, with * for anything")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="cells by name, with * for anything; may be repeated",
+    )
     parser.add_argument("--questions", type=int, default=128, help="training questions that teach (128)")
     parser.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     parser.add_argument("--render", action="store_true", help="write the pages again, run nothing")

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from experiments.study.readings import Reading, Scores
+from experiments.study.readings import NUM_UNRELATED, Reading, Scores
 from experiments.study.teachers import Teacher
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.matched_auc import matched_auc
@@ -82,7 +82,7 @@ def _fixed_preference(teacher: Teacher, scores: Scores, reading: Reading | None)
     """Kendall's tau between the orders for a question and for another one, of the same passages."""
     if reading is None:  # a control does not look at what is asked: the same order, or no order
         return kendall_tau(scores, scores)
-    unrelated = teacher.scores(reading.unrelated)
+    unrelated = teacher.scores(reading.unrelated)[:NUM_UNRELATED]
     return kendall_tau(scores[: len(unrelated)], unrelated)
 
 

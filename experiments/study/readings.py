@@ -31,7 +31,7 @@ from lightning_modules.scores import PASSAGE_SCORES, PassageTokens
 ALL_HEADS = "all"
 HEAD_CHOICES = ("qrhead:16", "core:8", "layers:0-4", "layers:14-17")
 """Heads whose attention teachers of the study are made of, beside all."""
-NUM_UNRELATED = 48
+NUM_UNRELATED = 24
 """Questions whose passages are also asked what another question asks."""
 _UNRELATED_ORDER = 1000
 _OTHER_SCORES = ("mean", "top10", "first")

@@ -42,7 +42,7 @@ class Study:
         experiment: str,
         overrides: Sequence[str],
         parts: Sequence[str],
-        only: str | None,
+        only: Sequence[str] | None,
         num_questions: int,
         num_seeds: int,
         out: Path,
@@ -61,9 +61,7 @@ class Study:
             cell for part in PARTS if part in (parts or PARTS) for cell in PARTS[part].cells(range(num_seeds))
         ]
         if only is not None:
-            cells = [cell for cell in cells if fnmatch.fnmatch(cell.name, only)]
-            if not cells:
-                raise ConfigError(f"--only {only}: no cell has such a name; --list shows all")
+            cells = _chosen(cells, only)
         material = Material.of(experiment, overrides, num_questions)
         return cls(material, cells, Results(material.cells_folder), out)
 
@@ -110,3 +108,14 @@ class Study:
             raise ConfigError(f"there are no results in {self.results.folder} yet; run some cells first")
         write_pages(read_table(table), self.out)
         print(f"{self.out / 'README.md'}")
+
+
+def _chosen(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """Those of the first pattern, then those of the next, none twice."""
+    chosen: dict[str, Cell] = {}
+    for pattern in patterns:
+        found = {cell.name: cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)}
+        if not found:
+            raise ConfigError(f"--only {pattern}: no cell has such a name; --list shows all")
+        chosen = {**chosen, **{name: cell for name, cell in found.items() if name not in chosen}}
+    return list(chosen.values())

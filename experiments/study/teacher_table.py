@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from experiments.study.before import Asked, measures_before
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.material import Material
-from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
-from experiments.study.teachers import SHARES, Teacher, scores_of
+from experiments.study.readers import INITIAL, ReadingOf, Readings
+from experiments.study.teachers import OTHER_READERS, Teacher, scores_of
 from lightning_modules.candidates import CandidateSource
 
 NAME = "teachers"
-READERS = (
-    INITIAL,
-    *(f"{STEP1}-{steps}" for steps in STEP1_STEPS),
-    *(f"{SHUFFLED}-{share}" for share in SHARES),
-)
+READERS = (INITIAL, *OTHER_READERS)
 SIGNALS = (
     "answer",
     "question",

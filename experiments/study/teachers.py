@@ -138,9 +138,8 @@ def _of_initial_reader() -> list[Teacher]:
 
 
 def _of_other_readers() -> list[Teacher]:
-    readers = [f"{STEP1}-{steps}" for steps in STEP1_STEPS] + [f"{SHUFFLED}-{share}" for share in SHARES]
     made = []
-    for reader in readers:
+    for reader in OTHER_READERS:
         reading, family = ReadingOf(reader), reader.partition("-")[0]
         made += [Teacher(f"{reader} {name}", family, ((name, 1.0),), reading) for name in _SIGNALS]
     last = f"{STEP1}-{STEP1_STEPS[-1]}"
@@ -158,8 +157,13 @@ def _of_other_contexts() -> list[Teacher]:
     ]
 
 
-SHARES = ("0.02", "1.0")
-"""Of the weights that change places in a shuffled reader."""
+OTHER_READERS = (
+    f"{STEP1}-{STEP1_STEPS[-1]}",
+    f"{SHUFFLED}-1.0",
+    *(f"{STEP1}-{steps}" for steps in STEP1_STEPS[:-1]),
+    f"{SHUFFLED}-0.02",
+)
+"""Made of the initial one; those that differ most from it come first."""
 
 
 def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> Scores:
