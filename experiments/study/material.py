@@ -42,10 +42,12 @@ DEFAULTS = (
     "objective.in_batch=false",
     "training.retriever_lr=6e-5",
     "training.retriever_warmup_steps=4",
-    "trainer.max_steps=40",
-    "trainer.validate_every_steps=10",
+    "trainer.max_steps=24",
+    "trainer.validate_every_steps=12",
 )
 """Settings of the study beside those of its experiment; what the command line says comes after them."""
+NUM_SEARCHED = 900
+"""Passages that validation and test questions search."""
 _READ = ("data", "reader", "retriever", "retrieval", "init", "seed")
 _SHOWN_OR_WHERE = ("progress_bar", "accelerator", "devices", "loggers")
 """Settings of a trainer that results do not depend on."""
@@ -89,6 +91,8 @@ class Material:
         self.folder = folder / f"read-{self._fingerprint(*_READ)}"
         self.cells_folder = folder / f"cells-{self.settings}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._candidates: dict[CandidateSource, Candidates] = {}
+        self._log_p_retr: dict[CandidateSource, Tensor] = {}
 
     @classmethod
     def of(cls, experiment: str, overrides: Sequence[str], num_questions: int) -> "Material":
@@ -226,19 +230,18 @@ class Material:
 
     @cached_property
     def passages(self) -> list[Passage]:
-        """The whole knowledge base."""
+        """Those that validation and test questions search: their gold passages, and every so many others."""
         knowledge_base = self.retrieval.knowledge_base
-        return knowledge_base[0 : len(knowledge_base)]
+        everything = knowledge_base[0 : len(knowledge_base)]
+        asked = [*self.datamodule.validation, *self.datamodule.test]
+        return _some(everything, asked, NUM_SEARCHED)
 
     @cached_property
-    def validation_rows(self) -> list[int]:
-        """Passages that validations within a run search: the gold ones, and every so many of the others."""
-        titles = {question.title for question in self.datamodule.validation}
-        gold = [row for row, passage in enumerate(self.passages) if passage.title in titles]
-        others = sorted(set(range(len(self.passages))) - set(gold))
-        num_others = min(len(others), len(self.datamodule.validation))
-        chosen = np.linspace(0, len(others) - 1, num_others).round().astype(int)
-        return sorted([*gold, *(others[i] for i in chosen)])
+    def validation_columns(self) -> list[int]:
+        """Of `passages`, those that validations within a run search."""
+        asked = self.datamodule.validation
+        kept = {passage.id for passage in _some(self.passages, asked, 3 * len(asked) // 2)}
+        return [column for column, passage in enumerate(self.passages) if passage.id in kept]
 
     @cached_property
     def index(self) -> SearchIndex:
@@ -246,9 +249,14 @@ class Material:
         with self.in_precision():
             return build_index(self.retriever, self.retrieval.knowledge_base)
 
-    @torch.no_grad()
     def candidates(self, source: CandidateSource) -> Candidates:
         """Those of the questions that teach, from the starting retriever's index, BM25 or both."""
+        if source not in self._candidates:
+            self._candidates[source] = self._find_candidates(source)
+        return self._candidates[source]
+
+    @torch.no_grad()
+    def _find_candidates(self, source: CandidateSource) -> Candidates:
         module, questions = self.retrieval, self.questions
         of_source = dataclasses.replace(module.candidates, source=source)
         with self.in_precision(), module.evaluating(candidates=of_source, index=self.index):
@@ -259,9 +267,14 @@ class Material:
             ]
         return Candidates(questions, found, find_hits(questions, found, module.answer_match))
 
-    @torch.no_grad()
-    def log_p_retr(self, candidates: Candidates) -> Float[Tensor, "questions passages"]:
+    def log_p_retr(self, source: CandidateSource) -> Float[Tensor, "questions passages"]:
         """log p_RETR (Eq. 2) of the starting retriever over the candidates."""
+        if source not in self._log_p_retr:
+            self._log_p_retr[source] = self._compute_log_p_retr(self.candidates(source))
+        return self._log_p_retr[source]
+
+    @torch.no_grad()
+    def _compute_log_p_retr(self, candidates: Candidates) -> Float[Tensor, "questions passages"]:
         num_passages = candidates.has_answer.shape[1]
         with self.in_precision(), eval_mode(self.retriever):
             queries = torch.cat(
@@ -279,7 +292,7 @@ class Material:
     # ---- rankings ----
 
     def rankings(self, retriever: Retriever) -> tuple[PassageRanking, PassageRanking]:
-        """Of all passages for the validation and for the test questions."""
+        """Of all passages that are searched, for the validation and for the test questions."""
         with self.in_precision():
             embeddings = encode_passages(retriever, self.passages)
             validation, test = (
@@ -290,10 +303,16 @@ class Material:
 
     def validation_ranking(self, retriever: Retriever) -> PassageRanking:
         """Of the passages that a validation within a run searches."""
-        passages = [self.passages[row] for row in self.validation_rows]
+        passages = [self.passages[column] for column in self.validation_columns]
         with self.in_precision():
             embeddings = encode_passages(retriever, passages)
             return PassageRanking.of(retriever, embeddings, self.datamodule.validation, passages, self._match)
+
+    def validation_part(self, ranking: PassageRanking) -> PassageRanking:
+        """What `validation_ranking` would give, of a ranking of all passages for the validation questions."""
+        passages = [self.passages[column] for column in self.validation_columns]
+        scores = ranking.scores[:, self.validation_columns]
+        return PassageRanking(scores, self.datamodule.validation, passages, self._match)
 
     @property
     def _match(self) -> str:
@@ -304,7 +323,12 @@ class Material:
         """`rankings` of the starting retriever."""
         return self.rankings(self.retriever)
 
-    @cached_property
-    def start_validation(self) -> PassageRanking:
-        """`validation_ranking` of the starting retriever."""
-        return self.validation_ranking(self.retriever)
+
+def _some(passages: list[Passage], questions: Sequence[Question], size: int) -> list[Passage]:
+    """The gold passages of the questions, and others at even distances up to a size, in order."""
+    titles = {question.title for question in questions}
+    gold = [row for row, passage in enumerate(passages) if passage.title in titles]
+    others = sorted(set(range(len(passages))) - set(gold))
+    num_others = min(len(others), max(0, size - len(gold)))
+    chosen = np.linspace(0, len(others) - 1, num_others).round().astype(int)
+    return [passages[row] for row in sorted([*gold, *(others[i] for i in chosen)])]

@@ -56,7 +56,7 @@ def measure_and_teach(
     reading = None if teacher.reading is None else readings[teacher.reading]
     # the reader as it comes says how many tokens a passage has
     lengths = (reading or readings[ReadingOf(candidates=source.value)]).lengths
-    asked = Asked(candidates.has_answer, lengths, material.log_p_retr(candidates))
+    asked = Asked(candidates.has_answer, lengths, material.log_p_retr(source))
     before = measures_before(teacher, scores, asked, reading)
     taught = teach(material, candidates, scores, lesson, cell.seed)
     result = after(cell, taught)

@@ -13,6 +13,8 @@ from datamodules.score_files import ScoredQuestion
 from experiments.study.material import Candidates, Material
 from experiments.study.readings import Scores
 from lightning_modules import RetrieverReaderModule
+from lightning_modules.candidates import CandidateChoice
+from lightning_modules.candidates import Candidates as ShownCandidates
 from lightning_modules.length_control import PassageRanking
 from lightning_modules.objectives import Given
 from lightning_modules.optimization import LearningRate, LearningRateDecay
@@ -22,6 +24,8 @@ from lightning_modules.scores import Scale
 KS = (1, 5, 20)
 K = 5
 """Of the Hit Rate that a gain is measured by."""
+NUM_SHOWN = 4
+"""Candidates of a question that a step is about, others in each step."""
 
 Hits = Float[np.ndarray, " questions"]
 
@@ -70,17 +74,17 @@ class Taught:
 
 
 class _Validate(Callback):
-    """Ranks the validation questions' passages every so many steps."""
+    """Ranks the validation questions' passages every so many steps; who trains does it before and after."""
 
     def __init__(self, material: Material, every: int) -> None:
         self.material = material
         self.every = every
-        self.hits: dict[int, Hits] = {0: hits_of(material.start_validation)}
+        self.hits: dict[int, Hits] = {}
         self.seconds = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step % self.every == 0:
+        if step % self.every == 0 and step < trainer.max_steps:
             started = time.perf_counter()
             retriever = pl_module.retriever
             assert isinstance(retriever, Retriever), "it is trained here"
@@ -114,7 +118,11 @@ def teach(material: Material, candidates: Candidates, scores: Scores, lesson: Le
         best_bonus_at_start=test_start.with_bonus(validation_start.best_size(K), K).hits,
         words=test.with_bonus(0.0, K).words,
         words_at_start=test_start.with_bonus(0.0, K).words,
-        validations=validate.hits,
+        validations={
+            0: hits_of(material.validation_part(validation_start)),
+            **validate.hits,
+            lesson.num_steps: hits_of(material.validation_part(validation)),
+        },
         train_s=trained - started - validate.seconds,
         evaluate_s=time.perf_counter() - trained + validate.seconds,
     )
@@ -163,7 +171,8 @@ def _train(
         ),
         retrieval_temperature=config.objective.retrieval_temperature,
         in_batch=config.objective.in_batch,
-        num_passages=config.training.num_passages,
+        num_passages=min(NUM_SHOWN, config.training.num_passages),
+        candidates=ShownCandidates(choice=CandidateChoice.SAMPLED),
         weight_decay=config.training.weight_decay,
         seed=seed,
     )

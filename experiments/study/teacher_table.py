@@ -36,7 +36,7 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
     teacher = Teacher(f"{cell['reader']} {cell['signal']}", cell["reader"], parts, of)
     candidates = material.candidates(CandidateSource.BOTH)
     scores, reading = scores_of(teacher, candidates, readings), readings[of]
-    asked = Asked(candidates.has_answer, reading.lengths, material.log_p_retr(candidates))
+    asked = Asked(candidates.has_answer, reading.lengths, material.log_p_retr(CandidateSource.BOTH))
     result = Result(cell, measures_before(teacher, scores, asked, reading))
     result.measures["seconds"] = exactly(reading.seconds)
     return result
