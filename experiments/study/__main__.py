@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.command_line import quieten, run_command
+from experiments.command_line import FAILED, quieten, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,10 +51,9 @@ def _study(options: argparse.Namespace) -> int:
     if options.list:
         study.list_cells()
         return 0
-    if not options.render:
-        study.run()
+    num_failed = 0 if options.render else study.run()
     study.write_pages()
-    return 0
+    return FAILED if num_failed else 0
 
 
 if __name__ == "__main__":

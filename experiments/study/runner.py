@@ -13,6 +13,7 @@ from experiments.study.cells import Cell, Results, read_table, write_table
 from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readers import Readings
+from experiments.study.teachers import NoSuchSignalError
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,12 @@ class Study:
         for cell in self.cells:
             print(f"{'finished' if self.results.has(cell) else 'to run  '}  {cell.name}")
 
-    def run(self) -> None:
-        """Runs what is not finished; what fails is said, and tried again the next time."""
+    def run(self) -> int:
+        """Runs what is not finished; what fails is said, and tried again the next time.
+
+        Returns:
+            How many failed, those left out not counted.
+        """
         to_run = [cell for cell in self.cells if not self.results.has(cell)]
         print(f"{len(self.cells)} cells, {len(self.cells) - len(to_run)} of them finished", flush=True)
         readings, started = Readings(self.material), time.perf_counter()
@@ -80,6 +85,9 @@ class Study:
             begun = time.perf_counter()
             try:
                 result = PARTS[cell.part].run(cell, self.material, readings)
+            except NoSuchSignalError as error:
+                print(f"{number}/{len(to_run)} {cell.name}: left out, {error}", flush=True)
+                continue
             except Exception as error:  # one cell must not end all others
                 num_failed += 1
                 print(f"{number}/{len(to_run)} {cell.name}: {error}", file=sys.stderr, flush=True)
@@ -95,6 +103,7 @@ class Study:
             )
         if num_failed:
             print(f"{num_failed} cells failed; the same command tries them again", file=sys.stderr)
+        return num_failed
 
     def write_pages(self) -> None:
         """The table of all results, and the pages that are made of it."""

@@ -18,6 +18,10 @@ PAPER_TEMPERATURE = 0.05
 """Of raw ones: what the embedded experiments of the paper's method have."""
 
 
+class NoSuchSignalError(ValueError):
+    """A reader does not give what a teacher is made of; the cell is left out."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """What a retriever of the study is taught by.
@@ -170,13 +174,13 @@ def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> S
     """Of the candidates, read where that has not been done.
 
     Raises:
-        ValueError: the teacher's reader has no such signal.
+        NoSuchSignalError: the teacher's reader has none, or there is no list of its heads.
     """
     if teacher.control is not None:
         return CONTROLS[teacher.control](candidates)
     assert teacher.reading is not None, "a teacher without a reader is a control"
     signals = readings[teacher.reading].signals
     if not teacher.is_given_by(signals):
-        raise ValueError(f"{teacher.name}: its reader has no such signal, or no list of such heads")
+        raise NoSuchSignalError("its reader has no such signal, or no list of such heads")
     scores = teacher.scores(signals)
     return less_length(scores, readings[teacher.reading].lengths) if teacher.without_length else scores

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.command_line import INTERRUPTED, USER_ERROR
+from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.study import prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
@@ -55,11 +55,28 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
     assert capsys.readouterr().out.count("to run") == 2 * len(wanted) - 1
     assert main(once) == 0
     said = capsys.readouterr()
-    # published heads are of another reader: that cell fails, and the others go on
-    assert said.err.count("has no such signal") == 2
+    # the tiny reader has two layers: what is made of others is left out
+    assert said.out.count("left out, its reader has no such signal") == 2
     assert kept.stat().st_mtime_ns == written
     assert len(taught) == 1 + 1 + 2 * (len(wanted) - 1) - 1
     check_pages(folder)
+
+
+def test_a_cell_that_fails_ends_no_other(command, tmp_path, monkeypatch, capsys):
+    _, arguments = command
+    only = [*("--only", "prediction/teacher=initial-last/seed=0"), *("--only", "prediction/teacher=length/*")]
+    ran = []
+
+    def run(cell, material, readings):
+        ran.append(cell.name)
+        if len(ran) == 1:
+            raise RuntimeError("the disk is on fire")
+        return Result(cell, {"auc": exactly(0.5)})
+
+    monkeypatch.setitem(PARTS, "prediction", type(PARTS["prediction"])(prediction.cells, run, ""))
+    assert main(["prediction", "--seeds", "1", *only, *arguments, "seed=7", "--out", str(tmp_path)]) == FAILED
+    assert ran == [f"prediction/teacher={name}/seed=0" for name in ("initial-last", "length")]
+    assert "initial-last/seed=0: the disk is on fire" in capsys.readouterr().err
 
 
 def check_pages(folder):
