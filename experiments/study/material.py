@@ -40,10 +40,12 @@ DEFAULTS = (
     "data.batch_size=4",
     "training.num_passages=6",
     "objective.in_batch=false",
-    "training.retriever_lr=6e-5",
+    "retriever.tied=false",
+    "retriever.train_passage_encoder=false",
+    "training.retriever_lr=1e-4",
     "training.retriever_warmup_steps=4",
-    "trainer.max_steps=24",
-    "trainer.validate_every_steps=12",
+    "trainer.max_steps=32",
+    "trainer.validate_every_steps=8",
 )
 """Settings of the study beside those of its experiment; what the command line says comes after them."""
 NUM_SEARCHED = 900
@@ -51,6 +53,8 @@ NUM_SEARCHED = 900
 _READ = ("data", "reader", "retriever", "retrieval", "init", "seed")
 _SHOWN_OR_WHERE = ("progress_bar", "accelerator", "devices", "loggers")
 """Settings of a trainer that results do not depend on."""
+_OF_TRAINING = ("tied", "train_passage_encoder", "dropout", "num_at_once")
+"""Settings of a retriever that candidates do not depend on."""
 NUM_PASSED_OVER = 100
 """Training questions that nothing is made of: the lists of attention heads that come with the suite were
 chosen on them."""
@@ -118,6 +122,10 @@ class Material:
         settings = dataclasses.asdict(self.config)
         about = {name: settings[name] for name in sections}
         about |= {"questions": self.num_questions, "passages": self.config.training.num_passages}
+        if sections == _READ:  # candidates are found before anything is trained
+            about["retriever"] = {
+                name: value for name, value in settings["retriever"].items() if name not in _OF_TRAINING
+            }
         for name in _SHOWN_OR_WHERE:
             about.get("trainer", {}).pop(name, None)
         text = json.dumps(about, sort_keys=True, default=str)
@@ -294,7 +302,7 @@ class Material:
     def rankings(self, retriever: Retriever) -> tuple[PassageRanking, PassageRanking]:
         """Of all passages that are searched, for the validation and for the test questions."""
         with self.in_precision():
-            embeddings = encode_passages(retriever, self.passages)
+            embeddings = self._embeddings(retriever)
             validation, test = (
                 PassageRanking.of(retriever, embeddings, questions, self.passages, self._match)
                 for questions in (self.datamodule.validation, self.datamodule.test)
@@ -305,8 +313,21 @@ class Material:
         """Of the passages that a validation within a run searches."""
         passages = [self.passages[column] for column in self.validation_columns]
         with self.in_precision():
-            embeddings = encode_passages(retriever, passages)
+            if self.config.retriever.train_passage_encoder:
+                embeddings = encode_passages(retriever, passages)
+            else:
+                embeddings = self._start_embeddings[self.validation_columns]
             return PassageRanking.of(retriever, embeddings, self.datamodule.validation, passages, self._match)
+
+    def _embeddings(self, retriever: Retriever) -> Float[np.ndarray, "passages dim"]:
+        """Of all passages; those of the start where only queries are encoded anew (query-side fine-tuning)."""
+        if self.config.retriever.train_passage_encoder:
+            return encode_passages(retriever, self.passages)
+        return self._start_embeddings
+
+    @cached_property
+    def _start_embeddings(self) -> Float[np.ndarray, "passages dim"]:
+        return encode_passages(self.retriever, self.passages)
 
     def validation_part(self, ranking: PassageRanking) -> PassageRanking:
         """What `validation_ranking` would give, of a ranking of all passages for the validation questions."""

@@ -104,7 +104,9 @@ def teach(material: Material, candidates: Candidates, scores: Scores, lesson: Le
     """
     seed_everything(seed, verbose=False)
     scored = _scored(candidates, scores, lesson, seed)
-    retriever = copy.deepcopy(material.retriever).requires_grad_(True)
+    retriever = copy.deepcopy(material.retriever)
+    retriever.query_encoder.requires_grad_(True)
+    retriever.passage_encoder.requires_grad_(retriever.train_passage_encoder)
     validate = _Validate(material, material.config.trainer.validate_every_steps)
     started = time.perf_counter()
     _train(material, retriever, scored, lesson, seed, validate)
