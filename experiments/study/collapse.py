@@ -12,7 +12,7 @@ from experiments.study.teachers import Teacher
 from lightning_modules.candidates import CandidateSource
 
 NAME = "collapse"
-RATES = ("2e-5", "6e-5", "2e-4")
+RATES = ("3e-5", "1e-4")
 _READERS = (INITIAL, f"{STEP1}-{STEP1_STEPS[-1]}")
 _SHOWN = (READ_ALONE, "rank", "shuffled")
 _CANDIDATES = (CandidateSource.BOTH.value, CandidateSource.INDEX.value)

@@ -42,7 +42,7 @@ DEFAULTS = (
     "objective.in_batch=false",
     "retriever.tied=false",
     "retriever.train_passage_encoder=false",
-    "training.retriever_lr=1e-4",
+    "training.retriever_lr=3e-5",
     "training.retriever_warmup_steps=4",
     "trainer.max_steps=32",
     "trainer.validate_every_steps=8",
@@ -320,7 +320,7 @@ class Material:
             return PassageRanking.of(retriever, embeddings, self.datamodule.validation, passages, self._match)
 
     def _embeddings(self, retriever: Retriever) -> Float[np.ndarray, "passages dim"]:
-        """Of all passages; those of the start where only queries are encoded anew (query-side fine-tuning)."""
+        """Of all passages; those of the start where only queries are encoded anew (query-side tuning)."""
         if self.config.retriever.train_passage_encoder:
             return encode_passages(retriever, self.passages)
         return self._start_embeddings

@@ -57,7 +57,7 @@ def correlation_with_gain(
         return Estimate(np.nan, np.nan, np.nan, len(measure))
     value = rank_correlation(measure, gains.mean(axis=(1, 2)))
     teachers, drawn = _draw(gains, num_samples, seed)
-    return _with_interval(value, rank_correlation(measure[teachers], drawn), level, len(measure))
+    return _with_interval(float(value), rank_correlation(measure[teachers], drawn), level, len(measure))
 
 
 def difference_of_correlations(
@@ -84,7 +84,7 @@ def difference_of_correlations(
     sampled = np.abs(rank_correlation(first[teachers], drawn)) - np.abs(
         rank_correlation(second[teachers], drawn)
     )
-    return _with_interval(value, sampled, level, len(first))
+    return _with_interval(float(value), sampled, level, len(first))
 
 
 def _draw(
@@ -103,14 +103,14 @@ def _draw(
 
 
 def _with_interval(
-    value: Float[np.ndarray, ""], sampled: Float[np.ndarray, " samples"], level: float, num_teachers: int
+    value: float, sampled: Float[np.ndarray, " samples"], level: float, num_teachers: int
 ) -> Estimate:
     """Samples in which nothing is defined, such as those of one teacher alone, are left out."""
     sampled = sampled[~np.isnan(sampled)]
     if np.isnan(value) or not len(sampled):
-        return Estimate(float(value), np.nan, np.nan, num_teachers)
+        return Estimate(value, np.nan, np.nan, num_teachers)
     low, high = np.quantile(sampled, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Estimate(float(value), low, high, num_teachers)
+    return Estimate(value, low, high, num_teachers)
 
 
 @dataclass(frozen=True)

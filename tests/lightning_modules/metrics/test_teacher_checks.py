@@ -113,9 +113,8 @@ def test_gold_above_the_longest_is_what_plain_loops_find():
         if 2 * row_lengths[best] > row_lengths[longest]:
             expected.append(math.nan)
         else:
-            expected.append(
-                0.5 if row_scores[best] == row_scores[longest] else row_scores[best] > row_scores[longest]
-            )
+            ahead = row_scores[best] - row_scores[longest]
+            expected.append(0.5 if ahead == 0 else float(ahead > 0))
     found = gold_above_longest(scores, has_answer, lengths.float())
     assert found.tolist() == pytest.approx(expected, nan_ok=True)
     assert {0.0, 0.5, 1.0} <= set(found[~found.isnan()].tolist())
