@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -95,8 +94,3 @@ def _size(of: Estimate) -> Estimate:
 
 def _exactly(value: float) -> Estimate:
     return Estimate(value, math.nan, math.nan, 1)
-
-
-def is_finite(found: Estimate) -> bool:
-    """Whether any question has a value."""
-    return bool(torch.isfinite(torch.tensor(found.mean)))

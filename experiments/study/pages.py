@@ -327,7 +327,7 @@ def _stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
             f"which {false} ended no lower than they started; {len(ended_lower)} runs ended lower on "
             f"validation and on test questions, of which it lets {rows[-1][4]} go on."
         )
-    page = ["# The stopping rule, replayed", "", _command("all parts that train"), ""]
+    page = ["# The stopping rule, replayed", "", _OF_ALL_PARTS, ""]
     page += [
         "Every run of the study is validated every so many steps; the rule that a run has (a significant "
         "decline of the Hit Rate against the start, question by question) is asked after each what it would "
@@ -354,6 +354,12 @@ def _stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
             [[f"`{r.cell}`", str(r.stopped_at), f"{r.end:+.3f}", f"{r.test:+.3f}"] for r in stopped_runs],
         )
     return sentences, page
+
+
+_OF_ALL_PARTS = (
+    "`python -m experiments.study`; [results.parquet](results.parquet), rows `validation/hr_at_5@STEP` of all parts "
+    "that train."
+)
 
 
 # ---- teachers ----

@@ -68,6 +68,8 @@ class Study:
 
     def list_cells(self) -> None:
         """Prints all cells, and which are finished."""
+        for part in dict.fromkeys(cell.part for cell in self.cells):
+            print(f"# {part}: {PARTS[part].meaning}")
         for cell in self.cells:
             print(f"{'finished' if self.results.has(cell) else 'to run  '}  {cell.name}")
 
