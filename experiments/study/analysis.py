@@ -141,11 +141,12 @@ class Predictions:
         )
 
     def verdicts(self) -> dict[str, tuple[float, bool]]:
-        """Of each teacher the verdict of the check, and whether it was worth it."""
+        """Of each teacher the verdict of the check, and whether it was worth it; labels are but a limit."""
         values = self.measures[VERDICT]
         return {
             of.name: (float(value), self.is_worth_it[of.name])
             for of, value in zip(self.teachers, values, strict=True)
+            if of.name != "labels"
         }
 
 

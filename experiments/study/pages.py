@@ -357,8 +357,8 @@ def _stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
 
 
 _OF_ALL_PARTS = (
-    "`python -m experiments.study`; [results.parquet](results.parquet), rows `validation/hr_at_5@STEP` of all "
-    "parts that train."
+    "`python -m experiments.study`; [results.parquet](results.parquet), rows `validation/hr_at_5@STEP` of "
+    "all parts that train."
 )
 
 
