@@ -113,9 +113,13 @@ def check_advice(results: Sequence[Result], path: Path) -> None:
 # ---- prediction ----
 
 
+FEWEST_TEACHERS = 8
+"""Of fewer no correlation is shown, nor a rule."""
+
+
 def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
     found = Predictions(results)
-    if len(found.teachers) < 4:
+    if not found.teachers:
         return [], []
     order = sorted(found.teachers, key=lambda of: -found.estimate(of.name, GAIN).mean)
     page = [
@@ -153,6 +157,12 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     heads = ["teacher", "family", *(LABELS[name] for name in shown), "gain", "beyond length", "worth it"]
     page += _table(heads, rows)
     sentences = [_of_gains(found)]
+    if len(order) < FEWEST_TEACHERS:
+        too_few = (
+            f"{len(order)} teachers have taught with every seed; what predicts their gains, and whether a rule "
+            f"for the verdict holds for others, is not said of fewer than {FEWEST_TEACHERS}."
+        )
+        return [*sentences, too_few], [*page, "", too_few]
     for outcome, words in OUTCOMES.items():
         correlations = found.correlations(outcome)
         page += ["", f"## Which measure orders teachers by their {words}?", ""]

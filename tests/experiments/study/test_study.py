@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
-from experiments.study import prediction
+from experiments.study import pages, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
 from experiments.study.parts import PARTS
@@ -47,6 +47,7 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
         return teach(*given)
 
     monkeypatch.setattr(prediction, "teach", killed_once)
+    monkeypatch.setattr(pages, "FEWEST_TEACHERS", 5)
     once = ["prediction", "--seeds", "1", *arguments]
     assert main(once) == INTERRUPTED
     (kept,) = folder.glob("runs/study/cells-*/*.json")
