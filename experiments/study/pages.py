@@ -159,8 +159,8 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     sentences = [_of_gains(found)]
     if len(order) < FEWEST_TEACHERS:
         too_few = (
-            f"{len(order)} teachers have taught with every seed; what predicts their gains, and whether a rule "
-            f"for the verdict holds for others, is not said of fewer than {FEWEST_TEACHERS}."
+            f"{len(order)} teachers have taught with every seed; what predicts their gains, and whether a "
+            f"rule for the verdict holds for others, is not said of fewer than {FEWEST_TEACHERS}."
         )
         return [*sentences, too_few], [*page, "", too_few]
     for outcome, words in OUTCOMES.items():
