@@ -117,10 +117,7 @@ def control_length(
             PassageRanking.of(retriever, embeddings, questions, passages, match)
             for questions in (validation, test)
         )
-        best = max(
-            on_validation.sizes(),
-            key=lambda size: (on_validation.with_bonus(size, num_passages).hit_rate, -abs(size)),
-        )
+        best = on_validation.best_size(num_passages)
         plain, chosen = (on_test.with_bonus(size, num_passages) for size in (0.0, best))
         found.append(Controlled(plain, chosen))
     before, after = found
@@ -188,6 +185,10 @@ class PassageRanking:
             return [0.0]
         unit = self.scores.std(axis=1).mean() / spread
         return [float(step * unit) for step in STEPS]
+
+    def best_size(self, k: int) -> float:
+        """The bonus under which most of these questions have an answer among the first k passages."""
+        return max(self.sizes(), key=lambda size: (self.with_bonus(size, k).hit_rate, -abs(size)))
 
     def with_bonus(self, size: float, k: int) -> Bonus:
         """The first k passages under a bonus for length."""

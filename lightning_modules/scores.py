@@ -56,6 +56,28 @@ def scaled(scores: Float[Tensor, "batch passages"], how: Scale | str) -> Float[T
     return torch.where(spread > rounding, shifted / spread, 0.0)
 
 
+def less_length(
+    scores: Float[Tensor, "questions passages"], lengths: Float[Tensor, "questions passages"]
+) -> Float[Tensor, "questions passages"]:
+    """Standardised scores less what the logarithm of passage length explains of them.
+
+    One slope for all questions, by least squares within questions: a teacher that goes by length alone has
+    nothing left.
+
+    Args:
+        scores: of each question's passages.
+        lengths: of the passages, above 0.
+
+    Example:
+        >>> lengths = torch.tensor([[10.0, 100.0], [100.0, 10.0]])
+        >>> less_length(lengths.log(), lengths).abs().max() < 1e-6
+        tensor(True)
+    """
+    standard, log_lengths = (scaled(of, Scale.STANDARDISED) for of in (scores, lengths.log()))
+    slope = (standard * log_lengths).sum() / log_lengths.square().sum().clamp(min=1e-12)
+    return standard - slope * log_lengths
+
+
 @dataclass(frozen=True)
 class PassageTokens:
     """Which tokens of some prompts count for which retrieved passage.

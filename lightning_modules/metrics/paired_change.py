@@ -109,3 +109,20 @@ class DeclineRule:
     def is_below(self, change: Change) -> Bool[np.ndarray, "*runs"]:
         """Whether a change, with bounds at `level`, is a decline of more than the margin."""
         return np.asarray((change.num_pairs >= MIN_PAIRS) & (change.high < -self.margin))
+
+    def first_decline(
+        self,
+        start: Float[np.ndarray, " questions"],
+        validations: Float[np.ndarray, "validations questions"],
+    ) -> int | None:
+        """The validation, from 0 on, in which one metric has declined for the `patience`-th time in a row.
+
+        None = never: what a run that had these validations would have done.
+        """
+        num_below = 0
+        for number, values in enumerate(validations):
+            below = bool(self.is_below(paired_change(start, values, self.level)))
+            num_below = num_below + 1 if below else 0
+            if num_below == self.patience:
+                return number
+        return None

@@ -94,3 +94,38 @@ def temperature_grid(scores: Float[Tensor, "questions passages"]) -> list[float]
     """Temperatures from a hundredth of to a hundred times the usual spread of a question's scores."""
     spread = float(scores.std(dim=-1).nanmedian())
     return [spread * 10 ** (power / 4) for power in range(-8, 9)] if spread > 0 else [1.0]
+
+
+def gold_above_longest(
+    scores: Float[Tensor, "questions passages"],
+    has_answer: Bool[Tensor, "questions passages"],
+    lengths: Float[Tensor, "questions passages"],
+) -> Float[Tensor, " questions"]:
+    """Whether the best positive passage scores above the longest negative one, where that is twice as long.
+
+    The length test of CoRe heads (arXiv 2510.02219): a teacher that goes by length fails it. Ties count half.
+
+    Args:
+        scores: the teacher's.
+        has_answer: True = the passage holds an answer.
+        lengths: of the passages.
+
+    Returns:
+        1 or 0 for each question; NaN where there is no positive or no negative passage, where the best
+        positive one is more than half as long as the longest negative one, or where a score is NaN.
+
+    Example:
+        >>> gold_above_longest(
+        ...     torch.tensor([[0.9, 0.1], [0.9, 0.1]]),
+        ...     torch.tensor([[True, False], [True, False]]),
+        ...     torch.tensor([[10.0, 30.0], [20.0, 30.0]]),
+        ... )
+        tensor([1., nan])
+    """
+    best = scores.masked_fill(~has_answer, -torch.inf).argmax(dim=-1, keepdim=True)
+    longest = lengths.masked_fill(has_answer, -torch.inf).argmax(dim=-1, keepdim=True)
+    ahead = scores.gather(-1, best) - scores.gather(-1, longest)
+    is_tested = 2 * lengths.gather(-1, best) <= lengths.gather(-1, longest)
+    has_both = has_answer.any(dim=-1, keepdim=True) & ~has_answer.all(dim=-1, keepdim=True)
+    is_known = is_tested & has_both & ~scores.isnan().any(dim=-1, keepdim=True)
+    return (0.5 + 0.5 * ahead.sign()).masked_fill(~is_known, torch.nan)[:, 0]

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.errors import DataError
 from lightning_modules.objectives import ADist
-from lightning_modules.scores import PASSAGE_SCORES, PassageTokens, log_p_attn, log_p_retr
+from lightning_modules.scores import PASSAGE_SCORES, PassageTokens, less_length, log_p_attn, log_p_retr
 
 B, K = 3, 4
 
@@ -194,3 +194,19 @@ def test_highest_tokens_are_those_that_sorting_finds(context, num):
             own.sort(key=lambda t: -float(token_scores[row, t]))
             kept = (highest.passage_of_token[row] == k).nonzero()[:, 0].tolist()
             assert kept == sorted(own[:num])
+
+
+def test_less_length_leaves_nothing_of_length_and_all_of_what_is_not_length():
+    random = torch.Generator().manual_seed(0)
+    lengths = torch.rand(50, 6, generator=random) * 90 + 10
+    content = torch.randn(50, 6, generator=random)
+    assert less_length(3 * lengths.log() - 1, lengths).abs().max() < 1e-4
+    left = less_length(content + 0.7 * lengths.log(), lengths)
+    standard = (content + 0.7 * lengths.log()).double().numpy()
+    standard = (standard - standard.mean(axis=1, keepdims=True)) / standard.std(axis=1, keepdims=True)
+    log_lengths = lengths.double().log().numpy()
+    log_lengths = (log_lengths - log_lengths.mean(axis=1, keepdims=True)) / log_lengths.std(
+        axis=1, keepdims=True
+    )
+    (slope,), *_ = np.linalg.lstsq(log_lengths.reshape(-1, 1), standard.ravel(), rcond=None)
+    assert left.numpy() == pytest.approx(standard - slope * log_lengths, abs=1e-4)

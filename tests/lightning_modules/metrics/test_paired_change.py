@@ -166,3 +166,15 @@ def test_32_questions_rarely_show_the_decline_within_three_validations(share, lo
 def test_a_tolerated_decline_does_not_stop_a_run():
     rule = DeclineRule(margin=0.1, num_validations=NUM_VALIDATIONS)
     assert rate_of_stops(rule, DECLINED, 1000, 3, num_runs=200) == 0
+
+
+def test_the_first_decline_is_the_last_of_a_row_of_validations_below():
+    random = np.random.default_rng(0)
+    start = (random.random(200) < 0.6).astype(float)
+    ruined = start * (random.random(200) < 0.5)
+    rule = DeclineRule(patience=2, num_validations=5)
+    assert rule.first_decline(start, np.stack([start, ruined, ruined, start])) == 2
+    assert rule.first_decline(start, np.stack([ruined, start, ruined, start])) is None
+    assert rule.first_decline(start, np.empty((0, 200))) is None
+    at_once = DeclineRule(patience=1, num_validations=5)
+    assert at_once.first_decline(start, np.stack([start, ruined])) == 1

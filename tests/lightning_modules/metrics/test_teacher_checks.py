@@ -8,6 +8,7 @@ import torch
 
 from lightning_modules.metrics.teacher_checks import (
     best_temperature,
+    gold_above_longest,
     kendall_tau,
     mass_by_position,
     mass_on_answers,
@@ -91,3 +92,29 @@ def test_the_grid_has_the_scale_of_the_scores():
     assert large == sorted(large)
     assert large[0] < 0.02 < 50 < large[-1]
     assert temperature_grid(torch.ones(3, 5)) == [1.0]
+
+
+def test_gold_above_the_longest_is_what_plain_loops_find():
+    random = np.random.default_rng(5)
+    scores = torch.tensor(random.integers(0, 4, (300, 5)), dtype=torch.float32)
+    has_answer = torch.tensor(random.random((300, 5)) < 0.4)
+    lengths = torch.tensor(random.permuted(np.tile([10.0, 19.0, 40.0, 77.0, 90.0], (300, 1)), axis=1))
+    expected = []
+    for row_scores, positive, row_lengths in zip(
+        scores.tolist(), has_answer.tolist(), lengths.tolist(), strict=True
+    ):
+        gold = [i for i in range(5) if positive[i]]
+        others = [i for i in range(5) if not positive[i]]
+        if not gold or not others:
+            expected.append(math.nan)
+            continue
+        best = max(gold, key=lambda i: row_scores[i])
+        longest = max(others, key=lambda i: row_lengths[i])
+        if 2 * row_lengths[best] > row_lengths[longest]:
+            expected.append(math.nan)
+        else:
+            ahead = row_scores[best] - row_scores[longest]
+            expected.append(0.5 if ahead == 0 else float(ahead > 0))
+    found = gold_above_longest(scores, has_answer, lengths.float())
+    assert found.tolist() == pytest.approx(expected, nan_ok=True)
+    assert {0.0, 0.5, 1.0} <= set(found[~found.isnan()].tolist())

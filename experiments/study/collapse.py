@@ -1,0 +1,42 @@
+"""Part `collapse`: when does the paper's signal ruin a retriever?"""
+
+from collections.abc import Sequence
+from itertools import product
+
+from experiments.study.cells import Cell, Result
+from experiments.study.material import Material
+from experiments.study.prediction import measure_and_teach
+from experiments.study.readers import INITIAL, READ_ALONE, STEP1, STEP1_STEPS, ReadingOf, Readings
+from experiments.study.students import Lesson
+from experiments.study.teachers import Teacher
+from lightning_modules.candidates import CandidateSource
+
+NAME = "collapse"
+RATES = ("3e-5", "1e-4")
+_READERS = (INITIAL, f"{STEP1}-{STEP1_STEPS[-1]}")
+_SHOWN = (READ_ALONE, "rank", "shuffled")
+_CANDIDATES = (CandidateSource.BOTH.value, CandidateSource.INDEX.value)
+AS_IT_IS, TAKEN_OFF = "as-it-is", "taken-off"
+
+
+def cells(seeds: Sequence[int]) -> list[Cell]:
+    """Reader, context, candidates, rate, and whether length is taken off; steps are within a cell."""
+    grid = product(seeds, _READERS, _SHOWN, _CANDIDATES, RATES, (AS_IT_IS, TAKEN_OFF))
+    return [
+        Cell.of(NAME, seed, reader=reader, shown=shown, candidates=candidates, rate=rate, length=length)
+        for seed, reader, shown, candidates, rate, length in grid
+    ]
+
+
+def run(cell: Cell, material: Material, readings: Readings) -> Result:
+    """Lets the answer's rows teach, twice as long as elsewhere, with a validation every so many steps."""
+    teacher = Teacher(
+        f"{cell['reader']} answer, {cell['shown']}",
+        cell["reader"],
+        (("answer", 1.0),),
+        ReadingOf(cell["reader"], cell["shown"], cell["candidates"]),
+        without_length=cell["length"] == TAKEN_OFF,
+    )
+    num_steps = 2 * material.config.trainer.max_steps
+    lesson = Lesson(teacher.scale, teacher.temperature, float(cell["rate"]), num_steps)
+    return measure_and_teach(cell, teacher, lesson, material, readings)

@@ -1,0 +1,90 @@
+"""Part `tables`: the settings of the paper's Table 1 at embedded scale, whole runs of their own."""
+
+import json
+from collections.abc import Sequence
+
+from experiments.command_line import INTERRUPTED
+from experiments.runs import RunFolder
+from experiments.study.cells import Cell, Result, exactly
+from experiments.study.material import Material
+from experiments.study.readers import Readings
+from experiments.sweep import find_run_of, launch
+
+NAME = "tables"
+SETTINGS = {
+    "initial": "checkpoint_vital",
+    "off-the-shelf": "offshelf_vital",
+    "step-1": "step1_vital",
+    "step-2": "step2_vital",
+    "perplexity": "perplexity_vital",
+}
+"""Settings of the paper, and the experiments that they are; Step 2 comes after the Step 1 that it needs."""
+_CUT_DOWN = (
+    "data.max_validation=100",
+    "data.max_passages=3000",
+    "trainer.validate_every_steps=30",
+    "training.num_passages=3",
+    "evaluation.num_read=12",
+    "evaluation.num_read_test=24",
+    "index.refresh='0-1000000:30'",
+)
+_NUM_STEPS = 60
+
+
+def cells(seeds: Sequence[int]) -> list[Cell]:
+    """All settings with the first seed, then with the next."""
+    return [Cell.of(NAME, seed, setting=setting) for seed in seeds for setting in SETTINGS]
+
+
+def run(cell: Cell, material: Material, readings: Readings) -> Result:
+    """Starts a run, or goes on with it, and takes what it measured from its summary.
+
+    Raises:
+        ValueError: the run has not come to its end.
+    """
+    experiment = SETTINGS[cell["setting"]]
+    overrides = [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}"]
+    if cell["setting"] != "initial":
+        overrides.append(f"trainer.max_steps={_NUM_STEPS}")
+    if cell["setting"] == "step-2":
+        overrides.append(f"init.reader_from={_step_1(cell, material).path}")
+    found = find_run_of(experiment, overrides)
+    if found is None or not found.is_finished:
+        code = launch(["--exp", experiment, *overrides] if found is None else ["--resume", str(found.path)])
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        found = find_run_of(experiment, overrides)
+    if found is None or not found.is_finished:
+        raise ValueError(f"the run of {experiment} has not come to its end")
+    return _result(cell, found)
+
+
+def _step_1(cell: Cell, material: Material) -> RunFolder:
+    overrides = [
+        *_CUT_DOWN,
+        f"seed={cell.seed}",
+        f"runs={material.folder / 'runs'}",
+        f"trainer.max_steps={_NUM_STEPS}",
+    ]
+    found = find_run_of(SETTINGS["step-1"], overrides)
+    if found is None or not found.is_finished:
+        raise ValueError(
+            f"Step 2 starts from the reader of Step 1: run tables/setting=step-1/seed={cell.seed}"
+        )
+    return found
+
+
+def _result(cell: Cell, found: RunFolder) -> Result:
+    summary = json.loads(found.summary.read_text(encoding="utf-8"))
+    result = Result(cell)
+    for name in ("hr_at_1", "hr_at_5", "hr_at_20", "em", "f1", "passage_words"):
+        values = summary.get(name, {})
+        for when, prefix in (("after", ""), ("before", "start/")):
+            if values.get(when) is not None:
+                result.measures[f"{prefix}{name}"] = exactly(values[when])
+    lines = found.validations.read_text(encoding="utf-8").splitlines()
+    for line in map(json.loads, lines):
+        if "validation/hr_at_5" in line["metrics"]:
+            value = float(line["metrics"]["validation/hr_at_5"])
+            result.measures[f"validation/mean_hr_at_5@{line['step']}"] = exactly(value)
+    return result

@@ -1,0 +1,186 @@
+"""The teachers of the study: scores of the candidates, made of a reading or of no reader at all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.study.material import Candidates
+from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
+from experiments.study.readings import ALL_HEADS, Scores, Signals
+from lightning_modules.scores import Scale, less_length, scaled
+
+TEMPERATURE = 0.5
+"""Of standardised scores."""
+PAPER_TEMPERATURE = 0.05
+"""Of raw ones: what the embedded experiments of the paper's method have."""
+
+
+class NoSuchSignalError(ValueError):
+    """A reader does not give what a teacher is made of; the cell is left out."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a retriever of the study is taught by.
+
+    Attributes:
+        name: of the cells that it teaches in.
+        family: teachers of one family are left out together where a rule is judged on teachers that it has
+            not seen.
+        parts: signals of the reading that are standardised and added up, by weight.
+        reading: of which reader; None = the scores come from the candidates alone (`control`).
+        control: scores without a reader.
+        scale, temperature: of the target.
+        without_length: whether what passage length explains is taken off the scores.
+    """
+
+    name: str
+    family: str
+    parts: tuple[tuple[str, float], ...] = ()
+    reading: ReadingOf | None = None
+    control: str | None = None
+    scale: Scale = Scale.STANDARDISED
+    temperature: float = TEMPERATURE
+    without_length: bool = False
+
+    @property
+    def heads(self) -> str:
+        """Whose attention the indicators look at: those of its first signal that is attention."""
+        for signal, _ in self.parts:
+            _, _, heads = signal.partition(" ")
+            if ":" in heads:
+                return heads
+        return ALL_HEADS
+
+    def scores(self, signals: Signals) -> Scores:
+        """What its target is a softmax of, before scale and temperature."""
+        if len(self.parts) == 1:
+            return signals[self.parts[0][0]]
+        summed = [weight * scaled(signals[name], Scale.STANDARDISED) for name, weight in self.parts]
+        return torch.stack(summed).sum(dim=0)
+
+    def log_p_target(self, scores: Scores) -> Scores:
+        """The target over the candidates."""
+        return (scaled(scores, self.scale) / self.temperature).log_softmax(dim=-1)
+
+    def is_given_by(self, signals: Signals) -> bool:
+        """Whether the reading has all of its signals: published lists of heads are of one reader."""
+        return all(name in signals for name, _ in self.parts)
+
+
+def _uniform(candidates: Candidates) -> Scores:
+    return torch.zeros(candidates.has_answer.shape)
+
+
+def _length(candidates: Candidates) -> Scores:
+    words = [[len(passage.text.split()) for passage in found] for found in candidates.passages]
+    return torch.tensor(words).float().clamp(min=1).log()
+
+
+def _labels(candidates: Candidates) -> Scores:
+    return candidates.has_answer.float()
+
+
+CONTROLS: Mapping[str, Callable[[Candidates], Float[Tensor, "questions passages"]]] = {
+    "uniform": _uniform,
+    "length": _length,
+    "labels": _labels,
+}
+"""Teachers that ask no reader: every passage alike, passage length, and which passages are positive."""
+
+_SUM = (("answer", 1.0), ("question", 1.0), ("likelihood", 1.0))
+_SIGNALS = ("answer", "question", "likelihood")
+_OF_INITIAL = {
+    "answer rows": (
+        "answer",
+        "answer mean",
+        "answer top10",
+        "answer first",
+        "answer qrhead:16",
+        "answer layers:0-4",
+        "answer layers:14-17",
+        "answer content_free_difference",
+    ),
+    "question rows": (
+        "question",
+        "question qrhead:16",
+        "question core:8",
+        "question layers:0-4",
+        "question content_free_log_ratio",
+    ),
+    "last row": ("last",),
+    "likelihood": ("likelihood",),
+}
+
+
+def teachers() -> dict[str, Teacher]:
+    """All teachers of the study by name."""
+    made = [*_of_initial_reader(), *_of_other_readers(), *_of_other_contexts()]
+    made += [Teacher(name, "controls", control=name) for name in ("uniform", "length")]
+    # all positive passages alike, and no other
+    made.append(Teacher("labels", "controls", control="labels", scale=Scale.RAW, temperature=0.01))
+    return {teacher.name: teacher for teacher in made}
+
+
+def _of_initial_reader() -> list[Teacher]:
+    initial = ReadingOf()
+    made = [
+        Teacher(f"{INITIAL} {signal}", family, ((signal, 1.0),), initial)
+        for family, signals in _OF_INITIAL.items()
+        for signal in signals
+    ]
+    paper = next(teacher for teacher in made if teacher.name == f"{INITIAL} answer")
+    raw = replace(paper, name=f"{paper.name} raw", scale=Scale.RAW, temperature=PAPER_TEMPERATURE)
+    sums = [
+        Teacher(f"{INITIAL} question+likelihood", "sums", _SUM[1:], initial),
+        Teacher(f"{INITIAL} answer+question+likelihood", "sums", _SUM, initial),
+    ]
+    return [*made, raw, *sums]
+
+
+def _of_other_readers() -> list[Teacher]:
+    made = []
+    for reader in OTHER_READERS:
+        reading, family = ReadingOf(reader), reader.partition("-")[0]
+        made += [Teacher(f"{reader} {name}", family, ((name, 1.0),), reading) for name in _SIGNALS]
+    last = f"{STEP1}-{STEP1_STEPS[-1]}"
+    made.append(Teacher(f"{last} answer+question+likelihood", STEP1, _SUM, ReadingOf(last)))
+    return made
+
+
+def _of_other_contexts() -> list[Teacher]:
+    return [
+        Teacher(
+            f"{INITIAL} {rows} in one prompt, {order}", "one prompt", ((rows, 1.0),), ReadingOf(shown=order)
+        )
+        for order in ("rank", "shuffled")
+        for rows in ("answer", "question")
+    ]
+
+
+OTHER_READERS = (
+    f"{STEP1}-{STEP1_STEPS[-1]}",
+    f"{SHUFFLED}-1.0",
+    *(f"{STEP1}-{steps}" for steps in STEP1_STEPS[:-1]),
+    f"{SHUFFLED}-0.02",
+)
+"""Made of the initial one; those that differ most from it come first."""
+
+
+def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> Scores:
+    """Of the candidates, read where that has not been done.
+
+    Raises:
+        NoSuchSignalError: the teacher's reader has none, or there is no list of its heads.
+    """
+    if teacher.control is not None:
+        return CONTROLS[teacher.control](candidates)
+    assert teacher.reading is not None, "a teacher without a reader is a control"
+    signals = readings[teacher.reading].signals
+    if not teacher.is_given_by(signals):
+        raise NoSuchSignalError("its reader has no such signal, or no list of such heads")
+    scores = teacher.scores(signals)
+    return less_length(scores, readings[teacher.reading].lengths) if teacher.without_length else scores

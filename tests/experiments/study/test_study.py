@@ -1,0 +1,152 @@
+"""The study on tiny models: cells run once, go on after a kill, and become pages that show their numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
+from experiments.study import pages, prediction
+from experiments.study.__main__ import main
+from experiments.study.cells import Cell, Result, exactly, read_table, write_table
+from experiments.study.parts import PARTS
+from experiments.study.runner import TABLE
+from tests.toy_files import as_overrides, toy_settings
+from tests.toy_training import LIGHTNING_ADVICE
+
+pytestmark = [pytest.mark.filterwarnings(message) for message in LIGHTNING_ADVICE]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Folder, and arguments of a study of few questions."""
+    folder = tmp_path_factory.mktemp("study")
+    changes = {"reader__context": "independent", "training__num_passages": 4}
+    settings = toy_settings(folder, **changes, retrieval__candidates="both")
+    return folder, ["--questions", "6", "--out", str(folder / "pages"), *as_overrides(settings)]
+
+
+def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch, capsys):
+    folder, arguments = command
+    wanted = [
+        *("initial answer", "initial likelihood", "initial answer layers:0-4"),
+        *("uniform", "length", "labels"),
+    ]
+    monkeypatch.setattr(
+        prediction,
+        "cells",
+        lambda seeds: [Cell.of("prediction", seed, teacher=name) for seed in seeds for name in wanted],
+    )
+    monkeypatch.setitem(PARTS, "prediction", type(PARTS["prediction"])(prediction.cells, prediction.run, ""))
+    teach, taught = prediction.teach, []
+
+    def killed_once(*given):
+        taught.append(given)
+        if len(taught) == 2:
+            raise KeyboardInterrupt
+        return teach(*given)
+
+    monkeypatch.setattr(prediction, "teach", killed_once)
+    monkeypatch.setattr(pages, "FEWEST_TEACHERS", 5)
+    once = ["prediction", "--seeds", "1", *arguments]
+    assert main(once) == INTERRUPTED
+    (kept,) = folder.glob("runs/study/cells-*/*.json")
+    written = kept.stat().st_mtime_ns
+    assert main([*once, "--list"]) == 0
+    assert capsys.readouterr().out.count("to run") == len(wanted) - 1
+    assert main(once) == 0
+    said = capsys.readouterr()
+    # the tiny reader has two layers: what is made of others is left out
+    assert said.out.count("left out, its reader has no such signal") == 1
+    assert kept.stat().st_mtime_ns == written
+    assert len(taught) == 1 + 1 + len(wanted) - 2
+    check_pages(folder)
+
+
+def test_a_cell_that_fails_ends_no_other(command, tmp_path, monkeypatch, capsys):
+    _, arguments = command
+    only = [*("--only", "prediction/teacher=initial-last/seed=0"), *("--only", "prediction/teacher=length/*")]
+    ran = []
+
+    def run(cell, material, readings):
+        ran.append(cell.name)
+        if len(ran) == 1:
+            raise RuntimeError("the disk is on fire")
+        return Result(cell, {"auc": exactly(0.5)})
+
+    monkeypatch.setitem(PARTS, "prediction", type(PARTS["prediction"])(prediction.cells, run, ""))
+    assert main(["prediction", "--seeds", "1", *only, *arguments, "seed=7", "--out", str(tmp_path)]) == FAILED
+    assert ran == [f"prediction/teacher={name}/seed=0" for name in ("initial-last", "length")]
+    assert "initial-last/seed=0: the disk is on fire" in capsys.readouterr().err
+
+
+def check_pages(folder):
+    """Every cell is in the table, and the page shows its numbers."""
+    results = read_table(folder / "pages" / TABLE)
+    assert len(results) == 5
+    by_name = {result.cell.name: result for result in results}
+    page = (folder / "pages" / "prediction.md").read_text()
+    for teacher in ("initial-answer", "length"):
+        of = by_name[f"prediction/teacher={teacher}/seed=0"]
+        change = np.subtract(of.questions["hr_at_5"], of.questions["start/hr_at_5"])
+        assert f"{change.mean():+.3f} [" in page
+        assert of.questions["gain/hr_at_5"] == pytest.approx(change)
+        assert of.measures["gain/hr_at_5"].mean == pytest.approx(change.mean())
+        assert len(of.questions["validation/hr_at_5@2"]) == len(of.questions["validation/hr_at_5@4"]) == 6
+    labels = by_name["prediction/teacher=labels/seed=0"].measures
+    assert labels["before/auc"].mean == 1.0
+    assert labels["before/mass_on_answers"].mean == pytest.approx(1.0, abs=1e-4)
+    assert (folder / "pages" / "README.md").read_text().startswith("# The study")
+    assert "<svg" in (folder / "pages" / "correlations-gain-hr_at_5.svg").read_text()[:2000]
+
+
+def test_other_settings_are_not_mixed_into_a_table(tmp_path):
+    table = tmp_path / TABLE
+    first, second = (Result(Cell.of("teachers", signal=of), {"auc": exactly(0.5)}) for of in "ab")
+    write_table([first], table, "settings")
+    write_table([second], table, "settings")
+    assert [result.cell["signal"] for result in read_table(table)] == ["a", "b"]
+    with pytest.raises(ValueError, match="results of other settings"):
+        write_table([first], table, "others")
+
+
+def test_advice_must_cite_cells_that_are_there(tmp_path, command, capsys):
+    _, arguments = command
+    out = tmp_path / "pages"
+    table = out / TABLE
+    write_table([Result(Cell.of("teachers", signal="a"), {"auc": exactly(0.5)})], table, "settings")
+    (out / "advice.md").write_text("Use it (`teachers/signal=b/seed=0`).\n")
+    elsewhere = [*arguments, f"runs={tmp_path / 'runs'}", "--out", str(out)]
+    assert main(["--render", *elsewhere]) == USER_ERROR
+    assert "cites teachers/signal=b/seed=0" in capsys.readouterr().err
+
+
+def test_a_table_keeps_intervals_and_questions(tmp_path):
+    result = Result(Cell.of("teachers", 3, signal="a b/c"), {"auc": exactly(0.25)}, {"hits": [1.0, 0.0]})
+    write_table([result], tmp_path / "t.parquet", "s")
+    (found,) = read_table(tmp_path / "t.parquet")
+    assert found.cell == result.cell
+    assert found.cell.name == "teachers/signal=a-b-c/seed=3"
+    assert found.measures["auc"].mean == 0.25
+    assert np.isnan(found.measures["auc"].low)
+    assert found.questions["hits"] == [1.0, 0.0]
+    assert json.loads(result.rows()[0]["factors"]) == {"signal": "a b/c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["nothing"], "part 'nothing' is unknown"),
+        (["--only", "no/*"], "no cell has such a name"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--questions", "1"], "--questions 1 must be at least 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(given, said, tmp_path, capsys):
+    assert main([*given, f"runs={tmp_path}", "--list"]) == USER_ERROR
+    assert said in capsys.readouterr().err
+
+
+def test_every_part_has_cells_with_names_of_their_own():
+    cells = [cell for part in PARTS.values() for cell in part.cells(range(3))]
+    assert len({cell.name for cell in cells}) == len(cells) > 100
