@@ -2,7 +2,6 @@
 
 import doctest
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import pytest
 
 from datamodules import passage_index
 from datamodules.passage_index import PassageIndex, StaleIndexError
+from experiments.checks import check_config
 from experiments.command_line import run_command
+from experiments.config import load_config
 
 
 def random_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -302,8 +303,8 @@ class TestGpu:
 def test_without_faiss_the_extras_are_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"install -e '\.\[cpu\]', or '\.\[gpu\]'"):
-        runpy.run_path(passage_index.__file__)
-    assert run_command(lambda: runpy.run_path(passage_index.__file__)) == 2
+        PassageIndex.build(random_vectors(6, 3))
+    assert run_command(lambda: check_config(load_config("quickstart", ["trainer.accelerator=cpu"]))) == 2
     assert capsys.readouterr().err.startswith("error: FAISS, which finds the passages, cannot be imported")
 
 
