@@ -52,13 +52,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
-    from experiments.processes import check_launcher
-    from experiments.runs import RunFolder, create_run, join_run
 
     if options.list:
         for name in experiment_names():
             print(f"{name:22} {load_config(name).description}")
         return 0
+    if options.print_config and options.exp is not None and options.resume is None:
+        print(to_yaml(load_config(options.exp, options.overrides)), end="")
+        return 0
+    # what follows needs torch, which takes a second to import
+    from experiments.processes import check_launcher
+    from experiments.runs import RunFolder, create_run, join_run
+
     joined = join_run()
     if joined is not None:
         return _execute(read_config(joined.config), joined)
@@ -67,9 +72,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.exp is None:
         raise ConfigError("name an experiment: --exp NAME; --list shows all")
     config = load_config(options.exp, options.overrides)
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
     from experiments.checks import check_config
     from experiments.planning.plan import check_fits
 
