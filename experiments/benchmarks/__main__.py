@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of benchmarks; default: all")
     parser.add_argument("--device", default="cpu", help="of the models, such as cuda; default: %(default)s")
     parser.add_argument("--size", default="small", help="tiny, small or full; default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=20, help="for each comparison; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=8, help="for each comparison; default: %(default)s")
     parser.add_argument("--out", metavar="FILE.json", help="where all values go")
     return parser
 

@@ -51,6 +51,9 @@ def measure(setting: Setting) -> list[Comparison]:
         took = in_turns({"suite": suite, "baseline": baseline}, setting)
         what = f"{name}, {work.what}"
         found.append(Comparison(what, "Atlas's way", took["suite"], took["baseline"], reach, agreement))
+    # what every way must do, and the rest of it
+    took = in_turns({"suite": work.attention, "encoder": work.encoded}, setting)
+    found.append(Comparison(f"ADist, {work.what}", "the encoder alone", took["suite"], took["encoder"]))
     return found
 
 
@@ -82,6 +85,10 @@ class _Work:
     def attention(self) -> Tensor:
         """Token scores."""
         return self.reader.read_prompts(self.prompts, self.labels).token_scores
+
+    def encoded(self) -> Tensor:
+        """The passages' encodings, without which there is nothing."""
+        return self._encoded()
 
     def without_each(self) -> Tensor:
         """Mean log-likelihoods of the answer, without each passage."""

@@ -28,7 +28,7 @@ def measure(setting: Setting) -> list[Comparison]:
             "one by one": partial(_one_by_one, shown, batch),
         }
         agreement = _agreement(works["together"](), works["one by one"]())
-        took = in_turns(works, setting)
+        took = in_turns(works, setting, is_warm=True)
         what = f"{context.value}, {len(batch)} questions, {_NEW_TOKENS} tokens each"
         reach = TimesFaster(2)
         found.append(
@@ -46,7 +46,7 @@ def _reader_and_batch(setting: Setting) -> tuple[DecoderOnlyReader, Batch]:
 
     reader = load_reader(embedded.reader_gguf(), dtype=torch.bfloat16)
     assert isinstance(reader, DecoderOnlyReader)
-    number = 32 if setting.size is Size.FULL else 8
+    number = 32 if setting.size is Size.FULL else 4
     return reader.to(setting.device).eval(), made_up.made_up_batch(number)
 
 

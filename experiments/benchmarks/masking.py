@@ -1,5 +1,7 @@
 """Token scores of likelihoods: what the answer loses when a token is masked, beside a pass for each token."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,9 +30,11 @@ def measure(setting: Setting) -> list[Comparison]:
     prompts = reader.prompts.build(batch, Shown.EACH_ALONE).to(setting.device)
     suite, baseline = reader.read_drops(batch).token_scores, _one_by_one(reader, prompts)
     agreement = agreement_of("drops", suite, baseline, _WITHIN)
-    took = in_turns(
-        {"suite": lambda: reader.read_drops(batch), "baseline": lambda: _one_by_one(reader, prompts)}, setting
-    )
+    works: dict[str, Callable[[], object]] = {
+        "suite": lambda: reader.read_drops(batch),
+        "baseline": lambda: _one_by_one(reader, prompts),
+    }
+    took = in_turns(works, setting, is_warm=True)
     what = f"{len(prompts.input_ids)} prompts of {prompts.input_ids.shape[1]} tokens"
     baseline_is = "a pass for each token"
     return [Comparison(what, baseline_is, took["suite"], took["baseline"], TimesFaster(3), agreement)]
@@ -45,7 +49,7 @@ def _reader_and_batch(setting: Setting) -> tuple[DecoderOnlyReader, Batch]:
 
     model, tokenizer = load_causal_lm(embedded.reader_gguf())
     is_full = setting.size is Size.FULL
-    prompts = PromptBuilder(tokenizer, Context.INDEPENDENT, max_tokens_per_passage=128 if is_full else 64)
+    prompts = PromptBuilder(tokenizer, Context.INDEPENDENT, max_tokens_per_passage=128 if is_full else 40)
     reader = DecoderOnlyReader(model, prompts).to(setting.device).eval()
     return reader, made_up.made_up_batch(1, num_passages=5 if is_full else 2, answer_words=2)
 

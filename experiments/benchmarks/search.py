@@ -84,7 +84,7 @@ def _approximate(
         index.num_probes = num_probes
         if _recall(index, questions, wanted) >= _RECALL:
             break
-    name = f"IVF{num_cells}, {num_probes} cells looked into"
+    name = f"IVF{num_cells}, {num_probes} cell{'s' if num_probes > 1 else ''} looked into"
     return _compare(name, index, passages, questions, TimesFaster(5), setting)
 
 

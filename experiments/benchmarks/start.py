@@ -99,7 +99,7 @@ def _first_step(folder: Path, setting: Setting) -> Comparison:
 
     run = ["-c", _TO_FIRST_STEP, "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN]
     by_hand = ["-c", _BY_HAND, str(embedded.reader_gguf()), str(embedded.retriever_folder())]
-    took = in_turns({"run": lambda: _run(run), "by hand": lambda: _run(by_hand)}, setting)
+    took = in_turns({"run": lambda: _run(run), "by hand": lambda: _run(by_hand)}, setting, is_warm=True)
     what = "run --exp quickstart on 100 passages, up to its first step"
     return Comparison(what, "both models loaded by hand", took["run"], took["by hand"])
 
