@@ -53,7 +53,7 @@ def _made_up(count: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((max(1, count // _PASSAGES_A_CLUSTER), dim), dtype=np.float32)
     passages = centres[generator.integers(len(centres), size=count)]
-    passages += 0.6 * generator.standard_normal((count, dim), dtype=np.float32)
+    passages += 1.5 * generator.standard_normal((count, dim), dtype=np.float32)
     passages /= np.linalg.norm(passages, axis=1, keepdims=True)
     near = passages[generator.integers(count, size=max(_QUESTIONS))]
     questions = near + 0.3 / np.sqrt(dim) * generator.standard_normal(near.shape, dtype=np.float32)
