@@ -5,6 +5,7 @@ mixed with the CPU's, but for single numbers and indices, nor be made NumPy arra
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-DEVICE = torch.device("maia")
-"""A kind of device that torch knows and that nothing else makes use of."""
+DEVICE = torch.device("meta")
+"""A kind of device that every build of torch can move tensors to; here they keep their numbers."""
 
 _MAY_MIX = {"aten.copy_.default", "aten._to_copy.default"}
 _INDICES_MAY_BE_ON_CPU = {"aten.index.Tensor", "aten.index_put_.default", "aten.index_put.default"}
@@ -38,6 +39,25 @@ class _OnDevice(Tensor):
     def __init__(self, held: Tensor) -> None:
         self.held = held
 
+    # torch has words of its own for tensors of this kind of device, which hold no numbers
+    def item(self) -> Any:
+        return self.held.item()
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.held)
+
+    def __int__(self) -> int:
+        return int(self.held)
+
+    def __float__(self) -> float:
+        return float(self.held)
+
+    def __index__(self) -> int:
+        return self.held.__index__()
+
     @classmethod
     def __torch_dispatch__(
         cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
@@ -46,7 +66,32 @@ class _OnDevice(Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """Inside, tensors can be made on the device and moved to it."""
+    """Inside, tensors can be made on the device and moved to it; there is no mixed precision on it."""
+
+    def __enter__(self) -> "PretendedDevice":
+        names = ("autocast", "is_autocast_enabled", "tensor")
+        real = self._real = {name: getattr(torch, name) for name in names}
+
+        def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
+            is_here = device_type == DEVICE.type
+            return nullcontext() if is_here else real["autocast"](device_type, *args, **kwargs)
+
+        def is_autocast_enabled(device_type: str | None = None) -> bool:
+            is_here = device_type == DEVICE.type
+            return False if is_here else real["is_autocast_enabled"](*[device_type] if device_type else [])
+
+        def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
+            is_here = device is not None and torch.device(device).type == DEVICE.type
+            return real["tensor"](data, **kwargs).to(DEVICE) if is_here else real["tensor"](data, **kwargs)
+
+        torch.autocast, torch.is_autocast_enabled = autocast, is_autocast_enabled  # type: ignore[misc, assignment]
+        torch.tensor = tensor
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for name, function in self._real.items():
+            setattr(torch, name, function)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None

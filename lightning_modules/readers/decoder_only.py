@@ -307,9 +307,9 @@ class DecoderOnlyReader(Reader):
         temperature: float = 1.0,
         inputs: Float[Tensor, "prompts tokens dim"] | None = None,
     ) -> tuple[
-        Float[Tensor, "prompts tokens dim"], Float[Tensor, "prompts labels"], Bool[Tensor, "prompts labels"]
+        Float[Tensor, "prompts read dim"], Float[Tensor, "prompts labels"], Bool[Tensor, "prompts labels"]
     ]:
-        """Last hidden states; the labels' log-probabilities; which of them are labels."""
+        """Last hidden states of the tokens read; the labels' log-probabilities; which of them are labels."""
         positions, mask = padded_positions(prompts.label_mask)
         with self._last_hidden() as hidden:
             given = prefix.inputs(prompts, inputs)

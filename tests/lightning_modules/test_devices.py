@@ -40,8 +40,6 @@ KINDS = ("concatenated", "independent", "fusion_in_decoder")
 HEADS = AttentionHeads.parse("0.1,1.0-2")
 """Of more than one layer, and not all of any."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*device_type of 'maia'.*:UserWarning")
-
 
 def toy_batch(with_answers: bool = True) -> Batch:
     """Questions and passages of unequal lengths, so that there is padding."""
@@ -73,16 +71,15 @@ def passes_of(reader: Reader) -> dict[str, object]:
     return found
 
 
+def fields_of(output: object) -> dict[str, object]:
+    return {"": output} if isinstance(output, torch.Tensor) else vars(output)
+
+
 def numbers_of(outputs: dict[str, object]) -> dict[str, torch.Tensor]:
     """All tensors of floats of some outputs, on the CPU in float32."""
     found = {}
     for name, output in outputs.items():
-        fields = (
-            vars(output)
-            if hasattr(output, "__dict__") and not isinstance(output, torch.Tensor)
-            else {"": output}
-        )
-        for field, value in fields.items():
+        for field, value in fields_of(output).items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 found[f"{name}.{field}"] = value.detach().cpu().float()
     return found
@@ -98,10 +95,8 @@ def test_passes_of_a_reader(kind, dtype):
         with PretendedDevice():
             moved = copy.deepcopy(reader).to(DEVICE)
             outputs = passes_of(moved)
-            on_device = [
-                value for output in outputs.values() for value in getattr(output, "__dict__", {}).values()
-            ]
-            assert all(one.device == DEVICE for one in on_device if isinstance(one, torch.Tensor))
+            of_fields = [value for output in outputs.values() for value in fields_of(output).values()]
+            assert all(one.device == DEVICE for one in of_fields if isinstance(one, torch.Tensor))
             found = numbers_of(outputs)
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
@@ -138,7 +133,7 @@ def test_solved_examples_are_read_first():
 @pytest.mark.parametrize("embeddings", list(TokenEmbeddings))
 @pytest.mark.parametrize("kind", KINDS)
 def test_measures_of_an_evaluation(kind, embeddings):
-    reader, batch = tiny_reader_of(kind).to(torch.bfloat16), toy_batch()
+    reader, batch = tiny_reader_of(kind), toy_batch()
 
     @torch.no_grad()
     def measured(device: torch.device) -> dict[str, torch.Tensor]:
@@ -154,7 +149,7 @@ def test_measures_of_an_evaluation(kind, embeddings):
         found = {name: value.cpu() for name, value in measured(DEVICE).items()}
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0.1, atol=0.1, equal_nan=True, msg=name)
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
 
 
 @torch.no_grad()
@@ -243,5 +238,5 @@ def test_the_device_is_as_strict_as_a_gpu():
             there + here
         with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
             here[there.bool()]
-        with pytest.raises(TypeError, match="maia"):
+        with pytest.raises(RuntimeError, match="numpy"):
             there.numpy()
