@@ -100,9 +100,10 @@ def test_passes_of_a_reader(kind, dtype):
             found = numbers_of(outputs)
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
-        # bfloat16 rounds each of two ways to the same sums by itself
         error = (found[name] - values).abs().max() / values.abs().max()
-        assert error < (1e-4 if dtype is torch.float32 else 0.06), name
+        # bfloat16 rounds each of two ways to the same sums by itself; drops are differences of such sums
+        in_bf16 = 0.3 if name.startswith(("masked", "gradient")) else 0.06
+        assert error < (1e-4 if dtype is torch.float32 else in_bf16), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
