@@ -72,7 +72,9 @@ def passes_of(reader: Reader) -> dict[str, object]:
 
 
 def fields_of(output: object) -> dict[str, object]:
-    return {"": output} if isinstance(output, torch.Tensor) else vars(output)
+    if isinstance(output, torch.Tensor):
+        return {"": output}
+    return output._asdict() if isinstance(output, tuple) else vars(output)
 
 
 def numbers_of(outputs: dict[str, object]) -> dict[str, torch.Tensor]:
