@@ -24,6 +24,7 @@ class TeacherAUC(InstanceValues):
         kwargs: passed on to `torchmetrics.Metric`.
 
     Example:
+        >>> import torch
         >>> metric = TeacherAUC()
         >>> metric.update(torch.tensor([[0.6, 0.4], [0.5, 0.5]]), torch.tensor([[True, False], [True, True]]))
         >>> metric.compute()["teacher/auc"], metric.compute()["teacher/share_with_both"]
