@@ -2,13 +2,12 @@
 
 import logging
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, assert_never
-
-from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from typing import TYPE_CHECKING, Any, assert_never
 
 from datamodules.choices import Choice
-from lightning_modules.retriever_reader import RetrieverReaderModule
+
+if TYPE_CHECKING:  # reports read the names below without a trainer
+    from lightning import LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Decisions:
         return bool(own) and own[-1] in (Action.FREEZE_RETRIEVER, Action.READER_FIRST)
 
     def act(
-        self, trainer: Trainer, module: LightningModule, decision: Decision, reason: str, message: str
+        self, trainer: "Trainer", module: "LightningModule", decision: Decision, reason: str, message: str
     ) -> None:
         """Does what `decision.action` says; a run that would have nothing left to train ends.
 
@@ -90,6 +89,8 @@ class Decisions:
             reason: what the run ended for, should it end.
             message: the decision with its numbers.
         """
+        from lightning_modules.retriever_reader import RetrieverReaderModule
+
         action = Action(decision.action)
         match action:
             case Action.STOP:
@@ -108,8 +109,12 @@ class Decisions:
             case _:
                 assert_never(action)
 
-    def release(self, trainer: Trainer, module: LightningModule, decision: Decision, message: str) -> None:
+    def release(
+        self, trainer: "Trainer", module: "LightningModule", decision: Decision, message: str
+    ) -> None:
         """A rule holds the retriever back no longer; it learns again unless another one does."""
+        from lightning_modules.retriever_reader import RetrieverReaderModule
+
         assert isinstance(module, RetrieverReaderModule)
         assert decision.action == DISTIL
         self.made.append(decision)
@@ -118,11 +123,11 @@ class Decisions:
         what = f"held back by {holding[0]}" if holding else "the retriever learns from the reader again"
         announce(trainer, f"{DISTIL}: {message}; {what}")
 
-    def stay_stopped(self, trainer: Trainer) -> None:
+    def stay_stopped(self, trainer: "Trainer") -> None:
         """Ends training that goes on from a checkpoint saved after the decision to stop."""
         trainer.should_stop = trainer.should_stop or self.reason is not None
 
-    def _end(self, trainer: Trainer, decision: Decision, reason: str, message: str) -> None:
+    def _end(self, trainer: "Trainer", decision: Decision, reason: str, message: str) -> None:
         if self.reason is None:
             self.reason, self.message = reason, message
         self.made.append(decision)
@@ -142,8 +147,10 @@ class Decisions:
         self.made = [Decision(**decision) for decision in state_dict["decisions"]]
 
 
-def announce(trainer: Trainer, message: str) -> None:
+def announce(trainer: "Trainer", message: str) -> None:
     """Tells the user in the log, and in TensorBoard as the text `decisions`."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
     log.warning(message)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:

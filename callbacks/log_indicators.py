@@ -9,8 +9,9 @@ from torch import Tensor
 
 from callbacks.evaluation_callback import EvaluationCallback
 from lightning_modules.evaluation import Evaluation, ReadQuestions
-from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures, is_retrieved
+from lightning_modules.metrics.measures import RETRIEVAL_HIT, is_retrieved
 from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.metrics.reader_measures import ReaderMeasures
 from lightning_modules.processes import gather
 
 GOOD_INDICATOR2_SPEARMAN = 0.3

@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Int, Int64
 
 from datamodules.durable_files import cannot_write, flush_to_disk
 from datamodules.errors import MissingFaissError
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, seal, write_json
-
-try:
-    import faiss
-except ImportError as error:
-    raise MissingFaissError(error) from error
 
 FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu")
 """The builds of FAISS, of which one is to be installed."""
@@ -56,6 +50,19 @@ class _Meta:
     file: str
 
 
+def require_faiss() -> Any:
+    """FAISS, for whoever makes, reads or searches an index of it; a matrix is searched without.
+
+    Raises:
+        MissingFaissError: it is not installed, or cannot be imported.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingFaissError(error) from error
+    return faiss
+
+
 def check_factory(factory: str) -> None:
     """Refuses text that names no kind of index, before passages are encoded for one.
 
@@ -72,6 +79,7 @@ def check_factory(factory: str) -> None:
         raise ValueError(
             f"{factory!r} asks for more than {_MOST_CELLS:,} cells, or codes of more than {_MOST_BITS} bits"
         )
+    faiss = require_faiss()
     try:
         faiss.index_factory(_ANY_DIM, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -126,7 +134,7 @@ class PassageIndex:
         factory: FAISS's name of the kind of index, such as `Flat` or `IVF4096,PQ64`.
     """
 
-    def __init__(self, index: faiss.Index, factory: str, on_gpu: bool = False) -> None:
+    def __init__(self, index: Any, factory: str, on_gpu: bool = False) -> None:
         self._index = index
         self._on_gpu = on_gpu
         self.dim: int = index.d
@@ -134,6 +142,21 @@ class PassageIndex:
 
     def __len__(self) -> int:
         return self._index.ntotal
+
+    @property
+    def num_probes(self) -> int | None:
+        """Cells of an `IVF...` index that a search looks into; None for other kinds."""
+        cells = _cells(self._index)
+        return None if cells is None else int(cells.nprobe)
+
+    @num_probes.setter
+    def num_probes(self, number: int) -> None:
+        cells = _cells(self._index)
+        if cells is None or number < 1:
+            raise ValueError(
+                f"num_probes={number}: an index {self.factory!r} has no cells; 1 or more of an IVF... can be"
+            )
+        cells.nprobe = min(number, cells.nlist)
 
     @classmethod
     def build(
@@ -172,6 +195,7 @@ class PassageIndex:
             raise ValueError(f"a search must look into at least 1 cell, num_probes is {num_probes}")
         if use_gpu:
             _require_gpu()
+        faiss = require_faiss()
         with _faiss_errors(f"cannot make an index {factory!r} of {dim} dimensions"):
             index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         if use_gpu:
@@ -185,10 +209,10 @@ class PassageIndex:
             for start in range(0, count, _ROWS_A_CHUNK):
                 rows = np.arange(start, min(start + _ROWS_A_CHUNK, count))
                 index.add(_read_rows(embeddings, rows))
-        cells = _cells(index)
-        if cells is not None:
-            cells.nprobe = min(num_probes, cells.nlist)
-        return cls(index, factory, on_gpu=use_gpu)
+        built = cls(index, factory, on_gpu=use_gpu)
+        if built.num_probes is not None:
+            built.num_probes = num_probes
+        return built
 
     def search(
         self, queries: Float32[np.ndarray, "batch dim"], k: int
@@ -254,6 +278,7 @@ class PassageIndex:
             DataError: the folder cannot be written, for want of space, say.
         """
         folder = Path(folder)
+        faiss = require_faiss()
         index = faiss.index_gpu_to_cpu(self._index) if self._on_gpu else self._index
         file = folder / f"index-{uuid.uuid4().hex}.faiss"
         meta = _Meta(fingerprint, self.dim, len(self), self.factory, faiss.__version__, file.name)
@@ -303,7 +328,7 @@ class PassageIndex:
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}; {_MEND}") from error
         try:
-            index = faiss.read_index(str(file))
+            index = require_faiss().read_index(str(file))
         except RuntimeError as error:  # of a kind that this FAISS does not know
             raise DamagedFileError(f"{file}: FAISS cannot read it ({error}); {_MEND}") from error
         if (index.ntotal, index.d) != (meta.count, meta.dim):
@@ -362,8 +387,9 @@ def in_order(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _cells(index: faiss.Index) -> Any:
+def _cells(index: Any) -> Any:
     """The part of an `IVF...` index that has `nprobe` and `nlist`; None for other kinds."""
+    faiss = require_faiss()
     on_cpu = faiss.try_extract_index_ivf(index)
     if on_cpu is not None:
         return on_cpu
@@ -375,6 +401,7 @@ def _cells(index: faiss.Index) -> Any:
 
 def why_not_on_gpu() -> str | None:
     """Why FAISS cannot search on a GPU here, and what to install where that helps; None = it can."""
+    faiss = require_faiss()
     if not hasattr(faiss, "StandardGpuResources"):
         return (
             "the FAISS that is installed is for the CPU only (pip uninstall faiss-cpu, then "
@@ -389,7 +416,10 @@ def _require_gpu() -> None:
         raise ValueError(f"use_gpu=True, but {reason}; or set use_gpu=False")
 
 
-def _to_gpu(index: faiss.Index) -> faiss.Index:
+def _to_gpu(index: Any) -> Any:
+    import torch
+
+    faiss = require_faiss()
     device = torch.cuda.current_device() if torch.cuda.is_available() else 0
     with _faiss_errors("cannot move the passage index to the GPU"):
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
@@ -405,10 +435,11 @@ def _faiss_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason}") from error
 
 
-def _write_index(index: faiss.Index, path: Path) -> None:
+def _write_index(index: Any, path: Path) -> None:
     """Raises OSError where `faiss.write_index` by a file's name leaves half of it without a word."""
+    faiss = require_faiss()
     with path.open("wb") as file, _faiss_errors(f"cannot write the passage index {path}"):
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _read_meta(folder: Path) -> _Meta:

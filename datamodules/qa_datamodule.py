@@ -8,7 +8,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.batches import Question
 from datamodules.errors import DataError
@@ -86,12 +85,15 @@ class QuestionDataModule(L.LightningDataModule):
             )
         self.train = kept
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> DataLoader:
         """Shuffled, and able to go on in the middle of an epoch when a run is resumed.
 
         Raises:
             DataError: there are fewer questions than processes.
         """
+        # here, so that retrievers can be used, and questions be evaluated, without the package
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
         rank, num_processes = self._process
         if 0 < len(self.train) < num_processes:
             raise DataError(

@@ -12,7 +12,7 @@ from callbacks.decisions import Action
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import READER_MONITORS
 from callbacks.threshold import Rule, Threshold, paper_thresholds
-from datamodules.passage_index import EXACT, FAISS_PACKAGES, why_not_on_gpu
+from datamodules.passage_index import EXACT, FAISS_PACKAGES, require_faiss, why_not_on_gpu
 from datamodules.prompts import MAX_QUESTION_TOKENS, MAX_TITLE_TOKENS, Context
 from datamodules.questions import HELD_OUT
 from datamodules.sealed_files import DamagedFileError, read_json
@@ -42,9 +42,11 @@ def check_config(config: ExperimentConfig) -> None:
 
     Raises:
         ConfigError: names the key and what it may be.
+        MissingFaissError: there is no FAISS to search with.
     """
     check_settings(config)
-    searches_on_gpu(config)
+    if not searches_on_gpu(config):  # else an exact index needs torch alone, and another has asked for it
+        require_faiss()
 
 
 def check_settings(config: ExperimentConfig) -> None:

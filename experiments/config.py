@@ -474,7 +474,7 @@ class EvaluationConfig:
     token_embeddings: str = setting(
         "input",
         "where the indicators take token embeddings from",
-        choices=names_in("lightning_modules.readers.base:TokenEmbeddings"),
+        choices=names_in("lightning_modules.readers.outputs:TokenEmbeddings"),
     )
     token_drops: str = setting(
         "masked",

@@ -63,14 +63,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError, experiment_names, load_config, read_config, to_yaml
-    from experiments.processes import check_launcher, ending_with_main_process
-    from experiments.run_lock import locked
-    from experiments.runs import RunFolder, create_run, join_run, with_runs_named
 
     if options.list:
         for name in experiment_names():
             print(f"{name:22} {load_config(name).description}")
         return 0
+    if options.print_config and options.exp is not None and options.resume is None:
+        print(to_yaml(load_config(options.exp, options.overrides)), end="")
+        return 0
+    # what follows needs torch, which takes a second to import
+    from experiments.processes import check_launcher, ending_with_main_process
+    from experiments.run_lock import locked
+    from experiments.runs import RunFolder, create_run, join_run, with_runs_named
+
     joined = join_run()
     if joined is not None:
         with ending_with_main_process(joined.path):
@@ -80,9 +85,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.exp is None:
         raise ConfigError("name an experiment: --exp NAME; --list shows all")
     config = load_config(options.exp, options.overrides)
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
     from experiments.checks import check_config
     from experiments.planning.plan import check_fits
 

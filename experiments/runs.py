@@ -13,14 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datamodules.durable_files import delete_partials_of_dead, partial_beside
 from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
-from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
-from experiments.processes import DOCS, is_main_process, launcher
 
 SUITE = "attention-distillation"
 """What the suite is called as a package."""
@@ -220,6 +216,8 @@ def join_run() -> RunFolder | None:
     Raises:
         ConfigError: an unknown launcher has started several processes.
     """
+    from experiments.processes import DOCS, is_main_process, launcher
+
     if is_main_process() or launcher() is not None:
         return None
     if RUN_VARIABLE not in os.environ:
@@ -397,6 +395,8 @@ def snapshot_of_experiment(name: str, overrides: Sequence[str] = ()) -> Snapshot
     Raises:
         ConfigError: an unknown experiment or setting, or weights of a run that is not there.
     """
+    from experiments.checks import check_config
+
     config = load_config(name, overrides)
     check_config(config)
     return Snapshot(config, Path(config.runs) / config.name / FOLDER, starting_weights(config))
@@ -408,6 +408,8 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
     Raises:
         ConfigError: not a run, an unknown setting, or weights that are gone.
     """
+    from experiments.checks import check_config
+
     run = RunFolder(path)
     if not run.config.is_file():
         raise ConfigError(f"--run {path}: not a run folder (it holds no config.yaml)")
@@ -443,6 +445,8 @@ def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Pat
 
 def environment() -> dict[str, Any]:
     """Versions, machine and git revision."""
+    import torch
+
     versions = {}
     # an environment may lie inside a repository that is another project's
     is_checkout = _git("rev-parse", "--show-toplevel") == str(Path(__file__).resolve().parents[1])

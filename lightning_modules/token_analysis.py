@@ -18,10 +18,10 @@ from datamodules.token_file import TokenBatch, TokenFile
 from lightning_modules.evaluation import ScoredQuestions
 from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.indicators import AttentionNormalization, normalize_attention
-from lightning_modules.metrics.instance_values import mean_and_std
+from lightning_modules.metrics.mean_and_std import mean_and_std
 from lightning_modules.metrics.measures import Prominence, all_measures
 from lightning_modules.metrics.units import PassageUnits
-from lightning_modules.readers.base import TokenEmbeddings
+from lightning_modules.readers.outputs import TokenEmbeddings
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def drops_by_masking(
     mask: Bool[Tensor, "prompts tokens"],
     whole: Float[Tensor, " prompts"],
     log_likelihoods_of: Callable[
-        [Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"]], Float[Tensor, " rows"]
+        [Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"], int], Float[Tensor, " rows"]
     ],
 ) -> Float[Tensor, "prompts tokens"]:
     """How much of the answer's log-likelihood is lost when a token is masked for real, at least 0.
@@ -69,13 +69,16 @@ def drops_by_masking(
         inputs: input embeddings.
         mask: True = token to be masked; the others' drop is 0.
         whole: log-likelihoods of the answers, nothing masked.
-        log_likelihoods_of: of the answers of some prompts, by row, given their input embeddings. It is called
-            with as many prompts at a time as there are.
+        log_likelihoods_of: of the answers of some prompts, by row, given their input embeddings and the first
+            place at which one of them has changed. It is called with as many prompts at a time as there are.
     """
     drops = torch.zeros(mask.shape, device=inputs.device)
-    for of_batch in mask.nonzero().split(len(inputs)):
+    masked_tokens = mask.nonzero()
+    # in the order of their places: a causal reader has read what stands before them already
+    in_order = masked_tokens[masked_tokens[:, 1].argsort(stable=True)]
+    for of_batch in in_order.split(len(inputs)):
         rows, tokens = of_batch.unbind(dim=1)
         masked = inputs[rows]
         masked[torch.arange(len(rows), device=inputs.device), tokens] = 0.0
-        drops[rows, tokens] = (whole[rows] - log_likelihoods_of(rows, masked)).float()
+        drops[rows, tokens] = (whole[rows] - log_likelihoods_of(rows, masked, int(tokens[0]))).float()
     return drops.clamp(min=0.0)

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -11,8 +11,10 @@ from rich.text import Text
 
 from experiments.runs import RunFolder
 from experiments.show.decisions import describe_decision, describe_kept
-from lightning_modules.length_control import LengthControl
 from lightning_modules.metrics.measures import PASSAGE_WORDS, Prominence, all_measures, hit_rate_measure
+
+if TYPE_CHECKING:
+    from lightning_modules.length_control import LengthControl
 
 WIDTH = 100
 """Columns of the terminal that tables are made for."""
@@ -125,7 +127,7 @@ def _times(spent_s: dict[str, float]) -> Table:
 # ---- the control for passage length ----
 
 
-def print_control(control: LengthControl, k: int, console: Console | None = None) -> None:
+def print_control(control: "LengthControl", k: int, console: Console | None = None) -> None:
     """A table of both retrievers, what was gained, and how much of it is passage length.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.text_files import write_whole
+from datamodules.durable_files import write_durably
 from experiments.config import ConfigError
 from lightning_modules.metrics.estimates import Estimate
 
@@ -143,7 +143,7 @@ class Results:
         """Keeps a result."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = dataclasses.asdict(result)
-        write_whole(self.path(result.cell), json.dumps(content) + "\n")
+        write_durably(self.path(result.cell), json.dumps(content) + "\n")
 
     def all(self) -> list[Result]:
         """Of all finished cells, in the order of their names."""

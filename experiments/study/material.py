@@ -295,6 +295,7 @@ class Material:
             passages = torch.from_numpy(encode_passages(self.retriever, flat)).to(queries.device)
         shape = (-1, num_passages, passages.shape[-1])
         temperature = self.config.objective.retrieval_temperature
+        assert temperature is not None, "the study's experiment names it"
         return log_p_retr(queries.float(), passages.view(shape), temperature).cpu()
 
     # ---- rankings ----

@@ -4,8 +4,7 @@ A *unit* is a (question, retrieved passage) pair, an *instance* a question with 
 Indicator 1 is the answer, of Indicator 2 the nouns of the question; the computation is the same.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.choices import Choice
-from lightning_modules.metrics.instance_values import InstanceValues, mean_and_std
+
+if TYPE_CHECKING:
+    from lightning_modules.metrics.indicator_metric import Indicator as Indicator
 
 
 class AttentionNormalization(Choice):
@@ -184,6 +185,10 @@ def masked_spearman(
         >>> masked_spearman(first, second, torch.ones(1, 4, dtype=torch.bool))
         tensor([0.9487])
     """
+    # M_p is a tenth of a passage or less: nothing else is put in order
+    width = max(1, int(mask.sum(dim=-1).max())) if len(mask) else 1
+    places = mask.logical_not().to(torch.int8).argsort(dim=-1, stable=True)[:, :width]
+    first, second, mask = (of_all.gather(-1, places) for of_all in (first, second, mask))
     ranks, other_ranks = _centred_ranks(first, mask), _centred_ranks(second, mask)
     spread = ranks.square().sum(dim=-1).float().sqrt() * other_ranks.square().sum(dim=-1).float().sqrt()
     # a constant row has no spread, and 0 / 0 is the NaN that it should be
@@ -286,90 +291,10 @@ def instance_means(
     return sums / member.sum(dim=-1), undefined.sum()
 
 
-class Indicator(InstanceValues):
-    """Indicator 1 or 2 over all instances, for each percentile p.
+def __getattr__(name: str) -> Any:
+    """`Indicator` once it is asked for: torchmetrics takes longer to import than a report to be written."""
+    if name != "Indicator":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightning_modules.metrics.indicator_metric import Indicator
 
-    M_p = tokens of the passage at or above the p-th percentile of similarity to the target. A unit's
-    value is its mean attention over M_p, Spearman's correlation between attention and similarity over M_p,
-    and lift, the mean attention over M_p relative to that over the passage; an instance's value is the mean
-    over its K units. `compute` returns 0-dim float32 tensors, with prefix `indicator1` and p = 90:
-
-    - `indicator1/attention_p90`, `indicator1/spearman_p90`, `indicator1/lift_p90`: mean over instances,
-      undefined ones left out;
-    - `indicator1/attention_p90_std`, ...: sample standard deviation over instances (ddof = 1);
-    - `indicator1/undefined_p90`: number of units whose correlation is undefined;
-    - `indicator1/num_instances`: number of instances seen, undefined ones included.
-
-    Args:
-        prefix: first part of the reported names.
-        percentiles: the p's, whole numbers 0..100.
-        kwargs: passed on to `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: no percentile, one out of range, or one given twice.
-
-    Example:
-        >>> indicator = Indicator("indicator1", percentiles=[50])
-        >>> indicator.update(
-        ...     attention=torch.tensor([[0.1, 0.2, 0.3, 0.4]]),
-        ...     similarity=torch.tensor([[0.0, 0.2, 0.9, 0.5]]),
-        ...     mask=torch.ones(1, 4, dtype=torch.bool),
-        ...     instance_of_unit=torch.tensor([0]),
-        ...     num_instances=1,
-        ... )
-        >>> metrics = indicator.compute()
-        >>> metrics["indicator1/attention_p50"], metrics["indicator1/spearman_p50"]
-        (tensor(0.3500), tensor(-1.))
-        >>> metrics["indicator1/lift_p50"]
-        tensor(1.4000)
-    """
-
-    def __init__(self, prefix: str, percentiles: Sequence[int] = (90, 95), **kwargs: Any) -> None:
-        if not percentiles or len(set(percentiles)) < len(percentiles):
-            raise ValueError(f"an indicator needs distinct percentiles such as (90, 95), not {percentiles!r}")
-        for percentile in percentiles:
-            if not 0 <= percentile <= 100:
-                raise ValueError(f"a percentile lies between 0 and 100, not at {percentile!r}")
-        parts = [f"{part}_p{p}" for p in percentiles for part in IndicatorUnits._fields]
-        super().__init__({part: f"{prefix}/{part}" for part in parts}, **kwargs)
-        self.prefix = prefix
-        self.percentiles = tuple(percentiles)
-        for p in self.percentiles:
-            self.add_state(f"undefined_p{p}", default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(
-        self,
-        attention: Float[Tensor, "units tokens"],
-        similarity: Float[Tensor, "units tokens"],
-        mask: Bool[Tensor, "units tokens"],
-        instance_of_unit: Int[Tensor, " units"],
-        num_instances: int,
-    ) -> None:
-        """Adds a batch of whole instances.
-
-        Args:
-            attention: as in `indicator_units`.
-            similarity: as in `indicator_units`.
-            mask: True = token of the unit's passage.
-            instance_of_unit: index within this batch of the instance that each unit belongs to.
-            num_instances: number of instances in this batch.
-        """
-        for p in self.percentiles:
-            units = indicator_units(attention, similarity, mask, p)
-            for part, of_units in units._asdict().items():
-                means, _ = instance_means(of_units, instance_of_unit, num_instances)
-                getattr(self, f"{part}_p{p}").append(means)
-            num_undefined = units.spearman.isnan().sum()
-            setattr(self, f"undefined_p{p}", getattr(self, f"undefined_p{p}") + num_undefined)
-
-    def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The metrics named above; NaN, and counts of 0, before the first update."""
-        summary = {}
-        values = self.current_values()
-        for name, instances in values.items():
-            summary[name], summary[f"{name}_std"] = mean_and_std(instances)
-        for p in self.percentiles:
-            summary[f"{self.prefix}/undefined_p{p}"] = getattr(self, f"undefined_p{p}").float()
-        num_instances = len(next(iter(values.values())))
-        summary[f"{self.prefix}/num_instances"] = torch.tensor(float(num_instances), device=self.device)
-        return summary
+    return Indicator

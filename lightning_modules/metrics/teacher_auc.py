@@ -1,12 +1,13 @@
 """Teacher validity: does the retriever's target prefer passages with an answer?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_modules.metrics.instance_values import InstanceValues, mean_and_std
+if TYPE_CHECKING:
+    from lightning_modules.metrics.teacher_auc_metric import TeacherAUC as TeacherAUC
 
 
 def teacher_auc(
@@ -60,50 +61,10 @@ def teacher_reciprocal_rank(
     return (1.0 / (1.0 + num_before + 0.5 * num_tied)).masked_fill(undefined, torch.nan)
 
 
-class TeacherAUC(InstanceValues):
-    """Teacher validity over all questions that have a positive and a negative passage.
+def __getattr__(name: str) -> Any:
+    """`TeacherAUC` once it is asked for: torchmetrics takes longer to import than a report to be written."""
+    if name != "TeacherAUC":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightning_modules.metrics.teacher_auc_metric import TeacherAUC
 
-    `compute` returns 0-dim float32 tensors:
-
-    - `teacher/auc`, `teacher/auc_std`: mean and sample standard deviation (ddof = 1) of `teacher_auc`;
-    - `teacher/mrr`: mean of `teacher_reciprocal_rank`;
-    - `teacher/num_questions`: number of questions that both are taken over;
-    - `teacher/share_with_both`: their share of all questions seen.
-
-    Args:
-        kwargs: passed on to `torchmetrics.Metric`.
-
-    Example:
-        >>> metric = TeacherAUC()
-        >>> metric.update(torch.tensor([[0.6, 0.4], [0.5, 0.5]]), torch.tensor([[True, False], [True, True]]))
-        >>> metric.compute()["teacher/auc"], metric.compute()["teacher/share_with_both"]
-        (tensor(1.), tensor(0.5000))
-    """
-
-    auc: list[Tensor]
-    reciprocal_rank: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:
-        names = {"auc": "teacher/auc", "reciprocal_rank": "teacher/mrr"}
-        super().__init__(names, **kwargs)
-
-    def update(
-        self, p_attn: Float[Tensor, "batch passages"], has_answer: Bool[Tensor, "batch passages"]
-    ) -> None:
-        """Adds a batch of questions; the arguments are those of `teacher_auc`."""
-        self.auc.append(teacher_auc(p_attn, has_answer))
-        self.reciprocal_rank.append(teacher_reciprocal_rank(p_attn, has_answer))
-
-    def compute(self) -> dict[str, Float[Tensor, ""]]:
-        """The metrics named above; NaN, and a count of 0, before the first update."""
-        values = self.current_values()
-        auc, auc_std = mean_and_std(values["teacher/auc"])
-        mrr, _ = mean_and_std(values["teacher/mrr"])
-        defined = ~values["teacher/auc"].isnan()
-        return {
-            "teacher/auc": auc,
-            "teacher/auc_std": auc_std,
-            "teacher/mrr": mrr,
-            "teacher/num_questions": defined.sum().float(),
-            "teacher/share_with_both": defined.float().mean(),
-        }
+    return TeacherAUC

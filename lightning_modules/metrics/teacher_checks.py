@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import kendalltau
 from torch import Tensor
 
 
@@ -21,6 +20,8 @@ def kendall_tau(
         >>> kendall_tau(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[1.0, 3.0, 2.0]]))
         tensor([0.3333])
     """
+    from scipy.stats import kendalltau  # takes longer to import than all else that a report needs
+
     pairs = zip(first.double().cpu().numpy(), second.double().cpu().numpy(), strict=True)
     return torch.tensor(
         [float(kendalltau(a, b).statistic) if np.isfinite([a, b]).all() else float("nan") for a, b in pairs],

@@ -1,7 +1,7 @@
 """From a reader's token scores to what the indicators look at: units of (question, retrieved passage)."""
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Protocol, assert_never, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,8 +14,17 @@ from lightning_modules.metrics.indicators import (
     token_similarity,
     vocabulary_similarity,
 )
-from lightning_modules.readers.base import Reader, TokenEmbeddings
-from lightning_modules.readers.outputs import TargetTokens, TokenOutput
+from lightning_modules.readers.outputs import ReaderOutput, TargetTokens, TokenEmbeddings, TokenOutput
+
+
+@runtime_checkable
+class EmbedsTokens(Protocol):
+    """What similarities are computed from: a `Reader`, of which nothing else is asked here."""
+
+    @property
+    def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]: ...
+
+    def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class PassageUnits:
 
 def passage_units(
     output: TokenOutput,
-    reader: Reader,
+    reader: EmbedsTokens,
     embeddings: TokenEmbeddings = TokenEmbeddings.INPUT,
     normalization: AttentionNormalization = AttentionNormalization.PASSAGE,
 ) -> PassageUnits:
@@ -85,7 +94,7 @@ def passage_units(
 
 
 def _similarities(
-    output: TokenOutput, reader: Reader, embeddings: TokenEmbeddings
+    output: TokenOutput, reader: EmbedsTokens, embeddings: TokenEmbeddings
 ) -> tuple[Float[Tensor, "prompts tokens"], Float[Tensor, "prompts tokens"]]:
     """Of each token to the answer, and to the nouns; NaN where a prompt has no target."""
     ids, noun_mask = output.prompts.input_ids, output.prompts.noun_mask

@@ -6,8 +6,9 @@ import torch
 
 from datamodules.batches import Batch, Question, TokenScope, in_batches
 from datamodules.prompts import Context
-from lightning_modules.metrics.measures import RETRIEVAL_HIT, ReaderMeasures
+from lightning_modules.metrics.measures import RETRIEVAL_HIT
 from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.metrics.reader_measures import ReaderMeasures
 from lightning_modules.objectives.base import Cost, Objective
 from lightning_modules.preflight.choosing import PreflightSettings
 from lightning_modules.preflight.passes import KeptPasses

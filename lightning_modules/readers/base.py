@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batches import Batch, Question
-from datamodules.choices import Choice
 from datamodules.prompts import Context, PromptBuilder, Shown
 from lightning_modules.adapters import add_adapters, merged_weights
 from lightning_modules.attention_heads import HeadSource
@@ -29,17 +28,9 @@ from lightning_modules.readers.outputs import (
     SignalOutput,
     WeightedPass,
 )
+from lightning_modules.readers.outputs import TokenEmbeddings as TokenEmbeddings
 from lightning_modules.sharding import ShardedLayers
 from lightning_modules.token_drops import TokenDrops, drops_of_pass
-
-
-class TokenEmbeddings(Choice):
-    """Where the indicators take token embeddings from."""
-
-    INPUT = "input"
-    """The reader's embedding matrix."""
-    CONTEXTUAL = "contextual"
-    """Its last hidden layer."""
 
 
 class Reader(nn.Module, ABC):

@@ -1,7 +1,7 @@
 """Decoder-only readers: any causal language model of transformers."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +39,7 @@ from lightning_modules.readers.outputs import (
     WeightedPass,
     mean_log_prob,
 )
-from lightning_modules.readers.prefixes import Prefix, prefix_of
+from lightning_modules.readers.prefixes import Prefix, ReadPrompts, can_read_again, prefix_of
 
 
 class DecoderOnlyReader(Reader):
@@ -211,19 +211,41 @@ class DecoderOnlyReader(Reader):
         prefix = prefix_of(prompts, self.model)
         inputs = self.model.get_input_embeddings()(prompts.input_ids).detach().requires_grad_()
 
-        def log_likelihoods(of: PromptBatch, given: Tensor) -> tuple[Tensor, Tensor]:
-            hidden, log_probs, mask = self._score_labels(of, prefix, inputs=given)
+        def log_likelihoods(of: PromptBatch, given: Tensor, behind: Prefix) -> tuple[Tensor, Tensor]:
+            hidden, log_probs, mask = self._score_labels(of, behind, inputs=given)
             return hidden, mean_log_prob(log_probs[:, None], mask)[:, 0]
 
-        hidden, whole = log_likelihoods(prompts, inputs)
+        hidden, whole = log_likelihoods(prompts, inputs, prefix)
         return EmbeddedPass(
             prompts,
             answer_tokens(prompts),
             hidden.detach(),
             inputs,
             whole,
-            rescore=lambda rows, given: log_likelihoods(prompts.select(rows), given)[1],
+            rescore=self._rescored(prompts, prefix, inputs.detach(), log_likelihoods),
         )
+
+    def _rescored(
+        self,
+        prompts: PromptBatch,
+        prefix: Prefix,
+        inputs: Float[Tensor, "prompts tokens dim"],
+        log_likelihoods: Callable[[PromptBatch, Tensor, Prefix], tuple[Tensor, Tensor]],
+    ) -> Callable[[Tensor, Tensor, int], Tensor]:
+        """`EmbeddedPass.rescore`: what stands before the first change is read once."""
+        if not can_read_again(prefix, self.model):
+            return lambda rows, given, first: log_likelihoods(prompts.select(rows), given, prefix)[1]
+        # the rows of the answer that stand before a change are looked at too
+        first_label = int(prompts.label_mask.int().argmax(dim=1).min())
+        kept: list[ReadPrompts] = []
+
+        def rescore(rows: Tensor, given: Tensor, first: int) -> Tensor:
+            if not kept:
+                kept.append(ReadPrompts(prompts, prefix, self.model, inputs))
+            rest = kept[0].again(rows, min(first, first_label))
+            return log_likelihoods(prompts.select(rows), given, rest)[1]
+
+        return rescore
 
     def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
         """See `Reader.embed_answer`: the answer stands in the prompt."""
@@ -285,15 +307,19 @@ class DecoderOnlyReader(Reader):
         temperature: float = 1.0,
         inputs: Float[Tensor, "prompts tokens dim"] | None = None,
     ) -> tuple[
-        Float[Tensor, "prompts tokens dim"], Float[Tensor, "prompts labels"], Bool[Tensor, "prompts labels"]
+        Float[Tensor, "prompts read dim"], Float[Tensor, "prompts labels"], Bool[Tensor, "prompts labels"]
     ]:
-        """Last hidden states; the labels' log-probabilities; which of them are labels."""
+        """Last hidden states of the tokens read; the labels' log-probabilities; which of them are labels."""
         positions, mask = padded_positions(prompts.label_mask)
         with self._last_hidden() as hidden:
             given = prefix.inputs(prompts, inputs)
             output = self.model(**given, logits_to_keep=positions + prefix.num_rows)
         labels = prompts.input_ids.gather(1, positions + 1)
-        return hidden[0][:, prefix.num_rows :], log_probs_of(output.logits, labels, temperature) * mask, mask
+        return (
+            hidden[0][:, max(0, prefix.num_rows) :],
+            log_probs_of(output.logits, labels, temperature) * mask,
+            mask,
+        )
 
     @contextlib.contextmanager
     def _last_hidden(self) -> Iterator[list[Tensor]]:

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import (
+    Cache,
     DynamicCache,
     EncoderDecoderCache,
     PreTrainedConfig,
     PreTrainedModel,
     T5ForConditionalGeneration,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from datamodules.batches import AnswerBatch, Batch, PromptBatch, Question
@@ -194,9 +196,10 @@ class FusionInDecoderReader(Reader):
             encoded.detach(),
             inputs,
             whole,
-            rescore=lambda rows, given: log_likelihoods(prompts.select(rows), repeated.select(rows), given)[
-                1
-            ],
+            # an encoder's tokens all see each other, so all of them are read again
+            rescore=lambda rows, given, first: log_likelihoods(
+                prompts.select(rows), repeated.select(rows), given
+            )[1],
         )
 
     def embed_answer(self, output: ReaderOutput) -> Float[Tensor, "prompts targets dim"]:
@@ -270,14 +273,35 @@ class FusionInDecoderReader(Reader):
         labels: AnswerBatch,
         temperature: float,
     ) -> Float[Tensor, "batch passages labels"]:
+        """One pass of the decoder a question, of whose encodings keys and values are made once."""
         states, mask = _concatenate(encoded, prompts)
-        by_passage = []
-        for k in range(prompts.num_passages):
-            others = mask.unflatten(1, (prompts.num_passages, -1)).clone()
-            others[:, k] = False
-            logits = self._decode(states, others.flatten(1), labels)
-            by_passage.append(log_probs_of(logits, labels.ids, temperature))
-        return torch.stack(by_passage, dim=1)
+        times = prompts.num_passages
+        left_out = torch.eye(times, dtype=torch.bool, device=mask.device)[..., None]
+        by_question = []
+        for question in range(prompts.num_questions):
+            row = torch.tensor([question], device=mask.device)
+            others = (mask[question].view(times, -1) & ~left_out).flatten(1)
+            repeated = _repeat(labels.select(row), times)
+            of_question = states[row]
+            cache = EncoderDecoderCache(DynamicCache(), self._cross_attention_cache(of_question, times))
+            logits = self._decode(of_question.expand(times, -1, -1), others, repeated, cache)
+            by_question.append(log_probs_of(logits, repeated.ids, temperature))
+        return torch.stack(by_question)
+
+    def _cross_attention_cache(self, states: Float[Tensor, "1 keys dim"], times: int) -> Cache:
+        """Keys and values of the encodings in every layer, the same memory for so many rows."""
+        layers: list[Any] = []
+        for block in self.model.decoder.block:
+            attention = block.layer[1].EncDecAttention
+            keys, values = (
+                project(states).unflatten(-1, (-1, attention.key_value_proj_dim)).transpose(1, 2)
+                for project in (attention.k, attention.v)
+            )
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = (of.expand(times, -1, -1, -1) for of in (keys, values))
+            layers.append(layer)
+        return Cache(layers=layers)
 
     def _encode(
         self, prompts: PromptBatch, inputs: Float[Tensor, "prompts tokens dim"] | None = None
@@ -292,12 +316,15 @@ class FusionInDecoderReader(Reader):
         states: Float[Tensor, "batch keys dim"],
         mask: Bool[Tensor, "batch keys"],
         labels: AnswerBatch,
+        cache: EncoderDecoderCache | None = None,
     ) -> Float[Tensor, "batch labels vocabulary"]:
+        cached = {} if cache is None else {"cache": cache}
         return self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask.long(),
             decoder_input_ids=self._decoder_inputs(labels),
-            use_cache=False,
+            use_cache=cache is not None,
+            **cached,
         ).logits
 
     def _decoder_inputs(self, labels: AnswerBatch) -> Tensor:

@@ -9,6 +9,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.batches import PromptBatch
+from datamodules.choices import Choice
+
+
+class TokenEmbeddings(Choice):
+    """Where the indicators take token embeddings from."""
+
+    INPUT = "input"
+    """The reader's embedding matrix."""
+    CONTEXTUAL = "contextual"
+    """Its last hidden layer."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +153,13 @@ class EmbeddedPass(ReaderOutput):
     Attributes:
         inputs: the prompts' input embeddings; they take gradient.
         log_likelihoods: mean log-probability of an answer token, by prompt.
-        rescore: the same of some prompts (a prompt more than once if its row comes so), from others.
+        rescore: the same of some prompts (a prompt more than once if its row comes so), from embeddings that
+            differ from `inputs` only from a token on, which is given too.
     """
 
     inputs: Float[Tensor, "prompts tokens dim"]
     log_likelihoods: Float[Tensor, " prompts"]
-    rescore: Callable[[Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"]], Float[Tensor, " rows"]]
+    rescore: Callable[[Int[Tensor, " rows"], Float[Tensor, "rows tokens dim"], int], Float[Tensor, " rows"]]
 
 
 class WeightedLikelihoods(NamedTuple):

@@ -2,6 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ class Prefix(ABC):
 
     Attributes:
         num_keys: its tokens: keys that the prompts' rows attend to before those of the prompts.
-        num_rows: of them those whose rows the model's output holds, before the prompts' own.
+        num_rows: of them those whose rows the model's output holds, before the prompts' own; below 0 where
+            the prompts' own first rows are not computed either.
     """
 
     num_keys: int
@@ -178,11 +180,86 @@ class SharedPrefix(Prefix):
         return F.pad(prompts.attention_mask.long(), (self.num_keys, 0), value=1)
 
 
-class _Before(DynamicLayer):
-    """Keys and values of one sequence in front of those of each prompt, which are not kept.
+class ReadPrompts:
+    """Prompts that were read once, each of which can be read again from any token on.
 
     Args:
-        keys, values: [1, kv_heads, prefix, dim].
+        prompts: all of them.
+        prefix: of the prompts; none that is part of every sequence.
+        model: that reads.
+        embeddings: their input embeddings.
+    """
+
+    def __init__(
+        self,
+        prompts: PromptBatch,
+        prefix: Prefix,
+        model: PreTrainedModel,
+        embeddings: Float[Tensor, "prompts tokens dim"],
+    ) -> None:
+        self.num_prefix_keys = prefix.num_keys
+        self._inputs = prefix.inputs(prompts, embeddings)
+        cache = prefix.generation_inputs(prompts).get("cache") or DynamicCache(config=model.config)
+        with torch.no_grad():
+            model.base_model(**{**self._inputs, "cache": cache, "use_cache": True})
+        self._layers = [(keys, values) for keys, values, _ in cache]
+
+    def again(self, rows: Int[Tensor, " rows"], first: int) -> "Rest":
+        """What some of them, a prompt more than once if its row comes so, are read by from a token on."""
+        num_keys = self.num_prefix_keys + first
+        layers = [tuple(of[rows, :, :num_keys] for of in layer) for layer in self._layers]
+        mask, positions = self._inputs["attention_mask"][rows], self._inputs["position_ids"][rows, first:]
+        return Rest(layers, mask, positions, num_keys, first)
+
+
+class Rest(Prefix):
+    """The beginnings of some prompts, whose keys and values are there: what is read comes after them.
+
+    Args:
+        layers: keys and values.
+        mask: 1 = real token, of beginnings and prompts.
+        positions: of the tokens that are read.
+        num_keys: of the beginnings.
+        first: place in the prompts of the first token that is read.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[Tensor, ...]],
+        mask: Int[Tensor, "rows sequence"],
+        positions: Int[Tensor, "rows rest"],
+        num_keys: int,
+        first: int,
+    ) -> None:
+        self.num_keys, self.num_rows = num_keys, -first
+        self._layers = layers
+        self._given = {"attention_mask": mask, "position_ids": positions}
+
+    def inputs(
+        self, prompts: PromptBatch, embeddings: Float[Tensor, "prompts tokens dim"] | None = None
+    ) -> dict[str, Any]:
+        """See `Prefix.inputs`; the prompts are given whole."""
+        assert embeddings is not None, "what is read again has changed"
+        cache = Cache(layers=[_Before(*layer) for layer in self._layers])
+        read = {"inputs_embeds": embeddings[:, -self.num_rows :], "cache": cache, "use_cache": True}
+        return {**self._given, **read}
+
+    def generation_inputs(self, prompts: PromptBatch) -> dict[str, Any]:
+        """Nothing is generated from what has changed."""
+        raise NotImplementedError
+
+
+def can_read_again(prefix: Prefix, model: PreTrainedModel) -> bool:
+    """Whether `ReadPrompts` can hold prompts behind a prefix for a model."""
+    is_apart = not isinstance(prefix, RepeatedPrefix)
+    return is_apart and _takes_positions(model) and _keeps_all_keys(model)
+
+
+class _Before(DynamicLayer):
+    """Keys and values in front of those of each prompt, which are not kept.
+
+    Args:
+        keys, values: [prompts, kv_heads, prefix, dim], or of one sequence for all prompts.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:

@@ -1,7 +1,6 @@
 """Search against brute force; what is saved is loaded whole, and for the same embeddings only."""
 
 import doctest
-import runpy
 import sys
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from datamodules import passage_index
 from datamodules.errors import DataError
 from datamodules.passage_index import PassageIndex, StaleIndexError
 from datamodules.sealed_files import read_json, write_json
+from experiments.checks import check_config
 from experiments.command_line import run_command
+from experiments.config import load_config
 
 
 def random_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -297,8 +298,8 @@ class TestGpu:
 def test_without_faiss_the_extras_are_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"install -e '\.\[cpu\]', or '\.\[gpu\]'"):
-        runpy.run_path(passage_index.__file__)
-    assert run_command(lambda: runpy.run_path(passage_index.__file__)) == 2
+        PassageIndex.build(random_vectors(6, 3))
+    assert run_command(lambda: check_config(load_config("quickstart", ["trainer.accelerator=cpu"]))) == 2
     assert capsys.readouterr().err.startswith("error: FAISS, which finds the passages, cannot be imported")
 
 

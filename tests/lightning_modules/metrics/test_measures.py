@@ -14,11 +14,11 @@ from lightning_modules.metrics.indicators import Indicator
 from lightning_modules.metrics.measures import (
     RETRIEVAL_HIT,
     Prominence,
-    ReaderMeasures,
     all_measures,
     hit_rate_measure,
     indicator_measures,
 )
+from lightning_modules.metrics.reader_measures import ReaderMeasures
 from lightning_modules.metrics.teacher_auc import TeacherAUC
 from lightning_modules.metrics.units import passage_units
 from tests.tiny_models import tiny_reader, toy_passages, toy_questions

@@ -179,7 +179,8 @@ def test_masked_tokens_are_read_behind_the_examples(context, way):
     likelihoods = mean_log_prob(found.log_probs, found.mask).flatten()
     close(made.log_likelihoods, likelihoods)
     rows = torch.tensor([2, 0, 2])
-    close(made.rescore(rows, made.inputs[rows]), likelihoods[rows])
+    for first in (0, 9, made.inputs.shape[1] - 1):  # what stands before it is not read again
+        close(made.rescore(rows, made.inputs[rows], first), likelihoods[rows])
     drops = reader.read_drops(BATCH, "gradient").token_scores
     assert drops.shape == made.prompts.input_ids.shape
     assert drops.max() > 0

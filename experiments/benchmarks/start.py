@@ -1,0 +1,114 @@
+"""How long commands take to begin: those that only read files, and a run up to its first training step."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from experiments.benchmarks.comparison import (
+    AtMost,
+    Comparison,
+    Setting,
+    Size,
+    Spread,
+    in_turns,
+)
+
+_LIMIT_S = 2.0
+"""Of a command that needs no model."""
+_TO_FIRST_STEP = """
+import os, sys
+import lightning_modules.retriever_reader as of_module
+
+def stop(self, questions, batch_idx):
+    print("first step", flush=True)
+    os._exit(0)
+
+of_module.RetrieverReaderModule.training_step = stop
+from experiments import run
+sys.exit(run.main(sys.argv[1:]))
+"""
+_BY_HAND = """
+import lightning, torch, transformers, sys
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+gguf, folder = sys.argv[1:]
+where, _, file = gguf.rpartition("/")
+reader = AutoModelForCausalLM.from_pretrained(where, gguf_file=file)
+tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
+retriever, other = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+print("loaded", flush=True)
+"""
+_SMALL_RUN = (
+    "data.max_passages=100",
+    "data.max_train=20",
+    "data.max_validation=2",
+    "data.max_test=2",
+    "evaluation.num_read=1",
+    "evaluation.num_read_test=1",
+    "reader.max_new_tokens=1",
+    "trainer.max_steps=1",
+    "trainer.progress_bar=false",
+    "trainer.accelerator=cpu",
+)
+
+
+def measure(setting: Setting) -> list[Comparison]:
+    """Each command in processes of its own."""
+    with TemporaryDirectory() as folder:
+        commands = _quick_commands()
+        if setting.size is not Size.TINY:
+            commands |= _commands_on_a_run(Path(folder))
+        found = [_quick(name, command, setting) for name, command in commands.items()]
+        if setting.size is not Size.TINY:
+            found.append(_first_step(Path(folder), setting))
+    return found
+
+
+def _quick_commands() -> dict[str, list[str]]:
+    """Those that need no run."""
+    return {
+        "run --list": ["-m", "experiments.run", "--list"],
+        "run --print-config": ["-m", "experiments.run", "--exp", "quickstart", "--print-config"],
+    }
+
+
+def _commands_on_a_run(folder: Path) -> dict[str, list[str]]:
+    """Those that look at what a run has written: a small one, which is made here."""
+    _run(["-m", "experiments.run", "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN])
+    [run] = (folder / "runs" / "quickstart").iterdir()
+    tokens = folder / "tokens.parquet"
+    _run(["-m", "experiments.analyse", "--run", str(run), "--instances", "2", "--out", str(tokens)])
+    return {
+        "report RUN": ["-m", "experiments.report", str(run), "--out", str(folder / "report")],
+        "analyse --from FILE": ["-m", "experiments.analyse", "--from", str(tokens)],
+    }
+
+
+def _quick(name: str, command: Sequence[str], setting: Setting) -> Comparison:
+    took = in_turns({"command": lambda: _run(command)}, setting)["command"]
+    limit = Spread([_LIMIT_S] * len(took.values))
+    return Comparison(name, f"{_LIMIT_S:g} seconds", took, limit, AtMost(1.0))
+
+
+def _first_step(folder: Path, setting: Setting) -> Comparison:
+    """Of quickstart with few passages and questions, whose models are those of every run."""
+    from datamodules import embedded
+
+    run = ["-c", _TO_FIRST_STEP, "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN]
+    by_hand = ["-c", _BY_HAND, str(embedded.reader_gguf()), str(embedded.retriever_folder())]
+    took = in_turns({"run": lambda: _run(run), "by hand": lambda: _run(by_hand)}, setting, is_warm=True)
+    what = "run --exp quickstart on 100 passages, up to its first step"
+    return Comparison(what, "both models loaded by hand", took["run"], took["by hand"])
+
+
+def _run(arguments: Sequence[str]) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
+    ended = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if ended.returncode != 0:
+        raise ValueError(f"{' '.join(arguments)[:80]} failed: {ended.stderr[-500:]}")

@@ -1,0 +1,247 @@
+"""What a first run on a GPU trips over, found on the CPU: tensors of two devices, bfloat16, NumPy.
+
+Everything that a step and an evaluation compute runs on a pretended device, and comes to the CPU's numbers.
+"""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.save_tokens import units_of
+from datamodules.batches import Batch, SolvedExample
+from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.matrix_index import MatrixIndex
+from datamodules.prompts import Shown
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.encoding import encode_passages
+from lightning_modules.evaluation import ReadQuestions
+from lightning_modules.fingerprint import model_fingerprint
+from lightning_modules.metrics.hit_rate import HitRate
+from lightning_modules.metrics.reader_measures import ReaderMeasures
+from lightning_modules.metrics.units import passage_units
+from lightning_modules.objectives import OBJECTIVES, make_objective
+from lightning_modules.read_once import ReadOnce
+from lightning_modules.readers.base import Reader
+from lightning_modules.readers.outputs import TokenEmbeddings
+from lightning_modules.token_drops import TokenDrops
+from tests.pretended_device import DEVICE, PretendedDevice
+from tests.tiny_models import (
+    tiny_reader,
+    tiny_reader_of,
+    tiny_retriever,
+    toy_passages,
+    toy_questions,
+)
+
+KINDS = ("concatenated", "independent", "fusion_in_decoder")
+HEADS = AttentionHeads.parse("0.1,1.0-2")
+"""Of more than one layer, and not all of any."""
+
+
+def toy_batch(with_answers: bool = True) -> Batch:
+    """Questions and passages of unequal lengths, so that there is padding."""
+    questions, passages = toy_questions()[:3], toy_passages()
+    shown = [[passages[i], passages[12 + i], passages[i + 1]] for i in range(3)]
+    return Batch(questions, shown, [question.answers[0] for question in questions] if with_answers else ())
+
+
+def passes_of(reader: Reader) -> dict[str, object]:
+    """Everything that a reader computes without generating."""
+    batch = toy_batch()
+    found = {
+        "read": reader.read(batch),
+        "read_attention": reader.read_attention(batch),
+        "read_answer": reader.read_answer(batch),
+        "read_heads": reader.read_heads(batch),
+        "each_alone": reader.answer_likelihoods(batch, Shown.EACH_ALONE, 0.5),
+        "each_left_out": reader.answer_likelihoods(batch, Shown.EACH_LEFT_OUT),
+        "masked": reader.read_drops(batch, TokenDrops.MASKED),
+        "gradient": reader.read_drops(batch, TokenDrops.GRADIENT),
+    }
+    if reader.family == "decoder_only":
+        found["question_heads"] = reader.read_question_heads(batch)
+        if reader.reads_alone:
+            found["signals"] = reader.read_signals(batch)
+        else:
+            weights = torch.zeros(3, 3, device=reader.device).log_softmax(dim=-1)
+            found["weighted"] = reader.read_weighted(batch).log_probs_at(weights)
+    return found
+
+
+def fields_of(output: object) -> dict[str, object]:
+    if isinstance(output, torch.Tensor):
+        return {"": output}
+    return output._asdict() if isinstance(output, tuple) else vars(output)
+
+
+def numbers_of(outputs: dict[str, object]) -> dict[str, torch.Tensor]:
+    """All tensors of floats of some outputs, on the CPU in float32."""
+    found = {}
+    for name, output in outputs.items():
+        for field, value in fields_of(output).items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                found[f"{name}.{field}"] = value.detach().cpu().float()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_passes_of_a_reader(kind, dtype):
+    reader = tiny_reader_of(kind)
+    reader = type(reader)(reader.model, reader.prompts, HEADS).to(dtype)
+    with torch.no_grad():
+        wanted = numbers_of(passes_of(reader))
+        with PretendedDevice():
+            moved = copy.deepcopy(reader).to(DEVICE)
+            outputs = passes_of(moved)
+            of_fields = [value for output in outputs.values() for value in fields_of(output).values()]
+            assert all(one.device == DEVICE for one in of_fields if isinstance(one, torch.Tensor))
+            found = numbers_of(outputs)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        error = (found[name] - values).abs().max() / values.abs().max()
+        # bfloat16 rounds each of two ways to the same sums by itself; drops are differences of such sums
+        in_bf16 = 0.3 if name.startswith(("masked", "gradient")) else 0.06
+        assert error < (1e-4 if dtype is torch.float32 else in_bf16), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers(kind):
+    """The caches of the generation, its masks and the passages' weights are where the model is."""
+    reader, batch = tiny_reader_of(kind), toy_batch(with_answers=False)
+    weights = torch.tensor([[0.5, 0.3, 0.2]] * 3).log()
+    wanted = reader.generate(batch, weights, 4), reader.generate_closed_book(batch.questions, 4)
+    with PretendedDevice():
+        moved = reader.to(DEVICE)
+        found = moved.generate(batch, weights.to(DEVICE), 4), moved.generate_closed_book(batch.questions, 4)
+    assert found == wanted
+
+
+def test_solved_examples_are_read_first():
+    example = SolvedExample(toy_questions()[7], toy_passages()[7], toy_questions()[7].answers[0])
+    reader, batch = tiny_reader("independent").showing(examples=(example,)), toy_batch()
+    weights = torch.zeros(3, 3).log_softmax(dim=-1)
+    with torch.no_grad():
+        wanted = reader.read(batch).token_scores
+        answers = reader.generate(batch, weights, 3)
+        with PretendedDevice():
+            moved = reader.to(DEVICE)
+            assert torch.allclose(moved.read(batch).token_scores.cpu(), wanted, atol=1e-5)
+            assert moved.generate(batch, weights.to(DEVICE), 3) == answers
+
+
+@pytest.mark.parametrize("embeddings", list(TokenEmbeddings))
+@pytest.mark.parametrize("kind", KINDS)
+def test_measures_of_an_evaluation(kind, embeddings):
+    reader, batch = tiny_reader_of(kind), toy_batch()
+
+    @torch.no_grad()
+    def measured(device: torch.device) -> dict[str, torch.Tensor]:
+        output = reader.to(device).read_answer(batch)
+        read = replace(as_read(output, reader), units=passage_units(output, reader, embeddings))
+        metric, hits = ReaderMeasures().to(device), HitRate((1, 5)).to(device)
+        metric.update(read)
+        hits.update(torch.tensor([0, 2, -1]).to(device))
+        return {**metric.compute(), **hits.compute()}
+
+    wanted = measured(torch.device("cpu"))
+    with PretendedDevice():
+        found = {name: value.cpu() for name, value in measured(DEVICE).items()}
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, equal_nan=True, msg=name)
+
+
+@torch.no_grad()
+def test_what_a_reader_gave_is_kept_and_written(tmp_path):
+    """Signals that are read once, the reader's fingerprint, and the rows of a token file."""
+    reader, batch = tiny_reader("independent"), toy_batch()
+    wanted = reader.read_signals(batch)
+    fingerprint = model_fingerprint(reader.model)
+    with PretendedDevice():
+        moved = reader.to(DEVICE)
+        assert model_fingerprint(moved.model) == fingerprint
+        kept = ReadOnce(moved, tmp_path)
+        for _ in range(2):
+            found = kept.read_signals(batch)
+            assert torch.allclose(found.token_scores.cpu(), wanted.token_scores, atol=1e-5)
+        assert (kept.num_read, kept.num_found) == (9, 9)
+        units = units_of(as_read(moved.read_answer(batch), moved), moved)
+    assert len(units) == 9
+    assert all(np.isfinite(unit.token_scores).all() for unit in units)
+
+
+def as_read(output, reader: Reader) -> ReadQuestions:
+    log_p = torch.tensor([[0.5, 0.3, 0.2]] * 3).log().to(reader.device)
+    has_answer = torch.tensor([[True, False, False]] * 3).to(reader.device)
+    units = passage_units(output, reader)
+    return ReadQuestions(has_answer, log_p.exp(), units, toy_batch(), output, log_p, log_p, log_p.sum())
+
+
+# numbers that torch itself takes out of what the device holds
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning")
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("given", "labels")])
+def test_a_step(name):
+    """Read, teach, encode with gradient, go backward, update."""
+    objective = make_objective(name)
+    kind = "concatenated" if name == "end_to_end" else "independent"
+    batch = toy_batch()
+
+    def stepped(device: torch.device) -> tuple[float, torch.Tensor]:
+        reader, retriever = tiny_reader(kind).to(device), tiny_retriever(normalize=True).to(device)
+        optimizer = torch.optim.AdamW(retriever.parameters(), lr=1e-2)
+        with torch.no_grad():
+            output = objective.read(reader, batch)
+        queries = retriever.encode_queries([question.text for question in batch.questions])
+        flat = retriever.encode_passages([passage for found in batch.passages for passage in found])
+        log_p_retr = (flat.view(3, 3, -1) @ queries[..., None])[..., 0].div(0.05).log_softmax(dim=-1)
+        loss = objective.loss(objective.log_p_target(output, log_p_retr), log_p_retr, output)
+        loss.backward()
+        optimizer.step()
+        return float(loss), next(retriever.parameters()).detach().cpu()
+
+    wanted_loss, wanted = stepped(torch.device("cpu"))
+    with PretendedDevice():
+        found_loss, found = stepped(DEVICE)
+    assert found_loss == pytest.approx(wanted_loss, rel=1e-3, abs=1e-5)
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_embeddings_in_bfloat16_become_numpy_arrays():
+    retriever = tiny_retriever()
+    wanted = encode_passages(retriever, toy_passages(), batch_size=5)
+    with PretendedDevice():
+        found = encode_passages(retriever.to(DEVICE, torch.bfloat16), toy_passages(), batch_size=5)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_a_matrix_is_searched_where_it_is_kept(tmp_path):
+    generator = np.random.default_rng(0)
+    embeddings = generator.standard_normal((30, 8), dtype=np.float32)
+    matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 30, 8))
+    matrix.write(0, embeddings)
+    queries = generator.standard_normal((4, 8), dtype=np.float32)
+    wanted_scores, wanted = MatrixIndex(matrix).search(queries, 5)
+    with PretendedDevice():
+        scores, found = MatrixIndex(matrix, DEVICE).search(queries, 5)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
+
+
+def test_the_device_is_as_strict_as_a_gpu():
+    """Else nothing above would say anything."""
+    with PretendedDevice():
+        there, here = torch.ones(2, device=DEVICE), torch.ones(2)
+        assert (there * torch.tensor(2.0)).tolist() == [2.0, 2.0]
+        assert there[torch.tensor([0])].device == DEVICE
+        assert there.cpu().device.type == "cpu"
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            there + here
+        with pytest.raises(RuntimeError, match="expected all tensors to be on the same device"):
+            here[there.bool()]
+        with pytest.raises(RuntimeError, match="numpy"):
+            there.numpy()
