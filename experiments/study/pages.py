@@ -183,7 +183,10 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
 
 def _of_gains(found: Predictions) -> str:
     named = {of.name: found.estimate(of.name, GAIN) for of in found.teachers}
-    best = max((name for name in named if not prediction.is_control(name)), key=lambda name: named[name].mean)
+    with_readers = [name for name in named if not prediction.is_control(name)]
+    if not with_readers:
+        return "Controls alone have taught so far."
+    best = max(with_readers, key=lambda name: named[name].mean)
     worst = min(named, key=lambda name: named[name].mean)
     start = np.mean([np.mean(result.questions["start/hr_at_5"]) for result in found.results[best]])
     controls = ", ".join(
