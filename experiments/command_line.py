@@ -14,6 +14,8 @@ from datamodules.durable_files import WRITTEN_IN_PART
 
 USER_ERROR = 2
 INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""As shells say it of a program whose output nobody reads any longer."""
 FAILED = 1
 """The numbers of a training broke."""
 REQUEUE = 75
@@ -62,6 +64,9 @@ def run_command(work: Callable[[], int]) -> int:
             time.sleep(_WAIT_FOR_MAIN_PROCESS_S)
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return CLOSED_PIPE
     except Exception as error:
         trouble = disk_trouble(error)
         if trouble is None or os.environ.get("ATTENTION_DISTILLATION_TRACEBACK"):

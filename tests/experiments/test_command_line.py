@@ -3,13 +3,15 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
 
 import faiss
 import numpy as np
 import pytest
 import torch
 
-from experiments.command_line import USER_ERROR, disk_trouble, run_command
+from experiments.command_line import CLOSED_PIPE, USER_ERROR, disk_trouble, run_command
 
 
 def wrapped(cause: BaseException) -> RuntimeError:
@@ -66,3 +68,20 @@ def test_libraries_that_find_no_room_are_understood(tmp_path, kind):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert disk_trouble(raised.value) is not None
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    program = (
+        "import sys; from experiments.command_line import run_command\n"
+        "def work():\n    for _ in range(100_000): print('line')\n    return 0\n"
+        "sys.exit(run_command(work))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=30) == CLOSED_PIPE
