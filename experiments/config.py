@@ -3,7 +3,7 @@
 import difflib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -744,7 +744,7 @@ def _wrong_value(layer: Any, place: str | None) -> str:
         place: of the value, such as `evaluation.hit_rate_ks[1]`; None = the outermost key of the layer.
     """
     place = place or next(iter(layer))
-    known, given = dict(all_fields()), OmegaConf.select(layer, place, throw_on_missing=False)
+    known, given = _fields_by_key(), OmegaConf.select(layer, place, throw_on_missing=False)
     key = place.partition("[")[0]
     return f"{place}={in_yaml(given)}: {key} takes {takes(known[key])}"
 
@@ -762,7 +762,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if re.fullmatch(r"\d+\.\d+0", value.strip()):
         # YAML would make 12.1 of 12.10, which is another attention head; the schema knows what is a number
         text = f"{key}='{value.strip()}'"
-    field_of = dict(all_fields()).get(key.strip())
+    field_of = _fields_by_key().get(key.strip())
     if (
         field_of is not None
         and takes(field_of).startswith("a list")
@@ -809,13 +809,13 @@ def _texts_in(value: Any) -> Iterator[str]:
 
 def _refuse_unknown_keys(layer: Any, where: str) -> None:
     for key in _used_keys(layer):
-        if key not in _known_keys():
-            raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, _known_keys())}")
+        if key not in _fields_by_key():
+            raise ConfigError(f"{where}: unknown key {key!r}{_nearest(key, _fields_by_key())}")
 
 
 @cache
-def _known_keys() -> frozenset[str]:
-    return frozenset(key for key, _ in all_fields())
+def _fields_by_key() -> Mapping[str, Field[Any]]:
+    return dict(all_fields())
 
 
 def _used_keys(layer: Any, prefix: str = "") -> Iterator[str]:
@@ -826,7 +826,7 @@ def _used_keys(layer: Any, prefix: str = "") -> Iterator[str]:
             yield from _used_keys(value, f"{prefix}{key}.")
 
 
-def _nearest(word: str, known: Sequence[str] | frozenset[str]) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -10,8 +10,7 @@ import argparse
 import random
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,20 +74,16 @@ def in_turns(reader: "Reader", batch: "Batch", repeats: int) -> tuple[list[float
     """
     import torch
 
+    from experiments.benchmarks.comparison import seconds_of
+
     if not torch.equal(reader.read(batch).token_scores, reader.read_attention(batch).token_scores):
         raise ValueError("the pass that ends early gives other token scores")
     whole: list[float] = []
     early: list[float] = []
     for _ in range(repeats):
-        whole.append(_seconds(lambda: reader.read(batch)))
-        early.append(_seconds(lambda: reader.read_attention(batch)))
+        whole.append(seconds_of(lambda: reader.read(batch), reader.device))
+        early.append(seconds_of(lambda: reader.read_attention(batch), reader.device))
     return whole, early
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _made_up(num_passages: int) -> "Batch":

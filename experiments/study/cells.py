@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.durable_files import write_durably
+from datamodules.durable_files import durably
+from datamodules.sealed_files import read_json, write_json
 from experiments.config import ConfigError
 from lightning_modules.metrics.estimates import Estimate
 
@@ -141,9 +142,7 @@ class Results:
 
     def add(self, result: Result) -> None:
         """Keeps a result."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = dataclasses.asdict(result)
-        write_durably(self.path(result.cell), json.dumps(content) + "\n")
+        write_json(self.path(result.cell), dataclasses.asdict(result))
 
     def all(self) -> list[Result]:
         """Of all finished cells, in the order of their names."""
@@ -151,7 +150,7 @@ class Results:
 
 
 def _read(path: Path) -> Result:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     cell = found["cell"]
     return Result(
         Cell(cell["part"], tuple((name, value) for name, value in cell["factors"]), cell["seed"]),
@@ -183,10 +182,9 @@ def write_table(results: Iterable[Result], path: Path, settings: str) -> None:
     ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)
     rows = [row for result in ordered for row in result.rows()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
     schema = _SCHEMA.with_metadata({_SETTINGS: settings.encode()})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-    partial.rename(path)
+    with durably(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
 
 def read_table(path: Path) -> list[Result]:

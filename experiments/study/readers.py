@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
 from datamodules.prompts import Context, PassageOrder
+from datamodules.sealed_files import whole_folder
 from experiments.benchmarks.shuffle_reader import shuffle_weights
 from experiments.build import build_reader
 from experiments.config import ConfigError
@@ -151,7 +152,8 @@ def _train_reader(material: Material, steps: frozenset[int]) -> None:
     module.index = material.index
 
     def save(step: int) -> None:
-        module.reader.save(material.folder / "readers" / f"{STEP1}-{step}")
+        with whole_folder(material.folder / "readers" / f"{STEP1}-{step}") as folder:
+            module.reader.save(folder)
 
     log.warning("Step 1: %d steps", max(steps))
     material.train(

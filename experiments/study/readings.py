@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.progress import progress_bar
 from datamodules.batches import Batch, Passage, Question, TokenScope
+from datamodules.durable_files import durably
 from datamodules.nouns import NounTagger
 from experiments.study.material import Candidates, Material
 from lightning_modules.calibration import Calibration, Contrast, Level, Reference
@@ -96,9 +97,8 @@ class Reading:
             },
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"partial-{path.name}")
-        np.savez(partial, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
-        partial.rename(path)
+        with durably(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Reading":

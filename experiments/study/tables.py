@@ -75,7 +75,7 @@ def _step_1(cell: Cell, material: Material) -> RunFolder:
 
 
 def _result(cell: Cell, found: RunFolder) -> Result:
-    summary = json.loads(found.summary.read_text(encoding="utf-8"))
+    summary = found.read_summary()
     result = Result(cell)
     for name in ("hr_at_1", "hr_at_5", "hr_at_20", "em", "f1", "passage_words"):
         values = summary.get(name, {})

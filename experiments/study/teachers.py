@@ -10,6 +10,7 @@ from torch import Tensor
 from experiments.study.material import Candidates
 from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
 from experiments.study.readings import ALL_HEADS, Scores, Signals
+from lightning_modules.length_control import num_words
 from lightning_modules.scores import Scale, less_length, scaled
 
 TEMPERATURE = 0.5
@@ -76,7 +77,7 @@ def _uniform(candidates: Candidates) -> Scores:
 
 
 def _length(candidates: Candidates) -> Scores:
-    words = [[len(passage.text.split()) for passage in found] for found in candidates.passages]
+    words = [[num_words(passage) for passage in found] for found in candidates.passages]
     return torch.tensor(words).float().clamp(min=1).log()
 
 
