@@ -94,6 +94,16 @@ def record_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+def recorded_sha256(path: Path) -> str | None:
+    """What the record of a file says; None = it has none.
+
+    Raises:
+        DataError: the record is broken.
+    """
+    record = _read_record(path)
+    return None if record is None else record.sha256
+
+
 def check_size(path: Path) -> None:
     """The cheap check: a file has the size that it was downloaded with. Files without a record pass.
 

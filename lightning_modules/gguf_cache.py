@@ -1,10 +1,10 @@
 """A .gguf file is decoded once: where transformers takes half a minute, safetensors take a second.
 
 A decoded model lies in `$XDG_CACHE_HOME/attention_distillation/gguf` (`~/.cache/...`), under the SHA-256 of
-the .gguf file, so that another file of the same name is another model. The folder may be deleted at any time.
+the .gguf file, so that another file of the same name is another model. The folder may be deleted at any time,
+and so may `digests` beside it, which saves reading files that have not changed.
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,8 +13,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from datamodules.checksums import verify_file, write_record
+from datamodules.checksums import recorded_sha256, verify_file, write_record
 from datamodules.errors import DataError
+from lightning_modules.remembered_digests import remembered_sha256
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ def decoded(path: Path, decode: Callable[[Path], None]) -> Path | None:
     Returns:
         The folder; None where it cannot be written, which is said.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _sha256(path)
     # what the weights and the tokenizer are made of may change with the libraries
     folder = cache_folder() / f"{digest[:32]}-transformers-{version('transformers')}-gguf-{version('gguf')}"
     if _is_whole(folder):
@@ -61,11 +61,16 @@ def decoded(path: Path, decode: Callable[[Path], None]) -> Path | None:
     return folder
 
 
+def _sha256(path: Path) -> str:
+    return remembered_sha256(path, cache_folder().with_name("digests"))
+
+
 def _is_whole(folder: Path) -> bool:
     if not (folder / _WEIGHTS).is_file():
         return False
     try:
-        verify_file(folder / _WEIGHTS)
+        if _sha256(folder / _WEIGHTS) != recorded_sha256(folder / _WEIGHTS):
+            verify_file(folder / _WEIGHTS)  # says what differs
     except DataError as error:
         log.warning("%s; decoding it again", str(error).split(";")[0])
         shutil.rmtree(folder, ignore_errors=True)

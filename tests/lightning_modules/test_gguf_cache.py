@@ -1,6 +1,8 @@
 """Decoded .gguf files: once, whole, and the same model."""
 
+import hashlib
 import logging
+import os
 import re
 
 import pytest
@@ -50,6 +52,32 @@ def test_a_damaged_copy_is_decoded_again(file, caplog):
         assert decoded(file, write_weights) == folder
         assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert len(re.findall("decoding it again", caplog.text)) == 2
+
+
+def age(path, seconds=10):
+    """A file that changed some time ago, after which its time tells a change."""
+    changed = path.stat().st_mtime_ns - seconds * 10**9
+    os.utime(path, ns=(changed, changed))
+    return changed
+
+
+def test_files_that_have_not_changed_are_not_read_again(file, monkeypatch):
+    weights = decoded(file, write_weights) / "model.safetensors"
+    then, _ = age(weights), age(file)
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda opened, how: read.append(opened.name) or digest(opened, how)
+    )
+    for _ in range(3):
+        decoded(file, fail)
+    assert sorted(read) == sorted([str(file), str(weights)]), "each once"
+    weights.write_bytes(b"weighty")  # of the same size
+    os.utime(weights, ns=(then, then))
+    assert decoded(file, fail) == weights.parent, "nothing tells that it has changed"
+    age(weights, seconds=5)
+    assert decoded(file, write_weights) == weights.parent
+    assert weights.read_bytes() == b"weights"
 
 
 def test_what_fails_half_way_leaves_nothing(file):
