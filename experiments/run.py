@@ -83,7 +83,8 @@ def _run(options: argparse.Namespace) -> int:
         return made[0]
 
     try:
-        return _execute(config, _meet(config, make))
+        run = _meet(config, make)
+        return _execute(read_config(run.config), run)
     except ValueError:
         for run in made:
             if not run.start.is_file():  # nothing of worth was written yet
@@ -108,6 +109,7 @@ def _resume(options: argparse.Namespace) -> int:
     from experiments.planning.plan import check_fits
     from experiments.processes import check_launcher
     from experiments.runs import RunFolder, find_run
+    from experiments.summary import refuse_broken
 
     if any(not override.startswith(f"{MAY_CHANGE}=") for override in options.overrides):
         raise ConfigError(
@@ -119,6 +121,7 @@ def _resume(options: argparse.Namespace) -> int:
     if run.is_finished:
         raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
     config = read_config(run.config, options.overrides)
+    refuse_broken(config, run)
     check_each_setting(config)
     check_auto_batch(config)
     check_fits(config, is_begun=True)

@@ -1,12 +1,14 @@
 """What a run measured, as `summary.json` holds it."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.config import ExperimentConfig, trains
+from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
 from lightning_modules.metrics.measures import BM25
 
@@ -63,6 +65,39 @@ def make_summary(
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
+
+
+def refuse_broken(config: ExperimentConfig, run: RunFolder) -> None:
+    """Refuses to go on with a run whose numbers broke, since the same numbers would break again.
+
+    Args:
+        config: of the run.
+        run: its folder.
+
+    Raises:
+        ConfigError: why it ended, and how to start from the weights that it kept.
+    """
+    if not run.summary.is_file():
+        return
+    summary = json.loads(run.summary.read_text())
+    if summary["status"] != FAILED:
+        return
+    training = config.training
+    trained = {
+        "retriever": (training.train_retriever, run.retriever, training.retriever_lr),
+        "reader": (training.train_reader, run.reader, training.reader_lr),
+    }
+    settings = [
+        f"init.{name}_from={run.path} training.{name}_lr={rate / 4:g}"
+        for name, (is_trained, folder, rate) in trained.items()
+        if is_trained and folder.is_dir()
+    ]
+    raise ConfigError(
+        f"{run.path} ended with {summary['stopped']}; from its last checkpoint the same numbers would break "
+        "again. Look at the questions that are named, then start a new run from the weights that this one "
+        f"exported, with smaller steps: python -m experiments.run --exp {config.name} {' '.join(settings)}, "
+        f"and what else {run.config} sets"
+    )
 
 
 def _decisions(callbacks: RunCallbacks) -> list[dict[str, Any]]:
