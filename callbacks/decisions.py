@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, assert_never
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.logged_media import log_text
 from datamodules.choices import Choice
 from lightning_modules.retriever_reader import RetrieverReaderModule
 
@@ -143,8 +143,6 @@ class Decisions:
 
 
 def announce(trainer: Trainer, message: str) -> None:
-    """Tells the user in the log, and in TensorBoard as the text `decisions`."""
+    """Tells the user in the log, and the loggers as the text `decisions`."""
     log.warning(message)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_text("decisions", message, trainer.global_step)
+    log_text(trainer, "decisions", message)

@@ -52,6 +52,7 @@ def make_model_card(run: RunFolder) -> str:
     summary = json.loads(run.summary.read_text())
     before, after = (_first_hits(path) for path in (run.predictions_start, run.predictions))
     results = list(_hit_rates(config, before, after))
+    verdict = newest_verdict(config) or "none (`experiments.probe`)"
     blocks = [
         f"# Retriever of the run {run.path.name}",
         _introduction(config),
@@ -61,7 +62,7 @@ def make_model_card(run: RunFolder) -> str:
         _bullets(_training(config, run, summary)),
         "## Hit Rate",
         _hit_rate_table(config, results),
-        _bullets([_words(summary), _length(run), _preflight(config)]),
+        _bullets([_words(summary), _length(run), f"pre-flight check of the teacher: {verdict}"]),
         "## Not tested",
         _bullets(_untested(config)),
     ]
@@ -166,15 +167,15 @@ def _length(run: RunFolder) -> str:
     )
 
 
-def _preflight(config: ExperimentConfig) -> str:
-    """The newest check of the same teacher."""
+def newest_verdict(config: ExperimentConfig) -> str | None:
+    """What the newest check of the same teacher advises, and why; None = nobody has made one."""
     for path in sorted(Path(config.runs).glob(f"probes/{config.name}/*/probe.json"), reverse=True):
         probe = json.loads(path.read_text())
         if all(probe["config"][part] == _plain(getattr(config, part)) for part in ("reader", "objective")):
             verdict = probe["result"]["verdict"]
             reasons = "; ".join(verdict["reasons"])
-            return f"pre-flight check of the teacher: {verdict['advice']} ({reasons})"
-    return "pre-flight check of the teacher: none (`experiments.probe`)"
+            return f"{verdict['advice']} ({reasons})"
+    return None
 
 
 def _untested(config: ExperimentConfig) -> Iterator[str]:
