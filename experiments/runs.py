@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from datamodules.passage_index import FAISS_PACKAGES
+from datamodules.templates import TEMPLATES
 from datamodules.text_files import write_whole
 from experiments.checks import check_config
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, to_yaml
@@ -116,6 +117,11 @@ class RunFolder:
         return self.path / "token_view"
 
     @property
+    def template(self) -> Path:
+        """How prompts are written, where a file says so."""
+        return self.path / "template.txt"
+
+    @property
     def reader(self) -> Path:
         """The trained reader, as transformers saves it."""
         return self.path / "reader"
@@ -176,9 +182,18 @@ def create_run(config: ExperimentConfig) -> RunFolder:
     except OSError as error:
         raise ConfigError(f"cannot make the run folder {path}: {error.strerror}; set runs=FOLDER") from error
     run = RunFolder(path)
-    run.config.write_text(to_yaml(config))
+    run.config.write_text(to_yaml(_with_template_kept(config, run)))
     write_json(path / "environment.json", environment())
     return run
+
+
+def _with_template_kept(config: ExperimentConfig, run: RunFolder) -> ExperimentConfig:
+    """The configuration with a copy of its template file, which may change before the run is gone on with."""
+    given = config.reader.template
+    if given in TEMPLATES:
+        return config
+    run.template.write_bytes(Path(given).expanduser().read_bytes())
+    return dataclasses.replace(config, reader=dataclasses.replace(config.reader, template=str(run.template)))
 
 
 def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:

@@ -34,7 +34,7 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, to_yaml, trains
+from experiments.config import ConfigError, ExperimentConfig, num_examples, to_yaml, trains
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights, write_json
 from experiments.show.model_card import write_model_card
@@ -155,7 +155,7 @@ def _run_closed_book(
     with main_first():
         datamodule = build_datamodule(config)
         examples: list[SolvedExample] = []
-        if config.reader.num_examples:  # those of a run with passages
+        if num_examples(config):  # those of a run with passages
             examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
     reader = build_reader(config, source, examples)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)
