@@ -69,7 +69,7 @@ def _texts() -> list[str]:
     texts += [f"Title: {p.title}\nPassage: {p.text}" for p in toy_passages()]
     return [
         *texts,
-        "user\nassistant\nsystem\nmodel\nUser: Falcon: [INST] 0123456789 (){}?!.,;-",
+        "user\nassistant\nsystem\nmodel\nUser: Falcon: [INST] [/INST] 0123456789 (){}?!.,;-",
         ascii_letters,
     ]
 
