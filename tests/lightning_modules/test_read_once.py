@@ -107,7 +107,7 @@ def test_another_reader_or_template_has_a_folder_of_its_own(tmp_path):
     trained.model.lm_head.weight.add_(0.1)
     chosen = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse("0.1"))
     shorter = plain.showing(max_tokens_per_passage=40)
-    written = plain.showing(template=Template("", "{passage}\nQ: {question}\nA: {answer}"))
+    written = plain.showing(template=Template(*["{passage}\nQ: {question}\nA: {answer}"] * 2))
     readers = [plain, trained, chosen, shorter, written]
     assert len({str(describe_reader(reader)) for reader in readers}) == len(readers)
     for reader in readers:
