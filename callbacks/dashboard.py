@@ -1,4 +1,4 @@
-"""What TensorBoard shows first: the indicators' curves as one dashboard, and what was retrieved as text."""
+"""What is looked at first: TensorBoard's curves as one dashboard, and what was retrieved as text."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.evaluation_callback import EvaluationCallback
+from callbacks.logged_media import log_text
 from callbacks.markdown_text import plain
 from callbacks.read_start_candidates import START_CANDIDATES
 from callbacks.stop_on_indicators import MONITORS
@@ -121,8 +122,10 @@ class Dashboard(EvaluationCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shown = []
-        for logger in self._loggers(trainer):
-            if not self._has_layout:
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and not self._has_layout:
                 logger.experiment.add_custom_scalars(self._layout(pl_module))
                 self._has_layout = True
 
@@ -132,19 +135,13 @@ class Dashboard(EvaluationCallback):
                 self._shown.append(_describe(evaluation, row, self.num_passages))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in self._loggers(trainer):
-            logger.experiment.add_text("retrieved", "\n\n---\n\n".join(self._shown), trainer.global_step)
+        log_text(trainer, "retrieved", "\n\n---\n\n".join(self._shown))
 
     def _layout(self, module: LightningModule) -> dict[str, dict[str, list[Any]]]:
         if not isinstance(module, RetrieverReaderModule):
             return layout(False, self.monitors, thresholds=self.thresholds)
         loss_name = module.objective.loss_name
         return layout(module.train_reader, self.monitors, loss_name=loss_name, thresholds=self.thresholds)
-
-    def _loggers(self, trainer: Trainer) -> list[TensorBoardLogger]:
-        if not trainer.is_global_zero:
-            return []
-        return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _describe(outputs: Evaluation, row: int, num_passages: int) -> str:

@@ -148,10 +148,8 @@ class Decisions:
 
 
 def announce(trainer: "Trainer", message: str) -> None:
-    """Tells the user in the log, and in TensorBoard as the text `decisions`."""
-    from lightning.pytorch.loggers import TensorBoardLogger
+    """Tells the user in the log, and the loggers as the text `decisions`."""
+    from callbacks.logged_media import log_text
 
     log.warning(message)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_text("decisions", message, trainer.global_step)
+    log_text(trainer, "decisions", message)

@@ -4,10 +4,10 @@ import logging
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from callbacks.evaluation_callback import EvaluationCallback
+from callbacks.logged_media import log_histogram
 from lightning_modules.evaluation import Evaluation, ReadQuestions
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, is_retrieved
 from lightning_modules.metrics.question_values import QuestionValues
@@ -65,7 +65,7 @@ class LogIndicators(EvaluationCallback):
     """Logs Indicators 1 and 2 and the teacher's validity from the passes that distillation learns from.
 
     In validation under the names of the table of measures (`indicator1/spearman_p90`, `teacher/auc`, ...), in
-    tests with `test/` before them. TensorBoard also gets histograms over the questions.
+    tests with `test/` before them. Loggers that take histograms get those over the questions.
 
     Args:
         percentiles: the p's of the most similar tokens.
@@ -137,13 +137,8 @@ class LogIndicators(EvaluationCallback):
             )
 
     def _add_histograms(self, trainer: Trainer, prefix: str) -> None:
-        for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger) or not trainer.is_global_zero:
-                continue
-            for name, values in self.latest_questions.values.items():
-                of_questions = torch.tensor(values)
-                defined = of_questions[~of_questions.isnan()]
-                if len(defined):
-                    logger.experiment.add_histogram(
-                        f"{prefix}instances/{name}", defined, global_step=trainer.global_step
-                    )
+        for name, values in self.latest_questions.values.items():
+            of_questions = torch.tensor(values)
+            defined = of_questions[~of_questions.isnan()]
+            if len(defined):
+                log_histogram(trainer, f"{prefix}instances/{name}", defined)

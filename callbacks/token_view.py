@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.attended_tokens import QuestionView, view_question
 from callbacks.evaluation_callback import EvaluationCallback
+from callbacks.logged_media import log_text
 from callbacks.token_page import html_page, markdown
 from datamodules.durable_files import write_durably
 from lightning_modules.evaluation import Evaluation
@@ -15,7 +15,7 @@ from lightning_modules.retriever_reader import RetrieverReaderModule
 
 
 class TokenView(EvaluationCallback):
-    """Writes `step-N.html`, a copy as `latest.html`, and a plainer text for TensorBoard.
+    """Writes `step-N.html`, a copy as `latest.html`, and a plainer text for the loggers.
 
     The questions are the first that a validation reads, the same ones each time. Under DDP they are those of
     the first process. The first page and the newest ones are kept; a resumed run replaces those of its step
@@ -54,9 +54,7 @@ class TokenView(EvaluationCallback):
         for name in (f"step-{trainer.global_step}.html", "latest.html"):
             write_durably(self.folder / name, page)
         self._prune(trainer.global_step)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("token_view", markdown(self._views), trainer.global_step)
+        log_text(trainer, "token_view", markdown(self._views))
 
     def _prune(self, step: int) -> None:
         pages = {int(path.stem.removeprefix("step-")): path for path in self.folder.glob("step-*.html")}

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import AnswerBatch, Batch, PromptBatch, Question
+from datamodules.prompt_forms import PromptForms, prompt_forms
 from datamodules.prompts import (
     MAX_QUESTION_TOKENS,
     MAX_TITLE_TOKENS,
@@ -14,8 +15,12 @@ from datamodules.prompts import (
     PromptBuilder,
     PromptText,
     Shown,
-    noun_spans,
 )
+from datamodules.templates import PLAIN, Form, Template, find_template
+
+_ATLAS = "question: {question} title: {title} context: {text} {answer}"
+ATLAS = Template(together=_ATLAS, alone=_ATLAS, name="plain")
+"""Atlas's own, which `plain` means here; the decoder says the answer."""
 
 
 class FusionPromptBuilder(PromptBuilder):
@@ -25,14 +30,16 @@ class FusionPromptBuilder(PromptBuilder):
 
         question: {question} title: {title} context: {text}
 
-    The text is cut so that a prompt has at most `max_tokens_per_passage` tokens.
+    The text is cut so that a prompt has at most `max_tokens_per_passage` tokens. Of another template the
+    encoder sees what stands before the answer.
 
     Args:
         tokenizer: a fast tokenizer.
         max_tokens_per_passage, max_question_tokens, max_title_tokens, max_answer_tokens: longer ones are cut.
+        template: how prompts are written; `plain` is Atlas's.
 
     Raises:
-        ValueError: the tokenizer gives no offsets or has no end-of-sequence token.
+        ValueError: the tokenizer gives no offsets or has no end-of-sequence token; a template that is a chat.
     """
 
     ends_prompts = True
@@ -45,7 +52,9 @@ class FusionPromptBuilder(PromptBuilder):
         max_question_tokens: int = MAX_QUESTION_TOKENS,
         max_title_tokens: int = MAX_TITLE_TOKENS,
         max_answer_tokens: int = 32,
+        template: Template | str = ATLAS,
     ) -> None:
+        template = template if isinstance(template, Template) else find_template(template)
         super().__init__(
             tokenizer,
             context=Context.INDEPENDENT,
@@ -54,6 +63,7 @@ class FusionPromptBuilder(PromptBuilder):
             max_title_tokens=max_title_tokens,
             max_answer_tokens=max_answer_tokens,
             padding_side="right",
+            template=ATLAS if replace(template, num_examples=0) == PLAIN else template,
         )
 
     def build(self, batch: Batch, shown: Shown = Shown.ALL) -> PromptBatch:
@@ -77,18 +87,25 @@ class FusionPromptBuilder(PromptBuilder):
             target_mask=self._without_blanks(ids, answer_mask),
         )
 
-    def _write_closed_book(self, asked: str) -> PromptText:
+    def _make_forms(self) -> PromptForms:
+        if self.template.is_chat:
+            raise ValueError(
+                f"template={self.template.name} is a chat, and a Fusion-in-Decoder reader encodes each "
+                "passage by itself; set template=plain, or a file without roles"
+            )
+        return prompt_forms(self._template_text, self.tokenizer, name=self.template.name)
+
+    def _make_closed_book_forms(self) -> PromptForms:
+        return self.forms  # the question stands alone, whatever the template
+
+    def _write_closed_book(self, form: Form, question: Question, asked: str) -> PromptText:
         prompt = PromptText()
         prompt.add(f"question: {asked}")
         return prompt
 
-    def _write(self, question: Question, asked: str, blocks: list[tuple[int, str, str]]) -> PromptText:
-        [(k, title, text)] = blocks
-        prompt = PromptText(passage_of_end=k)
-        prompt.add("question:", k)
-        prompt.add(f" {asked}", k, question=True, nouns=noun_spans(question))
-        prompt.add(" title:", k)
-        prompt.add(f" {title}", k, content=True)
-        prompt.add(" context:", k)
-        prompt.add(f" {text}", k, content=True)
+    def _write(
+        self, form: Form, question: Question, asked: str, blocks: list[tuple[int, str, str]]
+    ) -> PromptText:
+        prompt = super()._write(form, question, asked, blocks)
+        prompt.passage_of_end = blocks[0][0]
         return prompt

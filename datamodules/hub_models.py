@@ -7,11 +7,13 @@ has that converted and fetches the result (DISABLE_SAFETENSORS_CONVERSION forbid
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Collection
 from contextlib import nullcontext
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from datamodules.downloads import DownloadError
 from datamodules.errors import DataError
 from datamodules.quiet_logs import only_errors_of
 
+log = logging.getLogger(__name__)
+
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 _NEWEST = "main"
 _CONFIG = "config.json"
@@ -27,8 +31,11 @@ _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 """Files of weights, those that transformers prefers first."""
 _TOKENIZER = ("tokenizer*", "vocab*", "*.model")
+RETRIEVER = "retriever"
+"""What `fetch_model` may be asked for: a model that embeds."""
 _MODULES = "modules.json"
 """Of a model of sentence-transformers; folders of its modules say how texts are embedded."""
+_BESIDE_MODULES = ("config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -47,7 +54,8 @@ def fetch_model(name: str | Path, what: str = "model", show: ProgressMaker | Non
     Args:
         name: `owner/name` or `owner/name@revision` (commit, tag or branch) on the hub; a folder is returned
             as it is.
-        what: it is for, in messages.
+        what: it is for, in messages; of a `RETRIEVER` it is also asked how it embeds, where another program
+            has left that out.
         show: see `ProgressMaker`; None = the hub's own bars.
 
     Raises:
@@ -62,7 +70,11 @@ def fetch_model(name: str | Path, what: str = "model", show: ProgressMaker | Non
     try:
         with only_errors_of("huggingface_hub"):
             found = _cached(repository, revision or _NEWEST)
-            return found or _download(repository, revision or _NEWEST, show)
+            if found is None:
+                return _download(repository, revision or _NEWEST, show)
+            if what == RETRIEVER and not _knows_modules(repository, found):
+                _ask_for_modules(repository, found)
+            return found
     except DataError:
         raise
     except Exception as error:  # the hub's, its HTTP client's and the disk's have no base in common
@@ -124,6 +136,65 @@ def _cached(repository: str, revision: str) -> Path | None:
     return folder if is_whole and _has_pooling(folder) else None
 
 
+def _knows_modules(repository: str, folder: Path) -> bool:
+    """Whether a model is known to be one of sentence-transformers, or known to be none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return try_to_load_from_cache(repository, _MODULES, revision=folder.name) is not None
+
+
+@cache
+def _ask_for_modules(repository: str, folder: Path) -> None:
+    """Completes a model that transformers has cached, which leaves out the files of sentence-transformers.
+
+    Without them CLS vectors would be taken for means. Where the hub cannot be asked, a model that shows signs
+    of them is refused, and of any other it is said; once in a process.
+
+    Raises:
+        DownloadError: the hub cannot be asked for what is missing.
+    """
+    try:
+        _fetch_modules(repository, folder.name)
+    except Exception as error:  # the hub's, its HTTP client's and the disk's have no base in common
+        reason = " ".join(str(error).split())[:200]
+        signs = [path.name for path in folder.iterdir() if path.name in _BESIDE_MODULES]
+        if signs:
+            raise DownloadError(
+                f"{RETRIEVER} {repository}: {signs[0]} says that it is a model of sentence-transformers, and "
+                f"{_MODULES}, which says how it embeds, is not on this machine; download it whole: "
+                f"`hf download {repository} --revision {folder.name}` ({reason})"
+            ) from error
+        log.warning(
+            "%s %s: %s, by which a model of sentence-transformers says how it embeds, was not asked for when "
+            "it was downloaded, and the hub cannot be asked now (%s): it is taken for a model without one; "
+            "if it has one, set pooling, or download it again with network",
+            RETRIEVER,
+            repository,
+            _MODULES,
+            reason,
+        )
+
+
+def _fetch_modules(repository: str, commit: str) -> None:
+    """The small files that say how a model embeds; that there are none is noted by the hub's client."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def fetched(name: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(repository, name, revision=commit))
+        except LocalEntryNotFoundError:  # which is said where the hub could not be asked, too
+            raise
+        except EntryNotFoundError:
+            return None
+
+    modules = fetched(_MODULES)
+    if modules is not None:
+        places = [module["path"] for module in json.loads(modules.read_text(encoding="utf-8"))]
+        for name in (*(f"{place}/{_CONFIG}" for place in places if place), *_BESIDE_MODULES):
+            fetched(name)
+
+
 def _has_pooling(folder: Path) -> bool:
     """Whether a model of sentence-transformers is here with its pooling; any other has none."""
     if not (folder / _MODULES).is_file():
@@ -167,7 +238,16 @@ def _download(repository: str, revision: str, show: ProgressMaker | None) -> Pat
             done += sizes[name]
             if progress is not None:
                 progress(done, total)
+    if _MODULES not in sizes:
+        _note_absent(folder, _MODULES)
     return folder
+
+
+def _note_absent(folder: Path, name: str) -> None:
+    """As the hub's own client notes that a commit has no such file, so that nobody asks again."""
+    note = folder.parents[1] / ".no_exist" / folder.name / name
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
 
 
 def _needed(names: Collection[str]) -> list[str]:

@@ -23,7 +23,16 @@ from datamodules.sealed_files import DamagedFileError
 from datamodules.solved_examples import choose_examples
 from datamodules.sources import passage_set
 from datamodules.vital import VITAL
-from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, naming, trains
+from experiments.config import (
+    FAST,
+    FSDP,
+    ConfigError,
+    ExperimentConfig,
+    has_reader,
+    naming,
+    num_examples,
+    trains,
+)
 from experiments.data_files import (
     data_files,
     data_settings,
@@ -222,7 +231,7 @@ def take_examples(
         examples = choose_examples(
             datamodule.train,
             knowledge_base,
-            config.reader.num_examples,
+            num_examples(config),
             asked=[*datamodule.validation, *datamodule.test],
         )
     datamodule.leave_out([example.question for example in examples])
@@ -241,8 +250,8 @@ def build_reader(
 
     Raises:
         ModelError: not to be loaded, or of another family than `reader.family` says.
-        ValueError: the model lacks a head of `reader.attention_heads`, no list is of it, or it is of a family
-            that is shown no examples.
+        ValueError: the model lacks a head of `reader.attention_heads`, no list is of it, it is of a family
+            that is shown no examples, or the template is not for it.
     """
     settings = config.reader
     name: str | Path = settings.name
@@ -255,7 +264,7 @@ def build_reader(
     with naming("reader", examples="reader.num_examples", **where):
         if source is None and is_of_hub(settings.name):
             provide_model(config, "reader")
-        return load_reader(
+        reader = load_reader(
             name,
             settings.family,
             attention_heads=heads,
@@ -265,7 +274,10 @@ def build_reader(
             max_tokens_per_passage=settings.max_tokens_per_passage,
             max_answer_tokens=settings.max_new_tokens,
             examples=examples,
+            template=settings.template,
         )
+        reader.prompts.check_room(config.training.num_passages)
+        return reader
 
 
 def reader_dtype(config: ExperimentConfig) -> torch.dtype:

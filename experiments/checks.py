@@ -18,7 +18,7 @@ from datamodules.questions import HELD_OUT
 from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
-from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, trains
+from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, num_examples, trains
 from experiments.each_setting import check_each_setting, value_of
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
@@ -337,11 +337,11 @@ def check_auto_batch(config: ExperimentConfig) -> None:
 def _check_examples(config: ExperimentConfig) -> None:
     """Solved examples are for decoder-only readers; what `auto` means is known when the reader is loaded."""
     reader = config.reader
-    if reader.num_examples and reader.family == FusionInDecoderReader.family:
+    num_shown = num_examples(config)
+    if num_shown and reader.family == FusionInDecoderReader.family:
         raise ConfigError(
-            f"reader.num_examples={reader.num_examples}: solved examples can be shown to decoder-only "
-            f"readers alone, and reader.family={reader.family} encodes each passage by itself; set "
-            "reader.num_examples=0"
+            f"reader.num_examples={num_shown}: solved examples can be shown to decoder-only readers alone, "
+            f"and reader.family={reader.family} encodes each passage by itself; set reader.num_examples=0"
         )
 
 

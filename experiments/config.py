@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.durable_files import write_durably
 from datamodules.sealed_files import DamagedFileError, read_with_checksum, with_checksum
+from datamodules.templates import find_template
 
 CONFIGS = Path(__file__).parent / "configs"
 SCALES = ("embedded", "paper", "own")
@@ -194,9 +195,15 @@ class ReaderConfig:
     read_once_gb: float = setting(
         8.0, "what is kept of a reader, at most; of its heads as much again", above=0
     )
-    num_examples: int = setting(
-        0,
-        "solved training questions, with passage and answer, before each prompt; not trained on",
+    template: str = setting(
+        "plain",
+        "how prompts are written: plain, few_shot, chat (by the tokenizer's own chat template), or a file",
+        parse=parsed_by("datamodules.templates:find_template"),
+    )
+    num_examples: int | None = setting(
+        None,
+        "solved training questions, with passage and answer, before each prompt; not trained on; null = 3 "
+        "with template few_shot, else none",
         at_least=0,
         at_most=16,
     )
@@ -406,7 +413,8 @@ class TrainerConfig:
     loggers: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata=about(
-            "where metrics and the configuration go; wandb and mlflow come with the extra loggers",
+            "where metrics and the configuration go; wandb and mlflow come with the extra loggers, trackio "
+            "with the extra trackio",
             choices=names_in("experiments.loggers:LOGGERS"),
         ),
     )
@@ -575,8 +583,14 @@ class ExperimentConfig:
 def reads_train_questions(config: ExperimentConfig) -> bool:
     """Whether a run needs the training questions: to train, to show or ask some, or to cut the same slice."""
     calibrates = config.objective.calibration.reference == "unrelated"
-    shows_them = config.reader.num_examples > 0 and has_reader(config)
+    shows_them = num_examples(config) > 0 and has_reader(config)
     return trains(config) or config.data.max_passages is not None or calibrates or shows_them
+
+
+def num_examples(config: ExperimentConfig) -> int:
+    """Solved examples before each prompt: `reader.num_examples`, or as many as the template shows."""
+    asked_for = config.reader.num_examples
+    return find_template(config.reader.template).num_examples if asked_for is None else asked_for
 
 
 def has_reader(config: ExperimentConfig) -> bool:

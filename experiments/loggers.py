@@ -6,17 +6,24 @@ from itertools import count
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from callbacks.logged_media import add_text
+from callbacks.trackio_logger import TrackioLogger
 from experiments.config import ConfigError, ExperimentConfig
+from experiments.processes import is_main_process
 from experiments.runs import RunFolder
+from experiments.show.model_card import newest_verdict
 from experiments.show.report_rows import changed_settings, flatten
 
 _PROJECT = "attention-distillation"
 _LONGEST_NAME = 120
 """Of a folder: file systems take 255 bytes."""
+_EXTRAS = {"wandb": "loggers", "mlflow": "loggers", "trackio": "trackio"}
 
 
 def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
     """Those of `trainer.loggers`, each told the resolved configuration.
+
+    Those that take text are also told the verdict of the newest check of the same teacher.
 
     Raises:
         ConfigError: one needs a package that is not installed.
@@ -28,11 +35,13 @@ def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"trainer.loggers: {name} needs a package that is not installed ({error}); pip install "
-                "'attention-distillation[loggers]', or leave it out"
+                f"'attention-distillation[{_EXTRAS[name]}]', or leave it out"
             ) from error
-    settings = flatten(config)
+    settings, verdict = flatten(config), newest_verdict(config)
     for logger in made:
         logger.log_hyperparams(settings)
+        if verdict is not None and is_main_process():
+            add_text(logger, "preflight", verdict, step=0)
     return made
 
 
@@ -77,6 +86,10 @@ def _wandb(config: ExperimentConfig, run: RunFolder) -> Logger:
     )
 
 
+def _trackio(config: ExperimentConfig, run: RunFolder) -> Logger:
+    return TrackioLogger(_PROJECT, f"{config.name} {run.path.name}", group=config.name)
+
+
 def _mlflow(config: ExperimentConfig, run: RunFolder) -> Logger:
     return MLFlowLogger(config.name, run_name=run.path.name, save_dir=str(run.path / "mlruns"))
 
@@ -85,6 +98,7 @@ LOGGERS: dict[str, Callable[[ExperimentConfig, RunFolder], Logger]] = {
     "tensorboard": _tensorboard,
     "csv": _csv,
     "wandb": _wandb,
+    "trackio": _trackio,
     "mlflow": _mlflow,
 }
-"""All of them by name; the last two come with the extra `loggers`."""
+"""All of them by name; what the last three need comes with the extras of `_EXTRAS`."""

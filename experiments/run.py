@@ -129,6 +129,7 @@ def _resume(options: argparse.Namespace) -> int:
     from experiments.processes import check_launcher
     from experiments.run_lock import locked
     from experiments.runs import RunFolder, find_run
+    from experiments.summary import refuse_broken
 
     if any(not override.startswith(f"{MAY_CHANGE}=") for override in options.overrides):
         raise ConfigError(
@@ -140,6 +141,7 @@ def _resume(options: argparse.Namespace) -> int:
     if run.is_finished:
         raise ConfigError(f"{run.path} is finished; its results are in {run.summary}")
     config = read_config(run.config, options.overrides)
+    refuse_broken(config, run)
     check_each_setting(config)
     check_auto_batch(config)
     check_fits(config, is_begun=True)

@@ -16,6 +16,7 @@ from typing import Any
 from datamodules.durable_files import delete_partials_of_dead, partial_beside
 from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
+from datamodules.templates import TEMPLATES, find_template
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
 
 SUITE = "attention-distillation"
@@ -244,7 +245,7 @@ def create_run(config: ExperimentConfig) -> RunFolder:
         delete_partials_of_dead(parent / "run")
         try:
             begun = RunFolder(partial)
-            save_config(config, begun.config)
+            save_config(_with_template_text(config), begun.config)
             write_json(begun.environment, environment())
             return RunFolder(_named(partial, path))
         finally:
@@ -279,6 +280,14 @@ def with_runs_named(config: ExperimentConfig) -> ExperimentConfig:
         if source is not None and source.startswith(LATEST) and folder is not None:
             named[f"{model}_from"] = str(folder.parent)
     return dataclasses.replace(config, init=dataclasses.replace(config.init, **named))
+
+
+def _with_template_text(config: ExperimentConfig) -> ExperimentConfig:
+    """With the text of a template file, which may be another before the run is gone on with."""
+    if config.reader.template in TEMPLATES:
+        return config
+    text = find_template(config.reader.template).together
+    return dataclasses.replace(config, reader=dataclasses.replace(config.reader, template=text))
 
 
 def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.config import ExperimentConfig, trains
+from datamodules.sealed_files import DamagedFileError
+from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
 from lightning_modules.metrics.measures import BM25
 
@@ -84,6 +86,40 @@ def _chosen_by(
     kept = start[monitor] if best.path is None else best.score
     values = {"start": start[monitor], "kept": kept, "last": best.last}
     return {"monitor": monitor, **{when: _finite(value) for when, value in values.items()}}
+
+
+def refuse_broken(config: ExperimentConfig, run: RunFolder) -> None:
+    """Refuses to go on with a run whose numbers broke, since the same numbers would break again.
+
+    Args:
+        config: of the run.
+        run: its folder.
+
+    Raises:
+        ConfigError: why it ended, and how to start from the weights that it kept.
+    """
+    try:
+        summary = run.read_summary()
+    except (FileNotFoundError, DamagedFileError):  # which says nothing of its end
+        return
+    if summary["status"] != FAILED:
+        return
+    training = config.training
+    trained = {
+        "retriever": (training.train_retriever, run.retriever, training.retriever_lr),
+        "reader": (training.train_reader, run.reader, training.reader_lr),
+    }
+    settings = [
+        f"init.{name}_from={run.path} training.{name}_lr={rate / 4:g}"
+        for name, (is_trained, folder, rate) in trained.items()
+        if is_trained and folder.is_dir()
+    ]
+    raise ConfigError(
+        f"{run.path} ended with {summary['stopped']}; from its last checkpoint the same numbers would break "
+        "again. Look at the questions that are named, then start a new run from the weights that this one "
+        f"exported, with smaller steps: python -m experiments.run --exp {config.name} {' '.join(settings)}, "
+        f"and what else {run.config} sets"
+    )
 
 
 def _decisions(callbacks: RunCallbacks) -> list[dict[str, Any]]:

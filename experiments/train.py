@@ -32,7 +32,15 @@ from experiments.build import (
     take_examples,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
-from experiments.config import ConfigError, ExperimentConfig, has_reader, naming, save_config, trains
+from experiments.config import (
+    ConfigError,
+    ExperimentConfig,
+    has_reader,
+    naming,
+    num_examples,
+    save_config,
+    trains,
+)
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights
 from experiments.show.model_card import CARD, write_model_card
@@ -185,7 +193,7 @@ def _run_closed_book(
     with main_first():
         datamodule = build_datamodule(config)
         examples: list[SolvedExample] = []
-        if config.reader.num_examples:  # those of a run with passages
+        if num_examples(config):  # those of a run with passages
             examples = take_examples(config, datamodule, build_knowledge(config, datamodule, run.path))
     reader = build_reader(config, source, examples)
     module = ClosedBookModule(reader, config.evaluation.num_read_test, config.reader.max_new_tokens)

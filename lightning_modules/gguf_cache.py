@@ -1,10 +1,10 @@
 """A .gguf file is decoded once: where transformers takes half a minute, safetensors take a second.
 
 A decoded model lies in `$XDG_CACHE_HOME/attention_distillation/gguf` (`~/.cache/...`), under the SHA-256 of
-the .gguf file, so that another file of the same name is another model. The folder may be deleted at any time.
+the .gguf file, so that another file of the same name is another model. The folder may be deleted at any time,
+and so may `digests` beside it, which saves reading files that have not changed.
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datamodules.errors import DataError
 from datamodules.sealed_files import DamagedFileError, verify_folder, whole_folder
+from lightning_modules.remembered_digests import remembered_sha256
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,7 @@ def decoded(path: Path, decode: Callable[[Path], None]) -> Path | None:
     Returns:
         The folder; None where it cannot be written, which is said.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = remembered_sha256(path, cache_folder().with_name("digests"))
     # what the weights and the tokenizer are made of may change with the libraries
     folder = cache_folder() / f"{digest[:32]}-transformers-{version('transformers')}-gguf-{version('gguf')}"
     try:

@@ -223,6 +223,8 @@ def describe_reader(reader: Reader) -> dict[str, Any]:
     prompts = reader.prompts
     settings = {name: getattr(prompts, name) for name in inspect.signature(type(prompts)).parameters}
     tokenizer = settings.pop("tokenizer")
+    # as the tokenizer's chat template wraps it up, where it is a chat
+    settings["template"] = prompts.forms
     text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.bos_token_id])
     return {
         "model": model_fingerprint(reader.model),

@@ -60,6 +60,7 @@ def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     config = read_config(run.config)
     before, after = (_first_hits(path) for path in (run.predictions_start, run.predictions))
     results = list(_hit_rates(config, before, after))
+    verdict = newest_verdict(config) or "none (`experiments.probe`)"
     blocks = [
         f"# Retriever of the run {run.path.name}",
         _introduction(config),
@@ -69,7 +70,7 @@ def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
         _bullets(_training(config, run, summary)),
         "## Hit Rate",
         _hit_rate_table(config, results),
-        _bullets([_words(summary), _length(run), _preflight(config)]),
+        _bullets([_words(summary), _length(run), f"pre-flight check of the teacher: {verdict}"]),
         "## Not tested",
         _bullets(_untested(config)),
     ]
@@ -186,8 +187,8 @@ def _length(run: RunFolder) -> str:
     )
 
 
-def _preflight(config: ExperimentConfig) -> str:
-    """The newest check of the same teacher."""
+def newest_verdict(config: ExperimentConfig) -> str | None:
+    """What the newest check of the same teacher advises, and why; None = nobody has made one."""
     for path in sorted(Path(config.runs).glob(f"probes/{config.name}/*/probe.json"), reverse=True):
         probe = _read(path)
         if probe is not None and all(
@@ -195,8 +196,8 @@ def _preflight(config: ExperimentConfig) -> str:
         ):
             verdict = probe["result"]["verdict"]
             reasons = "; ".join(verdict["reasons"])
-            return f"pre-flight check of the teacher: {verdict['advice']} ({reasons})"
-    return "pre-flight check of the teacher: none (`experiments.probe`)"
+            return f"{verdict['advice']} ({reasons})"
+    return None
 
 
 def _untested(config: ExperimentConfig) -> Iterator[str]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ OTHER_SOURCES = "other data or models"
 
 _SOURCES = ("data.train", "data.validation", "data.test", "data.passages", "reader.name", "retriever.name")
 _DETAILS_SHOWN = 4
+_LONGEST_SHOWN = 60
 _LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
 
 
@@ -160,13 +162,19 @@ def changed_settings(config: ExperimentConfig) -> dict[str, str]:
         return {}
     shipped, own = flatten(load_config(config.name)), flatten(config)
     return {
-        key: str(value)
+        key: _in_a_line(value)
         for key, value in own.items()
         # what was derived is what was asked for
         if value != shipped[key]
         and key not in _WITHOUT_EFFECT
         and (key != _DERIVED or shipped[key] is not None)
     }
+
+
+def _in_a_line(value: Any) -> str:
+    """A setting's value as it is shown, where a text of several lines is its beginning."""
+    text = str(value)
+    return shorten(text, _LONGEST_SHOWN, placeholder=" ...") if "\n" in text else text
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def _entries_of(scale: str, dataset: str, setting: str, runs: Sequence[Run]) -> 
     for own, by_seed in zip(all_settings, variants.values(), strict=True):
         chosen = tuple(by_seed[seed] for seed in sorted(by_seed))
         differing = [key for key in own if any(other[key] != own[key] for other in all_settings)]
-        notes = [f"{key}={own[key]}" for key in differing]
+        notes = [f"{key}={_in_a_line(own[key])}" for key in differing]
         notes = [*_departures_from_paper(chosen[0]), *notes]
         yield Entry(
             scale,

@@ -83,7 +83,7 @@ class DecoderOnlyReader(Reader):
 
     @property
     def contexts(self) -> Sequence[Context | None]:
-        return list(Context)
+        return self.prompts.contexts
 
     @property
     def context(self) -> Context | None:
@@ -402,10 +402,11 @@ class DecoderOnlyReader(Reader):
         return [text.strip().split("\n")[0].strip() for text in texts]
 
     def _end_ids(self) -> list[int]:
-        """End of sequence, and the end of the line where that is a token of its own."""
+        """End of sequence, of a chat's turn, and of the line where that is a token of its own."""
         tokenizer = self.prompts.tokenizer
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        return [tokenizer.eos_token_id, *(newline if len(newline) == 1 else [])]
+        ends = [tokenizer.eos_token_id, self.prompts.end_id, *(newline if len(newline) == 1 else [])]
+        return list(dict.fromkeys(ends))
 
 
 def answer_tokens(prompts: PromptBatch) -> TargetTokens:

@@ -3,10 +3,13 @@
 import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import huggingface_hub.constants as constants
 import pytest
+from huggingface_hub import hf_hub_download
 
+from datamodules import hub_models
 from datamodules.downloads import DownloadError
 from datamodules.errors import DataError
 from datamodules.hub_models import fetch_model, is_hub_name, verify_model
@@ -55,6 +58,66 @@ def test_a_model_of_sentence_transformers_comes_with_how_it_embeds(hub):
     pooling.unlink()
     fetch_model(MODEL)
     assert pooling.is_file(), "a model without its pooling is not whole"
+
+
+CLS = {
+    **SMALL,
+    "model.safetensors": bytes(99),
+    "modules.json": b'[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]',
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+}
+
+
+def cached_by_transformers(hub, files, *others):
+    """Configuration, tokenizer and weights, as `AutoModel` and `AutoTokenizer` ask for them."""
+    hub.add(MODEL, FIRST, files)
+    for name in ("config.json", "tokenizer.json", "model.safetensors", *others):
+        path = hf_hub_download(MODEL, name)
+    hub.asked.clear()
+    return Path(path).parent
+
+
+def test_how_a_model_embeds_is_asked_for_where_it_was_left_out(hub):
+    folder = cached_by_transformers(hub, CLS)
+    assert fetch_model(MODEL, "reader") == folder
+    assert hub.asked == []
+    assert fetch_model(MODEL, "retriever") == folder
+    assert (folder / "modules.json").read_bytes() == CLS["modules.json"]
+    assert (folder / "1_Pooling" / "config.json").is_file()
+    hub.asked.clear()
+    assert fetch_model(MODEL, "retriever") == folder
+    assert hub.asked == []
+
+
+def test_that_a_model_says_nothing_of_it_is_asked_once(hub):
+    plain = {**SMALL, "model.safetensors": bytes(99)}
+    folder = cached_by_transformers(hub, plain)
+    assert fetch_model(MODEL, "retriever") == folder
+    assert len(hub.asked) > 0
+    hub.asked.clear()
+    hub_models._ask_for_modules.cache_clear()  # as in another process
+    assert fetch_model(MODEL, "retriever") == folder
+    hub.add("owner/other", FIRST, plain)
+    fetch_model("owner/other", "retriever")
+    hub.asked.clear()
+    fetch_model("owner/other", "retriever")
+    assert hub.asked == [], "nor is it of what the suite has downloaded itself"
+
+
+def test_how_a_model_embeds_without_network(hub, monkeypatch, caplog):
+    folder = cached_by_transformers(hub, CLS)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for _ in range(2):
+        assert fetch_model(MODEL, "retriever") == folder
+    [record] = caplog.records
+    assert "retriever owner/name: modules.json, by which" in record.message
+    assert "set pooling" in record.message
+    hub_models._ask_for_modules.cache_clear()
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    with pytest.raises(
+        DownloadError, match=r"says that it is a model of sentence-transformers.*`hf download"
+    ):
+        fetch_model(MODEL, "retriever")
 
 
 def test_what_is_needed_comes_once(hub):

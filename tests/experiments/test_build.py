@@ -1,4 +1,4 @@
-"""Solved examples, from the configuration to what a reader is shown."""
+"""Templates and solved examples, from the configuration to what a reader is shown."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from experiments import run
 from experiments.build import build
 from experiments.checks import check_config
-from experiments.config import ConfigError, load_config
+from experiments.config import ConfigError, load_config, num_examples, read_config
+from experiments.runs import create_run
 from tests.tiny_models import save_tiny_models, toy_questions
 from tests.toy_files import as_overrides, toy_settings, write_questions
 
@@ -63,7 +64,7 @@ def test_examples_are_training_questions_that_are_asked_no_more(settings, tmp_pa
 
 def test_no_examples_are_the_default_and_leave_everything(settings, tmp_path):
     datamodule, module = build(configured(settings, "reader.num_examples=0"), tmp_path, WEIGHTS)
-    assert load_config("quickstart").reader.num_examples == 0
+    assert num_examples(load_config("quickstart")) == 0
     assert module.reader.prompts.examples == ()
     assert len(datamodule.train) == 12
 
@@ -109,3 +110,52 @@ def test_a_fusion_in_decoder_reader_shows_none(settings, tmp_path, capsys):
     reader, _ = save_tiny_models(tmp_path / "t5", "t5")
     error = refused(capsys, {**settings, "reader.name": reader})
     assert "error: reader.num_examples can be shown to decoder-only readers alone" in error
+
+
+def test_few_shot_shows_three_unless_it_is_told_otherwise(settings, tmp_path):
+    few_shot = "reader.template=few_shot", "reader.num_examples=null"
+    _, module = build(configured(settings, *few_shot), tmp_path, WEIGHTS)
+    assert module.reader.num_examples == 3
+    assert num_examples(configured(settings, *few_shot, "reader.num_examples=0")) == 0
+
+
+@pytest.fixture
+def template(tmp_path) -> Path:
+    path = tmp_path / "mine.txt"
+    path.write_text("{passage}\n\nQ: {question}\nA: {answer}\n")
+    return path
+
+
+def test_a_run_keeps_its_template_and_goes_on_with_that(settings, template):
+    made = create_run(configured(settings, f"reader.template={template}"))
+    text = template.read_text().rstrip("\n")
+    template.unlink()
+    moved = made.path.rename(made.path.with_name("moved"))
+    kept = read_config(moved / "config.yaml")
+    assert kept.reader.template == text
+    _, module = build(kept, moved, WEIGHTS)
+    assert module.reader.prompts.template.alone == text
+
+
+def test_templates_that_cannot_be_are_refused_before_anything_is_written(
+    settings, tmp_path, template, capsys
+):
+    long = tmp_path / "long.txt"
+    long.write_text("Be brief. " * 99 + template.read_text())
+    broken = tmp_path / "broken.txt"
+    broken.write_text("{passge}\n{question} {answer}")
+    t5, _ = save_tiny_models(tmp_path / "t5", "t5")
+    of_t5 = [f"reader.name={t5}", "reader.num_examples=null"]
+    for overrides, message in (
+        (["reader.template=none.txt"], "reader.template: 'none.txt' is no template's name, and /"),
+        ([f"reader.template={broken}"], f"reader.template: {broken}, line 1: unknown field {{passge}}"),
+        (["reader.template=chat"], "reader.template=chat is a chat, and the tokenizer of this reader has no"),
+        (["reader.template=chat"], "set reader.template=plain or reader.template=few_shot, or reader.name"),
+        (["reader.template=chat", *of_t5], "reader.template=chat is a chat, and a Fusion-in-Decoder reader"),
+        (["reader.template=few_shot", *of_t5], "reader.num_examples can be shown to decoder-only readers"),
+        ([f"reader.template={long}"], "reader.max_tokens_per_passage=128 leaves a passage no room beside"),
+    ):
+        error = refused(capsys, settings, *overrides)
+        assert message in error
+        assert error.count("error: ") == 1
+    assert not list(tmp_path.glob("runs/quickstart/*"))

@@ -630,6 +630,19 @@ def test_a_collapsed_retriever_is_not_exported(settings, monitor, rate, capsys):
     if made.last_checkpoint.exists():
         saved = torch.load(made.last_checkpoint, weights_only=True)["state_dict"]
         assert all(bool(value.isfinite().all()) for value in saved.values())
+    if is_broken:
+        assert_not_gone_on_with(made, capsys)
+
+
+def assert_not_gone_on_with(made: RunFolder, capsys) -> None:
+    """From the same numbers it would break again, and the way out is said."""
+    before = made.summary.read_bytes()
+    assert run.main(["--resume", str(made.path)]) == USER_ERROR
+    error = capsys.readouterr().err
+    assert f"{made.path} ended with broken: " in error
+    assert f"init.retriever_from={made.path} training.retriever_lr=2.5e+29" in error
+    assert "reader_lr" not in error, "it is frozen"
+    assert made.summary.read_bytes() == before
 
 
 def test_without_the_alarm_broken_numbers_end_the_run_too(settings, capsys):

@@ -1,6 +1,8 @@
 """Decoded .gguf files: once, whole, and the same model."""
 
+import hashlib
 import logging
+import os
 import re
 
 import pytest
@@ -57,6 +59,35 @@ def test_a_damaged_copy_is_decoded_again(file, caplog):
 def write_model(folder):
     write_weights(folder)
     (folder / "tokenizer.json").write_bytes(b"{}")
+
+
+def age(path, seconds=10):
+    """A file that changed some time ago, after which its time tells a change."""
+    changed = path.stat().st_mtime_ns - seconds * 10**9
+    os.utime(path, ns=(changed, changed))
+    return changed
+
+
+def test_files_that_have_not_changed_are_not_read_again(file, monkeypatch):
+    decoded(file, write_weights)
+    then = age(file)
+    read = []
+    digest = hashlib.file_digest
+
+    def watched(opened, how):
+        read.extend([opened.name] if opened.name == str(file) else [])
+        return digest(opened, how)
+
+    monkeypatch.setattr(hashlib, "file_digest", watched)
+    for _ in range(3):
+        decoded(file, fail)
+    assert read == [str(file)]
+    file.write_bytes(bytes(file.stat().st_size))
+    os.utime(file, ns=(then, then))
+    decoded(file, fail)  # nothing tells that it has changed
+    age(file, seconds=5)
+    decoded(file, write_weights)
+    assert read == [str(file)] * 2
 
 
 def test_what_fails_half_way_leaves_nothing(file):

@@ -1,5 +1,6 @@
 """Outputs that were kept are those of the reader, and nothing is read twice."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 
 from datamodules.batches import Batch, Question
 from datamodules.bm25 import BM25Index
-from datamodules.prompts import Shown
+from datamodules.prompts import PromptBuilder, Shown
+from datamodules.templates import Template
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.candidates import Candidates
 from lightning_modules.encoding import build_index
 from lightning_modules.objectives import make_objective
 from lightning_modules.read_once import ReadOnce, describe_reader, why_not_kept
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
-from tests.tiny_models import tiny_falcon_rw, tiny_reader, toy_passages, toy_questions
+from tests.family_tokenizers import family_tokenizer
+from tests.tiny_models import tiny_falcon_rw, tiny_llama, tiny_reader, toy_passages, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -104,13 +107,26 @@ def test_another_reader_or_template_has_a_folder_of_its_own(tmp_path):
     trained.model.lm_head.weight.add_(0.1)
     chosen = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse("0.1"))
     shorter = plain.showing(max_tokens_per_passage=40)
-    readers = [plain, trained, chosen, shorter]
+    written = plain.showing(template=Template(*["{passage}\nQ: {question}\nA: {answer}"] * 2))
+    readers = [plain, trained, chosen, shorter, written]
     assert len({str(describe_reader(reader)) for reader in readers}) == len(readers)
     for reader in readers:
         kept = ReadOnce(reader, tmp_path)
         assert_same(kept.read_signals(batch()), reader.read_signals(batch()))
         assert kept.num_found == 0
     assert describe_reader(plain.showing(passage_order="shuffled")) == describe_reader(plain)
+
+
+def test_another_chat_template_is_another_reader():
+    chats = []
+    for begun in ("", "<think>"):
+        tokenizer = copy.deepcopy(family_tokenizer("smollm2"))
+        tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", f"assistant\n{begun}")
+        prompts = PromptBuilder(tokenizer, "independent", template="chat")
+        chats.append(DecoderOnlyReader(tiny_llama(len(tokenizer)), prompts))
+    first, other = (describe_reader(reader) for reader in chats)
+    assert first["model"] == other["model"]
+    assert first["prompts"] != other["prompts"]
 
 
 @torch.no_grad()
