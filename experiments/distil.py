@@ -1,6 +1,6 @@
 """Distilling from Python: one call, with questions, passages, an objective and metrics of one's own.
 
-What it puts together is there to be put together otherwise: see the README's program.
+What it puts together is there to be put together otherwise: see docs/python.md.
 """
 
 from collections.abc import Mapping, Sequence

@@ -36,5 +36,5 @@ def goldens_folder() -> Path:
 
 
 def pytest_collection_modifyitems(items):
-    """The program of the README first: it takes longest, and must not be what all else has to wait for."""
+    """The program of the docs first: it takes longest, and must not be what all else has to wait for."""
     items.sort(key=lambda item: item.path.name != "test_docs.py")

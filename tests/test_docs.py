@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.embedded
 @pytest.mark.filterwarnings("ignore")
-def test_the_program_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_the_program_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     """As it stands, in an empty folder."""
-    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
     path = tmp_path / "program.py"
     path.write_text(program)
     monkeypatch.chdir(tmp_path)
