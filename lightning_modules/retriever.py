@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -208,7 +207,7 @@ class Retriever(nn.Module):
             texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
         )
 
-    def _encode(self, encoder: nn.Module, tokens: BatchEncoding) -> Tensor:
+    def _encode(self, encoder: PreTrainedModel, tokens: BatchEncoding) -> Tensor:
         device = next(encoder.parameters()).device
         inputs, count = dict(tokens.to(device)), len(tokens["input_ids"])
         if not torch.is_grad_enabled():
@@ -224,9 +223,9 @@ class Retriever(nn.Module):
             embeddings = [self._embed(encoder, part) for part in parts]
         return torch.cat(embeddings)[order.argsort()]
 
-    def _embed(self, encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    def _embed(self, encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         mask = inputs["attention_mask"].bool()
-        with _faster_attention(mask.device):
+        with _plain_attention_backward(encoder):
             hidden = encoder(**inputs).last_hidden_state
         embeddings = pool(hidden.float(), mask, self.embedding.pooling)
         return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings
@@ -246,7 +245,15 @@ def _parts_of_similar_length(
     return order, parts
 
 
-def _faster_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The plain form where there is gradient on a CPU: backward, the fused kernel takes longer there."""
-    is_plain = torch.is_grad_enabled() and device.type == "cpu"
-    return sdpa_kernel(SDPBackend.MATH) if is_plain else contextlib.nullcontext()
+@contextlib.contextmanager
+def _plain_attention_backward(encoder: PreTrainedModel) -> Iterator[None]:
+    """Plain attention where there is gradient on a CPU: backward, the fused kernel takes longer there."""
+    is_fused = encoder.config._attn_implementation == "sdpa"
+    if not (is_fused and torch.is_grad_enabled() and encoder.device.type == "cpu"):
+        yield
+        return
+    encoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        encoder.set_attn_implementation("sdpa")
