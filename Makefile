@@ -15,7 +15,7 @@ help:
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        builds the package, and uses it away from this checkout"
-	@echo "make drill        kill runs, damage their files, fill their disk (20 minutes at most)"
+	@echo "make drill        kill and interrupt runs, damage their files, fill their disk (20 minutes at most)"
 	@echo "make tensorboard  the curves of all runs"
 	@echo "with FAISS=gpu    the same with the FAISS that searches on GPUs, in place of the one that does not"
 

@@ -160,7 +160,7 @@ def dataset_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
             )
         files = [path / file["filename"] for file in state["_data_files"]]
         yield from _rows(path, (batch for file in files for batch in _batches(file, keys)))
-    except (*PARQUET_ERRORS, KeyError, TypeError) as error:
+    except (*PARQUET_ERRORS, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -171,6 +171,7 @@ def dataset_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
 def _batches(file: Path, keys: Collection[str]) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as batches:
         for batch in batches:
+            batch.validate(full=True)  # places beyond the file's end would crash the process
             names = [name for name in batch.schema.names if name in keys] or batch.schema.names
             yield batch.select(names)
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAY_CHANGE = "trainer.auto_batch"
 """The setting that a run may be resumed with."""
+_RESUME = "python -m experiments.run --resume"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,11 +194,13 @@ def _say_interrupted(run: "RunFolder", by_scheduler: bool) -> int:
     if by_scheduler and launcher() is not None:
         # the launcher ends all processes once one has ended, and its signal would hide the exit code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    is_finished = run.is_finished  # a run that is cannot be started again
+    what = f"when all was done: {run.summary}" if is_finished else f"go on with: {_RESUME} {run.path}"
     if is_main_process():
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print(
-                f"\ninterrupted; go on with: python -m experiments.run --resume {run.path}", file=sys.stderr
-            )
+            print(f"\ninterrupted; {what}", file=sys.stderr)
+    if is_finished:
+        return 0
     return REQUEUE if by_scheduler else INTERRUPTED
 
 
@@ -215,7 +218,7 @@ def _saying_how_to_go_on(config: "ExperimentConfig", run: "RunFolder") -> Iterat
     from experiments.out_of_memory import way_out
 
     def again() -> str:
-        said = f"go on with: python -m experiments.run --resume {run.path}"
+        said = f"go on with: {_RESUME} {run.path}"
         return said if run.start.is_file() else "start again"
 
     excepthook = threading.excepthook

@@ -38,6 +38,7 @@ from lightning_modules.sentence_transformers_files import (
     write_sentence_transformers_files,
 )
 from tests.any_bytes import assert_names, changed, with_another_value
+from tests.saved_dataset import save_dataset
 from tests.tiny_models import toy_knowledge_base, toy_passages, toy_questions
 from tests.toy_files import write_passages, write_questions
 
@@ -86,6 +87,11 @@ def _write_triviaqa(folder: Path) -> None:
 def _write_parquet_questions(folder: Path) -> None:
     rows = [{"question": question.text, "answer": list(question.answers)} for question in toy_questions()]
     pq.write_table(pa.Table.from_pylist(rows), folder / "x.parquet")
+
+
+def _write_saved_dataset(folder: Path) -> None:
+    if not (folder / "set").is_dir():
+        save_dataset(folder / "set", pa.Table.from_pylist([asdict(row) for row in toy_passages()[:4]]))
 
 
 def _write_passage_lines(folder: Path) -> None:
@@ -279,6 +285,15 @@ PARSERS = [
         "x.jsonl",
         _write_passage_lines,
         lambda folder: list(read_passages(folder / "x.jsonl")),
+    ),
+    *(
+        Parser(
+            f"saved data set, {file}",
+            f"set/{file}",
+            _write_saved_dataset,
+            lambda folder: list(read_passages(folder / "set")),
+        )
+        for file in ("state.json", "data-00000-of-00001.arrow")
     ),
     Parser("Vital QA", "x.jsonl", _write_entries, lambda folder: read_entries(folder / "x.jsonl")),
     Parser("corpus", "corpus.jsonl", _write_judged_set, _read_judged_set),

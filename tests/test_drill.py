@@ -1,4 +1,4 @@
-"""The short form of `make drill`: a run that is killed and then resumed twice at once, and a full disk."""
+"""The short form of `make drill`: a signal of a scheduler, a kill and two resumes at once, a full disk."""
 
 import pytest
 
@@ -7,10 +7,10 @@ from tests.drill.table import Case, Outcome, Table
 
 
 def test_nothing_is_lost_and_nothing_silently_wrong(tmp_path):
-    counts = Counts(kills=0, kills_of_two=0, changes=0, resumed=0, sizes=1, twice=1)
+    counts = Counts(kills=0, kills_of_two=0, signals=1, changes=0, resumed=0, sizes=1, twice=1)
     table = Drill(tmp_path.resolve()).run(counts, jobs=1)
     assert table.is_good, table.text()
-    assert len(table.cases) + len(table.skipped) == 1 + 2  # of two resumes one is refused
+    assert len(table.cases) + len(table.skipped) == 1 + 1 + 2  # of two resumes one is refused
 
 
 @pytest.mark.parametrize(("outcome", "is_good"), [(Outcome.REFUSED, True), (Outcome.WRONG, False)])

@@ -2,6 +2,7 @@ import csv
 import gzip
 import itertools
 import json
+import struct
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -171,6 +172,18 @@ def test_a_folder_of_splits_or_of_something_else(tmp_path):
         read_passages(tmp_path / "beir")
     with pytest.raises(DataError, match="is a folder; give the path of a readable file"):
         read_passages(tmp_path)
+
+
+def test_a_damaged_saved_dataset_is_refused(tmp_path):
+    """A text that ends beyond the file would crash the process."""
+    folder = save_dataset(tmp_path / "set", pa.table({"id": ["a", "b"], "text": ["seven s", "more"]}))
+    [file] = folder.glob("*.arrow")
+    ends, beyond = struct.pack("<3i", 0, 7, 11), struct.pack("<3i", 0, 1 << 30, (1 << 30) + 4)
+    content = file.read_bytes()
+    assert content.count(ends) == 1
+    file.write_bytes(content.replace(ends, beyond))
+    with pytest.raises(DataError, match=r"set: cannot be read as a saved data set .*is the folder whole\?"):
+        list(read_passages(folder))
 
 
 def test_a_saved_dataset_of_chosen_rows_is_refused(tmp_path):

@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="runs killed, of one process")
     parser.add_argument("--kills-of-two", type=int, default=30, help="runs killed, of two processes")
+    parser.add_argument("--signals", type=int, default=48, help="runs that a scheduler or a terminal ends")
     parser.add_argument("--changes", type=int, default=300, help="bytes changed in each kind of file")
     parser.add_argument("--resumed", type=int, default=100, help="runs that go on with a byte changed")
     parser.add_argument("--sizes", type=int, default=20, help="sizes of a disk that becomes full")
@@ -28,6 +29,7 @@ def main() -> int:
     counts = Counts(
         kills=options.kills,
         kills_of_two=options.kills_of_two,
+        signals=options.signals,
         changes=options.changes,
         resumed=options.resumed,
         sizes=options.sizes,

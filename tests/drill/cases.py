@@ -1,15 +1,16 @@
-"""The harms: kills, changed bytes, full disks, two runs in one folder."""
+"""The harms: kills, signals, changed bytes, full disks, two runs in one folder."""
 
 import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,19 @@ from pathlib import Path
 import bm25s  # noqa: F401
 import spacy  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments import out_of_memory, run_lock, train, trainer  # noqa: F401
+from callbacks.checkpoint_files import load_sealed
+from experiments import out_of_memory, run_lock, train  # noqa: F401
 from experiments import run as run_command
+from experiments.command_line import INTERRUPTED, REQUEUE
 from experiments.planning import plan  # noqa: F401
 from experiments.runs import RunFolder
 from experiments.show import console  # noqa: F401
+from experiments.trainer import RunCallbacks
 from tests.drill import table
-from tests.drill.children import Child, Ended, count_file_operations, die_at_file_operation
+from tests.drill.children import Child, Ended, count_file_operations, heed, hit_at_file_operation
 from tests.drill.readers import KINDS, Kind, files_of, with_byte_changed
 from tests.drill.results import digests, left_behind
 from tests.drill.table import Case, Outcome, Table
@@ -45,6 +50,15 @@ SETTINGS = {
     "runs": "runs",
 }
 """Epochs of three steps, checkpoints at each, dropout, and every kind of file that a run reads back."""
+_EXIT_CODES = {
+    signal.SIGTERM: REQUEUE,
+    signal.SIGUSR1: REQUEUE,
+    signal.SIGHUP: REQUEUE,
+    signal.SIGINT: INTERRUPTED,
+}
+"""What a signal has to end with: all but Ctrl-C with what a scheduler starts a run again on."""
+_SAVED_BY_SIGNALS_ALONE = "trainer.checkpoint_every_steps=5"
+_STEPS_IN_HAND = (0, 2)  # that no validation follows, so that they are saved
 _TOLD = ("this is not the same run any more", "the last bits of what a run measures may differ")
 _NOT_READ = ("tensorboard", "token_view", "about.json")
 
@@ -55,6 +69,7 @@ class Counts:
 
     kills: int
     kills_of_two: int
+    signals: int
     changes: int
     resumed: int
     sizes: int
@@ -136,6 +151,8 @@ class Drill:
             yield partial(self.killed, number, counts.kills, 1)
         for number in range(counts.kills_of_two):
             yield partial(self.killed, number, counts.kills_of_two, 2)
+        for number in range(counts.signals):
+            yield partial(self.signalled, number)
         for number in range(counts.resumed):
             yield partial(self.resumed_with_a_byte_changed, number)
         if _can_mount():
@@ -182,7 +199,7 @@ class Drill:
         """A run that was killed when most of it was done."""
         place, reference = self._place("snapshot"), self._references[1]
         number = round(0.75 * reference.num_operations)
-        self._start(place, before=lambda: die_at_file_operation(place, number))
+        self._start(place, before=lambda: hit_at_file_operation(place, number))
         made = _run_in(place)
         assert made is not None, "it was killed late"
         assert made.previous_checkpoint.is_file(), "it was killed late"
@@ -197,13 +214,15 @@ class Drill:
         place: Path,
         processes: int = 1,
         before: Callable[[], None] = lambda: None,
-        kill_after_s: float | None = None,
+        hit_after_s: float | None = None,
+        by: int = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
+        overrides: Sequence[str] = (),
     ) -> Ended:
-        arguments = ["--exp", "quickstart", *self._overrides]
+        arguments = ["--exp", "quickstart", *self._overrides, *overrides]
         if processes > 1:
             arguments.append(f"trainer.devices={processes}")
-        return self._run(place, arguments, processes, before, kill_after_s, environment)
+        return self._run(place, arguments, processes, before, hit_after_s, by, environment)
 
     def _resume(self, place: Path, made: RunFolder, processes: int = 1) -> Ended:
         return self._run(place, ["--resume", str(made.path.relative_to(place))], processes)
@@ -214,7 +233,8 @@ class Drill:
         arguments: list[str],
         processes: int = 1,
         before: Callable[[], None] = lambda: None,
-        kill_after_s: float | None = None,
+        hit_after_s: float | None = None,
+        by: int = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
     ) -> Ended:
         """Runs a command in one process or in several, which end with the first, as torchrun's do."""
@@ -234,7 +254,7 @@ class Drill:
 
             others.append(Child(work, place, {**(environment or {}), **launched}))
         main, *others = others
-        ended = main.wait(kill_after_s)
+        ended = main.wait(hit_after_s, by)
         for other in others:
             if ended.code == 0:
                 other.wait()
@@ -286,12 +306,12 @@ class Drill:
             operation = 1 + (2 * number + 1) * reference.num_operations // (2 * total)
             where = f"before file operation {operation}"
             ended = self._start(
-                place, processes, lambda: die_at_file_operation(place, operation), environment=environment
+                place, processes, lambda: hit_at_file_operation(place, operation), environment=environment
             )
         else:
             after_s = dice.uniform(0, reference.seconds)
             where = f"after {after_s:.2f} seconds"
-            ended = self._start(place, processes, kill_after_s=after_s, environment=environment)
+            ended = self._start(place, processes, hit_after_s=after_s, environment=environment)
         row = "killed at a file operation" if at_operation else "killed at a random moment"
         row += ", two processes" if processes > 1 else ""
         if ended.code != 0:
@@ -303,10 +323,7 @@ class Drill:
                     moved = place / "elsewhere" / made.path.name
                     moved.parent.mkdir()
                     made = RunFolder(made.path.rename(moved))
-                ended = self._resume(place, made, processes)
-                if "is finished; its results" in ended.said:  # killed after its end
-                    self._write_found(place)
-                    ended = Ended(0, "")
+                ended = self._go_on(place, made, processes)
         outcome, said = self._judge(place, ended, reference)
         if outcome in (Outcome.REFUSED, Outcome.TOLD):  # a kill is nothing to be refused for
             outcome = Outcome.LOST
@@ -315,6 +332,41 @@ class Drill:
             outcome, said = Outcome.LOST, f"left in TMPDIR: {', '.join(left)}"
         how = f"{where}{', moved' if is_moved else ''}{', another TMPDIR' if is_across else ''}"
         return [self._case(place, row, outcome, f"case {number}, {how}: {said}")]
+
+    def signalled(self, number: int) -> list[Case]:
+        """A scheduler, or Ctrl-C, ends a run: in a step, which is saved, or at any moment."""
+        place, reference = self._place(f"signalled-{number}"), self._references[1]
+        dice, by = self._dice("signalled", number), list(_EXIT_CODES)[number % len(_EXIT_CODES)]
+        step = after_s = None
+        match number // len(_EXIT_CODES) % 3:
+            case 0:
+                step = dice.choice(_STEPS_IN_HAND)
+                where, hit = f"in step {step}", partial(_hit_in_step, step, by)
+            case 1:
+                operation = dice.randint(1, reference.num_operations)
+                where = f"before file operation {operation}"
+                hit = partial(hit_at_file_operation, place, operation, by)
+            case _:
+                after_s = dice.uniform(0, reference.seconds)
+                where, hit = f"after {after_s:.2f} seconds", lambda: None
+
+        def before() -> None:
+            heed(by)
+            hit()
+
+        ended = first = self._start(
+            place, before=before, hit_after_s=after_s, by=by, overrides=[_SAVED_BY_SIGNALS_ALONE]
+        )
+        made = _run_in(place)
+        wrong = _wrong_of_signalled(first, made, by, step)
+        if first.code != 0:
+            again = partial(self._start, place, overrides=[_SAVED_BY_SIGNALS_ALONE])
+            ended = again() if made is None else self._go_on(place, made)
+        outcome, said = self._judge(place, ended, reference)
+        if outcome in (Outcome.REFUSED, Outcome.TOLD) or (wrong and outcome == Outcome.RECOVERED):
+            outcome = Outcome.LOST
+        details = f"case {number}, {where}, {first.code}: {wrong} {said}"
+        return [self._case(place, by.name, outcome, details)]
 
     def resumed_with_a_byte_changed(self, number: int) -> list[Case]:
         """One byte of one file, of the run or of what runs share; the files in turn."""
@@ -416,6 +468,14 @@ class Drill:
 
     # ---- small things ----
 
+    def _go_on(self, place: Path, made: RunFolder, processes: int = 1) -> Ended:
+        """Resumes a run, if it has not come to its end."""
+        ended = self._resume(place, made, processes)
+        if "is finished; its results" not in ended.said:
+            return ended
+        self._write_found(place)
+        return Ended(0, "")
+
     def _dice(self, what: str, number: int) -> random.Random:
         return random.Random(f"{self.seed} {what} {number}")
 
@@ -429,6 +489,7 @@ _ROWS = (
     "killed at a random moment",
     "killed at a file operation, two processes",
     "killed at a random moment, two processes",
+    *(number.name for number in _EXIT_CODES),
     "resumed with a byte changed",
     "disk full, then freed",
     "two resumes at once",
@@ -440,6 +501,38 @@ def _run_in(place: Path) -> RunFolder | None:
     found = [file.parent for file in place.rglob("config.yaml") if ".partial" not in str(file)]
     assert len(found) <= 1, found
     return RunFolder(found[0]) if found else None
+
+
+class _HitInStep(Callback):
+    def __init__(self, step: int, by: int) -> None:
+        self.step, self.by = step, by
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.by)
+
+
+def _hit_in_step(step: int, by: int) -> None:
+    """From now on this process gets a signal in the middle of a step, from 0."""
+    all_callbacks = RunCallbacks.all
+    RunCallbacks.all = lambda self: [*all_callbacks(self), _HitInStep(step, by)]
+
+
+def _wrong_of_signalled(ended: Ended, made: RunFolder | None, by: signal.Signals, step: int | None) -> str:
+    """What is not as it has to be after a signal, in a step or anywhere."""
+    if "Traceback" in ended.said:
+        return f"a traceback: {ended.said[-2000:]}"
+    has_begun = made is not None and "run folder: " in ended.said
+    if step is None and (not has_begun or made.is_finished):  # it came too early, or too late
+        return "" if ended.code in (0, _EXIT_CODES[by], -by) else f"ended with {ended.code}"
+    if made is None or ended.code != _EXIT_CODES[by] or "go on with: " not in ended.said:
+        return f"ended with {ended.code}: {ended.said[-2000:]}"
+    if step is None:
+        return ""
+    if not made.last_checkpoint.is_file():
+        return "no checkpoint"
+    saved = load_sealed(made.last_checkpoint)["global_step"]
+    return "" if saved == step + 1 else f"step {saved} was saved"
 
 
 def _is_one_message(ended: Ended) -> bool:

@@ -1,4 +1,4 @@
-"""Processes that cost no imports: forked from one that has made them all, and killed where it matters."""
+"""Processes that cost no imports: forked from one that has made them all, and hit where it matters."""
 
 import contextlib
 import os
@@ -67,11 +67,12 @@ class Child:
                 sys.stderr.flush()
             os._exit(code)
 
-    def wait(self, kill_after_s: float | None = None) -> Ended:
+    def wait(self, hit_after_s: float | None = None, by: int = signal.SIGKILL) -> Ended:
         """Waits for its end.
 
         Args:
-            kill_after_s: when it is killed, since its start.
+            hit_after_s: when it gets a signal, since its start.
+            by: the signal.
         """
         while True:
             ended, status = os.waitpid(self.process, os.WNOHANG)
@@ -81,9 +82,9 @@ class Child:
             if age > LONGEST_S:
                 self.kill()
                 return Ended(None, self._said())
-            if kill_after_s is not None and age >= kill_after_s:
-                self.kill()
-                return Ended(-signal.SIGKILL, self._said())
+            if hit_after_s is not None and age >= hit_after_s:
+                os.kill(self.process, by)
+                hit_after_s = None
             time.sleep(0.002)
         return Ended(os.waitstatus_to_exitcode(status), self._said())
 
@@ -113,17 +114,22 @@ def count_file_operations(folder: Path, file: Path) -> None:
     _watch(folder, seen, but=file)
 
 
-def die_at_file_operation(folder: Path, number: int) -> None:
-    """From now on this process is killed just before the N-th operation on files below a folder, from 1."""
+def hit_at_file_operation(folder: Path, number: int, by: int = signal.SIGKILL) -> None:
+    """From now on this process gets a signal before the N-th operation on files below a folder, from 1."""
     left = number
 
     def seen() -> None:
         nonlocal left
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     _watch(folder, seen)
+
+
+def heed(number: int) -> None:
+    """A signal does to this process what it does to one that nobody has told otherwise, as `nohup` does."""
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _watch(folder: Path, seen: Callable[[], None], but: Path | None = None) -> None:

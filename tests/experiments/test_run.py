@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from datamodules.sealed_files import write_json
 from experiments import run
 from experiments.config import experiment_names, load_config, to_yaml
 from experiments.runs import create_run
+from tests.drill.children import Child, hit_at_file_operation
 from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
 
@@ -38,9 +42,11 @@ def refused(capsys, arguments) -> str:
 
 def nothing_left(folder: Path) -> bool:
     """No run folder, and nothing half-written."""
-    return not list(folder.glob("runs/*/*/config.yaml")) and not [
-        path for path in folder.rglob("*") if "partial" in path.name
-    ]
+    return not list(folder.glob("runs/*/*/config.yaml")) and nothing_partial(folder)
+
+
+def nothing_partial(folder: Path) -> bool:
+    return not [path for path in folder.rglob("*") if "partial" in path.name]
 
 
 def quickstart(settings, **changes) -> list[str]:
@@ -281,6 +287,27 @@ def test_a_runs_folder_that_cannot_be_made(capsys, tmp_path, settings):
     message = refused(capsys, quickstart(settings, runs=tmp_path / "file"))
     assert "cannot make the run folder" in message
     assert "set runs=FOLDER" in message
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path, settings):
+    """Wherever it is killed while it makes one."""
+    config = load_config("quickstart", as_overrides({**settings, "runs": tmp_path / "runs"}))
+
+    def make(number: int) -> int:
+        hit_at_file_operation(tmp_path, number)
+        create_run(config)
+        return 0
+
+    for number in count(1):
+        ended = Child(partial(make, number), tmp_path).wait()
+        for made in tmp_path.glob("runs/quickstart/[!.]*"):
+            assert {path.name for path in made.iterdir()} == {"config.yaml", "environment.json"}
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, ended.said
+    assert number > 5
+    assert nothing_partial(tmp_path)
 
 
 # ---- resuming ----

@@ -937,6 +937,14 @@ def test_a_scheduler_is_heeded_while_models_are_loaded(settings, monkeypatch):
     assert run.main(["--exp", "quickstart", *as_overrides(settings)]) == REQUEUE
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_was_done_is_not_started_again(settings, monkeypatch, capsys, number):
+    monkeypatch.setattr(RunFolder, "tidy", lambda *_args: signal.raise_signal(number))
+    made = start(settings, trainer__max_steps=1)
+    assert summary(made)["status"] == "finished"
+    assert f"interrupted; when all was done: {made.summary}" in capsys.readouterr().err
+
+
 class FillDisk(Callback):
     """From a step on no file may become as large as a checkpoint, as if there were no room."""
 
