@@ -16,6 +16,23 @@ _CHECKED = [
     for path in (_ROOT / "datamodules").iterdir()
     if path.stem not in _UNCHECKED and not path.name.startswith("__")
 ]
+# Files of half a minute and more, the longest first.
+_LONGEST = (
+    "test_train.py",
+    "test_docs.py",
+    "test_preflight.py",
+    "test_probe.py",
+    "test_report.py",
+    "test_run.py",
+    "test_paper_run.py",
+    "test_checks.py",
+    "test_shipped_configs.py",
+    "test_training.py",
+    "test_analyse.py",
+    "test_two_processes.py",
+    "test_gguf_cache.py",
+)
+_PLACES = {name: place for place, name in enumerate(_LONGEST)}
 # Before anything imports the packages: modules loaded earlier would go unchecked.
 install_import_hook([*_CHECKED, "lightning_modules"], "beartype.beartype")
 
@@ -36,5 +53,5 @@ def goldens_folder() -> Path:
 
 
 def pytest_collection_modifyitems(items):
-    """The program of the docs first: it takes longest, and must not be what all else has to wait for."""
-    items.sort(key=lambda item: item.path.name != "test_docs.py")
+    """The longest files first: two processes end together where what comes last is short."""
+    items.sort(key=lambda item: _PLACES.get(item.path.name, len(_PLACES)))

@@ -1,8 +1,5 @@
 """Tiny models in a real Trainer, for the tests of callbacks."""
 
-import os
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -103,20 +100,3 @@ def toy_trainer(folder: Path, callbacks: list[Callback], **settings: Any) -> L.T
         "default_root_dir": folder,
     }
     return L.Trainer(callbacks=callbacks, **{**defaults, **settings})
-
-
-def run_script(folder: Path, text: str) -> None:
-    """Runs a program of several processes in one of its own, with `folder` as its argument."""
-    script = folder / "two_processes.py"
-    script.write_text(text)
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]

@@ -12,7 +12,8 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from lightning_modules.encoding import encode_passages
 from lightning_modules.optimization import LearningRate, LearningRateDecay
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.several_processes import run_script
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 

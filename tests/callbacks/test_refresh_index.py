@@ -27,7 +27,8 @@ from datamodules.passage_index import PassageIndex
 from lightning_modules.encoding import embeddings_fingerprint, encode_rows
 from lightning_modules.retriever import Retriever
 from lightning_modules.retriever_reader import RetrieverReaderModule
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.several_processes import run_script
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 

@@ -16,10 +16,10 @@ from callbacks.save_last import SaveLast
 from callbacks.stop_on_indicators import StopOnIndicators
 from callbacks.stop_on_thresholds import StopOnThresholds, did_you_mean
 from lightning_modules.metrics.question_values import QuestionValues
+from tests.several_processes import run_script
 from tests.toy_training import (
     LIGHTNING_ADVICE,
     OneNumber,
-    run_script,
     toy_datamodule,
     toy_module,
     toy_trainer,

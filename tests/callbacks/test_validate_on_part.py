@@ -13,7 +13,8 @@ from datamodules.errors import DataError
 from datamodules.sealed_files import read_json
 from lightning_modules.encoding import encode_passages
 from lightning_modules.metrics.measures import BM25
-from tests.toy_training import LIGHTNING_ADVICE, run_script, toy_datamodule, toy_module, toy_trainer
+from tests.several_processes import run_script
+from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 K = 5

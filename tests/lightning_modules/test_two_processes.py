@@ -28,11 +28,11 @@ from datamodules.matrix_index import MatrixIndex
 from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
 from lightning_modules.sharded_index import ShardedIndex
+from tests.several_processes import run_script
 from tests.tiny_models import tiny_reader, toy_knowledge_base, toy_questions
 from tests.toy_training import (
     LIGHTNING_ADVICE,
     break_question,
-    run_script,
     toy_datamodule,
     toy_module,
     toy_trainer,

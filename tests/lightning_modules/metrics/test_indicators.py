@@ -25,6 +25,7 @@ from lightning_modules.metrics.indicators import (
     token_similarity,
     vocabulary_similarity,
 )
+from tests.several_processes import forking
 
 
 def scipy_indicator(
@@ -370,7 +371,8 @@ class TestIndicator:
             Indicator("indicator1", percentiles)
 
     def test_two_processes_equal_one(self, tmp_path):
-        multiprocessing.spawn(two_processes, args=(str(tmp_path),), nprocs=2)
+        started_by = forking().get_start_method()
+        multiprocessing.start_processes(two_processes, (str(tmp_path),), nprocs=2, start_method=started_by)
         alone = Indicator("indicator1")
         for seed in range(3):
             alone.update(**random_batch(seed, num_instances=2 + seed))
