@@ -447,7 +447,8 @@ class IndexConfig:
     )
     staleness_every_steps: int | None = setting(
         None,
-        "how often to measure how far the retriever is from the index; null = at validations only",
+        "how often to measure how far the retriever is from the index; null = at validations only, and not "
+        "where nothing searches it between them",
         at_least=1,
     )
 
@@ -601,6 +602,15 @@ def has_reader(config: ExperimentConfig) -> bool:
 def trains(config: ExperimentConfig) -> bool:
     """Whether a run trains anything, or only measures."""
     return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)
+
+
+def measures_staleness(config: ExperimentConfig) -> bool:
+    """Whether a run measures how stale its index is: not of one that nothing searches between validations."""
+    index = config.index
+    if not (trains(config) and config.training.train_retriever):
+        return False
+    is_searched = not config.retrieval.are_fixed or index.validation_passages is None
+    return is_searched or index.staleness_every_steps is not None or index.refresh.startswith("when_stale")
 
 
 def all_fields(schema: Any = ExperimentConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:

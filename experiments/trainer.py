@@ -33,7 +33,7 @@ from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh, build_retriever
 from experiments.checks import monitors_of, thresholds_of
-from experiments.config import ExperimentConfig, trains
+from experiments.config import ExperimentConfig, measures_staleness, trains
 from experiments.loggers import curves_name, make_loggers
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder, starting_weights
@@ -95,7 +95,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         best = SaveBest(run.checkpoints, evaluation.monitor)
     last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
     staleness = None
-    if trains(config) and config.training.train_retriever:
+    if measures_staleness(config):
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
     on_part = None
@@ -190,7 +190,7 @@ def _refresh_index(
     config: ExperimentConfig, run: RunFolder, staleness: MeasureStaleness | None
 ) -> RefreshIndex:
     # an index of a retriever that is not trained stays fresh
-    schedule = config.index.refresh if staleness is not None else NEVER_AGAIN
+    schedule = config.index.refresh if config.training.train_retriever and trains(config) else NEVER_AGAIN
     before_validation = config.index.refresh_before_validation
 
     def start_encoder() -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from callbacks.measure_staleness import MeasureStaleness
 from callbacks.refresh_schedule import RefreshSchedule, parse_refresh
 from datamodules.sources import question_split
 from datamodules.vital import VITAL, vital_questions_file
-from experiments.config import ExperimentConfig, trains
+from experiments.config import ExperimentConfig, measures_staleness, trains
 from experiments.data_files import read_data_split
 from experiments.planning.setup import Setup
 from experiments.processes import num_processes
@@ -189,7 +189,7 @@ def _taught(setup: Setup, num_asked: int) -> float:
 
 
 def _probed(setup: Setup, num_validations: int) -> int:
-    if not setup.trains_retriever:
+    if not measures_staleness(setup.config):
         return 0
     meter = MeasureStaleness(setup.config.index.staleness_every_steps)
     measured = num_validations

@@ -21,6 +21,7 @@ from experiments.config import (
     all_fields,
     experiment_names,
     load_config,
+    measures_staleness,
     naming,
     read_config,
     to_yaml,
@@ -298,3 +299,19 @@ def test_saved_configurations_refer_to_nothing_else(tmp_path, text, monkeypatch)
         read_config(path)
     assert str(path) in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_measured"),
+    [
+        ([], False),
+        (["retrieval.are_fixed=false"], True),
+        (["index.validation_passages=null"], True),
+        (["index.staleness_every_steps=10"], True),
+        (["index.refresh=when_stale"], True),
+        (["retrieval.are_fixed=false", "training.train_retriever=false"], False),
+        (["retrieval.are_fixed=false", "trainer.max_steps=0"], False),
+    ],
+)
+def test_staleness_is_measured_of_an_index_that_is_searched(overrides, is_measured):
+    assert measures_staleness(load_config("quickstart", overrides)) == is_measured
