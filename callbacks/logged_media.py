@@ -1,13 +1,17 @@
-"""Text and histograms, for all loggers of a run that take them."""
+"""Text, histograms and figures, for all loggers of a run that take them."""
 
 from functools import singledispatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from callbacks.trackio_logger import TrackioLogger
+
+if TYPE_CHECKING:  # it takes long to import
+    from matplotlib.figure import Figure
 
 
 def log_text(trainer: Trainer, name: str, markdown: str) -> None:
@@ -22,6 +26,13 @@ def log_histogram(trainer: Trainer, name: str, values: Tensor) -> None:
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             add_histogram(logger, name, values, trainer.global_step)
+
+
+def log_figure(trainer: Trainer, name: str, figure: "Figure") -> None:
+    """Of matplotlib, at the step that the trainer is at."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            add_figure(logger, name, figure, trainer.global_step)
 
 
 @singledispatch
@@ -70,3 +81,33 @@ def _(logger: WandbLogger, name: str, values: Tensor, step: int) -> None:
 @add_histogram.register
 def _(logger: TrackioLogger, name: str, values: Tensor, step: int) -> None:
     logger.log_histogram(name, values.numpy(), step)
+
+
+@singledispatch
+def add_figure(logger: Logger, name: str, figure: "Figure", step: int) -> None:
+    """Gives a logger a figure as an image; one that takes none leaves it out."""
+
+
+@add_figure.register(TensorBoardLogger)
+def _(logger: TensorBoardLogger, name: str, figure: "Figure", step: int) -> None:
+    logger.experiment.add_figure(name, figure, step)
+
+
+@add_figure.register(WandbLogger)
+def _(logger: WandbLogger, name: str, figure: "Figure", step: int) -> None:
+    logger.log_image(name, [figure], step)
+
+
+@add_figure.register(MLFlowLogger)
+def _(logger: MLFlowLogger, name: str, figure: "Figure", step: int) -> None:
+    assert logger.run_id is not None
+    logger.experiment.log_figure(logger.run_id, figure, f"{name}/step-{step}.png")
+
+
+@add_figure.register(TrackioLogger)
+def _(logger: TrackioLogger, name: str, figure: "Figure", step: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    logger.log_image(name, np.asarray(canvas.buffer_rgba())[..., :3], step)

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class TrackioLogger(Logger):
-    """A run of a trackio project: its metrics, configuration, text and histograms.
+    """A run of a trackio project: its metrics, configuration, text, histograms and images.
 
     The run is begun when something is logged, and ended by trackio when the process ends, since a trainer may
     be asked to fit, validate and test one after the other. A run of the same name is gone on with.
@@ -77,3 +77,8 @@ class TrackioLogger(Logger):
     def log_histogram(self, name: str, values: Any, step: int) -> None:
         """Of an array of numbers."""
         self.experiment.log({name: self._trackio.Histogram(values)}, step=step)
+
+    @rank_zero_only
+    def log_image(self, name: str, pixels: Any, step: int) -> None:
+        """Of an array of bytes, height x width x 3."""
+        self.experiment.log({name: self._trackio.Image(pixels)}, step=step)

@@ -11,6 +11,7 @@ from datamodules.batches import Passage
 from datamodules.choices import Choice
 from datamodules.errors import DataError
 from datamodules.records import (
+    RecordIds,
     Records,
     dataset_rows,
     existing_data,
@@ -19,7 +20,6 @@ from datamodules.records import (
     json_lines,
     json_list,
     missing,
-    number_of,
     optional_text,
     parquet_rows,
 )
@@ -198,19 +198,11 @@ _RECORDS: dict[PassageFormat, Records] = {
 
 
 def _of_records(path: Path, read: Records) -> Iterator[Passage]:
-    first_has_id: bool | None = None
+    ids = RecordIds("passage", _ID)
     for where, record in read(path, _KEYS):
-        given = optional_text(record, _ID, where)
-        if first_has_id is None:
-            first_has_id = bool(given)
-        elif bool(given) != first_has_id:
-            # numbers in place of some ids could be other passages' ids
-            raise DataError(
-                f"{where}: the passage has {'an' if given else 'no'} id, and the first one has "
-                f"{'one' if first_has_id else 'none'}; give all of them ids, or none"
-            )
+        id = ids.of(record, where)
         text = _text_of(record, where)
-        yield _passage(where, given or number_of(where), optional_text(record, _TITLE, where), text)
+        yield _passage(where, id, optional_text(record, _TITLE, where), text)
 
 
 def _text_of(record: dict[str, Any], where: str) -> str:

@@ -17,6 +17,7 @@ from datamodules.choices import Choice
 from datamodules.errors import DataError
 from datamodules.records import (
     Record,
+    RecordIds,
     dataset_rows,
     existing_data,
     first_of,
@@ -24,7 +25,6 @@ from datamodules.records import (
     json_lines,
     json_list,
     missing,
-    number_of,
     optional_text,
     parquet_rows,
     whole_json,
@@ -48,7 +48,7 @@ class QuestionFormat(Choice):
     A record's question is under "question", "query" or "text", its answers (a string, a list, or SQuAD's and
     TriviaQA's structures on the Hugging Face hub) under "answer", "answers" or "golden_answers", its id under
     "id", "_id", "qid", "query_id" or "question_id"; it may have a "title", a "topic" and a "target", the
-    canonical answer. Ids are kept as they are; a record without one has the number of its line or row.
+    canonical answer. Ids are kept as they are; where no record has one, it is the number of its line or row.
 
     Attributes:
         AUTO: by the file's suffix, then by its first line.
@@ -84,9 +84,9 @@ def read_questions(
 ) -> list[Question]:
     """Reads a question file.
 
-    Surrounding whitespace and repeated answers go; a question without an `id` gets its line number. DPR and
-    TriviaQA files may list blank answers beside real ones (nobody can correct a published file): those are
-    left out.
+    Surrounding whitespace and repeated answers go; where no question has an id, it is the number of its line.
+    DPR and TriviaQA files may list blank answers beside real ones (nobody can correct a published file):
+    those are left out.
 
     Args:
         path: the file, plain or gzipped, or a folder of `QuestionFormat.DATASET`.
@@ -97,7 +97,7 @@ def read_questions(
 
     Raises:
         DataError: no such file, unknown format, a broken line (the message names it), a question or answer
-            that is missing or blank, an `id` given twice, no question at all.
+            that is missing or blank, an id given twice or to some only, no question at all.
     """
     path = existing_data(path, "question file")
     check_limit(limit)
@@ -229,7 +229,9 @@ def _format_of_objects(path: Path, first: str) -> QuestionFormat:
 
 
 def _of_records(records: Iterable[Record], needs_answers: bool) -> Iterator[_Placed]:
+    ids = RecordIds("question", _ID)
     for where, record in records:
+        id = ids.of(record, where)
         given = [record[key] for key in _ANSWERS if record.get(key) is not None]
         if not given and needs_answers:
             raise missing(where, "answer", record, _ANSWERS)
@@ -239,7 +241,7 @@ def _of_records(records: Iterable[Record], needs_answers: bool) -> Iterator[_Pla
         yield (
             where,
             Question(
-                id=optional_text(record, _ID, where) or number_of(where),
+                id=id,
                 text=_question_of(record, where),
                 answers=_distinct((a for a in answers if not _is_blank(a)), where) if given else (),
                 title=optional_text(record, ("title",), where),
@@ -393,8 +395,7 @@ def _with_unique_ids(placed: Iterable[_Placed]) -> list[Question]:
     for where, question in placed:
         if question.id in places:
             raise DataError(
-                f"{where}: id {question.id!r} is taken by {places[question.id]} "
-                "(a question without one has its line number); give each its own"
+                f"{where}: id {question.id!r} is taken by {places[question.id]}; give each its own"
             )
         places[question.id] = where
         questions.append(question)

@@ -205,6 +205,37 @@ def number_of(where: str) -> str:
     return where.rpartition(" ")[2]
 
 
+class RecordIds:
+    """Ids of the records of a file: their own, or where none has one, where they stand.
+
+    Numbers in place of some ids could be the ids of others.
+
+    Args:
+        kind: what a record is called in messages.
+        keys: of the id.
+    """
+
+    def __init__(self, kind: str, keys: Collection[str]) -> None:
+        self._kind, self._keys = kind, keys
+        self._first_has_id: bool | None = None
+
+    def of(self, record: dict[str, Any], where: str) -> str:
+        """The id of the next record.
+
+        Raises:
+            DataError: it has an id and the first one none, or none and the first one has one.
+        """
+        given = optional_text(record, self._keys, where)
+        if self._first_has_id is None:
+            self._first_has_id = bool(given)
+        elif bool(given) != self._first_has_id:
+            raise DataError(
+                f"{where}: the {self._kind} has {'an' if given else 'no'} id, and the first one has "
+                f"{'one' if self._first_has_id else 'none'}; give all of them ids, or none"
+            )
+        return given or number_of(where)
+
+
 def optional_text(record: dict[str, Any], keys: Collection[str], where: str) -> str:
     """Text or a whole number under the first of some keys that has a value, as text; "" where none has.
 

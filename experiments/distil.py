@@ -3,6 +3,7 @@
 What it puts together is there to be put together otherwise: see docs/python.md.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from callbacks.progress import StepProgress
 from callbacks.refresh_index import RefreshIndex
 from callbacks.refresh_schedule import NEVER_AGAIN
 from callbacks.save_best import SaveBest
+from callbacks.warn_of_temperatures import WarnOfTemperatures
 from datamodules.batches import Passage, Question
 from datamodules.bm25 import BM25Index
+from datamodules.errors import DataError
+from datamodules.nouns import EMBEDDED, NounTagger
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.questions import hold_out, read_questions
@@ -31,6 +35,8 @@ from lightning_modules.optimization import LearningRate
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.families import load_reader
 from lightning_modules.retriever import Retriever
+
+log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation", "test")
 _TESTED = "test/"
@@ -70,6 +76,7 @@ def distil(
     num_passages: int = 4,
     seed: int = 0,
     accelerator: str = "auto",
+    noun_model: str = EMBEDDED,
     **settings: Any,
 ) -> Distilled:
     """Trains a retriever as the experiment `own_data` does, and measures it before and after.
@@ -90,6 +97,9 @@ def distil(
         num_passages: K, of BM25 and the untrained retriever by turns.
         seed: of the order of questions.
         accelerator: Lightning's.
+        noun_model: finds the nouns of validation and test questions that come without, which a reader's
+            Indicator 2 looks at, see `NounTagger`; where it cannot be loaded, that is said, and the
+            indicator left undefined.
         settings: further ones of `RetrieverReaderModule`.
 
     Raises:
@@ -98,6 +108,8 @@ def distil(
     L.seed_everything(seed, verbose=False)
     folder = Path(folder)
     train, validation, test = _split(questions)
+    if reader is not None:
+        validation, test = _with_nouns(validation, noun_model), _with_nouns(test, noun_model)
     data = QuestionDataModule(train, validation, test, batch_size=batch_size, seed=seed)
     knowledge_base = _knowledge_base(passages, folder)
     module = RetrieverReaderModule(
@@ -149,6 +161,19 @@ def _split(
     return [questions[split] for split in _SPLITS]
 
 
+def _with_nouns(questions: Sequence[Question], model: str) -> Sequence[Question]:
+    """Those that have nouns already keep them."""
+    without = [question for question in questions if not question.nouns]
+    if not without:
+        return questions
+    try:
+        tagged = iter(NounTagger(model).tag(without))
+    except (DataError, ImportError) as error:
+        log.warning("Indicator 2 is left undefined, since no nouns can be found: %s", error)
+        return questions
+    return [question if question.nouns else next(tagged) for question in questions]
+
+
 def _knowledge_base(passages: Path | str | Sequence[Passage], folder: Path) -> KnowledgeBase:
     if isinstance(passages, Path | str):
         return knowledge_base_from_file(passages, folder / "cache")
@@ -180,7 +205,15 @@ def _trainer(
         val_check_interval=validate_every_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        callbacks=[index, FitTemperature(), *indicators, LogMetrics(metrics), StepProgress(), best],
+        callbacks=[
+            index,
+            FitTemperature(),
+            *indicators,
+            LogMetrics(metrics),
+            WarnOfTemperatures(),
+            StepProgress(),
+            best,
+        ],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,5 +1,6 @@
 """Where the curves of a run go: Lightning's loggers by name."""
 
+import os
 import re
 from collections.abc import Callable
 from itertools import count
@@ -91,7 +92,12 @@ def _trackio(config: ExperimentConfig, run: RunFolder) -> Logger:
 
 
 def _mlflow(config: ExperimentConfig, run: RunFolder) -> Logger:
-    return MLFlowLogger(config.name, run_name=run.path.name, save_dir=str(run.path / "mlruns"))
+    """Where `MLFLOW_TRACKING_URI` says, or in the run's folder, in SQLite: mlflow refuses plain files."""
+    server, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
+    if not server:
+        folder = run.path.absolute()
+        server, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlruns").as_uri()
+    return MLFlowLogger(config.name, run_name=run.path.name, tracking_uri=server, artifact_location=artifacts)
 
 
 LOGGERS: dict[str, Callable[[ExperimentConfig, RunFolder], Logger]] = {

@@ -6,6 +6,7 @@ with what is not. It ends in a report.
 
 import argparse
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -38,29 +39,38 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder of the report (default: report), or the job array's file (default: sweep.sbatch)",
     )
+    parser.add_argument(
+        "--only",
+        type=int,
+        metavar="NUMBER",
+        help="this run of the grid alone, counted from 0, without a report: what a job array's task does",
+    )
     parser.add_argument("overrides", nargs="+", metavar="key=a,b", help="settings, each one value or several")
     return parser
 
 
 def _sweep(options: argparse.Namespace) -> int:
     from experiments.checks import check_config
-    from experiments.config import load_config
+    from experiments.config import ConfigError, load_config
 
     points = list(grid(options.overrides))
+    if options.only is not None:
+        if not 0 <= options.only < len(points):
+            raise ConfigError(f"--only {options.only}: the grid has the runs 0 to {len(points) - 1}")
+        return _run_only(options.exp, points[options.only])
     for point in points:
         check_config(load_config(options.exp, point))
     print(f"{len(points)} runs of {options.exp}")
     if options.launcher == _SLURM:
-        return _write_job_array(options.exp, points, options.out or Path("sweep.sbatch"))
+        return _write_job_array(options, points)
     for number, point in enumerate(points, start=1):
         run = find_run_of(options.exp, point)
         named = " ".join(point)
         if run is not None and run.is_finished:
             print(f"{number}/{len(points)} {named}: finished already, {run.path}", flush=True)
             continue
-        print(f"{number}/{len(points)} {named}{'' if run is None else ': going on'}", flush=True)
-        begin = ["--exp", options.exp, *point] if run is None else ["--resume", str(run.path)]
-        code = launch(begin)
+        print(f"{number}/{len(points)} {named}{'' if run is None else f': going on, {run.path}'}", flush=True)
+        code = launch(_arguments(options.exp, point, run))
         if code in (INTERRUPTED, USER_ERROR):
             print("the same command goes on with the rest", file=sys.stderr)
             return code
@@ -70,6 +80,25 @@ def _sweep(options: argparse.Namespace) -> int:
 
     found = [run for point in points if (run := find_run_of(options.exp, point)) is not None]
     return report.main([*(str(run.path) for run in found), "--out", str(options.out or "report")])
+
+
+def _run_only(experiment: str, point: Sequence[str]) -> int:
+    run = find_run_of(experiment, point)
+    if run is not None and run.is_finished:
+        print(f"{' '.join(point)}: finished already, {run.path}")
+        return 0
+    return become(_arguments(experiment, point, run))
+
+
+def _arguments(experiment: str, point: Sequence[str], run: "RunFolder | None") -> list[str]:
+    """What begins a run of these settings, or goes on with one."""
+    return ["--exp", experiment, *point] if run is None else ["--resume", str(run.path)]
+
+
+def become(arguments: Sequence[str]) -> int:
+    """A run in place of this process: a scheduler's signals reach it, and its exit code the scheduler."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "experiments.run", *arguments])
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -104,20 +133,26 @@ def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
     return max(same, key=lambda run: (run.is_finished, run.path.name), default=None)
 
 
-def _write_job_array(experiment: str, points: Sequence[Sequence[str]], path: Path) -> int:
-    """A script for sbatch with a task a run; partition, time and GPUs are the user's to add."""
-    commands = (
-        shlex.join(["python", "-m", "experiments.run", "--exp", experiment, *point]) for point in points
-    )
-    cases = "".join(f"  {number}) {command} ;;\n" for number, command in enumerate(commands))
+def _write_job_array(options: argparse.Namespace, points: Sequence[Sequence[str]]) -> int:
+    """A script for sbatch with a task a run; partition, time and GPUs are the user's to add.
+
+    A task looks for its run when it starts: a requeued or resubmitted one goes on with what it finds.
+    """
+    path = options.out or Path("sweep.sbatch")
+    tasks = "".join(f"#   {number}: {shlex.join(point)}\n" for number, point in enumerate(points))
+    command = f"exec python -m experiments.sweep --exp {shlex.quote(options.exp)}"
     path.write_text(
         "#!/bin/bash\n"
-        f"#SBATCH --job-name={experiment}\n"
+        f"#SBATCH --job-name={options.exp}\n"
         f"#SBATCH --array=0-{len(points) - 1}\n"
         "# add what your cluster asks for: --partition, --time, --gres=gpu:1, --mem\n"
-        f'case "$SLURM_ARRAY_TASK_ID" in\n{cases}esac\n'
+        f"# tasks:\n{tasks}"
+        f'{command} --only "$SLURM_ARRAY_TASK_ID" {shlex.join(options.overrides)}\n'
     )
-    print(f"{path}: submit it with `sbatch {path}`; afterwards the same command without --launcher reports")
+    print(
+        f"{path}: submit it with `sbatch {path}`, again for what is not finished; afterwards the same "
+        "command without --launcher reports"
+    )
     return 0
 
 

@@ -13,6 +13,7 @@ from callbacks.curves import ContinueCurves, LogLearningRates
 from callbacks.dashboard import Dashboard
 from callbacks.decisions import Decisions
 from callbacks.fit_temperature import FitTemperature
+from callbacks.log_curve import LogCurve
 from callbacks.log_indicators import LogIndicators
 from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
@@ -125,6 +126,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             config.collapse.duplicate_rise,
         )
     skipping = SkipBrokenBatches(trainer.max_skipped_in_a_row) if trains(config) else None
+    predictions, validations = SavePredictions(run.predictions, indicators), SaveValidations(run.validations)
     others: list[Callback] = [
         Dashboard(
             monitors=monitors_of(config), thresholds=() if thresholds is None else thresholds.thresholds
@@ -139,9 +141,9 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         others.append(TokenView(run.token_view, evaluation.token_view_questions))
     if trains(config):
         others += [ContinueCurves(run.path / curves_name(config, run)), LogLearningRates()]
+        others.append(LogCurve(validations))
     if trainer.progress_bar:
         others.append(StepProgress())
-    predictions = SavePredictions(run.predictions, indicators)
     return RunCallbacks(
         staleness,
         index,
@@ -150,7 +152,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         indicators,
         start_candidates,
         predictions,
-        SaveValidations(run.validations),
+        validations,
         decided,
         stopping,
         thresholds,

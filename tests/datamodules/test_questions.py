@@ -42,9 +42,9 @@ WHEN = {
 def test_jsonl(write, name):
     full = {"id": 7, "question": " who? ", "answers": "Ann ", "title": "Ann", "topic": "People"}
     full["target"] = "Ann L."
-    path = write(name, json.dumps(PARIS) + "\n" + json.dumps(full) + "\n")
+    path = write(name, json.dumps({**PARIS, "id": "p"}) + "\n" + json.dumps(full) + "\n")
     assert read_questions(path) == [
-        Question("1", "capital of france?", ("Paris", "Lutetia")),
+        Question("p", "capital of france?", ("Paris", "Lutetia")),
         Question("7", "who?", ("Ann",), title="Ann", topic="People", canonical_answer="Ann L."),
     ]
 
@@ -123,7 +123,7 @@ def test_limit_reads_no_further(write):
         ("q.jsonl", '{"question": "q", "answers": [1999]}', "answers must be a string or a list of strings"),
         ("q.jsonl", '{"question": "q", "answer": {"said": "x"}}', "answers must be a string"),
         ("q.jsonl", '{"question": "q", "answer": "x", "id": true}', '"id" is True'),
-        ("q.jsonl", '{"question": "q", "answer": "x", "id": 1}', "id '1' is taken by .*line 1"),
+        ("q.jsonl", '{"question": "q", "answer": "x", "id": 1}', "has an id, and the first one has none"),
         ("q.csv", "q", "1 tab-separated columns"),
         ("q.csv", "q\t['x']\tmore", "3 tab-separated columns"),
         ("q.csv", "q\tx", "'x' is no list of answers"),
@@ -143,6 +143,18 @@ def test_broken_line_is_named(write, name, line, message):
     path = write(name, f"{good}\n\n{line}\n")
     with pytest.raises(DataError, match=rf"(?s)q\.\w+, line 3: .*{message}"):
         read_questions(path)
+
+
+def test_numbers_never_stand_in_for_some_of_the_ids(write):
+    first, second = ({**PARIS, "id": "7"}, PARIS)
+    path = write("q.jsonl", f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    with pytest.raises(DataError, match=r"line 2: the question has no id, and the first one has one"):
+        read_questions(path)
+    path = write("q.jsonl", f"{json.dumps(first)}\n{json.dumps(first)}\n")
+    with pytest.raises(DataError, match=r"line 2: id '7' is taken by .*line 1; give each its own"):
+        read_questions(path)
+    path = write("q.jsonl", f"{json.dumps(PARIS)}\n{json.dumps(PARIS)}\n")
+    assert [question.id for question in read_questions(path)] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

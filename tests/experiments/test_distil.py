@@ -1,11 +1,17 @@
 """Training from Python in one call."""
 
+import logging
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from experiments.distil import distil
 from lightning_modules.objectives import Uniform
+from lightning_modules.objectives.signals import Signals
 from tests.tiny_models import tiny_reader, tiny_retriever, toy_passages, toy_questions
+from tests.toy_files import save_noun_tagger
 from tests.toy_training import LIGHTNING_ADVICE
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE, "ignore:.*lr_scheduler.*")
@@ -33,10 +39,34 @@ def test_a_function_teaches(tmp_path):
     assert made.after["hr_at_1"] > made.before["hr_at_1"]
 
 
-def test_the_signals_of_a_reader_teach_where_nothing_else_is_said(tmp_path):
-    made = distilled(tmp_path, reader=tiny_reader(context="independent"))
+def without_nouns():
+    return [replace(question, nouns=()) for question in toy_questions()]
+
+
+def test_the_signals_of_a_reader_teach_where_nothing_else_is_said(tmp_path, caplog):
+    nouns = str(save_noun_tagger(tmp_path / "nouns"))
+    made = distilled(tmp_path, without_nouns(), reader=tiny_reader(context="independent"), noun_model=nouns)
     assert made.module.objective.name == "signals"
-    assert "indicator1/spearman_p90" in made.before
+    for name in ("indicator1/attention_p90", "indicator2/attention_p90", "indicator2/spearman_p90"):
+        for measured in (made.before, made.after):
+            assert not math.isnan(measured[name]), name
+    assert "Indicator 2" not in caplog.text
+
+
+def test_without_a_noun_tagger_all_else_is_measured_and_a_useless_temperature_is_said(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    made = distilled(
+        tmp_path,
+        {**dict.fromkeys(("train", "test"), toy_questions()), "validation": without_nouns()},
+        reader=tiny_reader(context="independent"),
+        noun_model="no_such_model",
+        objective=Signals(scale="standardised", attention_temperature=1e4),
+    )
+    assert "Indicator 2 is left undefined, since no nouns can be found: the spaCy model 'no_such_model'" in (
+        caplog.text
+    )
+    assert not math.isnan(made.after["indicator2/attention_p90"]), "nouns that questions came with are kept"
+    assert "target is flat for 100% of 12 questions at the start: attention_temperature=" in caplog.text
 
 
 def test_weights_that_are_no_better_are_not_kept(tmp_path):

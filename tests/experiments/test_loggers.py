@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import importlib
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.logged_media import add_text, log_histogram, log_text
+from callbacks.log_curve import draw_hit_rates
+from callbacks.logged_media import log_figure, log_histogram, log_text
 from experiments.checks import check_settings
 from experiments.config import ConfigError, load_config
-from experiments.loggers import make_loggers
+from experiments.loggers import LOGGERS, make_loggers
 from experiments.runs import RunFolder
 
 
@@ -66,6 +68,9 @@ class Markdown:
 class Histogram:
     def __init__(self, sequence): self.values = list(sequence)
 
+class Image:
+    def __init__(self, value): self.pixels = value
+
 class Run:
     def log(self, metrics, step=None): calls.append(("log", metrics, step))
 
@@ -73,7 +78,7 @@ def init(project, name=None, group=None, config=None, resume="never", embed=True
     calls.append(("init", project, name, group, dict(config), resume, embed))
     return Run()
 """
-"""What the suite uses of trackio 0.27, which is not installed where these tests run."""
+"""What the suite uses of trackio 0.43, which is not installed where these tests run."""
 
 
 @pytest.fixture
@@ -107,6 +112,7 @@ def test_trackio_gets_the_configuration_numbers_text_and_histograms(tmp_path, tr
     trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=8)
     log_text(trainer, "token_view", "**Paris**")
     log_histogram(trainer, "instances/teacher/auc", torch.tensor([0.5, 1.0]))
+    log_figure(trainer, "hit_rate", draw_hit_rates({0: {"validation/hr_at_5": 0.25}}, ks=(5,)))
     logger.finalize("success")
     logger.log_metrics({"test/hr_at_5": 0.5}, step=9)  # a test after the training
     (what, project, name, group, told, resume, embed), *logged = trackio.calls
@@ -118,11 +124,14 @@ def test_trackio_gets_the_configuration_numbers_text_and_histograms(tmp_path, tr
         (["validation/hr_at_5"], 7),
         (["token_view"], 8),
         (["instances/teacher/auc"], 8),
+        (["hit_rate"], 8),
         (["test/hr_at_5"], 9),
     ]
     assert logged[0][1]["preflight"].text == "go (AUC 0.81; not length alone)"
     assert logged[2][1]["token_view"].text == "**Paris**"
     assert logged[3][1]["instances/teacher/auc"].values == [0.5, 1.0]
+    pixels = logged[4][1]["hit_rate"].pixels
+    assert (pixels.dtype, pixels.shape[2], pixels.min() < pixels.max()) == ("uint8", 3, True)
 
 
 def test_tensorboard_gets_the_verdict_and_csv_can_take_none(tmp_path):
@@ -139,17 +148,104 @@ def test_tensorboard_gets_the_verdict_and_csv_can_take_none(tmp_path):
     assert found.step == 0
 
 
-def test_wandb_and_mlflow_are_told_text_as_they_take_it(monkeypatch):
-    """Without the packages: what is asked of Lightning's loggers, whose own calls they are."""
-    told = []
-    wandb, mlflow = object.__new__(WandbLogger), object.__new__(MLFlowLogger)
-    monkeypatch.setattr(WandbLogger, "log_text", lambda self, key, **kwargs: told.append((key, kwargs)))
-    client = SimpleNamespace(log_text=lambda *args: told.append(args))
-    monkeypatch.setattr(MLFlowLogger, "experiment", client)
-    monkeypatch.setattr(MLFlowLogger, "run_id", "r1")
-    for logger in (wandb, mlflow):
-        add_text(logger, "retrieved", "**Paris**", step=4)
-    assert told == [
-        ("retrieved", {"columns": ["text"], "data": [["**Paris**"]], "step": 4}),
-        ("r1", "**Paris**", "retrieved/step-4.md"),
-    ]
+def log_everything(config, run: RunFolder):
+    """A number, text, a histogram and an image, to the only logger of a configuration."""
+    [logger] = make_loggers(config, run)
+    logger.log_metrics({"validation/hr_at_5": 0.25}, step=7)
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=8)
+    log_text(trainer, "retrieved", "**Paris**")
+    log_histogram(trainer, "instances/teacher/auc", torch.tensor([0.5, 1.0]))
+    validations = {0: {"validation/hr_at_5": 0.25, "validation/bm25/hr_at_5": 0.5}}
+    log_figure(trainer, "hit_rate", draw_hit_rates(validations, ks=(5, 20)))
+    logger.log_metrics({"test/hr_at_5": 0.5}, step=9)
+    return logger
+
+
+def checked_config(name: str, folder: Path):
+    config = load_config("quickstart", [f"trainer.loggers=[{name}]", f"runs={folder}", "seed=3"])
+    write_check(folder, config, "go")
+    return config
+
+
+def is_image(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000
+
+
+def test_tensorboard_shows_an_image(tmp_path):
+    log_everything(checked_config("tensorboard", tmp_path), RunFolder(tmp_path / "run")).finalize("success")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    [found] = events.Images("hit_rate")
+    (tmp_path / "hit_rate.png").write_bytes(found.encoded_image_string)
+    assert is_image(tmp_path / "hit_rate.png")
+    assert (found.step, found.width > found.height) == (8, True)
+
+
+def test_csv_takes_no_image(tmp_path):
+    log_everything(checked_config("csv", tmp_path), RunFolder(tmp_path / "run")).finalize("success")
+    assert {path.name for path in (tmp_path / "run" / "csv").iterdir()} == {"metrics.csv", "hparams.yaml"}
+
+
+# ---- the packages of the extras, where they are installed ----
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_keeps_all_of_it(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = log_everything(checked_config("wandb", tmp_path), RunFolder(tmp_path / "run"))
+    run = logger.experiment
+    assert run.config["objective.signals.likelihood"] == 1.0
+    assert (run.name, run.group) == ("quickstart run", "quickstart")
+    summary = dict(run.summary)
+    run.finish()
+    assert (summary["validation/hr_at_5"], summary["test/hr_at_5"]) == (0.25, 0.5)
+    assert sum(summary["instances/teacher/auc"]["values"]) == 2
+    [files] = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media")
+    [image] = files.rglob("hit_rate*.png")
+    assert is_image(image)
+    for name, text in (("preflight", "go (AUC 0.81; not length alone)"), ("retrieved", "**Paris**")):
+        [table] = files.rglob(f"{name}*.table.json")
+        assert json.loads(table.read_text())["data"] == [[text]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_keeps_all_but_histograms(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    logger = log_everything(checked_config("mlflow", tmp_path), RunFolder(tmp_path / "run"))
+    logger.finalize("success")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
+    found = client.get_run(logger.run_id)
+    assert (found.info.run_name, found.info.status) == ("run", "FINISHED")
+    assert found.data.metrics == {"validation/hr_at_5": 0.25, "test/hr_at_5": 0.5}
+    assert found.data.params["objective.signals.likelihood"] == "1.0"
+    [artifacts] = (tmp_path / "run" / "mlruns").glob("*/artifacts")
+    assert (artifacts / "preflight" / "step-0.md").read_text() == "go (AUC 0.81; not length alone)"
+    assert (artifacts / "retrieved" / "step-8.md").read_text() == "**Paris**"
+    assert is_image(artifacts / "hit_rate" / "step-8.png")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_goes_where_its_variable_says(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    logger = LOGGERS["mlflow"](checked_config("mlflow", tmp_path), RunFolder(tmp_path / "run"))
+    assert logger._tracking_uri == "http://127.0.0.1:9"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_itself_keeps_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    logger = log_everything(checked_config("trackio", tmp_path), RunFolder(tmp_path / "run"))
+    logger.experiment.finish()
+    [database] = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT step, metrics FROM metrics ORDER BY step, id").fetchall()
+    logged = {(step, name): value for step, text in rows for name, value in json.loads(text).items()}
+    assert (logged[7, "validation/hr_at_5"], logged[9, "test/hr_at_5"]) == (0.25, 0.5)
+    assert "**Paris**" in json.dumps(logged[8, "retrieved"])
+    assert sum(logged[8, "instances/teacher/auc"]["values"]) == 2
+    [image] = (tmp_path / "trackio").rglob("*.png")
+    assert is_image(image)

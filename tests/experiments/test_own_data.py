@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import runpy
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments import checks, evaluate, report, run
 from experiments.checks import doubts_about
 from experiments.command_line import USER_ERROR
 from experiments.config import load_config, read_config
-from tests.tiny_models import toy_passages, toy_questions
+from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 
 LIMITS = ("runs", "data.noun_model", "reader.name", "retriever.name", "trainer.accelerator")
@@ -124,8 +125,11 @@ def test_more_processes_than_cores_are_doubted(monkeypatch):
     assert not checks.doubts_about(load_config("own_data", ["trainer.devices=2"]))
 
 
+DOCS = Path(__file__).parents[2] / "docs"
+
+
 def programs_of_the_docs() -> list[str]:
-    page = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text()
+    page = (DOCS / "own_data.md").read_text()
     return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
@@ -140,6 +144,44 @@ def test_the_files_of_the_docs_belong_together(tmp_path, monkeypatch):
     for question in questions:
         [gold] = question.positives
         assert has_answer(passages[gold].text, question.answers)
+
+
+def test_the_docs_find_passages_with_the_retriever_of_a_run(made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").symlink_to(made)
+    (tmp_path / "my").symlink_to(made.parent / "capitals")
+    (tmp_path / "program.py").write_text(programs_of_the_docs()[1])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("program.py")
+    found = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert len(found) == 3
+    assert found.items() <= {passage.id: passage.title for passage in toy_passages()}.items()
+
+
+@pytest.mark.embedded
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch, capsys):
+    """Its cells in order, with tiny models given after its cell of parameters, as papermill gives them."""
+    save_tiny_models(tmp_path)
+    cells = json.loads((DOCS / "own_data.ipynb").read_text())["cells"]
+    programs = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    assert programs["files"] == programs_of_the_docs()[0].rstrip()
+    programs["parameters"] += (
+        '\nreader_name, retriever_name, num_layers = "reader", "retriever", None'
+        "\nmax_steps, validate_every_steps = 2, 1"
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for name, program in programs.items():
+        exec(compile(program, f"cell {name}", "exec"), names)
+    by_signals, by_both = names["by_signals"], names["by_both"]
+    assert by_both.module.objective.name == "likelihood_and_words"
+    for name in ("hr_at_5", "recall_at_3"):
+        assert by_both.before[name] == by_signals.before[name], "each starts anew"
+    for measured in (by_both.before, by_both.after, by_signals.after):
+        assert 0 <= measured["recall_at_3"] <= 1
+        assert not math.isnan(measured["indicator2/attention_p90"])
+    assert re.search(r"^recall_at_3( +\d\.\d{3}){3}$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert (tmp_path / "trained" / "model.safetensors").is_file()
 
 
 @pytest.mark.embedded

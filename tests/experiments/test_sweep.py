@@ -1,12 +1,17 @@
 """Grids of runs: all combinations once, and only what is missing the next time."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from datamodules.sealed_files import write_json
 from experiments import run, sweep
 from experiments.command_line import INTERRUPTED
 from experiments.config import load_config
-from experiments.runs import create_run, with_runs_named
+from experiments.runs import RunFolder, create_run, with_runs_named
+from experiments.trainer import RunCallbacks
+from tests.experiments.test_train import KillAt, KilledError
 from tests.toy_files import as_overrides, toy_settings
 
 
@@ -24,6 +29,11 @@ def test_a_grid_is_run_once_goes_on_and_ends_in_a_report(settings, monkeypatch, 
     def launch(arguments):
         launched.append(arguments)
         if len(launched) == 2:
+            all_callbacks, kill = RunCallbacks.all, KillAt("on_train_batch_start", 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(RunCallbacks, "all", lambda self: [*all_callbacks(self), kill])
+                with pytest.raises(KilledError):
+                    run.main(arguments)
             return INTERRUPTED
         return run.main(arguments)
 
@@ -42,11 +52,15 @@ def test_a_grid_is_run_once_goes_on_and_ends_in_a_report(settings, monkeypatch, 
     shown = capsys.readouterr().out
     assert "2 runs of quickstart" in shown
     assert "training.retriever_lr=1e-3: finished already" in shown
-    rates = [arguments[-1] for arguments in launched]
-    assert rates == [f"training.retriever_lr={rate}" for rate in ("1e-3", "1e-2", "1e-2")]
+    first, begun, resumed = launched
+    assert (first[-1], begun[-1]) == ("training.retriever_lr=1e-3", "training.retriever_lr=1e-2")
+    assert resumed[0] == "--resume"
+    assert f"training.retriever_lr=1e-2: going on, {resumed[1]}" in shown
+    assert RunFolder(Path(resumed[1])).is_finished
     report = (folder / "report" / "report.md").read_text()
     assert all(str(path) in report for path in (folder / "runs" / "quickstart").iterdir())
     assert len(list((folder / "runs" / "quickstart").glob("*/csv/metrics.csv"))) == 2
+    assert len(list((folder / "runs" / "quickstart").glob("*/csv-2/metrics.csv"))) == 1, "of what was resumed"
 
 
 def test_a_run_from_the_latest_of_another_is_found_again(tmp_path):
@@ -74,7 +88,37 @@ def test_a_job_array_has_a_task_a_run(tmp_path, capsys):
     assert sweep.main(["--exp", "quickstart", *arguments]) == 0
     text = path.read_text()
     assert "#SBATCH --array=0-3" in text
-    assert "  3) python -m experiments.run --exp quickstart seed=1 training.retriever_lr=2e-5 ;;" in text
+    assert "#   3: seed=1 training.retriever_lr=2e-5\n" in text
+    assert text.endswith(
+        'exec python -m experiments.sweep --exp quickstart --only "$SLURM_ARRAY_TASK_ID" seed=0,1 '
+        "training.retriever_lr=1e-5,2e-5\n"
+    )
+
+
+def test_a_task_begins_its_run_then_goes_on_with_it_and_leaves_a_finished_one(tmp_path, monkeypatch, capsys):
+    became = []
+    monkeypatch.setattr(sweep, "become", lambda arguments: became.append(arguments) or 75)
+    grid = [f"runs={tmp_path}", "seed=0,1"]
+    task = ["--exp", "quickstart", "--only", "1", *grid]
+    assert sweep.main(task) == 75, "the run's own exit code"
+    made = create_run(load_config("quickstart", [grid[0], "seed=1"]))
+    create_run(load_config("quickstart", [grid[0], "seed=0"]))
+    assert sweep.main(task) == 75
+    assert became == [["--exp", "quickstart", grid[0], "seed=1"], ["--resume", str(made.path)]]
+    write_json(made.summary, {"status": "finished"})
+    assert sweep.main(task) == 0
+    assert f"seed=1: finished already, {made.path}" in capsys.readouterr().out
+    assert len(became) == 2
+    assert sweep.main(["--exp", "quickstart", "--only", "2", *grid]) == 2
+    assert "--only 2: the grid has the runs 0 to 1" in capsys.readouterr().err
+
+
+def test_a_task_becomes_its_run(monkeypatch):
+    executed = []
+    monkeypatch.setattr(sweep.os, "execv", lambda *command: executed.append(command))
+    sweep.become(["--exp", "quickstart"])
+    python = sys.executable
+    assert executed == [(python, [python, "-m", "experiments.run", "--exp", "quickstart"])]
 
 
 def test_what_no_run_can_have_is_refused_before_the_first(capsys):

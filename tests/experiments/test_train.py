@@ -133,6 +133,9 @@ def test_a_whole_run(settings, capsys):
         assert sum(hits) / len(hits) == pytest.approx(found["hr_at_1"][when])
     validations = {line["step"]: line["metrics"] for line in json_lines(made.validations)}
     assert list(validations) == [0, 2, 4]
+    events = EventAccumulator(str(next(made.path.glob("tensorboard*"))))
+    events.Reload()
+    assert [image.step for image in events.Images("hit_rate")] == [4]
     logged = scalars(made, "validation/hr_at_5")
     assert sorted(line["validation/hr_at_5"] for line in validations.values()) == sorted(logged.values())
     encoder, tokenizer = load_encoder(made.retriever)

@@ -362,6 +362,12 @@ def test_retrieves_in_eval_mode_while_training(tmp_path):
     assert module.retriever.training
 
 
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_trainer_without_an_index_says_what_builds_one(tmp_path, stage):
+    with pytest.raises(ValueError, match=r"no index to .*: give the trainer callbacks\..*RefreshIndex"):
+        getattr(toy_trainer(tmp_path, [], limit_val_batches=1), stage)(toy_module(tmp_path), toy_datamodule())
+
+
 @pytest.mark.parametrize("rerank_from", [K, 9, 24, 100])
 def test_reranks_what_a_stale_index_finds_by_fresh_embeddings(tmp_path, rerank_from):
     """In the order of a fresh index that holds no others than the passages that the stale one finds first."""
