@@ -215,6 +215,30 @@ def test_an_indicator_is_set_beside_the_hit_rate(toy_runs, hit_rate, lift, expec
     assert f"Hit Rate@5 {verb} significantly" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "read", "said"),
+    [
+        (
+            24,
+            24,
+            " 12 questions are few: each is 0.083 of the mean, and others may say otherwise, so give the",
+        ),
+        (400, 24, " Of the indicators: 12 questions are few: each is 0.083 of the mean"),
+        (400, 100, None),
+    ],
+)
+def test_few_questions_are_said_to_be_few(toy_runs, asked, read, said):
+    """Of two seeds, each of which asks half of n."""
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    changes = {
+        name: PooledEstimate(0.2, 0.1, 0.1, 0.3, n)
+        for name, n in (("hr_at_5", asked), ("indicator1/lift_p90", read))
+    }
+    [described] = describe_changes([dataclasses.replace(entry, changes=changes)])
+    assert described.count("few") == (said is not None)
+    assert said is None or said in described
+
+
 def test_every_run_has_lift(toy_runs):
     [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
     for number in (1, 2):
