@@ -9,10 +9,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.decisions import announce
+from callbacks.decisions import announce, how_few
 from callbacks.evaluation_callback import EvaluationCallback
 from callbacks.refresh_index import searches_stale_index
-from callbacks.stop_on_indicators import how_few
 from lightning_modules.encoding import encode_rows
 from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.embedding_health import EmbeddingHealth, embedding_health, has_crashed

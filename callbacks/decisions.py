@@ -16,6 +16,9 @@ COMPARISON = "comparison with the start"
 DISTIL = "distil"
 """What is decided once a rule that held the retriever back lets go."""
 
+FEW_QUESTIONS = 50
+"""Below so many a decision, or a conclusion, says how little it is made by."""
+
 
 class Action(Choice):
     """What follows when a metric has become worse than a rule allows."""
@@ -145,6 +148,22 @@ class Decisions:
         """What `state_dict` gave; further keys are left alone."""
         self.reason, self.message = state_dict["reason"], state_dict["message"]
         self.made = [Decision(**decision) for decision in state_dict["decisions"]]
+
+
+def how_few(num_questions: int, asked_by: str = "validations") -> str:
+    """What to add to what few questions say; "" for `FEW_QUESTIONS` and more.
+
+    Args:
+        num_questions: at least 1.
+        asked_by: what should be given more.
+    """
+    if num_questions >= FEW_QUESTIONS:
+        return ""
+    said = "1 question is" if num_questions == 1 else f"{num_questions} questions are"
+    return (
+        f"; {said} few: each is {1 / num_questions:.3f} of the mean, and others may say otherwise, so give "
+        f"{asked_by} more"
+    )
 
 
 def announce(trainer: "Trainer", message: str) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.blamed_model import what_declined
 from callbacks.comparable import is_comparable, is_undefined_by_retrieval
-from callbacks.decisions import COMPARISON, DISTIL, Action, Decision, Decisions
+from callbacks.decisions import COMPARISON, DISTIL, Action, Decision, Decisions, how_few
 from callbacks.log_indicators import LogIndicators
 from callbacks.read_start_candidates import START_CANDIDATES, ReadStartCandidates
 from lightning_modules.metrics.measures import RETRIEVAL_HIT
@@ -24,9 +25,6 @@ READER_MONITORS = (f"{START_CANDIDATES}indicator1/spearman_p90", f"{START_CANDID
 paper's ruined runs below their start and its good ones above it on both data sets, at p90 as at p95
 (`experiments/benchmarks/paper_separation.py`; others tell good from bad too, but rise in a ruined run); the
 teacher's AUC sees a reader that no longer tells the passages with an answer from the others."""
-
-FEW_QUESTIONS = 50
-"""Below so many a decision says how little it is made by."""
 
 MONITORS = (*READER_MONITORS, RETRIEVAL_HIT.name)
 """The Hit Rate, which needs no reader and so has all questions, sees a retriever that a bad teacher has begun
@@ -112,10 +110,7 @@ class StopOnIndicators(Callback):
     @property
     def current(self) -> QuestionValues:
         """The latest values of every question, those of the reader and those of the retriever."""
-        current = self.indicators.latest_questions.with_others(self.indicators.latest_hits)
-        if self.start_candidates is not None:
-            current = current.with_others(self.start_candidates.latest_questions)
-        return current
+        return latest_questions(self.indicators, self.start_candidates)
 
     # ---- comparing ----
 
@@ -190,20 +185,6 @@ class StopOnIndicators(Callback):
         decision = self._decision(trainer, self.action, name)
         self.decided.act(trainer, module, decision, "ineffective", message)
 
-    def _what_declined(self, name: str) -> str:
-        """Which model got worse, in words: a Hit Rate is the retriever's, all else the reader's where it is
-        trained; a frozen one stays as it is, and sees other passages."""
-        if name == RETRIEVAL_HIT.name:
-            return "the retriever finds passages with an answer for fewer questions, so training harms it"
-        if self._reader_is_frozen:
-            return (
-                "the reader is frozen and as good as it was; the retriever now finds passages that it tells "
-                "apart less well"
-            )
-        if not name.startswith(START_CANDIDATES):
-            return "the reader teaches worse on what is retrieved now than on what was at the start"
-        return "the reader has become a worse teacher, and distilling it on would harm the retriever"
-
     def _go_on_if_recovered(self, trainer: Trainer, module: LightningModule) -> None:
         is_recovered = bool(self._changes) and not any(
             self._is_undefined(name) or change.mean < -self.rule.margin
@@ -245,8 +226,8 @@ class StopOnIndicators(Callback):
         return (
             f"{name} changed by {change.mean:+.3f} from the start's {self._mean_at_start(name):.3f} "
             f"({int(change.num_pairs)} questions, bounds {change.low:+.3f} to {change.high:+.3f}), which is "
-            f"significantly below {-self.rule.margin:.3f} in {times}: {self._what_declined(name)}"
-            f"{how_few(int(change.num_pairs))}"
+            f"significantly below {-self.rule.margin:.3f} in {times}: "
+            f"{what_declined(name, self._reader_is_frozen)}{how_few(int(change.num_pairs))}"
         )
 
     def _is_below(self, name: str) -> bool:
@@ -282,14 +263,12 @@ class StopOnIndicators(Callback):
         self._num_below |= {n: count for n, count in state_dict["num_below"].items() if n in self.monitors}
 
 
-def how_few(num_questions: int) -> str:
-    """What to add to a decision by few questions; "" for `FEW_QUESTIONS` and more."""
-    if num_questions >= FEW_QUESTIONS:
-        return ""
-    return (
-        f"; {num_questions} questions are few: each is {1 / num_questions:.3f} of the mean, and others may "
-        "say otherwise, so give validations more"
-    )
+def latest_questions(
+    indicators: LogIndicators, start_candidates: ReadStartCandidates | None = None
+) -> QuestionValues:
+    """Every question's values in the latest validation, those of the reader and those of the retriever."""
+    current = indicators.latest_questions.with_others(indicators.latest_hits)
+    return current if start_candidates is None else current.with_others(start_candidates.latest_questions)
 
 
 def change_of_defined(before: np.ndarray, after: np.ndarray, level: float) -> Change:

@@ -9,8 +9,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.blamed_model import HIT_RATE, is_worse, model_of, what_declined
 from callbacks.comparable import is_comparable, is_undefined_by_retrieval
-from callbacks.decisions import DISTIL, Action, Decision, Decisions
+from callbacks.decisions import DISTIL, Action, Decision, Decisions, how_few
+from callbacks.log_indicators import LogIndicators
+from callbacks.read_start_candidates import ReadStartCandidates
+from callbacks.stop_on_indicators import latest_questions
 from callbacks.threshold import Threshold
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,8 @@ class StopOnThresholds(Callback):
         thresholds: in the order in which they act, as `Threshold` or its text.
         start: metric -> the start's value, where it is known already.
         decided: the run's decisions, shared with other rules; None = this is the only one.
+        indicators, start_candidates: the callbacks that measure, before this one; with them a decision says
+            how many questions it is made by.
 
     Raises:
         ValueError: a text that is no threshold; in training, a metric that validations do not log or a bound
@@ -58,12 +64,17 @@ class StopOnThresholds(Callback):
         thresholds: Sequence[Threshold | str],
         start: Mapping[str, float] | None = None,
         decided: Decisions | None = None,
+        indicators: LogIndicators | None = None,
+        start_candidates: ReadStartCandidates | None = None,
     ) -> None:
         read = (Threshold.parse(one) if isinstance(one, str) else one for one in thresholds)
         self.thresholds = tuple(dict.fromkeys(read))
         self.start = dict(start or {})
         self.decided = Decisions() if decided is None else decided
+        self.indicators = indicators
+        self.start_candidates = start_candidates
         self._counts = {str(threshold): 0 for threshold in self.thresholds}
+        self._reader_is_frozen = False
 
     # ---- measuring ----
 
@@ -88,6 +99,7 @@ class StopOnThresholds(Callback):
             self._warn_of_start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reader_is_frozen = not getattr(pl_module, "train_reader", True)
         self.decided.stay_stopped(trainer)
 
     def _measured(self, trainer: Trainer) -> dict[str, float]:
@@ -153,7 +165,34 @@ class StopOnThresholds(Callback):
             self._counts[rule] = 0
             decision = self._decision(trainer, threshold, value, str(threshold.action))
             reason = "target" if threshold.is_goal else "threshold"
-            self.decided.act(trainer, module, decision, reason, _describe(threshold, value, start))
+            self.decided.act(trainer, module, decision, reason, self._describe(threshold, value, start))
+
+    def _describe(self, threshold: Threshold, value: float, start: float) -> str:
+        """A decision with its numbers, what it is made by, and which model it is about."""
+        name, bound = threshold.metric, _bound(threshold, start)
+        count = self._num_questions(name)
+        asked = f" ({count} question{'' if count == 1 else 's'})" if count else ""
+        asked = f" in {threshold.patience} validations in a row{asked}" if threshold.patience > 1 else asked
+        few, model = how_few(count) if count else "", model_of(name)
+        whose = "" if model is None else f"; it is a metric of the {model}"
+        if threshold.is_goal:
+            return f"{name} = {_number(value)} reached the target {bound}{asked}{whose}{few}"
+        if model is not None and is_worse(name, value, start):
+            whose = f": {what_declined(name, self._reader_is_frozen)}"
+        return f"{name} is {_number(value)}, which breaks {bound}{asked}{whose}{few}"
+
+    def _num_questions(self, name: str) -> int | None:
+        """How many questions the mean of a metric is over; None where the callbacks do not know it."""
+        if self.indicators is None:
+            return None
+        values = latest_questions(self.indicators, self.start_candidates).values
+        of_questions = values.get(name.removesuffix("_std"))
+        if of_questions is not None:
+            return sum(not math.isnan(value) for value in of_questions)
+        if model_of(name) == "reader":  # answers, of the questions that are read
+            return len(self.indicators.latest_questions.question_ids)
+        is_hit_rate = name.startswith(HIT_RATE)
+        return len(self.indicators.latest_hits.question_ids) if is_hit_rate else None
 
     def _decision(self, trainer: Trainer, threshold: Threshold, value: float, action: str) -> Decision:
         start: float | None = self.start.get(threshold.metric)
@@ -187,15 +226,6 @@ def did_you_mean(name: str, known: Collection[str], most: int = 3) -> str:
         return ""
     *others, last = close
     return f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)"
-
-
-def _describe(threshold: Threshold, value: float, start: float) -> str:
-    """A decision with its numbers."""
-    bound = _bound(threshold, start)
-    times = f" in {threshold.patience} validations in a row" if threshold.patience > 1 else ""
-    if threshold.is_goal:
-        return f"{threshold.metric} = {_number(value)} reached the target {bound}{times}"
-    return f"{threshold.metric} is {_number(value)}, which breaks {bound}{times}"
 
 
 def _bound(threshold: Threshold, start: float) -> str:

@@ -115,7 +115,9 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     stopping = thresholds = collapse = None
     bounds = thresholds_of(config) if config.stopping.enabled and trains(config) else ()
     if bounds:
-        thresholds = StopOnThresholds(bounds, decided=decided)
+        thresholds = StopOnThresholds(
+            bounds, decided=decided, indicators=indicators, start_candidates=start_candidates
+        )
     if config.stopping.enabled and trains(config) and monitors_of(config):
         stopping = _make_stopping(config, indicators, start_candidates, decided)
     if config.collapse.enabled and trains(config):

@@ -9,10 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import ExperimentConfig, experiment_names, load_config
+from datamodules.questions import HELD_OUT
+from datamodules.templates import find_template
+from datamodules.vital import VITAL
+from experiments.config import ExperimentConfig, experiment_names, in_yaml, load_config, num_examples
 from experiments.runs import LATEST
 from experiments.show.report_files import QuestionMetrics
-from experiments.show.report_runs import DATASETS, OWN, SETTINGS, Run, differences, paper_steps
+from experiments.show.report_runs import (
+    DATASETS,
+    OWN,
+    SETTINGS,
+    Run,
+    differences,
+    paper_steps,
+    short_path,
+)
 from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
 from lightning_modules.metrics.measures import all_measures
 
@@ -37,10 +48,11 @@ _DERIVED = "objective.retrieval_temperature"
 SHORTENED = "shortened"
 OTHER_SOURCES = "other data or models"
 
-_SOURCES = ("data.train", "data.validation", "data.test", "data.passages", "reader.name", "retriever.name")
+_FILES = ("data.train", "data.validation", "data.test", "data.passages")
+_LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
+_MODELS = ("reader.name", "retriever.name")
 _DETAILS_SHOWN = 4
 _LONGEST_SHOWN = 60
-_LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,9 @@ class Entry:
         scale: `paper`, `embedded` or `own`.
         dataset, setting: such as `nq` and `step2`; of one's own data the file.
         status: `measured`, `unfinished` or `missing`.
-        notes: what sets the row apart: `shortened`, `other data or models` (at the paper's scale), or
-            settings in which it differs from other rows of the same experiment.
+        notes: what sets the row apart: `shortened`, `other data or models` (at the paper's scale), data that
+            are not the experiment's own, and settings in which it differs from other rows of the same
+            experiment.
         runs: one a seed.
         estimates: of the final test.
         changes: final test - starting checkpoint, question by question.
@@ -102,21 +115,23 @@ class Entry:
         """Its models and the further settings that are not the experiment's own, the first few of them."""
         if not self.runs:
             return ()
-        config, changed = self.runs[0].config, changed_settings(self.runs[0].config)
-        named = {"reader": config.reader.name, "retriever": config.retriever.name}
-        models = [
-            f"{model} {Path(name.partition('@')[0]).name}"
-            for model, name in named.items()
-            if f"{model}.name" in changed or self.scale == OWN
+        config = self.runs[0].config
+        changed, noted = _changed(config), "; ".join(self.notes)
+        named = {key: value for key, value in changed.items() if f"{key}=" not in noted}
+        models = {"reader.name": config.reader.name, "retriever.name": config.retriever.name}
+        shown = [
+            f"{key.partition('.')[0]} {_shortly(key, name)}"
+            for key, name in models.items()
+            if key in named or (self.scale == OWN and key not in changed)
         ]
-        noted = "; ".join(self.notes)
         others = [
-            f"{key}={value.rpartition('/')[2]}"
-            for key, value in changed.items()
-            if key not in (*_SOURCES, *_LIMITS, "data.noun_model") and f"{key}=" not in noted
+            f"{key}={_shortly(key, value)}"
+            for key, value in named.items()
+            if key not in (*_MODELS, *_FILES, *_LIMITS)
         ]
         more = len(others) - _DETAILS_SHOWN
-        return (*models, *others[:_DETAILS_SHOWN], *([f"and {more} more settings"] if more > 0 else []))
+        rest = [f"and {more} more setting{'s' * (more > 1)}"] if more > 0 else []
+        return (*shown, *others[:_DETAILS_SHOWN], *rest)
 
 
 @dataclass(frozen=True)
@@ -158,11 +173,15 @@ def sort_runs(runs: Sequence[Run]) -> Runs:
 
 def changed_settings(config: ExperimentConfig) -> dict[str, str]:
     """Settings in which a run differs from its experiment as it is shipped now."""
+    return {key: _in_a_line(value) for key, value in _changed(config).items()}
+
+
+def _changed(config: ExperimentConfig) -> dict[str, Any]:
     if config.name not in experiment_names():
         return {}
-    shipped, own = flatten(load_config(config.name)), flatten(config)
+    shipped, own = _settings(load_config(config.name)), _settings(config)
     return {
-        key: _in_a_line(value)
+        key: value
         for key, value in own.items()
         # what was derived is what was asked for
         if value != shipped[key]
@@ -171,10 +190,26 @@ def changed_settings(config: ExperimentConfig) -> dict[str, str]:
     }
 
 
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings by their dotted keys; one that says what holds without it anyway is null."""
+    settings = flatten(config)
+    if num_examples(config) == find_template(config.reader.template).num_examples:
+        settings["reader.num_examples"] = None
+    return settings
+
+
 def _in_a_line(value: Any) -> str:
-    """A setting's value as it is shown, where a text of several lines is its beginning."""
-    text = str(value)
+    """A setting's value as the command line takes it, where a text of several lines is its beginning."""
+    text = in_yaml(value)
     return shorten(text, _LONGEST_SHOWN, placeholder=" ...") if "\n" in text else text
+
+
+def _shortly(key: str, value: Any) -> str:
+    """A setting's value as a row shows it: of a file, a folder or a hub's model the end."""
+    if key in _FILES:
+        return short_path(value)
+    text = _in_a_line(value.partition("@")[0] if key in _MODELS else value)
+    return text.rstrip("/").rpartition("/")[2]
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -196,37 +231,61 @@ def _place(order: Sequence[str], name: str) -> tuple[int, str]:
 
 def _entries_of(scale: str, dataset: str, setting: str, runs: Sequence[Run]) -> Iterator[Entry]:
     """The rows of one experiment: one for each way in which its finished runs were set."""
-    variants: dict[tuple, dict[int, Run]] = {}
+    variants: dict[str, dict[int, Run]] = {}
     for run in runs:
         if run.is_finished:
-            variants.setdefault(tuple(_comparable(run).items()), {})[run.config.seed] = run
+            variants.setdefault(str(_comparable(run)), {})[run.config.seed] = run
     if not variants:
         yield Entry(scale, dataset, setting, "unfinished" if runs else "missing")
-    all_settings = [dict(variant) for variant in variants]
-    for own, by_seed in zip(all_settings, variants.values(), strict=True):
-        chosen = tuple(by_seed[seed] for seed in sorted(by_seed))
-        differing = [key for key in own if any(other[key] != own[key] for other in all_settings)]
-        notes = [f"{key}={_in_a_line(own[key])}" for key in differing]
-        notes = [*_departures_from_paper(chosen[0]), *notes]
+    rows = [tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in variants.values()]
+    all_settings = [_comparable(chosen[0]) for chosen in rows]
+    for own, chosen in zip(all_settings, rows, strict=True):
+        differing = {key for key in own if any(other[key] != own[key] for other in all_settings)}
+        noted = [*_changed_data(chosen[0].config), *(key for key in own if key in differing)]
+        notes = [f"{key}={_tell_apart(key, own, all_settings)}" for key in dict.fromkeys(noted)]
         yield Entry(
             scale,
             dataset,
             setting,
             "measured",
-            tuple(notes),
+            (*_departures_from_paper(chosen[0]), *notes),
             chosen,
             estimate_all([run.after for run in chosen]),
             estimate_all([run.changes for run in chosen]),
         )
 
 
-def _comparable(run: Run) -> dict[str, str]:
+def _tell_apart(key: str, own: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> str:
+    """A row's value in short, or whole where another row's would be the same in short."""
+    alike = {_in_a_line(of[key]) for of in all_settings if _shortly(key, of[key]) == _shortly(key, own[key])}
+    return _shortly(key, own[key]) if len(alike) == 1 else _in_a_line(own[key])
+
+
+def _changed_data(config: ExperimentConfig) -> Iterator[str]:
+    """The keys of files and limits that are not the experiment's own, without those that name the row."""
+    changed = _changed(config)
+    for key in (*_FILES, *_LIMITS):
+        if key not in changed or key == "data.test":
+            continue
+        if config.data.test == HELD_OUT and (key == "data.train" or changed[key] == HELD_OUT):
+            continue
+        if key in _LIMITS or not _is_copy(changed[key], _settings(load_config(config.name))[key]):
+            yield key
+
+
+def _is_copy(name: str, shipped: str) -> bool:
+    """Whether a file is what an experiment is shipped with, perhaps in another folder."""
+    return name == shipped or (shipped != VITAL and Path(name).name == Path(shipped).name)
+
+
+def _comparable(run: Run) -> dict[str, Any]:
     """Settings that runs must share to be pooled; of the run that one started from, the experiment."""
-    settings = {key: str(value) for key, value in flatten(run.config).items() if key not in _WITHOUT_EFFECT}
+    settings = {key: value for key, value in _settings(run.config).items() if key not in _WITHOUT_EFFECT}
     for key in ("init.reader_from", "init.retriever_from"):
         source = settings[key]
-        is_folder = source != "None" and not source.startswith(LATEST)
-        settings[key] = Path(source).parent.name if is_folder else source.removeprefix(LATEST)
+        if source is not None:
+            is_folder = not source.startswith(LATEST)
+            settings[key] = Path(source).parent.name if is_folder else source.removeprefix(LATEST)
     return settings
 
 
@@ -238,8 +297,7 @@ def _departures_from_paper(run: Run) -> Iterator[str]:
     steps = paper_steps(run.setting, run.dataset) or 0
     if settings["trainer.max_steps"] < steps or any(_is_less(settings[key], shipped[key]) for key in _LIMITS):
         yield SHORTENED
-    # a local copy in another folder is the same
-    if any(Path(str(settings[key])).name != Path(str(shipped[key])).name for key in _SOURCES):
+    if not all(_is_copy(settings[key], shipped[key]) for key in (*_FILES, *_MODELS)):
         yield OTHER_SOURCES
 
 

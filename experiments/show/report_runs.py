@@ -13,7 +13,7 @@ from yaml import YAMLError
 from datamodules.errors import DataError
 from datamodules.questions import HELD_OUT
 from datamodules.sealed_files import DamagedFileError
-from datamodules.sources import question_split
+from datamodules.sources import passage_set, question_split
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.each_setting import check_each_setting
@@ -89,8 +89,10 @@ class Run:
 
     @property
     def scale(self) -> str:
-        """The experiment's, or `own` where the data are one's own."""
-        return self.config.scale if self.dataset in DATASETS else OWN
+        """The experiment's, or `own` where the test questions or the passages are one's own."""
+        passages = self.config.data.passages
+        is_published = passages == VITAL or passage_set(passages) is not None
+        return self.config.scale if is_published and self.dataset in DATASETS else OWN
 
     @property
     def monitored(self) -> dict[int, float]:
@@ -143,9 +145,14 @@ def dataset_of(config: ExperimentConfig) -> str:
     published = question_split(name)
     if name == VITAL or published is not None:
         return VITAL if published is None else published.dataset
-    parts = Path(name).parts
-    shown = "/".join(parts[-3:] if parts[-2:-1] == ("qrels",) else parts[-2:])
+    shown = short_path(name)
     return f"{shown} (held out)" if is_held_out else shown
+
+
+def short_path(name: str) -> str:
+    """A file of data by its folder and its name: many are called `test.jsonl`."""
+    parts = Path(name).parts
+    return "/".join(parts[-3:] if parts[-2:-1] == ("qrels",) else parts[-2:])
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """What a report says: conclusions in words, tables, figures, and the list of runs."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from callbacks.decisions import how_few
 from experiments.show.document import Block, Bullets, Heading, Paragraph
 from experiments.show.figures import draw_figures
 from experiments.show.published import make_published_table
@@ -91,9 +92,23 @@ def _describe(entry: Entry) -> str:
         said = f"{name}: {metric_label(_HIT_RATE)} {verb} ({_change(hit_rate)})."
     said += _describe_kept(entry)
     said += " " + " ".join(_describe_indicators(entry, hit_rate.direction))
+    said += _describe_few(entry)
     if len(entry.runs) == 1:
         said += " One seed: the intervals are over questions only."
     return said
+
+
+def _describe_few(entry: Entry) -> str:
+    """That a test asks few questions, or reads few of them, as often as that is so."""
+
+    def fewest(names: Iterable[str]) -> int:
+        return min((entry.changes[name].n for name in names if name in entry.changes), default=0)
+
+    # n counts a question once a seed
+    asked, read = (fewest(names) // len(entry.runs) for names in ([_HIT_RATE], _INDICATORS))
+    few = [("", asked), ("Of the indicators: ", read)] if 0 < read < asked else [("", asked)]
+    found = ((of, how_few(count, "the test").removeprefix("; ")) for of, count in few)
+    return "".join(f" {of}{said}." for of, said in found if said)
 
 
 def _describe_kept(entry: Entry) -> str:

@@ -218,8 +218,6 @@ def test_a_message_says_what_got_worse(tmp_path):
     assert "the retriever finds passages with an answer for fewer questions" in stopping.message
     assert "teacher" not in stopping.message
     assert "12 questions are few: each is 0.083 of the mean, and others may say otherwise" in stopping.message
-    stopping._reader_is_frozen = True
-    assert "the reader is frozen and as good as it was" in stopping._what_declined("teacher/auc")
     stopping, _ = run(tmp_path, [0.5, 0.3, 0.3])
     assert "(12 questions, bounds " in stopping.message
     assert "the reader has become a worse teacher" in stopping.message

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from callbacks.blamed_model import is_worse, model_of, what_declined
 from callbacks.decisions import COMPARISON, Decisions
 from callbacks.log_indicators import LogIndicators
 from callbacks.refresh_index import RefreshIndex
@@ -129,6 +130,92 @@ def test_a_decision_says_its_numbers(tmp_path):
     assert stopping.decided.message == "m is undefined, which breaks >= start = 0.5"
     stopping, _, _ = run(tmp_path, [0.75], ["until m >= 0.7"], START)
     assert stopping.decided.message == "m = 0.75 reached the target >= 0.7"
+
+
+class ScriptedHits(LogIndicators):
+    """Knows 60 questions that were asked, 12 that were read, and 11 that have a value."""
+
+    def on_validation_batch_end(self, *_args, **_kwargs) -> None:
+        pass
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        ids = [f"q{i}" for i in range(60)]
+        self.latest_hits = QuestionValues(ids, {"retrieval/hit": [1.0] * 60})
+        values = {"indicator1/spearman_p90": [0.5] * 11 + [math.nan]}
+        self.latest_questions = QuestionValues(ids[:12], values)
+
+
+FEW = "questions are few: each is"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "value", "said"),
+    [
+        (
+            "validation/hr_at_7 >= start",
+            0.4,
+            "which breaks >= start = 0.5 (60 questions): the retriever finds passages with an answer for "
+            "fewer questions, so training harms it",
+        ),
+        (
+            "validation/hr_at_5 >= 0.7",
+            0.6,
+            "which breaks >= 0.7 (60 questions); it is a metric of the retriever",
+        ),
+        (
+            "until validation/hr_at_5 >= 0.7",
+            0.8,
+            "= 0.8 reached the target >= 0.7 (60 questions); it is a metric of the retriever",
+        ),
+        (
+            "indicator1/spearman_p90 >= start",
+            0.4,
+            "(11 questions): the reader teaches worse on what is retrieved now than on what was at the "
+            f"start; 11 {FEW} 0.091 of the mean, and others may say otherwise, so give validations more",
+        ),
+        (
+            "until indicator1/spearman_p90 >= 0.7",
+            0.8,
+            f"(11 questions); it is a metric of the reader; 11 {FEW} 0.091 of the mean, and others may say "
+            "otherwise, so give validations more",
+        ),
+        ("validation/f1 >= start", 0.4, f"than from what was at the start; 12 {FEW} 0.083 of the mean"),
+        ("m >= start", 0.4, "m is 0.4, which breaks >= start = 0.5"),
+    ],
+)
+def test_a_decision_says_which_model_it_is_about_and_how_few_questions_say_so(
+    tmp_path, threshold, value, said
+):
+    name = threshold.removeprefix("until ").split()[0]
+    indicators = ScriptedHits()
+    stopping = StopOnThresholds([f"{threshold} for 1"], {name: 0.5}, indicators=indicators)
+    trainer = toy_trainer(
+        tmp_path,
+        [ScriptedMeans([{name: value}]), indicators, stopping],
+        max_steps=1,
+        limit_val_batches=1,
+        val_check_interval=1,
+    )
+    data = StatefulDataLoader([0.0] * 2)
+    trainer.fit(OneNumber(), data, data)
+    assert said in stopping.decided.message
+    assert (FEW in stopping.decided.message) == (FEW in said)
+
+
+def test_a_frozen_reader_is_not_blamed():
+    assert what_declined("indicator1/spearman_p95", reader_is_frozen=True).startswith(
+        "the reader is frozen and"
+    )
+    assert what_declined("validation/em", reader_is_frozen=True).startswith(
+        "the reader is frozen, and answers"
+    )
+    assert (model_of("start_candidates/teacher/auc"), model_of("embeddings/effective_rank")) == (
+        "reader",
+        "retriever",
+    )
+    assert model_of("validation/kl") is model_of("validation/bm25/hr_at_5") is None
+    assert not is_worse("validation/kl", 0.1, 0.2), "nobody says that more is better"
+    assert is_worse("start_candidates/teacher/auc", 0.1, 0.2)
 
 
 def test_all_that_break_in_a_validation_are_listed_and_the_first_gives_the_reason(tmp_path):

@@ -14,10 +14,11 @@ import pytest
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
+from experiments.config import load_config
 from experiments.show.figures import hit_rate_curve
-from experiments.show.report_rows import PooledEstimate, paired_differences, sort_runs
-from experiments.show.report_runs import collect_runs, paper_value
-from experiments.show.report_tables import make_tables
+from experiments.show.report_rows import PooledEstimate, changed_settings, paired_differences, sort_runs
+from experiments.show.report_runs import Run, collect_runs, paper_value
+from experiments.show.report_tables import make_tables, setting_label
 from experiments.show.report_text import describe_changes
 from tests.toy_files import as_overrides, toy_settings
 
@@ -214,6 +215,30 @@ def test_an_indicator_is_set_beside_the_hit_rate(toy_runs, hit_rate, lift, expec
     assert f"Hit Rate@5 {verb} significantly" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "read", "said"),
+    [
+        (
+            24,
+            24,
+            " 12 questions are few: each is 0.083 of the mean, and others may say otherwise, so give the",
+        ),
+        (400, 24, " Of the indicators: 12 questions are few: each is 0.083 of the mean"),
+        (400, 100, None),
+    ],
+)
+def test_few_questions_are_said_to_be_few(toy_runs, asked, read, said):
+    """Of two seeds, each of which asks half of n."""
+    [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    changes = {
+        name: PooledEstimate(0.2, 0.1, 0.1, 0.3, n)
+        for name, n in (("hr_at_5", asked), ("indicator1/lift_p90", read))
+    }
+    [described] = describe_changes([dataclasses.replace(entry, changes=changes)])
+    assert described.count("few") == (said is not None)
+    assert said is None or said in described
+
+
 def test_every_run_has_lift(toy_runs):
     [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
     for number in (1, 2):
@@ -234,7 +259,8 @@ def test_rows_are_compared_seed_by_seed_in_the_order_given(runs):
     table = make_tables(sort_runs(collect_runs([second, first])).entries)[-1]
     assert table.title == "Paired differences"
     [row] = table.rows
-    assert row[1].startswith("Off-the-shelf\ntraining.retriever_lr=0.5\nminus Off-the-shelf\ntraining.r")
+    settings = "data.max_validation=null\ntraining.retriever_lr"
+    assert row[1] == f"Off-the-shelf\n{settings}=0.5\nminus Off-the-shelf\n{settings}=0.001"
     cell = row[table.columns.index("F1")].split("\n")
     assert cell[0] == f"{np.mean([a[key] - b[key] for key in a]) + 0.0:+.3f}"
     assert cell[2] == f"n = {len(a)}"
@@ -286,9 +312,88 @@ def test_rows_of_own_data_are_named_by_their_file(runs, tmp_path):
     text = (tmp_path / "report" / "report.md").read_text()
     own = tables_of(text, "Data of one's own: not comparable with the paper")
     assert own["Table 1"]["Off-the-shelf"][0] == "capitals/qrels/test.tsv"
-    assert own["Table 1"]["Off-the-shelf"][1].split("<br>")[1:3] == ["reader reader", "retriever retriever"]
+    label = own["Table 1"]["Off-the-shelf"][1].split("<br>")
+    assert label[1:4] == ["data.train=vital", "data.validation=vital", "data.passages=vital"]
+    assert label[4:7] == ["data.max_validation=null", "reader reader", "retriever retriever"]
     assert "NQ" not in text.split("## All runs")[0]
     assert "no run here has" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale", "dataset", "label"),
+    [
+        ({}, "embedded", "vital", []),
+        ({"data.max_train": 320, "data.root": "elsewhere"}, "embedded", "vital", []),
+        (
+            {"data.train": "/far/my/q.jsonl", "data.passages": "my/c.jsonl"},
+            "own",
+            "vital",
+            ["data.train=my/q.jsonl", "data.passages=my/c.jsonl"],
+        ),
+        (
+            {"data.max_passages": 1200, "data.max_test": 300},
+            "embedded",
+            "vital",
+            ["data.max_test=300", "data.max_passages=1200"],
+        ),
+        (
+            {"data.train": "my/q.jsonl", "data.validation": "held_out", "data.test": "held_out"},
+            "embedded",
+            "my/q.jsonl (held out)",
+            [],
+        ),
+        ({"data.train": "nq-train.qa.csv", "data.max_train": "null"}, "embedded", "vital", None),
+    ],
+)
+def test_rows_are_named_by_the_data_that_are_not_the_experiments(changes, scale, dataset, label):
+    """Wherever a row is named: in every table, figure and sentence."""
+    config = load_config("quickstart", [f"{key}={value}" for key, value in changes.items()])
+    [entry] = sort_runs([Run(Path("a"), config, "finished")]).entries
+    label = ["data.train=nq-train.qa.csv", "data.max_train=null"] if label is None else label
+    if "held out" in dataset:
+        scale = "own"
+    assert (entry.scale, entry.dataset, list(entry.notes)) == (scale, dataset, label)
+    assert setting_label(entry, "\n") == "\n".join(["quickstart", *label])
+
+
+def test_the_rest_that_differs_is_named_once_and_counted():
+    changed = ["reader.name=/models/falcon@abc", "data.noun_model=/x/nouns", "trainer.max_steps=7"]
+    changed += ["training.num_passages=4", "reader.max_new_tokens=9", "evaluation.hit_rate_ks=[1,2]"]
+    runs = [Run(Path("a"), load_config("quickstart", changed), "finished")]
+    [entry] = sort_runs(runs).entries
+    assert entry.details == (
+        "reader falcon",
+        "data.noun_model=nouns",
+        "reader.max_new_tokens=9",
+        "training.num_passages=4",
+        "trainer.max_steps=7",
+        "and 1 more setting",
+    )
+    other = load_config("quickstart", [*changed, "reader.name=/other/falcon"])
+    first, second = sort_runs([*runs, Run(Path("b"), other, "finished")]).entries
+    assert [entry.notes for entry in (first, second)] == [
+        ("reader.name=/models/falcon@abc",),
+        ("reader.name=/other/falcon",),
+    ], "in short they would be the same"
+    assert not any("falcon" in detail for detail in first.details), "noted already"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (["reader.num_examples=0"], [], True),
+        (["reader.num_examples=2"], [], False),
+        (["reader.template=few_shot", "reader.num_examples=3"], ["reader.template=few_shot"], True),
+        (["reader.template=few_shot", "reader.num_examples=0"], ["reader.template=few_shot"], False),
+    ],
+)
+def test_settings_are_compared_by_what_they_come_to(first, second, same):
+    """Runs of earlier versions say `reader.num_examples: 0` where later ones leave it to the template."""
+    configs = [load_config("quickstart", changes) for changes in (first, [*second, "seed=1"])]
+    entries = sort_runs([Run(Path(str(c.seed)), c, "finished") for c in configs]).entries
+    assert len(entries) == (1 if same else 2)
+    for config in configs if same else ():
+        assert "reader.num_examples" not in changed_settings(config)
 
 
 # ---- which runs count ----
@@ -327,7 +432,11 @@ def test_runs_with_other_settings_are_not_pooled(runs):
     assert len(entries_of(runs)["embedded", "vital", "offshelf"]) == 1
     config.write_text(text.replace("retriever_lr: 0.001", "retriever_lr: 0.5"))
     first, second = entries_of(runs)["embedded", "vital", "offshelf"]
-    assert {first.notes, second.notes} == {("training.retriever_lr=0.001",), ("training.retriever_lr=0.5",)}
+    assert first.notes[:-1] == second.notes[:-1] == ("data.max_validation=null",), "not as it is shipped"
+    assert {first.notes[-1], second.notes[-1]} == {
+        "training.retriever_lr=0.001",
+        "training.retriever_lr=0.5",
+    }
     assert len(first.runs) == len(second.runs) == 1
 
 
@@ -349,10 +458,11 @@ def test_paper_numbers_stand_beside(made):
     paper = tables_of(text, "Paper scale")
     assert paper["Table 1"]["Off-the-shelf"][4::2] == ["27.24", "33.62", "0.030"]
     label = paper["Table 1"]["Off-the-shelf"][1].split("<br>")
-    assert label[1:5] == ["shortened", "other data or models", "reader reader", "retriever retriever"]
+    assert label[1:4] == ["shortened", "other data or models", "data.passages=vital"]
+    assert label[4:7] == ["data.max_validation=null", "reader reader", "retriever retriever"]
     assert re.fullmatch(r"and \d+ more settings", label[-1])
     later = paper["Tables 2 and 3"]["Off-the-shelf"][1].split("<br>")
-    assert later == label[:3], "the rest is said once"
+    assert later == label[:5], "the rest is said once"
     assert "| NQ | BM25 (k1 0.9, b 0.4) | 0.448 |" in text
     assert paper["Tables 2 and 3"]["Off-the-shelf"][6] == "0.145 ± 0.193"
     assert list(paper["Table 1"]) == ["Off-the-shelf", "BM25"], "what was not run is listed once, below"

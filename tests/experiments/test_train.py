@@ -147,6 +147,12 @@ def test_a_whole_run(settings, capsys):
     for part in ("Hit Rate@5", "before", "after", "Indicator 1", "all 4 steps done", "tensorboard --logdir"):
         assert part in shown
     assert str(made.summary) in shown
+    assert describe_kept(found) in words_of(shown)
+
+
+def words_of(text: str) -> str:
+    """The console breaks lines where the terminal ends."""
+    return " ".join(text.split())
 
 
 def test_the_data_decide_what_is_evaluated(settings):
@@ -265,7 +271,7 @@ def resume(made: RunFolder) -> RunFolder:
 
 
 @pytest.mark.parametrize("reading", [-1.0, 2.0, "tie"])
-def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, reading):
+def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, capsys, reading):
     """The validation reading of the start is replaced by one that loses, wins, or ties with the best one."""
     made = start_and_kill(settings, monkeypatch, "on_train_end", 4, training__retriever_lr=3e-3)
     kept = read_json(made.start)
@@ -292,6 +298,7 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, re
         last = hit_rates[max(hit_rates)]
         of_start = f"last validation/hr_at_5 {last:.3f} ({last - reading:+.3f})"
         assert describe_kept(found) == (f"no checkpoint beat the start; starting weights kept; {of_start}")
+        assert describe_kept(found) in words_of(capsys.readouterr().out)
         assert are_equal(exported, initial)
         assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
 
@@ -471,12 +478,13 @@ def test_a_reader_that_learnt_nothing_by_lora_is_the_starts(settings):
 # ---- stopping ----
 
 
-def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch):
+def test_a_decision_to_stop_is_in_the_summary(settings, monkeypatch, capsys):
     changes = {"stopping__target": -2, "trainer__max_steps": 8, "training__train_reader": "true"}
     made = start(settings, **changes)
     found = summary(made)
     assert found["stopped"].startswith(f"target: {SPEARMAN} = ")
     assert found["stopped"].count("reached the target -2.000; 6 questions are few") == 1
+    assert f"ended because: {found['stopped']}" in words_of(capsys.readouterr().out)
     assert found["status"] == "finished"
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 2
     # killed after the decision, it does not train on
@@ -554,14 +562,17 @@ def test_a_threshold_ends_a_run_and_everything_says_so(settings, monkeypatch, ca
     hit_rate = last["metrics"]["validation/hr_at_5"]
     assert found["stopped"] == (
         f"threshold: validation/hr_at_5 is {hit_rate:.4g}, which breaks >= start - 0.02 = 0.98 (start: 1) in "
-        "2 validations in a row"
+        "2 validations in a row (6 questions): the retriever finds passages with an answer for fewer "
+        "questions, so training harms it; 6 questions are few: each is 0.167 of the mean, and others may say "
+        "otherwise, so give validations more"
     )
     rule = "validation/hr_at_5 >= start - 0.02 for 2 then stop"
     [decision] = found["decisions"]
     assert (decision["step"], decision["action"], decision["rule"]) == (4, "stop", rule)
     assert (decision["baseline"], decision["value"], decision["bound"]) == (1.0, hit_rate, 0.98)
     assert torch.load(made.last_checkpoint, weights_only=True)["global_step"] == 4
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = words_of(capsys.readouterr().out)
+    assert describe_kept(found) in shown
     assert f"decided at step 4: stop, validation/hr_at_5 is {hit_rate:.3f} (threshold {rule}, bound" in shown
     table = make_run_table([(run, "") for run in collect_runs([made.path])])
     assert "decisions" in table.columns
