@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
@@ -13,7 +14,7 @@ from experiments.config import ConfigError, ExperimentConfig
 from experiments.processes import is_main_process
 from experiments.runs import RunFolder
 from experiments.show.model_card import newest_verdict
-from experiments.show.report_rows import changed_settings, flatten
+from experiments.show.report_rows import DATA_FILES, changed_settings, flatten
 
 _PROJECT = "attention-distillation"
 _LONGEST_NAME = 120
@@ -49,17 +50,22 @@ def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
 def curves_name(config: ExperimentConfig, run: RunFolder) -> str:
     """Folder of a run's curves, which TensorBoard shows behind experiment, date and seed: what else differs.
 
-    Such as `tensorboard,retriever_lr=0.0001`; a resumed run goes on with its own.
+    Such as `tensorboard,train=capitals,retriever_lr=0.0001`; a resumed run goes on with its own.
     """
     for events in sorted(run.path.glob("tensorboard*/events.out.tfevents*")):
         return events.parent.name
     settings = [
-        f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}"
+        f"{key.rpartition('.')[2]}={_end_of(value) if key in DATA_FILES else value.rpartition('/')[2]}"
         for key, value in changed_settings(config).items()
-        if not key.startswith("data.")
     ]
     name = ",".join(["tensorboard", *settings])
     return re.sub(r"[^\w.,=-]", "_", name)[:_LONGEST_NAME]
+
+
+def _end_of(file: str) -> str:
+    """`my/capitals.jsonl` -> `capitals`; `capitals/qrels/test.tsv` -> `capitals-test`."""
+    path = Path(file)
+    return f"{path.parts[-3]}-{path.stem}" if path.parent.name == "qrels" and path.parts[2:] else path.stem
 
 
 def _tensorboard(config: ExperimentConfig, run: RunFolder) -> Logger:

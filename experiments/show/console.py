@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 """Columns of the terminal that tables are made for."""
+CURVES = "http://localhost:6006/?smoothing=0#custom_scalars&_smoothingWeight=0"
+"""TensorBoard's charts without the smoothing of 0.6 that they begin with, which hides what few points say:
+the first part is for its tab *Time series*, the second for *Scalars* and *Custom scalars*."""
 _HEAD_WIDTH = 20
 
 _PARTS = (
@@ -96,7 +99,7 @@ def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | No
         console.print(describe_kept(summary), markup=False)
     console.print(f"index refreshed at steps: {summary['index_refreshes']}", markup=False)
     console.print(f"summary: {run.summary}", soft_wrap=True, markup=False)
-    console.print(f"curves:  tensorboard --logdir {run.path}", soft_wrap=True, markup=False)
+    console.print(f"curves:  tensorboard --logdir {run.path}, then {CURVES}", soft_wrap=True, markup=False)
 
 
 def _metrics(summary: dict[str, Any]) -> Table:

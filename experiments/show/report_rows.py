@@ -48,7 +48,7 @@ _DERIVED = "objective.retrieval_temperature"
 SHORTENED = "shortened"
 OTHER_SOURCES = "other data or models"
 
-_FILES = ("data.train", "data.validation", "data.test", "data.passages")
+DATA_FILES = ("data.train", "data.validation", "data.test", "data.passages")
 _LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_passages")
 _MODELS = ("reader.name", "retriever.name")
 _DETAILS_SHOWN = 4
@@ -127,7 +127,7 @@ class Entry:
         others = [
             f"{key}={_shortly(key, value)}"
             for key, value in named.items()
-            if key not in (*_MODELS, *_FILES, *_LIMITS)
+            if key not in (*_MODELS, *DATA_FILES, *_LIMITS)
         ]
         more = len(others) - _DETAILS_SHOWN
         rest = [f"and {more} more setting{'s' * (more > 1)}"] if more > 0 else []
@@ -206,7 +206,7 @@ def _in_a_line(value: Any) -> str:
 
 def _shortly(key: str, value: Any) -> str:
     """A setting's value as a row shows it: of a file, a folder or a hub's model the end."""
-    if key in _FILES:
+    if key in DATA_FILES:
         return short_path(value)
     text = _in_a_line(value.partition("@")[0] if key in _MODELS else value)
     return text.rstrip("/").rpartition("/")[2]
@@ -264,7 +264,7 @@ def _tell_apart(key: str, own: Mapping[str, Any], all_settings: Sequence[Mapping
 def _changed_data(config: ExperimentConfig) -> Iterator[str]:
     """The keys of files and limits that are not the experiment's own, without those that name the row."""
     changed = _changed(config)
-    for key in (*_FILES, *_LIMITS):
+    for key in (*DATA_FILES, *_LIMITS):
         if key not in changed or key == "data.test":
             continue
         if config.data.test == HELD_OUT and (key == "data.train" or changed[key] == HELD_OUT):
@@ -297,7 +297,7 @@ def _departures_from_paper(run: Run) -> Iterator[str]:
     steps = paper_steps(run.setting, run.dataset) or 0
     if settings["trainer.max_steps"] < steps or any(_is_less(settings[key], shipped[key]) for key in _LIMITS):
         yield SHORTENED
-    if not all(_is_copy(settings[key], shipped[key]) for key in (*_FILES, *_MODELS)):
+    if not all(_is_copy(settings[key], shipped[key]) for key in (*DATA_FILES, *_MODELS)):
         yield OTHER_SOURCES
 
 

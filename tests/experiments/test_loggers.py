@@ -20,8 +20,22 @@ from callbacks.log_curve import draw_hit_rates
 from callbacks.logged_media import log_figure, log_histogram, log_text
 from experiments.checks import check_settings
 from experiments.config import ConfigError, load_config
+<<<<<<< HEAD
 from experiments.loggers import LOGGERS, make_loggers
+=======
+from experiments.loggers import curves_name, make_loggers
+>>>>>>> screens
 from experiments.runs import RunFolder
+
+
+def test_curves_are_named_by_all_that_differs(tmp_path):
+    changes = ["data.train=/far/my/capitals.jsonl", "data.passages=my/corpus.tsv", "data.max_test=300"]
+    changes += ["data.test=beir/qrels/test.tsv", "training.retriever_lr=1e-3", "reader.num_examples=0"]
+    name = curves_name(load_config("quickstart", changes), RunFolder(tmp_path))
+    assert name == (
+        "tensorboard,train=capitals,test=beir-test,passages=corpus,max_test=300,retriever_lr=0.001"
+    ), "no examples are shown anyway"
+    assert curves_name(load_config("quickstart", []), RunFolder(tmp_path)) == "tensorboard"
 
 
 def test_each_is_told_the_configuration_and_an_earlier_file_stays(tmp_path):

@@ -28,6 +28,7 @@ from experiments import run, train
 from experiments.command_line import FAILED, REQUEUE, USER_ERROR, quieten
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder, create_run
+from experiments.show.console import CURVES
 from experiments.show.decisions import describe_kept
 from experiments.show.report_runs import collect_runs
 from experiments.show.report_tables import make_run_table
@@ -148,6 +149,7 @@ def test_a_whole_run(settings, capsys):
         assert part in shown
     assert str(made.summary) in shown
     assert describe_kept(found) in words_of(shown)
+    assert CURVES in shown
 
 
 def words_of(text: str) -> str:
