@@ -2,10 +2,14 @@
 
 import ast
 import importlib
+import itertools
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -92,6 +96,22 @@ def test_importing_has_no_side_effects(tmp_path):
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_package_imported_is_a_requirement():
+    """`make wheel` uses the development environment's, and would not see that one is not asked for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].items()
+    of_extras = [lines for name, lines in extras if name not in ("test", "dev")]
+    asked = {
+        re.split(r"[^\w.-]", line)[0].lower().replace("_", "-")
+        for line in itertools.chain(project["dependencies"], *of_extras)
+    }
+    known = packages_distributions()
+    for path in FILES:
+        for top in {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names - set(PACKAGES):
+            names = {name.lower().replace("_", "-") for name in known.get(top, [top])}
+            assert names & asked, f"{path}: {top} is of {names}, no requirement"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """The model card of a run, and its way to a hub of the test's own."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from experiments import control_length, publish
+from experiments.config import load_config, read_config
+from experiments.runs import RunFolder
+from experiments.show.model_card import Result, _metadata
+from lightning_modules.metrics.estimates import Estimate
 from tests.model_hub import serve_models
 from tests.toy_files import toy_run
 
@@ -24,7 +30,13 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
     assert measured == {
         f"Hit Rate@{k}": pytest.approx(summary[f"hr_at_{k}"]["after"], abs=1e-4) for k in (1, 5, 20)
     }
+    config = read_config(made.config)
     for said in (
+        f"started from: {config.retriever.name}\n",
+        f"reader: {config.reader.name}, frozen\n",
+        f"questions: {config.data.train}; passages: {config.data.passages}\n",
+        "seed: 0\n",
+        "command: `python -m experiments.run ",
         f"| Hit Rate@5 | {summary['hr_at_5']['before']:.3f} [",
         "objective: adist, 5 candidates a question",
         f"best checkpoint: step {summary['best_step']}",
@@ -34,6 +46,24 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
         "## Not tested",
     ):
         assert said in card.text, said
+
+
+@pytest.mark.parametrize(
+    ("experiment", "base_model", "datasets"),
+    [
+        ("quickstart", "sentence-transformers/all-MiniLM-L6-v2", None),
+        ("step2_nq", "facebook/contriever", ["google-research-datasets/nq_open"]),
+    ],
+)
+def test_the_hub_is_told_what_the_retriever_comes_of(experiment, base_model, datasets):
+    config = load_config(experiment)
+    measured = Estimate(mean=0.5, low=0.25, high=0.75, n=4)
+    results = [Result("Hit Rate@5", measured, measured, measured)]
+    card = ModelCard(f"---\n{_metadata(config, RunFolder(Path('20260101-seed0')), results)}\n---\n")
+    assert card.data.base_model == base_model
+    assert card.data.get("datasets") == datasets
+    [result] = card.data.eval_results
+    assert (result.metric_value, result.dataset_split) == (0.5, "test")
 
 
 def test_what_is_damaged_is_not_published(made, capsys, caplog):
@@ -92,8 +122,4 @@ def test_what_cannot_be_published_is_refused(made, tmp_path, capsys):
 
 
 def _settings(made):
-    from dataclasses import asdict
-
-    from experiments.config import read_config
-
     return asdict(read_config(made.config))
