@@ -20,11 +20,7 @@ from callbacks.log_curve import draw_hit_rates
 from callbacks.logged_media import log_figure, log_histogram, log_text
 from experiments.checks import check_settings
 from experiments.config import ConfigError, load_config
-<<<<<<< HEAD
-from experiments.loggers import LOGGERS, make_loggers
-=======
-from experiments.loggers import curves_name, make_loggers
->>>>>>> screens
+from experiments.loggers import LOGGERS, curves_name, make_loggers
 from experiments.runs import RunFolder
 
 

@@ -73,7 +73,8 @@ def test_the_derived_temperature_is_kept(made):
 def test_the_report_names_the_file(made, tmp_path):
     assert report.main([str(made), "--out", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| capitals/qrels/train.tsv (held out) | own_data<br>reader reader<br>retriever retriever" in text
+    named = "own_data<br>data.passages=capitals/corpus.jsonl<br>reader reader<br>retriever retriever"
+    assert f"| capitals/qrels/train.tsv (held out) | {named}" in text
     assert "Vital QA" not in text
 
 

@@ -36,7 +36,7 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
         f"reader: {config.reader.name}, frozen\n",
         f"questions: {config.data.train}; passages: {config.data.passages}\n",
         "seed: 0\n",
-        "command: `python -m experiments.run ",
+        "command: `python -m experiments.run",
         f"| Hit Rate@5 | {summary['hr_at_5']['before']:.3f} [",
         "objective: adist, 5 candidates a question",
         f"best checkpoint: step {summary['best_step']}",
