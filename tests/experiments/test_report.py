@@ -530,10 +530,22 @@ def test_the_page_needs_no_other_file(made):
 
 def test_columns_explain_themselves_and_tables_sort(made):
     html = (made / "report.html").read_text()
-    assert '<abbr title="share of questions with an answer among the first 5 passages' in html
-    assert '<abbr title="the paper&#x27;s own number">' in html or "the paper&#x27;s own number" in html
+    heads = re.findall(r"<th\b.*?</th>", html)
+    assert len(heads) > 80
+    assert [head for head in heads if not re.search(r'<abbr title="[^"]+">[^<]+</abbr></th>$', head)] == []
+    explained = set(re.findall(r'<abbr title="(.*?)">(.*?)</abbr>', html))
+    assert ("the paper&#x27;s own number", "paper") in explained
+    [meaning] = {meaning for meaning, head in explained if head == "Hit Rate@5"}
+    assert meaning.startswith("share of questions with an answer among the first 5 passages")
     assert html.count("<script>") == 1
     assert html.count('<div class="scroll"><table') == html.count("<table"), "wide ones scroll by themselves"
+
+
+def test_the_papers_numbers_beside_other_scales_explain_that_they_are_no_target(toy_runs):
+    [entry] = entries_of(toy_runs)["paper", "nq", "offshelf"]
+    table = make_tables([dataclasses.replace(entry, scale="embedded")])[0]
+    assert "paper (orientation)" in table.columns
+    assert "no target" in table.meanings["paper (orientation)"]
 
 
 def test_figures_are_there_twice(made):
