@@ -17,10 +17,14 @@ _FILES = {"report.md", "report.html", FIGURES}
 _STYLE = """
 h2 { padding-top: 1rem; border-top: 2px solid var(--ink); }
 body { max-width: 100rem; }
+.rows th, .rows td { padding-inline: .3rem; }
 .rows td:nth-child(2) { min-width: 7.5rem; }
+.rows th.number abbr { display: inline-block; max-width: 5.5rem; }
+/* an interval is broken only where its table is wider than its place */
+.rows td.number small { white-space: normal; }
 @media (max-width: 36rem) {
   .rows td:nth-child(2) { min-width: 8.5rem; overflow-wrap: anywhere; }
-  .rows td:first-child { white-space: normal; min-width: 5rem; overflow-wrap: anywhere; }
+  .rows td:first-child { white-space: normal; min-width: 4.5rem; overflow-wrap: anywhere; }
 }
 .figures { display: grid; gap: 0 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(32rem, 100%), 1fr)); }

@@ -22,6 +22,8 @@ _CURVES = ("offshelf", "step2")
 _HISTOGRAMS = ((4, 1, "attention"), (5, 2, "attention"), (6, 1, "spearman"), (7, 2, "spearman"))
 _LINES = ("-", "--", ":", "-.")
 _NUM_BINS = 30
+_HEADROOM = 1.3
+"""A histogram's height relative to its highest bar's: above it stands the percentile."""
 
 _INK = "#1c1c1c"
 
@@ -81,17 +83,16 @@ def _draw_curves(entries: Sequence[Entry]) -> Picture | None:
     drawn = [(entry, curve) for entry, curve in curves if curve]
     if not drawn:
         return None
-    figure = _new_figure(7.0, 3.6)
+    labels = [setting_label(entry, "\n") for entry, _ in drawn]
+    figure = _new_figure(7.0, 3.4 + 0.18 * sum(len(label.splitlines()) for label in labels))
     axes = figure.subplots()
     seen: dict[str, int] = {}
-    for entry, curve in drawn:
+    for (entry, curve), label in zip(drawn, labels, strict=True):
         steps, values = list(curve), np.array(list(curve.values()))
         color, line = _color_of(entry.setting), _LINES[seen.get(entry.setting, 0) % len(_LINES)]
         seen[entry.setting] = seen.get(entry.setting, 0) + 1
         marker = "o" if len(steps) < 40 else ""
-        axes.plot(
-            steps, values.mean(axis=1), line, color=color, marker=marker, label=setting_label(entry, "\n")
-        )
+        axes.plot(steps, values.mean(axis=1), line, color=color, marker=marker, label=label)
         if values.shape[1] > 1:
             axes.fill_between(steps, values.min(axis=1), values.max(axis=1), color=color, alpha=0.2, lw=0)
     axes.locator_params(axis="x", integer=True)
@@ -99,7 +100,8 @@ def _draw_curves(entries: Sequence[Entry]) -> Picture | None:
     axes.set_ylabel(f"{HIT_RATE.label}, validation questions")
     low, high = axes.get_ylim()  # of equal values it reaches below 0
     axes.set_ylim(max(0.0, low), min(1.02, high))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    # a phone shows the left part of a figure
+    figure.legend(loc="outside lower left")
     caption = "Lines are means over seeds"
     if any(len(entry.runs) > 1 for entry, _ in drawn):
         caption += ", bands go from the lowest to the highest seed"
@@ -140,7 +142,7 @@ def _draw_means(entries: Sequence[Entry]) -> Picture | None:
     panels[0].set_yticks(range(len(drawn)), [setting_label(entry, "\n") for entry in drawn])
     panels[0].set_ylim(len(drawn) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    figure.legend(handles, labels, loc="outside upper left", ncols=2)
     caption = "Points are means over test questions, bars their 95% bootstrap intervals (as in the tables)."
     caption += _left_out(entries, drawn)
     return _picture(figure, entries, 3, "both indicators by setting", caption)
@@ -164,6 +166,8 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
             panels[row, column].text(
                 0.99, 0.97, name[-3:], transform=panels[row, column].transAxes, ha="right", va="top"
             )
+        # both panels of the row have its axis
+        panels[row, 0].set_ylim(0.0, panels[row, 0].get_ylim()[1] * _HEADROOM)
         # over both panels of the row
         panels[row, 0].set_title(setting_label(entry), loc="left")
     for axes in panels[-1]:
@@ -180,7 +184,7 @@ def _draw_histogram(axes: "Axes", values: np.ndarray, edges: list[float], color:
         axes.text(0.5, 0.5, "undefined for all", transform=axes.transAxes, ha="center", va="center")
         return
     axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), color=color, alpha=0.85)
-    axes.axvline(values.mean(), color=_INK, ls="--", lw=1.2)
+    axes.axvline(values.mean(), ymax=1 / _HEADROOM, color=_INK, ls="--", lw=1.2)
 
 
 def _instances(entry: Entry, name: str) -> np.ndarray:

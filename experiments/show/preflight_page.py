@@ -12,6 +12,7 @@ from callbacks.html_page import page
 from datamodules.durable_files import durably, write_durably
 from experiments.show.preflight_console import HOW_TO_READ_MORE, advice, facts, is_settings
 from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
 from lightning_modules.preflight import PreflightResult, TeacherRow
 
@@ -26,8 +27,8 @@ _PALETTE = "PuOr_r"  # diverging, and clear with any colour vision: purple below
 _LEAST_SPREAD = 0.05  # so that noise about 0.5 looks like noise
 
 _STYLE = """
-th, td { text-align: right; white-space: nowrap; }
-th { white-space: normal; }
+th, td { text-align: right; white-space: nowrap; padding-inline: .4rem; }
+th, td:first-child { white-space: normal; }
 th:first-child, td:first-child { text-align: left; }
 tr.configured { font-weight: bold; background: var(--panel); }
 tr.reference { color: var(--soft); }
@@ -127,19 +128,23 @@ def _table(rows: Sequence[TeacherRow], result: PreflightResult) -> str:
 
 def _row(row: TeacherRow, kind: str) -> str:
     temperature = "" if row.temperature is None else f"{row.temperature:.3g}"
-    cells = (
-        escape(row.name),
-        row.auc.text,
-        row.at_equal_length.text,
-        row.length_tau.text,
-        row.fixed_preference.text,
-        row.mrr.text,
-        row.mass_on_answers.text,
-        row.entropy.text,
-        temperature,
-        str(row.auc.n),
+    estimates = (
+        row.auc,
+        row.at_equal_length,
+        row.length_tau,
+        row.fixed_preference,
+        row.mrr,
+        row.mass_on_answers,
+        row.entropy,
     )
+    cells = (escape(row.name), *map(_estimate, estimates), temperature, str(row.auc.n))
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _estimate(estimate: Estimate) -> str:
+    """A mean, and below it its interval: all columns fit side by side."""
+    mean, *interval = estimate.text.split(" ", 1)
+    return mean + "".join(f" <small>{part}</small>" for part in interval)
 
 
 def _measures(result: PreflightResult) -> str:

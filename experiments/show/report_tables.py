@@ -20,6 +20,8 @@ from lightning_modules.metrics.measures import BM25, Prominence, all_measures, m
 
 NO_VALUE = "–"
 MISSING = "missing"
+DATA_MEANING = "the data set of the test questions"
+_ORIENTATION = " (orientation)"
 _VALIDATED = "validation: start / kept / last"
 _MOST_PAIRS = 10
 
@@ -102,7 +104,11 @@ def _meanings(columns: Sequence[Column]) -> dict[str, str]:
     """What each column holds, by its head."""
     known = {measure.name: measure.meaning for measure in all_measures()}
     return {column.head: known[column.metric] for column in columns} | {
+        "data": DATA_MEANING,
+        "setting": "what was run, a setting of the paper or an experiment; below it what sets its runs apart",
+        "difference": "the two rows whose difference is shown: the first minus the second",
         "paper": "the paper's own number",
+        f"paper{_ORIENTATION}": "the paper's own number, of larger models and data: no target for these runs",
         "seeds": "how many runs that differ in their seed alone, and their seeds",
         _VALIDATED: "what the best checkpoint is chosen by, at the start, of the weights that were kept and "
         "tested, and in the last validation; means over seeds",
@@ -142,16 +148,16 @@ def make_run_table(statuses: Sequence[tuple[Run, str]]) -> Table:
         decided = "; ".join(map(describe_decision, run.summary.get("decisions", [])))
         cells = (run.config.scale, status, run.summary.get("stopped"), decided, origins, changed)
         rows.append((str(run.path), *(cell or NO_VALUE for cell in cells)))
-    head = (
-        "run",
-        "scale",
-        "status in this report",
-        "ended because",
-        "decisions",
-        "started from",
-        "differs from the shipped experiment in",
-    )
-    return Table("Runs given", head, tuple(rows), num_labels=len(head))
+    meanings = {
+        "run": "its folder",
+        "scale": "what its numbers may be compared with, as the experiment says",
+        "status in this report": "whether its numbers are in the tables above, or why not",
+        "ended because": "why it ended",
+        "decisions": "what was decided while it trained, and by which numbers",
+        "started from": "the earlier runs whose retriever or reader it began with",
+        "differs from the shipped experiment in": "the settings that were changed, with their values",
+    }
+    return Table("Runs given", tuple(meanings), tuple(rows), num_labels=len(meanings), meanings=meanings)
 
 
 def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Sequence[Entry]) -> Table:
@@ -161,7 +167,7 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
         return [paper_value(table, entry.setting, entry.dataset, column.paper_name) for column in columns]
 
     with_paper = any(value is not None for entry in entries for value in papers(entry))
-    orientation = "" if all(entry.scale == "paper" for entry in entries) else " (orientation)"
+    orientation = "" if all(entry.scale == "paper" for entry in entries) else _ORIENTATION
     head = ["data", "setting", "seeds"]
     for column in columns:
         head += [column.head, f"paper{orientation}"] if with_paper else [column.head]

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
 from experiments.config import load_config
+from experiments.show import figures
+from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
 from experiments.show.report_rows import PooledEstimate, changed_settings, paired_differences, sort_runs
 from experiments.show.report_runs import Run, collect_runs, paper_value
@@ -530,10 +533,22 @@ def test_the_page_needs_no_other_file(made):
 
 def test_columns_explain_themselves_and_tables_sort(made):
     html = (made / "report.html").read_text()
-    assert '<abbr title="share of questions with an answer among the first 5 passages' in html
-    assert '<abbr title="the paper&#x27;s own number">' in html or "the paper&#x27;s own number" in html
+    heads = re.findall(r"<th\b.*?</th>", html)
+    assert len(heads) > 80
+    assert [head for head in heads if not re.search(r'<abbr title="[^"]+">[^<]+</abbr></th>$', head)] == []
+    explained = set(re.findall(r'<abbr title="(.*?)">(.*?)</abbr>', html))
+    assert ("the paper&#x27;s own number", "paper") in explained
+    [meaning] = {meaning for meaning, head in explained if head == "Hit Rate@5"}
+    assert meaning.startswith("share of questions with an answer among the first 5 passages")
     assert html.count("<script>") == 1
     assert html.count('<div class="scroll"><table') == html.count("<table"), "wide ones scroll by themselves"
+
+
+def test_the_papers_numbers_beside_other_scales_explain_that_they_are_no_target(toy_runs):
+    [entry] = entries_of(toy_runs)["paper", "nq", "offshelf"]
+    table = make_tables([dataclasses.replace(entry, scale="embedded")])[0]
+    assert "paper (orientation)" in table.columns
+    assert "no target" in table.meanings["paper (orientation)"]
 
 
 def test_figures_are_there_twice(made):
@@ -545,6 +560,37 @@ def test_figures_are_there_twice(made):
     linked = set(re.findall(r"\]\(figures/(.*?)\)", (made / "report.md").read_text()))
     assert linked == {name for name in names if name.endswith(".png")}
     assert (made / "figures" / "figure1_vital_embedded.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def drawn_figures(entries: list, monkeypatch) -> dict[int, Figure]:
+    """Number -> figure, laid out as in its files."""
+    drawn = {}
+
+    def keep(figure: Figure, name: str, title: str, caption: str) -> Picture:
+        figure.draw_without_rendering()
+        drawn[int(re.match(r"figure(\d+)", name).group(1))] = figure
+        return Picture(name, title, caption, "", b"")
+
+    monkeypatch.setattr(figures, "_save_figure", keep)
+    figures.draw_figures(entries)
+    return drawn
+
+
+def test_nothing_of_a_figure_lies_upon_its_bars_or_beyond_a_phone(toy_runs, monkeypatch):
+    drawn = drawn_figures(entries_of(toy_runs)["embedded", "vital", "offshelf"], monkeypatch)
+    for number in (1, 3):
+        [legend] = drawn[number].legends
+        place, plots = legend.get_window_extent(), [axes.get_window_extent() for axes in drawn[number].axes]
+        assert not any(place.overlaps(plot) for plot in plots)
+        assert place.x1 < 0.65 * drawn[number].bbox.x1
+    labels = 0
+    for number in (4, 5, 6, 7):
+        for axes in drawn[number].axes:
+            for label in axes.texts if axes.patches else ():
+                assert re.fullmatch("p9[05]", label.get_text())
+                assert label.get_window_extent().y0 > max(bar.get_window_extent().y1 for bar in axes.patches)
+                labels += 1
+    assert labels >= 6
 
 
 def test_an_earlier_report_is_replaced(made, toy_runs, tmp_path):

@@ -87,6 +87,7 @@ def test_the_page_shows_every_teacher_and_escapes_names(tmp_path):
     labels = [measure.label for measure in indicator_measures([90]) if measure.name in found.measures]
     assert len(labels) == 6
     assert all(label in shown for label in labels)
+    assert "<td>0.90 <small>[0.80, 1.00]</small></td>" in page, "the interval below its mean"
     assert "http" not in page, "self-contained"
     assert [path.name for path in tmp_path.iterdir()] == ["probe.html"], "no heads were chosen"
 
