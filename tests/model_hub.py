@@ -1,4 +1,4 @@
-"""A Hugging Face hub on the loopback, as far as downloads and uploads of models need one."""
+"""A Hugging Face hub on the loopback, as far as downloads, and uploads of models, need one."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ class ModelHub:
     """What is served.
 
     Attributes:
-        models: content by file name, by repository and commit.
+        models: content by file name, by repository (`datasets/OWNER/NAME` of data) and commit.
         newest: commit of each repository's main branch.
         sent: paths of the files whose content was asked for, such as "owner/name/config.json".
         asked: paths of all requests.
@@ -51,8 +51,13 @@ def serve_models(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelH
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.removeprefix("/")
             hub.asked.append(path)
-            if path.startswith("api/models/"):
-                repository, _, revision = path.removeprefix("api/models/").partition("/revision/")
+            if path.startswith("api/"):
+                path = path.removeprefix("api/").removeprefix("models/")  # of data it begins with datasets/
+                repository, is_tree, revision = path.partition("/tree/")
+                if is_tree:
+                    self._answer(self._tree(repository, revision))
+                    return
+                repository, _, revision = path.partition("/revision/")
                 self._list(repository, self._commit(repository, revision))
                 return
             repository, _, rest = path.partition("/resolve/")
@@ -106,8 +111,15 @@ def serve_models(cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelH
                 "commitOid": "c" * 40,
             }
 
-        def _answer(self, told: dict[str, object]) -> None:
+        def _answer(self, told: object) -> None:
             self._send(200, {"Content-Type": "application/json"}, json.dumps(told).encode())
+
+        def _tree(self, repository: str, commit: str) -> list[dict[str, object]]:
+            files = hub.models.get((repository, commit), {})
+            return [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in files.items()
+            ]
 
         def _commit(self, repository: str, revision: str) -> str:
             return hub.newest.get(repository, "") if revision == "main" else revision

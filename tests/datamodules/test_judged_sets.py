@@ -107,3 +107,15 @@ def test_a_set_that_the_hub_does_not_give_says_how_to_bring_it(tmp_path, monkeyp
     with serve_models(str(tmp_path), monkeypatch), pytest.raises(DownloadError) as raised:
         read_judged_set("NanoNQ")
     assert "hf download --repo-type dataset zeta-alpha-ai/NanoNQ --local-dir NanoNQ" in str(raised.value)
+
+
+def test_a_set_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
+    folder = write_parquet_set(tmp_path / "set")
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+    with serve_models(str(tmp_path / "cache"), monkeypatch) as hub:
+        hub.add("datasets/zeta-alpha-ai/NanoNQ", "a" * 40, {**files, "README.md": b"not asked for"})
+        for _ in range(2):
+            found = read_judged_set("NanoNQ")
+            assert (found.name, found.questions) == ("NanoNQ", read_judged_set(folder).questions)
+            assert len(list(found.passages())) == 2
+    assert sorted(hub.sent) == sorted(f"datasets/zeta-alpha-ai/NanoNQ/{name}" for name in files)
