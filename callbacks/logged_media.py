@@ -1,5 +1,6 @@
 """Text, histograms and figures, for all loggers of a run that take them."""
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,23 @@ if TYPE_CHECKING:  # it takes long to import
 
 def log_text(trainer: Trainer, name: str, markdown: str) -> None:
     """Markdown, at the step that the trainer is at."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            add_text(logger, name, markdown, trainer.global_step)
+    _give(trainer, add_text, name, markdown)
 
 
 def log_histogram(trainer: Trainer, name: str, values: Tensor) -> None:
     """Of finite values, at the step that the trainer is at."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            add_histogram(logger, name, values, trainer.global_step)
+    _give(trainer, add_histogram, name, values)
 
 
 def log_figure(trainer: Trainer, name: str, figure: "Figure") -> None:
     """Of matplotlib, at the step that the trainer is at."""
+    _give(trainer, add_figure, name, figure)
+
+
+def _give(trainer: Trainer, add: Callable[[Logger, str, Any, int], None], name: str, what: Any) -> None:
     if trainer.is_global_zero:
         for logger in trainer.loggers:
-            add_figure(logger, name, figure, trainer.global_step)
+            add(logger, name, what, trainer.global_step)
 
 
 @singledispatch

@@ -182,12 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         DamagedFileError: it is no JSON object, or not the one that was written.
     """
+    read = _read_bytes(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+        content = json.loads(read.decode("utf-8"))
     except RecursionError as error:
         raise DamagedFileError(f"{path} is damaged: JSON nested too deep") from error
     except ValueError as error:
@@ -202,6 +199,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _read_bytes(path: Path) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFileError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def json_line(content: Mapping[str, Any]) -> str:
     """A line of a file that is added to, with its own checksum."""
     return json.dumps({**content, CHECKSUM: _checksum_of(content)}) + "\n"
@@ -214,13 +226,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any] | None]:
         FileNotFoundError: there is no such file.
         DamagedFileError: it cannot be read.
     """
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
-    return [_parse_json_line(line) for line in lines]
+    return [_parse_json_line(line) for line in _read_bytes(path).splitlines(keepends=True)]
 
 
 def _parse_json_line(line: bytes) -> dict[str, Any] | None:
@@ -250,12 +256,9 @@ def read_with_checksum(path: Path) -> str:
         FileNotFoundError: there is none.
         DamagedFileError: it is not what was written.
     """
+    read = _read_bytes(path)
     try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
+        text = read.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DamagedFileError(f"{path} is damaged: not UTF-8 ({error.reason})") from error
     lines = _COMMENT.findall(text)

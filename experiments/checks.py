@@ -18,7 +18,15 @@ from datamodules.questions import HELD_OUT
 from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
-from experiments.config import FSDP, ConfigError, ExperimentConfig, naming, num_examples, trains
+from experiments.config import (
+    FSDP,
+    ConfigError,
+    ExperimentConfig,
+    naming,
+    num_examples,
+    trains,
+    trains_retriever,
+)
 from experiments.each_setting import check_each_setting, value_of
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
@@ -128,8 +136,7 @@ def _is_installed(package: str) -> bool:
 def _doubts_about_length(config: ExperimentConfig) -> list[str]:
     score = config.objective.passage_score
     takes_score = "passage_score" in {field.name for field in fields(OBJECTIVES[config.objective.name])}
-    teaches = trains(config) and config.training.train_retriever
-    if not (teaches and takes_score and score in _FAVOUR_SHORT):
+    if not (trains_retriever(config) and takes_score and score in _FAVOUR_SHORT):
         return []
     return [
         f"objective.passage_score={score} divides attention by the passage's length and so teaches the "

@@ -604,10 +604,15 @@ def trains(config: ExperimentConfig) -> bool:
     return config.trainer.max_steps > 0 and (config.training.train_retriever or config.training.train_reader)
 
 
+def trains_retriever(config: ExperimentConfig) -> bool:
+    """Whether a run trains the retriever."""
+    return trains(config) and config.training.train_retriever
+
+
 def measures_staleness(config: ExperimentConfig) -> bool:
     """Whether a run measures how stale its index is: not of one that nothing searches between validations."""
     index = config.index
-    if not (trains(config) and config.training.train_retriever):
+    if not trains_retriever(config):
         return False
     is_searched = not config.retrieval.are_fixed or index.validation_passages is None
     return is_searched or index.staleness_every_steps is not None or index.refresh.startswith("when_stale")

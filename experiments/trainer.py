@@ -34,7 +34,7 @@ from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh, build_retriever
 from experiments.checks import monitors_of, thresholds_of
-from experiments.config import ExperimentConfig, measures_staleness, trains
+from experiments.config import ExperimentConfig, measures_staleness, trains, trains_retriever
 from experiments.loggers import curves_name, make_loggers
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder, starting_weights
@@ -135,7 +135,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         ),
         StopOnInterrupt(run.last_checkpoint),
     ]
-    if trains(config) and config.training.train_retriever:
+    if trains_retriever(config):
         others.append(
             WarnOfTemperatures("objective.attention_temperature", "objective.retrieval_temperature")
         )
@@ -194,7 +194,7 @@ def _refresh_index(
     config: ExperimentConfig, run: RunFolder, staleness: MeasureStaleness | None
 ) -> RefreshIndex:
     # an index of a retriever that is not trained stays fresh
-    schedule = config.index.refresh if config.training.train_retriever and trains(config) else NEVER_AGAIN
+    schedule = config.index.refresh if trains_retriever(config) else NEVER_AGAIN
     before_validation = config.index.refresh_before_validation
 
     def start_encoder() -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from experiments.build import (
     trains_reader_weights,
     would_search_on_gpu,
 )
-from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, trains
+from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, trains, trains_retriever
 from experiments.data_files import passage_file
 from experiments.planning.machines import Machine
 from experiments.planning.model_sizes import ModelSize, reader_size, retriever_size
@@ -66,7 +66,7 @@ class Setup:
 
     @property
     def trains_retriever(self) -> bool:
-        return trains(self.config) and self.config.training.train_retriever
+        return trains_retriever(self.config)
 
     @property
     def trains_passage_encoder(self) -> bool:
