@@ -14,9 +14,10 @@ from pathlib import Path
 from datamodules.errors import DataError
 
 WRITTEN_IN_PART = re.compile(
-    r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|\d+ requested and \d+ written"
+    r"PytorchStreamWriter failed writing|inline_container.* unexpected pos|basic_ios::clear|"
+    r"\d+ requested and \d+ written"
 )
-"""What torch, in two places, and NumPy make of the system's word for a full disk."""
+"""What torch, in three places, and NumPy make of the system's word for a full disk."""
 _DAY_S = 86400.0
 _LIFE = uuid.uuid4().hex[:8]
 """Of this process, whose number an earlier one may have had, as in a container that is started again."""

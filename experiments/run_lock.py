@@ -14,6 +14,8 @@ from datamodules.durable_files import is_alive
 from experiments.config import ConfigError
 
 LOCK_FILE = "run.lock"
+_SAID_WITHIN_S = 2.0
+"""Who has just got the lock writes next who it is."""
 
 
 @contextlib.contextmanager
@@ -50,12 +52,12 @@ def _lock(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = _owner(descriptor)
+            owner = _holder(descriptor)
             os.close(descriptor)
             raise _taken(path, owner) from error
         except OSError:  # a file system without locks
             owner = _owner(descriptor)
-            if owner.get("host") not in (None, socket.gethostname()) or _runs(owner):
+            if owner.get("process") != os.getpid() and _may_run(owner):
                 os.close(descriptor)
                 raise _taken(path, owner) from None
         if _is_at(path, descriptor):
@@ -76,6 +78,18 @@ def _write(descriptor: int) -> None:
     os.pwrite(descriptor, json.dumps(said).encode() + b"\n", 0)
 
 
+def _holder(descriptor: int) -> dict[str, Any]:
+    """What the process that holds the lock says, not what one that was killed has left in the file."""
+    deadline = time.monotonic() + _SAID_WITHIN_S
+    while True:
+        owner = _owner(descriptor)
+        if _may_run(owner):
+            return owner
+        if time.monotonic() > deadline:
+            return {}
+        time.sleep(0.01)
+
+
 def _owner(descriptor: int) -> dict[str, Any]:
     """What the file says; nothing where it cannot be told."""
     try:
@@ -85,9 +99,12 @@ def _owner(descriptor: int) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _runs(owner: dict[str, Any]) -> bool:
+def _may_run(owner: dict[str, Any]) -> bool:
+    """Whether it is of another machine, where it cannot be told, or runs on this one."""
+    if owner.get("host") not in (None, socket.gethostname()):
+        return True
     process = owner.get("process")
-    return isinstance(process, int) and process != os.getpid() and is_alive(process)
+    return isinstance(process, int) and is_alive(process)
 
 
 def _taken(path: Path, owner: dict[str, Any]) -> ConfigError:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from datamodules.durable_files import durably, partial_beside, write_durably
+from datamodules.durable_files import cannot_write, durably, partial_beside, write_durably
 from datamodules.errors import DataError
 
 
@@ -59,3 +59,16 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
     (tmp_path / "no-folder").touch()
     with pytest.raises(DataError, match=r"no-folder/file cannot be written \(File exists\)"):
         write_durably(tmp_path / "no-folder" / "file", "text")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "basic_ios::clear: iostream error",
+        "[enforce fail at inline_container.cc:864] . PytorchStreamWriter failed writing file data/3",
+        "[enforce fail at inline_container.cc:664] . unexpected pos 640 vs 534",
+        "1000 requested and 512 written",
+    ],
+)
+def test_what_libraries_make_of_a_full_disk_is_said_in_words(tmp_path, said):
+    assert "for want of space" in str(cannot_write(tmp_path / "last.ckpt", RuntimeError(said)))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -65,6 +66,20 @@ def test_without_locks_of_the_file_system_the_process_counts(
     else:
         with locked(tmp_path):
             pass
+
+
+def test_the_holder_is_named_and_not_the_killed_one_before_it(tmp_path):
+    """It writes who it is once it has the lock, and the second may look before that."""
+    path = tmp_path / LOCK_FILE
+    left = {"process": 2**22 + 1, "host": socket.gethostname(), "since": "2026"}
+    path.write_text(json.dumps(left))
+    with path.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        writes = threading.Timer(0.2, lambda: path.write_text(json.dumps({**left, "process": os.getppid()})))
+        writes.start()
+        with pytest.raises(ConfigError, match=f"by process {os.getppid()} on"), locked(tmp_path):
+            pytest.fail("it is taken")
+        writes.join()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "\0\0"])
