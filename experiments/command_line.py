@@ -62,7 +62,7 @@ def run_command(work: Callable[[], int]) -> int:
         if _rank() > 0:
             # the main process ends this one where it says the same
             time.sleep(_WAIT_FOR_MAIN_PROCESS_S)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_hidden_trouble(error) or error}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
@@ -76,6 +76,16 @@ def run_command(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _hidden_trouble(error: ValueError) -> str | None:
+    """What is wrong with a disk, where a library says something else: Lightning, of a number to be logged.
+
+    The suite's own mistakes of the user are of classes of their own, or have no error of the system behind
+    them.
+    """
+    cause = error.__cause__
+    return disk_trouble(cause) if type(error) is ValueError and isinstance(cause, OSError) else None
 
 
 def disk_trouble(error: BaseException) -> str | None:

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from experiments.command_line import CLOSED_PIPE, USER_ERROR, disk_trouble, run_command
 
@@ -41,6 +42,20 @@ def test_words_alone_are_understood():
     trouble = disk_trouble(RuntimeError("Error in write: 28 != 100 (No space left on device)\nat fileio.cc"))
     assert trouble is not None
     assert trouble.startswith("Error in write: 28 != 100 (No space left on device); make room")
+
+
+def test_a_number_that_cannot_be_logged_for_want_of_space_is_of_the_disk(monkeypatch, tmp_path, capsys):
+    """Lightning says of any error there that numbers of this kind are not supported."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.out")
+
+    logger = TensorBoardLogger(tmp_path)
+    monkeypatch.setattr(logger.experiment, "add_scalar", full)
+    assert run_command(lambda: logger.log_metrics({"loss": 0.5}, step=1) or 0) == USER_ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: events.out: No space left on device; ")
+    assert "not supported" not in said
 
 
 def test_other_errors_are_not_of_the_disk():
