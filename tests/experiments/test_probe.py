@@ -185,7 +185,7 @@ def test_every_row_says_how_it_goes_with_passage_length(probed):
     text = (out / "probe.html").read_text()
     assert "<th>tau with passage length</th>" in text
     assert "<th>same order for an unrelated question</th>" in text
-    assert f"<td>{own['length_tau']['mean']:.2f} [" in text
+    assert f"<td>{own['length_tau']['mean']:.2f} <small>[" in text
 
 
 def test_instances_can_be_a_baseline(probed):

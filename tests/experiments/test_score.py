@@ -17,7 +17,9 @@ NUM_PASSAGES = 4
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("score")
-    return toy_settings(folder, training__num_passages=NUM_PASSAGES, evaluation__num_read=2)
+    return toy_settings(
+        folder, training__num_passages=NUM_PASSAGES, evaluation__num_read=2, data__evaluation_batch_size=4
+    )
 
 
 def command(settings, out, *arguments, **changes):

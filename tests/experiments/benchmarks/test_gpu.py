@@ -79,7 +79,7 @@ def test_the_run_refreshes_and_decides(ended):
 
 def test_the_oldest_packages_are_those_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = dict(re.match(r"([\w-]+)>=([\d.]+)", text).groups() for text in project["dependencies"])
+    wanted = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(project["dependencies"]), re.MULTILINE))
     assert {name: wanted[name] for name in OLDEST} == OLDEST
 
 
