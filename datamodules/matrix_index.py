@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
+from datamodules.best_scores import search_blocks
 from datamodules.embedding_matrix import EmbeddingMatrix
 from datamodules.errors import DataError
 from datamodules.passage_index import EXACT, check_search
@@ -83,13 +84,7 @@ class MatrixIndex:
         if len(queries) == 0:
             return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
         asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
-        scores = torch.empty(len(queries), 0, device=self.device)
-        rows = torch.empty(len(queries), 0, dtype=torch.int64, device=self.device)
-        for first, block in self._blocks():
-            # in single precision: sums of halves would tie
-            of_block, places = _best_places(asked @ block.float().T, min(k, len(block)))
-            scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
-        return scores.cpu().numpy(), rows.cpu().numpy()
+        return search_blocks(asked, self._blocks(), k)
 
     def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
         """See `SearchIndex.embeddings`."""
@@ -103,26 +98,3 @@ class MatrixIndex:
             return
         for start in range(0, len(self), ROWS_ON_DEVICE):
             yield self._first_row + start, self._on_device[start : start + ROWS_ON_DEVICE]
-
-
-def _best_places(
-    scores: Float[Tensor, "batch rows"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """The k highest scores and their places; of those that tie at the k-th place the first ones."""
-    best, places = scores.topk(k, dim=1)
-    last = best[:, -1:]
-    # topk takes any of them
-    has_others = (scores == last).sum(dim=1) > (best == last).sum(dim=1)
-    if has_others.any():
-        in_order, order = scores[has_others].sort(dim=1, descending=True, stable=True)
-        best[has_others], places[has_others] = in_order[:, :k], order[:, :k]
-    return best, places
-
-
-def _best(
-    scores: Float[Tensor, "batch found"], rows: Int64[Tensor, "batch found"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """The k highest scores, the best first; of equal ones the lower row."""
-    by_row = rows.argsort(dim=1)
-    scores, order = scores.gather(1, by_row).sort(dim=1, descending=True, stable=True)
-    return scores[:, :k], rows.gather(1, by_row).gather(1, order)[:, :k]

@@ -32,10 +32,13 @@ def brute_force(embeddings: np.ndarray, queries: np.ndarray, k: int) -> tuple[np
 
 
 class TestSearch:
+    @pytest.mark.parametrize("num_queries", [4, passage_index._QUERIES_FOR_A_PRODUCT])
     @pytest.mark.parametrize("k", [1, 5, 30])
-    def test_flat_is_brute_force(self, k):
-        embeddings, queries = random_vectors(30, 8), random_vectors(4, 8, seed=1)
-        scores, rows = PassageIndex.build(embeddings).search(queries, k)
+    def test_flat_is_brute_force(self, k, num_queries, monkeypatch):
+        embeddings, queries = random_vectors(30, 8), random_vectors(num_queries, 8, seed=1)
+        index = PassageIndex.build(embeddings)
+        monkeypatch.setattr(passage_index, "_ROWS_A_CHUNK", 7)
+        scores, rows = index.search(queries, k)
         expected_scores, expected_rows = brute_force(embeddings, queries, k)
         np.testing.assert_array_equal(rows, expected_rows)
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
@@ -52,10 +55,11 @@ class TestSearch:
         _, rows = PassageIndex.build(embeddings).search(np.array([[1, 0]], dtype=np.float32), k=1)
         assert rows.tolist() == [[1]]
 
-    def test_among_equal_scores_the_lower_row_comes_first(self):
+    @pytest.mark.parametrize("num_queries", [2, passage_index._QUERIES_FOR_A_PRODUCT])
+    def test_among_equal_scores_the_lower_row_comes_first(self, num_queries):
         index = PassageIndex.build(np.ones((6, 3), dtype=np.float32))
-        scores, rows = index.search(np.ones((2, 3), dtype=np.float32), k=6)
-        assert rows.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+        scores, rows = index.search(np.ones((num_queries, 3), dtype=np.float32), k=6)
+        assert rows.tolist() == [[0, 1, 2, 3, 4, 5]] * num_queries
         assert (scores == 3).all()
 
     def test_no_queries_have_no_results(self):

@@ -1,0 +1,53 @@
+"""Exact search by matrix products, block by block, where the order of equal scores is certain."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+
+def search_blocks(
+    queries: Float32[Tensor, "batch dim"], blocks: Iterable[tuple[int, Float[Tensor, "rows dim"]]], k: int
+) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+    """The k rows with the highest inner product with each query, the best first; of equal ones the lower row.
+
+    Args:
+        queries: one row a query, on the device of the blocks.
+        blocks: number of the first row, and rows, of any float type; scores of one block at a time are kept.
+        k: rows wanted for each query, of all blocks together.
+
+    Returns:
+        The scores, and the rows' numbers.
+    """
+    scores = torch.empty(len(queries), 0, device=queries.device)
+    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for first, block in blocks:
+        # in single precision: sums of halves would tie
+        of_block, places = _best_places(queries @ block.float().T, min(k, len(block)))
+        scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
+    return scores.cpu().numpy(), rows.cpu().numpy()
+
+
+def _best_places(
+    scores: Float[Tensor, "batch rows"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    """The k highest scores and their places; of those that tie at the k-th place the first ones."""
+    best, places = scores.topk(k, dim=1)
+    last = best[:, -1:]
+    # topk takes any of them
+    has_others = (scores == last).sum(dim=1) > (best == last).sum(dim=1)
+    if has_others.any():
+        in_order, order = scores[has_others].sort(dim=1, descending=True, stable=True)
+        best[has_others], places[has_others] = in_order[:, :k], order[:, :k]
+    return best, places
+
+
+def _best(
+    scores: Float[Tensor, "batch found"], rows: Int64[Tensor, "batch found"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+    """The k highest scores, the best first; of equal ones the lower row."""
+    by_row = rows.argsort(dim=1)
+    scores, order = scores.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+    return scores[:, :k], rows.gather(1, by_row).gather(1, order)[:, :k]
