@@ -25,14 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     quieten()
+    import numpy as np
     from lightning import Trainer
 
+    from datamodules.batches import Passage
     from datamodules.sealed_files import write_json
     from experiments.build import build_datamodule, build_knowledge, build_retriever, hardware
     from experiments.config import ConfigError
+    from experiments.kept_indices import KeptIndices
     from experiments.runs import snapshot_of_run
     from experiments.show.console import print_control
+    from lightning_modules.encoding import encode_passages
     from lightning_modules.length_control import MAX_PASSAGES, control_length
+    from lightning_modules.retriever import Retriever
 
     start, end = (snapshot_of_run(path, overrides, at_start) for at_start in (True, False))
     if end.is_start or end.weights["retriever"] == start.weights["retriever"]:
@@ -50,6 +55,12 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     num_passages = k or config.training.num_passages
     if not 1 <= num_passages <= len(passages):
         raise ConfigError(f"--k {k} must be between 1 and the {len(passages)} passages")
+    kept_indices = KeptIndices(config, end.run)
+
+    def embed(retriever: Retriever, passages: list[Passage]) -> np.ndarray:
+        kept = kept_indices.embeddings(retriever, knowledge_base)
+        return encode_passages(retriever, passages) if kept is None else kept
+
     trainer = Trainer(logger=False, enable_checkpointing=False, **hardware(config))
     with trainer.precision_plugin.forward_context():  # as the run made its indices
         before, after = (
@@ -64,6 +75,7 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
             datamodule.test,
             num_passages=num_passages,
             match=config.evaluation.answer_match,
+            embed=embed,
         )
     print_control(control, num_passages)
     kept = {name: asdict(getattr(control, name)) for name in ("gain", "by_length", "beyond_length")}

@@ -16,8 +16,8 @@ from callbacks.save_tokens import SaveTokens
 from datamodules.qa_datamodule import QuestionDataModule
 from experiments.build import build, build_refresh, cache_folder, hardware
 from experiments.config import ExperimentConfig
+from experiments.kept_indices import KeptIndices
 from experiments.runs import Snapshot, environment
-from lightning_modules.encoding import embeddings_fingerprint
 from lightning_modules.retrieval import RetrievalModule
 
 
@@ -85,14 +85,9 @@ def write_tokens(snapshot: Snapshot, split: str, num_questions: int, path: Path)
 
 def _index(snapshot: Snapshot, module: RetrievalModule, scratch: Path) -> RefreshIndex:
     """Takes the index that the run ended with, or the shared one of a start, and builds one otherwise."""
-    config = snapshot.config
-    folders = [cache_folder(config) / "index"]
-    if snapshot.run is not None:
-        folders.append(snapshot.run.index)
-    fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)
-    there = [folder for folder in folders if (folder / fingerprint[:16]).is_dir()]
-    start_folder = there[0] if there else folders[0]
-    return build_refresh(config, scratch / "index", NEVER_AGAIN, start_folder=start_folder)
+    kept = KeptIndices(snapshot.config, snapshot.run)
+    start_folder = kept.folder_with(module.retriever, module.knowledge_base)
+    return build_refresh(snapshot.config, scratch / "index", NEVER_AGAIN, start_folder=start_folder)
 
 
 def _info(snapshot: Snapshot, datamodule: QuestionDataModule, split: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Each gets the bonus that serves it best on the validation questions; what is lef
 questions is not length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,9 @@ class Controlled:
     chosen: Bonus
 
 
+Embed = Callable[[Retriever, list[Passage]], Float32[np.ndarray, "passages dim"]]
+
+
 @dataclass(frozen=True)
 class LengthControl:
     """What a run gained, and what is left of it beside a bonus for length.
@@ -91,6 +94,7 @@ def control_length(
     *,
     num_passages: int = 5,
     match: AnswerMatch | str = AnswerMatch.TOKENS,
+    embed: Embed = encode_passages,
 ) -> LengthControl:
     """Controls a retriever, and the one that its training started with.
 
@@ -101,6 +105,7 @@ def control_length(
         test: other questions, that gains are measured on.
         num_passages: K of the Hit Rate.
         match: when a passage holds an answer.
+        embed: a retriever's embeddings of all passages, for one who has them already.
 
     Raises:
         ValueError: too many passages to score them all at once.
@@ -112,7 +117,7 @@ def control_length(
         )
     found = []
     for retriever in (start, trained):
-        embeddings = encode_passages(retriever, passages)
+        embeddings = embed(retriever, passages)
         on_validation, on_test = (
             PassageRanking.of(retriever, embeddings, questions, passages, match)
             for questions in (validation, test)

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import control_length, run
 from experiments.show.console import print_control
+from lightning_modules.encoding import encode_passages
 from lightning_modules.length_control import Bonus, Controlled, LengthControl
 from lightning_modules.metrics.estimates import Estimate
 from tests.tiny_models import toy_passages
@@ -54,6 +55,27 @@ def trained_run(tmp_path_factory):
     assert run.main(["--exp", "step2_vital", *settings]) == 0
     (path,) = (folder / "runs" / "step2_vital").iterdir()
     return path
+
+
+def test_passages_are_not_encoded_again(trained_run, capsys, monkeypatch, caplog):
+    """What the run kept gives what encoding gives, and where it is damaged they are encoded."""
+    path = str(trained_run)
+    encoded = []
+
+    def encode(retriever, passages):
+        encoded.append(len(passages))
+        return encode_passages(retriever, passages)
+
+    monkeypatch.setattr("lightning_modules.encoding.encode_passages", encode)
+    assert control_length.main([path]) == 0
+    with_kept = capsys.readouterr().out
+    assert encoded == []
+    for index in (trained_run / "index").glob("*/index-*.faiss"):
+        index.write_bytes(index.read_bytes()[:-1])
+    assert control_length.main([path]) == 0
+    assert capsys.readouterr().out == with_kept
+    assert encoded == [len(toy_passages())]
+    assert "encoding all passages again" in caplog.text
 
 
 def test_what_is_printed_fits_together(trained_run, capsys):
