@@ -17,8 +17,10 @@ COMMANDS = {
     "select-heads": "chooses attention heads",
     "analyse": "token-level metrics",
     "download": "fetches and verifies data and models",
+    "benchmarks": "compares the suite's speed with what it would be compared with",
+    "study": "which measures of the check predict what a teacher does",
 }
-"""The modules of this package that are commands, `-` for `_`, and what each does."""
+"""The modules and packages of this package that are commands, `-` for `_`, and what each does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    code: int = import_module(f"experiments.{name.replace('-', '_')}").main(others)
+    module = import_module(f"experiments.{name.replace('-', '_')}")
+    if hasattr(module, "__path__"):
+        module = import_module(f"{module.__name__}.__main__")
+    code: int = module.main(others)
     return code
 
 

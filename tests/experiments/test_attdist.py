@@ -8,12 +8,16 @@ from experiments import attdist
 
 
 def test_every_command_is_there_and_runs_as_its_module(capsys):
+    folder = Path(attdist.__file__).parent
     modules = {
         path.stem
-        for path in Path(attdist.__file__).parent.glob("*.py")
+        for path in folder.glob("*.py")
         if "\ndef main(" in path.read_text() and path.stem != "attdist"
     }
-    assert {name.replace("-", "_") for name in attdist.COMMANDS} == modules
+    packages = {path.parent.name for path in folder.glob("*/__main__.py")}
+    assert {name.replace("-", "_") for name in attdist.COMMANDS} == modules | packages
+    assert attdist.main(["study", "--list"]) == 0
+    assert "prediction/" in capsys.readouterr().out
     assert attdist.main(["run", "--list"]) == 0
     assert "quickstart" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
