@@ -1,4 +1,4 @@
-"""Uniform: the control that teaches nothing."""
+"""Uniform: the control that knows nothing of a question's candidates."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +13,10 @@ from lightning_modules.objectives.base import Objective, Passes
 
 @dataclass(frozen=True)
 class Uniform(Objective[None]):
-    """Every passage alike: what a retriever gains or loses by being trained on no information at all.
+    """Every candidate alike: what a retriever gains or loses without a teacher. The reader is not asked.
 
-    The reader is not asked.
+    With the batch's other passages as negatives that is much, since whoever found the candidates then teaches:
+    a question's own are to stand above other questions'.
     """
 
     name: ClassVar[str] = "uniform"
