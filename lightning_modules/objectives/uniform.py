@@ -15,8 +15,8 @@ from lightning_modules.objectives.base import Objective, Passes
 class Uniform(Objective[None]):
     """Every candidate alike: what a retriever gains or loses without a teacher. The reader is not asked.
 
-    With the batch's other passages as negatives that is much, since whoever found the candidates then teaches:
-    a question's own are to stand above other questions'.
+    With the batch's other passages as negatives that is much: whoever found the candidates teaches then,
+    since a question's own are to stand above other questions'.
     """
 
     name: ClassVar[str] = "uniform"
