@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _CURVES = ("offshelf", "step2")
 _HISTOGRAMS = ((4, 1, "attention"), (5, 2, "attention"), (6, 1, "spearman"), (7, 2, "spearman"))
 _LINES = ("-", "--", ":", "-.")
 _NUM_BINS = 30
+_TITLE_WIDTH = 90
+"""Characters of a line over two panels."""
 _HEADROOM = 1.3
 """A histogram's height relative to its highest bar's: above it stands the percentile."""
 
@@ -154,13 +157,15 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
     drawn = [entry for entry in entries if any(name in entry.estimates for name in names)]
     if not drawn:
         return None
-    figure = _new_figure(7.0, 0.9 + 1.25 * len(drawn))
+    titles = [fill(setting_label(entry), _TITLE_WIDTH, break_on_hyphens=False) for entry in drawn]
+    num_lines = sum(title.count("\n") + 1 for title in titles)
+    figure = _new_figure(7.0, 0.9 + 1.1 * len(drawn) + 0.15 * num_lines)
     panels = figure.subplots(len(drawn), 2, sharex=True, sharey="row", squeeze=False)
     pooled = [[_instances(entry, name) for name in names] for entry in drawn]
     everything = np.concatenate([values for row in pooled for values in row])
     low, high = float(everything.min()), float(everything.max())
     edges = np.linspace(low, high if high > low else low + 1e-3, _NUM_BINS + 1).tolist()
-    for row, entry in zip(range(len(drawn)), drawn, strict=True):
+    for row, (entry, title) in enumerate(zip(drawn, titles, strict=True)):
         for column, name in enumerate(names):
             _draw_histogram(panels[row, column], pooled[row][column], edges, _color_of(entry.setting))
             panels[row, column].text(
@@ -168,8 +173,11 @@ def _draw_histograms(entries: Sequence[Entry], number: int, indicator: int, part
             )
         # both panels of the row have its axis
         panels[row, 0].set_ylim(0.0, panels[row, 0].get_ylim()[1] * _HEADROOM)
-        # over both panels of the row
-        panels[row, 0].set_title(setting_label(entry), loc="left")
+        # over both panels of the row: the layout is to leave room for its height, not for its width
+        panels[row, 0].set_title(" " + "\n" * title.count("\n"), loc="left")
+        panels[row, 0].annotate(
+            title, (0.0, 1.0), (0, 4), "axes fraction", "offset points", fontsize=9, va="bottom"
+        ).set_in_layout(False)
     for axes in panels[-1]:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("Spearman of a question" if part == "spearman" else "attention of a question")

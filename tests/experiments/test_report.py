@@ -587,10 +587,28 @@ def test_nothing_of_a_figure_lies_upon_its_bars_or_beyond_a_phone(toy_runs, monk
     for number in (4, 5, 6, 7):
         for axes in drawn[number].axes:
             for label in axes.texts if axes.patches else ():
-                assert re.fullmatch("p9[05]", label.get_text())
+                if not re.fullmatch("p9[05]", label.get_text()):  # a title
+                    assert label.get_window_extent().y0 > axes.get_window_extent().y1
+                    continue
                 assert label.get_window_extent().y0 > max(bar.get_window_extent().y1 for bar in axes.patches)
                 labels += 1
     assert labels >= 6
+
+
+def test_rows_named_by_many_settings_leave_room_for_their_bars(toy_runs, monkeypatch):
+    notes = tuple(f"data.{name}=somewhere/far/{name}.jsonl" for name in ("train", "validation", "passages"))
+    entries = entries_of(toy_runs)["embedded", "vital", "offshelf"]
+    drawn = drawn_figures([dataclasses.replace(entry, notes=notes) for entry in entries], monkeypatch)
+    for number in (4, 5, 6, 7):
+        figure = drawn[number]
+        titles = [text for axes in figure.axes for text in axes.texts if notes[0] in text.get_text()]
+        assert len(titles) == len(entries)
+        for title in titles:
+            assert title.get_window_extent().x1 <= figure.bbox.x1
+            assert not any(
+                title.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes
+            )
+        assert min(axes.get_window_extent().width for axes in figure.axes) > 0.3 * figure.bbox.width
 
 
 def test_an_earlier_report_is_replaced(made, toy_runs, tmp_path):
