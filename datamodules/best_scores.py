@@ -34,10 +34,10 @@ def _best_places(
     scores: Float[Tensor, "batch rows"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
     """The k highest scores and their places; of those that tie at the k-th place the first ones."""
-    best, places = scores.topk(k, dim=1)
-    last = best[:, -1:]
-    # topk takes any of them
-    has_others = (scores == last).sum(dim=1) > (best == last).sum(dim=1)
+    # topk takes any of those that tie at the last place: one more shows whether there are others
+    best, places = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    has_others = (best[:, k:] == best[:, k - 1 : k]).any(dim=1)
+    best, places = best[:, :k], places[:, :k]
     if has_others.any():
         in_order, order = scores[has_others].sort(dim=1, descending=True, stable=True)
         best[has_others], places[has_others] = in_order[:, :k], order[:, :k]
