@@ -257,8 +257,9 @@ class PassageIndex:
 
         from datamodules.best_scores import search_blocks
 
-        flat = require_faiss().downcast_index(self._index)
-        kept = require_faiss().rev_swig_ptr(flat.get_xb(), len(self) * self.dim).reshape(len(self), self.dim)
+        faiss = require_faiss()
+        stored = faiss.rev_swig_ptr(faiss.downcast_index(self._index).get_xb(), len(self) * self.dim)
+        kept = stored.reshape(len(self), self.dim)
         blocks = (
             (start, torch.from_numpy(kept[start : start + _ROWS_A_CHUNK]))
             for start in range(0, len(self), _ROWS_A_CHUNK)

@@ -55,13 +55,13 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     num_passages = k or config.training.num_passages
     if not 1 <= num_passages <= len(passages):
         raise ConfigError(f"--k {k} must be between 1 and the {len(passages)} passages")
-    kept_indices = KeptIndices(config, end.run)
+    trainer = Trainer(logger=False, enable_checkpointing=False, **hardware(config))
+    kept_indices = KeptIndices(config, end.run, trainer.precision_plugin)
 
     def embed(retriever: Retriever, passages: list[Passage]) -> np.ndarray:
         kept = kept_indices.embeddings(retriever, knowledge_base)
         return encode_passages(retriever, passages) if kept is None else kept
 
-    trainer = Trainer(logger=False, enable_checkpointing=False, **hardware(config))
     with trainer.precision_plugin.forward_context():  # as the run made its indices
         before, after = (
             build_retriever(config, of.weights["retriever"]).to(trainer.strategy.root_device)

@@ -59,7 +59,7 @@ def write_tokens(snapshot: Snapshot, split: str, num_questions: int, path: Path)
         # after the knowledge base, a slice of which depends on all questions
         datamodule.test = getattr(datamodule, split)[:num_questions]
         callbacks: list[Callback] = [
-            _index(snapshot, module, Path(scratch)),
+            _index(snapshot, module, Path(scratch), trainer_hardware),
             FitTemperature(),
             SaveTokens(path, _info(snapshot, datamodule, split)),
         ]
@@ -83,9 +83,12 @@ def write_tokens(snapshot: Snapshot, split: str, num_questions: int, path: Path)
     return len(datamodule.test)
 
 
-def _index(snapshot: Snapshot, module: RetrievalModule, scratch: Path) -> RefreshIndex:
+def _index(
+    snapshot: Snapshot, module: RetrievalModule, scratch: Path, trainer_hardware: dict[str, Any]
+) -> RefreshIndex:
     """Takes the index that the run ended with, or the shared one of a start, and builds one otherwise."""
-    kept = KeptIndices(snapshot.config, snapshot.run)
+    precision = L.Trainer(logger=False, enable_checkpointing=False, **trainer_hardware).precision_plugin
+    kept = KeptIndices(snapshot.config, snapshot.run, precision)
     start_folder = kept.folder_with(module.retriever, module.knowledge_base)
     return build_refresh(snapshot.config, scratch / "index", NEVER_AGAIN, start_folder=start_folder)
 
