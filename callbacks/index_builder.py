@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,23 @@ from jaxtyping import Float32
 from lightning import Trainer
 
 from callbacks.progress import progress_bar
+from callbacks.stop_on_interrupt import stop_if_interrupted
 from datamodules.durable_files import age_s, delete_partials_of_dead, partial_beside
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
-from datamodules.passage_index import EXACT, PassageIndex, SearchIndex, StaleIndexError
+from datamodules.passage_index import (
+    EXACT,
+    PassageIndex,
+    SearchIndex,
+    StaleIndexError,
+    UnusableEmbeddingsError,
+)
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sealed_files import DamagedFileError
 from lightning_modules.encoding import encode_rows
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.processes import gather
+from lightning_modules.processes import failing_together, gather
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.sharded_index import ShardedIndex
 
@@ -122,7 +129,9 @@ class IndexBuilder:
             return self._search_in(matrix, trainer, module)
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
-            matrix = self._encode_matrix(trainer, module, fingerprint, partial)
+            matrix = self._encoded_before(trainer, partial, fingerprint)
+            if matrix is None:
+                matrix = self._encode_matrix(trainer, module, fingerprint, partial)
             exact = MatrixIndex(matrix)  # in its file: a GPU need not hold it for one search
             index = self._index_rows(trainer, module, matrix.as_array(), exact, fingerprint, folder)
             if trainer.is_global_zero:
@@ -179,15 +188,15 @@ class IndexBuilder:
         folder: Path,
     ) -> SearchIndex:
         """Made and saved by the first process, loaded by the others."""
-        if trainer.is_global_zero:
-            index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
-            if folder == self.start_folder:
-                self._share(index, fingerprint, folder)
-            else:
-                index.save(self.folder_of(fingerprint), fingerprint)
-            if self.factory != EXACT:
-                self._log_recall(trainer, module, index, exact or PassageIndex.build(embeddings))
-        trainer.strategy.barrier("index saved")
+        with failing_together(trainer, UnusableEmbeddingsError):
+            if trainer.is_global_zero:
+                index = PassageIndex.build(embeddings, self.factory, use_gpu=self.use_gpu)
+                if folder == self.start_folder:
+                    self._share(index, fingerprint, folder)
+                else:
+                    index.save(self.folder_of(fingerprint), fingerprint)
+                if self.factory != EXACT:
+                    self._log_recall(trainer, module, index, exact or PassageIndex.build(embeddings))
         if not trainer.is_global_zero:
             loaded = (
                 self._load_from(place, trainer, module, fingerprint) for place in self._places(fingerprint)
@@ -252,6 +261,14 @@ class IndexBuilder:
             is_free = trainer.strategy.broadcast(is_free)
             yield place if is_free else self.folder_of(fingerprint)
 
+    def _encoded_before(self, trainer: Trainer, place: Path, fingerprint: str) -> EmbeddingMatrix | None:
+        """The embeddings of a run that was killed while FAISS made an index of them."""
+        matrix: EmbeddingMatrix | None = None
+        with suppress(FileNotFoundError, StaleIndexError, DamagedFileError):
+            matrix = EmbeddingMatrix.open(place, fingerprint)
+            matrix.verify()
+        return matrix if all(gather(trainer, [matrix is not None])) else None
+
     def _encode_matrix(
         self, trainer: Trainer, module: RetrievalModule, fingerprint: str, place: Path
     ) -> EmbeddingMatrix:
@@ -279,11 +296,17 @@ class IndexBuilder:
             progress_bar(total, "Encoding passages", "passages", is_shown) as bar,
             trainer.precision_plugin.forward_context(),
         ):
-            for chunk in own:
-                encoded = encode_rows(
-                    module.retriever, module.knowledge_base, shape.chunks[chunk], self.batch_size, bar.update
-                )
-                matrix.write(chunk, encoded)
+            for turn in range(-(-len(missing) // trainer.world_size)):
+                stop_if_interrupted(trainer)  # what is written stays
+                with failing_together(trainer, UnusableEmbeddingsError):
+                    for chunk in own[turn : turn + 1]:
+                        rows = shape.chunks[chunk]
+                        matrix.write(
+                            chunk,
+                            encode_rows(
+                                module.retriever, module.knowledge_base, rows, self.batch_size, bar.update
+                            ),
+                        )
         trainer.strategy.barrier("passages encoded")
         if trainer.is_global_zero:
             matrix.adopt(place)

@@ -78,6 +78,11 @@ class RefreshIndex(Callback):
         self._knows_checkpoints = False
         self._last_due_step = -1
 
+    @property
+    def own_folder(self) -> Path | None:
+        """Where the run keeps the index in use, if it is not one that runs share; None = there is none."""
+        return None if self._fingerprint is None else self.builder.folder_of(self._fingerprint)
+
     # ---- when ----
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -145,13 +150,15 @@ class RefreshIndex(Callback):
                     self.builder.factory,
                 )
             return
+        # a resumed run whose steps are all done has no index yet, but a retriever that has learnt
+        is_starts = module.index is None and not self._in_checkpoints
         is_first = module.index is None
         with module.timer.part("refresh_index"):
             module.index = None  # the old one is let go before the new one takes memory
             module.index = self.builder.load(trainer, module, fingerprint)
             if module.index is None:
                 self._prune(trainer, fingerprint)
-                module.index = self.builder.build(trainer, module, fingerprint, is_shared=is_first)
+                module.index = self.builder.build(trainer, module, fingerprint, is_shared=is_starts)
         self._fingerprint = fingerprint
         if self.meter is not None:
             self.meter.keep(trainer, module)

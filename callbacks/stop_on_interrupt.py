@@ -91,11 +91,14 @@ class StopOnInterrupt(Callback):
             self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.stop_if_interrupted(trainer)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def stop_if_interrupted(self, trainer: Trainer) -> None:
+        """For what takes long within a step or a validation: nothing is saved, as in a validation."""
         if self._decided(trainer):
             self._stop(trainer)
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.on_validation_batch_end(trainer, pl_module)
 
     def _decided(self, trainer: Trainer) -> bool:
         """Whether any process was interrupted."""
@@ -126,6 +129,17 @@ class StopOnInterrupt(Callback):
     def _restore(self) -> None:
         _restore(self._previous)
         self._previous = {}
+
+
+def stop_if_interrupted(trainer: Trainer) -> None:
+    """Ends a long piece of work, such as an encoding, after a signal; all processes ask equally often.
+
+    Raises:
+        RunInterrupted: any process was told to stop, and the trainer has a `StopOnInterrupt`.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnInterrupt):
+            callback.stop_if_interrupted(trainer)
 
 
 def _install(signals: Sequence[signal.Signals], handler: Any) -> dict[signal.Signals, Any]:

@@ -71,9 +71,17 @@ class ValidateOnPart(Callback):
         pl_module.index_is_fresh = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RetrievalModule)
-        pl_module.index, self._whole = self._whole, None
-        pl_module.searched_rows = None
+        self._give_back_whole(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A collapse ends a validation before its end, and the test after it searches all."""
+        self._give_back_whole(pl_module)
+
+    def _give_back_whole(self, module: LightningModule) -> None:
+        assert isinstance(module, RetrievalModule)
+        if module.searched_rows is not None:
+            module.index, self._whole = self._whole, None
+            module.searched_rows = None
 
     def _embeddings(
         self, trainer: Trainer, module: RetrievalModule, rows: Int64[np.ndarray, " rows"]

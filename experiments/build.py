@@ -384,10 +384,14 @@ def build_objective(
 
 
 def unrelated_questions(config: ExperimentConfig, train: Sequence[Question]) -> list[tuple[str, str]]:
-    """The training questions, with their own answers, that attention may be calibrated by."""
-    answered = [(question.text, question.answers[0]) for question in train if question.answers]
-    num = min(config.objective.calibration.num_unrelated, len(answered))
-    return random.Random(config.seed).sample(answered, num)
+    """The training questions, with their own answers, that attention may be calibrated by.
+
+    One more than each question is compared with, since one of them may be the question itself. They do not
+    depend on the seed: what a passage gets whatever is asked is read once for runs of all seeds.
+    """
+    answered = {question.text: question.answers[0] for question in train if question.answers}
+    num = min(config.objective.calibration.num_unrelated + 1, len(answered))
+    return random.Random(0).sample(list(answered.items()), num)
 
 
 def build_module(
@@ -635,8 +639,11 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
         )
     precision = settings.precision
     if precision in ("auto", FAST):
+        # one that only emulates it, as a V100 does, is slower than in single precision
         is_fast = (
-            torch.cuda.is_bf16_supported() if on_gpu else precision == FAST and _cpu_multiplies_bfloat16()
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if on_gpu
+            else precision == FAST and _cpu_multiplies_bfloat16()
         )
         precision = "bf16-mixed" if is_fast else "32-true"
     return {

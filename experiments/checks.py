@@ -28,6 +28,7 @@ from experiments.config import (
     trains_retriever,
 )
 from experiments.each_setting import check_each_setting, value_of
+from experiments.models import model_name, models_without_commit
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
@@ -82,6 +83,7 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
     """What a run may do but hardly should, a sentence each."""
     return [
         *_doubts_about_data(config),
+        *_doubts_about_models(config),
         *_doubts_about_processes(config),
         *_doubts_about_faiss(config),
         *_doubts_about_length(config),
@@ -98,6 +100,15 @@ def _doubts_about_data(config: ExperimentConfig) -> list[str]:
     if not (embedded and own):
         return []
     return [f"{embedded} is the embedded Vital QA (the default) beside {own}: do they belong together?"]
+
+
+def _doubts_about_models(config: ExperimentConfig) -> list[str]:
+    return [
+        f"{what}.name={model_name(config, what)} names no commit: it is the newest one at its first "
+        "download, and another machine may get another; summary.json says which it was, and "
+        f"{what}.name=OWNER/NAME@COMMIT keeps it"
+        for what in models_without_commit(config)
+    ]
 
 
 def _doubts_about_processes(config: ExperimentConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datamodules.hub_models import fetch_model, is_hub_name
+from datamodules.hub_models import fetch_model, find_model, is_hub_name
 from experiments.config import ExperimentConfig, has_reader, naming
 from experiments.data_files import bytes_bar
 
@@ -17,6 +17,22 @@ def hub_models(config: ExperimentConfig) -> list[str]:
         "retriever": config.init.retriever_from is None and not config.evaluation.closed_book,
     }
     return [what for what, is_used in used.items() if is_used and is_of_hub(model_name(config, what))]
+
+
+def models_without_commit(config: ExperimentConfig) -> list[str]:
+    """Those of `hub_models` whose name leaves open which commit is meant."""
+    return [what for what in hub_models(config) if "@" not in model_name(config, what)]
+
+
+def models_used(config: ExperimentConfig) -> dict[str, str]:
+    """`owner/name@commit` of those of `hub_models` that are on this machine, by what they are for."""
+    used = {}
+    for what in hub_models(config):
+        name = model_name(config, what)
+        folder = find_model(name)
+        if folder is not None:
+            used[what] = f"{name.partition('@')[0]}@{folder.name}"  # the hub's cache names it by the commit
+    return used
 
 
 def provide_model(config: ExperimentConfig, what: str) -> Path:

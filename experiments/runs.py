@@ -198,12 +198,16 @@ class RunFolder:
         log.warning("%s; going on from the checkpoint before it", problem or f"{last} is gone")
         previous.replace(last)
 
-    def tidy(self, best: Path | None) -> None:
+    def tidy(self, best: Path | None, index: Path | None) -> None:
         """Deletes what only a run that goes on needs.
 
         Args:
             best: the checkpoint that is kept beside the last one; None = there is none.
+            index: of the final test, which is kept; None = there is none in the run's folder.
         """
+        for folder in self.index.iterdir() if self.index.is_dir() else ():
+            if folder != index and folder.is_dir():
+                shutil.rmtree(folder)
         others = {*self.checkpoints.glob("best-*.ckpt"), *self.checkpoints.glob("index-*.ckpt")}
         for path in {*others, self.previous_checkpoint} - {best}:
             path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.sealed_files import DamagedFileError
 from experiments.config import ConfigError, ExperimentConfig, trains
+from experiments.models import models_used
 from experiments.runs import RunFolder
 from experiments.trainer import RunCallbacks
 from lightning_modules.metrics.measures import BM25
@@ -64,6 +65,7 @@ def make_summary(
         "bm25": {n: v for n, v in pairs.items() if n.startswith(BM25)},
         "indicators": {n: v for n, v in pairs.items() if n.startswith("indicator") and "good_above" not in n},
         "teacher": {n: v for n, v in pairs.items() if n.startswith("teacher/")},
+        "models": models_used(config),
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
         "checksums": dict(checksums),
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},

@@ -106,7 +106,10 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
         write_model_card(run, summary)  # first: a run with a summary is finished, and not gone on with
     _written(run, summary)
     if is_main_process() and summary["status"] != FAILED:
-        run.tidy(None if callbacks.best is None else callbacks.best.path)
+        run.tidy(
+            None if callbacks.best is None else callbacks.best.path,
+            None if callbacks.index is None else callbacks.index.own_folder,
+        )
     return summary
 
 

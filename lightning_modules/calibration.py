@@ -48,10 +48,11 @@ class Calibration:
 
     Attributes:
         reference, contrast, level: see there.
-        unrelated: (question, answer) pairs, for `unrelated`; one of them is not used for its own question.
+        unrelated: (question, answer) pairs, for `unrelated`, one more than are asked: a question takes the
+            first ones that are not itself, so that what it is compared with does not depend on its batch.
 
     Raises:
-        ValueError: `unrelated` without a second pair to take where one is the question's own.
+        ValueError: `unrelated` without a second question to take where one is the question's own.
     """
 
     reference: Reference | str = Reference.NONE
@@ -62,8 +63,9 @@ class Calibration:
     def __post_init__(self) -> None:
         for name, choice in (("reference", Reference), ("contrast", Contrast), ("level", Level)):
             object.__setattr__(self, name, choice(getattr(self, name)))
-        object.__setattr__(self, "unrelated", tuple((str(q), str(a)) for q, a in self.unrelated))
-        if self.reference is Reference.UNRELATED and len({q for q, _ in self.unrelated}) < 2:
+        answers = {str(question): str(answer) for question, answer in self.unrelated}
+        object.__setattr__(self, "unrelated", tuple(answers.items()))
+        if self.reference is Reference.UNRELATED and len(answers) < 2:
             raise ValueError("unrelated: give at least two questions with their answers")
 
     @classmethod
@@ -81,19 +83,19 @@ class Calibration:
                 asked = [[Question("content-free", "N/A", question.answers)] for question in batch.questions]
                 answers = [[answer] for answer in batch.answers]
             case Reference.UNRELATED:
-                others = [
-                    [(text, answer) for text, answer in self.unrelated if text != question.text]
-                    for question in batch.questions
-                ]
-                fewest = min(map(len, others))
-                asked = [[Question("unrelated", q, (a,)) for q, a in pairs[:fewest]] for pairs in others]
-                answers = [[a for _, a in pairs[:fewest]] for pairs in others]
+                others = [self._others_than(question) for question in batch.questions]
+                asked = [[Question("unrelated", q, (a,)) for q, a in pairs] for pairs in others]
+                answers = [[a for _, a in pairs] for pairs in others]
             case _:
                 assert_never(reference)
         return [
             replace(batch, questions=list(questions), answers=list(of_them))
             for questions, of_them in zip(zip(*asked, strict=True), zip(*answers, strict=True), strict=True)
         ]
+
+    def _others_than(self, question: Question) -> list[tuple[str, str]]:
+        others = [pair for pair in self.unrelated if pair[0] != question.text]
+        return others[: len(self.unrelated) - 1]
 
     def passage_scores(
         self,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from datamodules.batches import Passage
 from datamodules.choices import Choice
 
 
@@ -125,20 +126,23 @@ def interleave(rankings: Sequence[Sequence[int]]) -> list[int]:
 
 
 def other_passages(
-    passages: Sequence[Sequence[str]], of_all: Sequence[Sequence[str]]
+    passages: Sequence[Sequence[Passage]], of_all: Sequence[Sequence[Passage]]
 ) -> Bool[Tensor, "batch all passages"]:
     """For each question, which passages of all questions are others than its own, each counted once.
 
+    By title and text: a corpus may hold one text under several ids.
+
     Args:
-        passages: ids of those of each question.
+        passages: those of each question.
         of_all: of all questions, of other processes too.
     """
+    texts = [[(passage.title, passage.text) for passage in found] for found in of_all]
     masks = []
     for own in passages:
-        seen = set(own)
+        seen = {(passage.title, passage.text) for passage in own}
         mask = []
-        for found in of_all:
-            mask.append([passage not in seen for passage in found])
+        for found in texts:
+            mask.append([text not in seen for text in found])
             seen.update(found)
         masks.append(mask)
     return torch.tensor(masks)

@@ -1,5 +1,7 @@
 """What the processes of a run have between them: objects, rows of tensors, and shares of a batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -23,6 +25,27 @@ def gather(trainer: Trainer, items: list[_ItemT]) -> list[_ItemT]:
     gathered: list[list[_ItemT]] = [[] for _ in range(trainer.world_size)]
     torch.distributed.all_gather_object(gathered, items)
     return [item for of_process in gathered for item in of_process]
+
+
+@contextmanager
+def failing_together(trainer: Trainer, kind: type[Exception]) -> Iterator[None]:
+    """Where what is inside fails in one process, all fail with its error, and none waits for it in vain.
+
+    Args:
+        trainer: whose processes all come here.
+        kind: of error, made of a message; any other is of its process alone.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except kind as raised:
+        error = raised
+    messages = gather(trainer, [None if error is None else str(error)])
+    if error is not None:
+        raise error
+    for message in messages:
+        if message is not None:
+            raise kind(message)
 
 
 def gather_rows(module: LightningModule, rows: Float[Tensor, "own dim"]) -> Float[Tensor, "all dim"]:

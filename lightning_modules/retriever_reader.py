@@ -23,7 +23,7 @@ from lightning_modules.evaluation import Evaluation, ReadQuestions, find_hits
 from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.metrics.units import passage_units
-from lightning_modules.objectives import ADist, Constants, Objective
+from lightning_modules.objectives import ADist, Constants, Labels, Objective
 from lightning_modules.objectives.base import Cost, Passes, TeachingPasses
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.parts_of_batch import Losses, PartsOfBatch
@@ -367,8 +367,11 @@ class RetrieverReaderModule(RetrievalModule):
         shape = (-1, batch.num_passages, flat.shape[-1])
         is_other = of_all = None
         if in_batch:  # the batch is that of all processes
-            ids: list[Sequence[str]] = [[passage.id for passage in found] for found in batch.passages]
-            is_other = other_passages(ids, gather(self.trainer, ids)).to(self.device)
+            passages = gather(self.trainer, list(batch.passages))
+            is_other = other_passages(batch.passages, passages)
+            if isinstance(self.objective, Labels):
+                is_other &= ~self.objective.positives_among(batch.questions, passages)
+            is_other = is_other.to(self.device)
             of_all = gather_rows(self, flat).view(shape)
         return log_p_retr(
             queries,

@@ -242,7 +242,7 @@ def describe(config: ExperimentConfig, machine: Machine) -> Setup:
     else:
         if not on_gpu and (config.trainer.accelerator == "gpu" or config.index.gpu):
             raise ConfigError("the run asks for a GPU, and this machine has none; name one with --gpu")
-        precision = _precision(config, on_gpu)
+        precision = _precision(config, machine, on_gpu)
         on_gpu_search = would_search_on_gpu(config, on_gpu)
         reader_bytes = _reader_bytes(config, machine, on_gpu)
     num_passages, is_counted = (0, True) if config.evaluation.closed_book else count_passages(config)
@@ -265,19 +265,23 @@ def describe(config: ExperimentConfig, machine: Machine) -> Setup:
 # ---- on a machine that is not at hand ----
 
 
-def _precision(config: ExperimentConfig, on_gpu: bool) -> str:
+def _precision(config: ExperimentConfig, machine: Machine, on_gpu: bool) -> str:
     wanted = config.trainer.precision
     if wanted not in ("auto", FAST):
         return wanted
-    return "bf16-mixed" if on_gpu else "32-true"  # GPUs without bfloat16 emulate it
+    return "bf16-mixed" if _multiplies_bf16(machine, on_gpu) else "32-true"
 
 
 def _reader_bytes(config: ExperimentConfig, machine: Machine, on_gpu: bool) -> int:
     wanted = config.reader.dtype
     if wanted == "auto":
-        is_fast = on_gpu and machine.gpu is not None and machine.gpu.multiplies_bf16
-        return 2 if is_fast and not trains_reader_weights(config) else 4
+        return 2 if _multiplies_bf16(machine, on_gpu) and not trains_reader_weights(config) else 4
     return 4 if wanted == "float32" else 2
+
+
+def _multiplies_bf16(machine: Machine, on_gpu: bool) -> bool:
+    """Of processors it is not known before they are at hand."""
+    return on_gpu and machine.gpu is not None and machine.gpu.multiplies_bf16
 
 
 # ---- passages ----

@@ -1,5 +1,6 @@
 """Labels: the control that teaches which passages hold an answer, the limit of what a teacher could know."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
-from datamodules.batches import Batch
+from datamodules.batches import Batch, Passage, Question
 from lightning_modules.evaluation import find_hits
 from lightning_modules.objectives.base import Objective, Passes
 
@@ -17,8 +18,9 @@ from lightning_modules.objectives.base import Objective, Passes
 class Labels(Objective[Bool[Tensor, "batch passages"]]):
     """All positive passages alike, and no other: as if somebody had labelled them.
 
-    A question without a positive passage teaches nothing. The reader is not asked. Positive is what holds an
-    answer, which is what the Hit Rate counts, so this is a limit and no method.
+    A question without a positive passage teaches nothing. Other questions' passages that hold an answer stand
+    against none (`positives_among`). The reader is not asked. Positive is what holds an answer, which is what
+    the Hit Rate counts, so this is a control and no method.
     """
 
     name: ClassVar[str] = "labels"
@@ -28,6 +30,19 @@ class Labels(Objective[Bool[Tensor, "batch passages"]]):
     def read(self, reader: Passes, batch: Batch) -> Bool[Tensor, "batch passages"]:
         """Which passages hold an answer."""
         return find_hits(batch.questions, batch.passages, AnswerMatch.TOKENS)
+
+    def positives_among(
+        self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
+    ) -> Bool[Tensor, "batch all passages"]:
+        """For each question, which of all questions' passages hold an answer of it: none is its negative.
+
+        Args:
+            questions: of the batch.
+            passages: those of each question, of other processes too.
+        """
+        flat = [passage for found in passages for passage in found]
+        held = find_hits(questions, [flat] * len(questions), AnswerMatch.TOKENS)
+        return held.view(len(questions), len(passages), -1)
 
     def passage_scores(
         self, output: Bool[Tensor, "batch passages"], log_p_retr: Float[Tensor, "batch passages"]

@@ -4,11 +4,13 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import callbacks.index_builder as index_builder
 from callbacks.index_builder import IndexBuilder
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
+from callbacks.stop_on_interrupt import RunInterrupted, StopOnInterrupt
 from datamodules.durable_files import partial_beside
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.matrix_index import MatrixIndex
@@ -272,6 +275,7 @@ import sys, warnings
 from pathlib import Path
 from callbacks import index_builder
 from callbacks.refresh_index import RefreshIndex
+from datamodules.passage_index import UnusableEmbeddingsError
 from tests.toy_training import toy_datamodule, toy_module, toy_trainer
 
 if __name__ == "__main__":
@@ -288,12 +292,25 @@ if __name__ == "__main__":
     matrix = RefreshIndex("-1", folder / "matrix", show_progress=False, batch_size=8, **limit)
     trainer = toy_trainer(folder, [matrix], devices=2, strategy="ddp")
     trainer.test(toy_module(folder / f"large{trainer.global_rank}"), toy_datamodule(), verbose=False)
+    encode, rank = index_builder.encode_rows, trainer.global_rank
+    index_builder.encode_rows = lambda *of: encode(*of) * (1 - rank)
+    zeros = RefreshIndex("-1", folder / "zeros", show_progress=False, batch_size=8, **limit)
+    try:
+        toy_trainer(folder, [zeros], devices=2, strategy="ddp").test(
+            toy_module(folder / f"zeros{rank}"), toy_datamodule(), verbose=False
+        )
+    except UnusableEmbeddingsError as error:
+        (folder / f"refused{rank}").write_text(str(error))
 """
 
 
 def test_two_processes_build_the_index_of_one(tmp_path, num_encodings):
     """Ends with an index of the initial weights, which this process loads and compares."""
     run_script(tmp_path, TWO_PROCESSES)
+    # the second has made zeros of its rows, and the first does not wait for them
+    one, two = ((tmp_path / f"refused{rank}").read_text() for rank in range(2))
+    assert one == two
+    assert "zero" in one
     module = toy_module(tmp_path / "one")
     toy_trainer(tmp_path, [make_callback(tmp_path)]).test(module, toy_datamodule(), verbose=False)
     assert num_encodings() == 0, "the fingerprint differs between processes"
@@ -429,6 +446,79 @@ def test_an_encoding_that_was_killed_goes_on(tmp_path, nothing_fits, monkeypatch
     module = after_a_test(tmp_path, make_callback(tmp_path))
     assert counted == [range(8), range(8, 16), range(16, 24)], "encoded twice"
     assert np.allclose(module.index.matrix.as_array(), fresh_embeddings(module), atol=1e-3)
+
+
+def dies_after(monkeypatch, num_chunks: int) -> list[range]:
+    """The rows that are encoded until the next chunk kills."""
+    encoded: list[range] = []
+
+    def encode(*args, **kwargs):
+        if len(encoded) == num_chunks:
+            raise KilledError
+        encoded.append(args[2])
+        return encode_rows(*args, **kwargs)
+
+    monkeypatch.setattr(index_builder, "encode_rows", encode)
+    return encoded
+
+
+def test_the_encoding_of_the_final_test_goes_on_where_it_was_killed(tmp_path, nothing_fits, monkeypatch):
+    """All steps are done when the run is resumed, and the retriever is not that of the start."""
+    checkpoint = tmp_path / "last.ckpt"
+
+    def train_and_test(**resumed: Any) -> RetrieverReaderModule:
+        callback = make_callback(tmp_path, start_folder=tmp_path / "shared")
+        trainer = toy_trainer(tmp_path, [callback, SaveLast(checkpoint, 2)], max_steps=2)
+        module = toy_module(tmp_path)
+        trainer.fit(module, toy_datamodule(), **resumed)
+        trainer.test(module, toy_datamodule(), verbose=False)
+        return module
+
+    dies_after(monkeypatch, 3 + 2)
+    with pytest.raises(KilledError):
+        train_and_test()
+    encoded = dies_after(monkeypatch, 3)
+    module = train_and_test(ckpt_path=checkpoint, weights_only=True)
+    assert encoded == [range(16, 24)]
+    assert np.allclose(module.index.matrix.as_array(), fresh_embeddings(module), atol=1e-3)
+    assert module.index.matrix.folder.parent == tmp_path / "index"
+    assert len([path for path in (tmp_path / "shared").iterdir() if path.is_dir()]) == 1, "the start's"
+
+
+def test_an_index_that_was_killed_while_faiss_made_it_is_not_encoded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_builder, "MatrixShape", partial(MatrixShape, rows_a_chunk=8))
+    settings = {"factory": "PQ4x4", "largest_in_memory_bytes": 0}
+    build = PassageIndex.build
+
+    def dies(*args: Any, **kwargs: Any) -> NoReturn:
+        raise KilledError
+
+    monkeypatch.setattr(PassageIndex, "build", dies)
+    with pytest.raises(KilledError):
+        after_a_test(tmp_path, make_callback(tmp_path, **settings))
+    monkeypatch.setattr(PassageIndex, "build", build)
+    encoded = dies_after(monkeypatch, 0)
+    module = after_a_test(tmp_path, make_callback(tmp_path, **settings))
+    assert encoded == []
+    assert len(module.index) == len(module.knowledge_base)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_an_encoding_between_its_parts(tmp_path, nothing_fits, monkeypatch, number):
+    """A refresh may take an hour, and a scheduler waits for minutes."""
+    encoded = []
+
+    def encode(*args, **kwargs):
+        encoded.append(args[2])
+        os.kill(os.getpid(), number)
+        return encode_rows(*args, **kwargs)
+
+    monkeypatch.setattr(index_builder, "encode_rows", encode)
+    callback, on_signal = make_callback(tmp_path, "0-100:1"), StopOnInterrupt(tmp_path / "last.ckpt")
+    with pytest.raises(RunInterrupted) as interrupted:
+        toy_trainer(tmp_path, [on_signal, callback]).test(toy_module(tmp_path), toy_datamodule())
+    assert interrupted.value.by_scheduler == (number == signal.SIGUSR1)
+    assert encoded == [range(8)]
 
 
 def test_a_damaged_matrix_is_encoded_again(tmp_path, nothing_fits, caplog):

@@ -77,6 +77,20 @@ def test_each_validation_searches_the_same_passages_encoded_anew(tmp_path):
     assert {row for found in gold.values() for row in found} <= set(rows)
 
 
+def test_an_error_in_a_validation_gives_the_whole_index_back(tmp_path):
+    """After a collapse the test searches all passages, with all of the memory."""
+
+    class Collapse(Callback):
+        def on_validation_end(self, trainer, pl_module) -> None:
+            raise ArithmeticError
+
+    module, refresh, on_part = parts(tmp_path, 12)
+    trainer = toy_trainer(tmp_path, [Collapse(), refresh, on_part], limit_val_batches=1.0)
+    with pytest.raises(ArithmeticError):
+        trainer.validate(module, toy_datamodule(), verbose=False)
+    assert (len(module.index), module.searched_rows, on_part._whole) == (24, None, None)
+
+
 def test_what_the_whole_index_holds_of_the_present_encoder_is_not_encoded_again(tmp_path, monkeypatch):
     encoded = []
 

@@ -49,7 +49,7 @@ def test_the_defaults_pass():
 def test_choices(key, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     known = CHOICES[key]()
     assert len(known) > 1
     written = "{}" if typing.get_origin(FIELDS[key].type) is not list else "[{}]"
@@ -317,11 +317,12 @@ def test_hardware(monkeypatch):
         check("trainer.accelerator=gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert hardware() == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
     assert hardware("trainer.accelerator=cpu")["precision"] == "32-true"
     assert hardware("trainer.precision=32-true")["precision"] == "32-true"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    # a card that only emulates it
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert hardware()["precision"] == "32-true"
     assert hardware("trainer.accelerator=cpu", "trainer.devices=2")["devices"] == 2
     with pytest.raises(ConfigError, match=r"trainer.devices=2, but torch sees 1 GPU"):
@@ -441,6 +442,12 @@ def test_actions_of_thresholds_that_cannot_be(threshold, others, message):
     check("stopping.thresholds=[teacher/auc >= 0.1 then reader_first]", "training.train_reader=true")
 
 
+def test_a_model_of_the_hub_without_a_commit_is_doubted():
+    [doubt] = doubts_about(load_config("atlas_large_nq", ["trainer.accelerator=cpu"]))
+    assert "reader.name=google/t5-large-lm-adapt names no commit" in doubt
+    assert doubts_about(load_config("offshelf_nq", ["trainer.accelerator=cpu"])) == []
+
+
 def test_the_paper_is_contradicted_by_its_tables():
     def doubts(*overrides):
         return " ".join(doubts_about(load_config("offshelf_vital", overrides)))
@@ -477,7 +484,7 @@ def test_a_gpu_that_faiss_cannot_use(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert doubts() == "", "an exact index is searched by torch"
     approximate = "index.factory=IVF4,PQ4"
     for part in (

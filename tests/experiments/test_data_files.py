@@ -14,7 +14,7 @@ from datamodules.checksums import write_record
 from experiments import download, run
 from experiments.config import load_config
 from experiments.data_files import data_files, data_settings, read_data_split
-from experiments.models import hub_models
+from experiments.models import hub_models, models_used
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
 from tests.model_hub import model_files, serve_models
@@ -115,6 +115,8 @@ def test_an_experiments_files_are_fetched_and_verified(capsys, server, hub, root
     assert " tiiuae/falcon-rw-1b@e4b9872bb803165eb22f0a867d4e6a64d34fce19 " in lines[4]
     assert lines[-1].startswith("4 files and 2 models, ")
     assert lines[-1].endswith("GB: all there")
+    config = load_config("offshelf_nq")
+    assert models_used(config) == {"reader": config.reader.name, "retriever": config.retriever.name}
     num_sent = len(hub.sent)
     assert fetch(root, "--exp", "offshelf_nq") == 0
     assert len(server.ranges) == 4, "what is there is not fetched again"

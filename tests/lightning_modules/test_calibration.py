@@ -77,6 +77,15 @@ def test_unrelated_questions_bring_their_answers_and_are_never_the_own_one():
     assert Calibration().batches(BATCH) == []
 
 
+def test_unrelated_questions_do_not_depend_on_the_batch():
+    """One of the three is the first question itself: the second is still compared with two."""
+    alone = Batch(BATCH.questions[1:], BATCH.passages[1:], BATCH.answers[1:])
+    made = calibration("unrelated")
+    beside = [[batch.questions[1].text for batch in made.batches(BATCH)], list(BATCH.answers)]
+    assert beside[0] == [batch.questions[0].text for batch in made.batches(alone)]
+    assert [len(calibration.batches(batch)) for calibration in [made] for batch in (BATCH, alone)] == [2, 2]
+
+
 @torch.no_grad()
 def test_without_a_reference_the_score_is_the_sum():
     output = tiny_reader("independent").read_signals(BATCH)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from datamodules.batches import Passage
 from datamodules.bm25 import BM25Index
 from lightning_modules.candidates import Candidates, interleave, other_passages
 from lightning_modules.encoding import build_index
@@ -60,14 +61,17 @@ def test_too_few_of_each_are_refused():
 
 
 def test_others_are_those_that_are_not_own_and_each_once():
-    ids = ["ab", "bc", "cd"]
+    # what a passage holds counts, and not what it is called
+    found = [
+        [Passage(f"{place}{text}", "", text) for text in of] for place, of in enumerate(("ab", "bc", "cd"))
+    ]
     expected = [
         [[0, 0], [0, 1], [0, 1]],
         [[1, 0], [0, 0], [0, 1]],
         [[1, 1], [0, 0], [0, 0]],
     ]
-    assert other_passages(ids, ids).int().tolist() == expected
-    assert other_passages(ids[1:2], ids).int().tolist() == expected[1:2], "of another process's share"
+    assert other_passages(found, found).int().tolist() == expected
+    assert other_passages(found[1:2], found).int().tolist() == expected[1:2], "of another process's share"
 
 
 class TestInTheModule:

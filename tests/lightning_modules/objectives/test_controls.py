@@ -91,3 +91,13 @@ class TestLabels:
         assert loss.item() == pytest.approx(expected, rel=1e-5)
         assert logits.grad[1].abs().max() < 1e-6
         torch.testing.assert_close(logits.grad[0], (p - torch.tensor([0.5, 0.5, 0.0])) / 2)
+
+    def test_other_questions_passages_with_an_answer_are_no_negatives(self):
+        objective, batch = Labels(), self.batch()
+        passages = [*batch.passages, [Passage("x", "", text) for text in ("Rome and Paris", "to Rome", "no")]]
+        found = objective.positives_among(batch.questions, passages)
+        expected = [
+            [[True, True, False], [False, False, False], [True, False, False]],
+            [[False, False, False], [False, False, False], [True, True, False]],
+        ]
+        assert found.tolist() == expected
