@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from lightning import Trainer
 
 from callbacks.progress import progress_bar
 from callbacks.stop_on_interrupt import stop_if_interrupted
 from datamodules.durable_files import age_s, delete_partials_of_dead, partial_beside
-from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
+from datamodules.embedding_matrix import ROWS_A_CHUNK, EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import (
@@ -335,7 +335,8 @@ def encode_in_shares(
     rows: Sequence[int],
     batch_size: int = 64,
     show_progress: bool = True,
-) -> Float32[np.ndarray, "rows dim"]:
+    dtype: type[np.floating] = np.float32,
+) -> Float[np.ndarray, "rows dim"]:
     """Embeddings of some passages, each process encoding a share, in the trainer's precision.
 
     Args:
@@ -344,19 +345,28 @@ def encode_in_shares(
         rows: of the passages.
         batch_size: passages encoded together.
         show_progress: a bar with rate and time left.
+        dtype: of the result.
+
+    Raises:
+        RunInterrupted: see `stop_if_interrupted`.
     """
     shares = np.array_split(np.asarray(rows), trainer.world_size)
     share = shares[trainer.global_rank].tolist()
+    # all shares are as long as the first, which is the longest
+    encoded = np.zeros((len(shares[0]), module.retriever.dim), dtype=dtype)
     is_shown = show_progress and trainer.is_global_zero
     with (
         progress_bar(len(share), "Encoding passages", "passages", is_shown) as bar,
         trainer.precision_plugin.forward_context(),
+        np.errstate(over="ignore"),  # seen as infinite where an index is made of it
     ):
-        encoded = encode_rows(module.retriever, module.knowledge_base, share, batch_size, bar.update)
+        for start in range(0, len(encoded), ROWS_A_CHUNK):
+            stop_if_interrupted(trainer)
+            part = share[start : start + ROWS_A_CHUNK]
+            encoded[start : start + len(part)] = encode_rows(
+                module.retriever, module.knowledge_base, part, batch_size, bar.update
+            )
     if trainer.world_size == 1:
         return encoded
-    # all shares are as long as the first, which is the longest
-    padded = np.zeros((len(shares[0]), encoded.shape[1]), dtype=encoded.dtype)
-    padded[: len(encoded)] = encoded
-    gathered = trainer.strategy.all_gather(torch.from_numpy(padded).to(module.device)).cpu().numpy()
+    gathered = trainer.strategy.all_gather(torch.from_numpy(encoded).to(module.device)).cpu().numpy()
     return np.concatenate([part[: len(own)] for part, own in zip(gathered, shares, strict=True)])

@@ -39,6 +39,7 @@ class ValidateOnPart(Callback):
     Args:
         num_passages: in the part.
         path: of the file.
+        use_gpu: search on the GPU.
         batch_size: passages encoded together.
         seed: of the random sample.
         show_progress: a bar with rate and time left.
@@ -48,12 +49,14 @@ class ValidateOnPart(Callback):
         self,
         num_passages: int,
         path: Path | str,
+        use_gpu: bool = False,
         batch_size: int = 64,
         seed: int = 0,
         show_progress: bool = True,
     ) -> None:
         self.num_passages = num_passages
         self.path = Path(path)
+        self.use_gpu = use_gpu
         self.batch_size = batch_size
         self.seed = seed
         self.show_progress = show_progress
@@ -65,7 +68,8 @@ class ValidateOnPart(Callback):
         with pl_module.timer.part("refresh_index"):
             if self._rows is None:
                 self._rows = self._kept(trainer, pl_module)
-            index = PartialIndex(self._embeddings(trainer, pl_module, self._rows), self._rows)
+            device = pl_module.device if self.use_gpu else "cpu"
+            index = PartialIndex(self._embeddings(trainer, pl_module, self._rows), self._rows, device)
         self._whole, pl_module.index = pl_module.index, index
         pl_module.searched_rows = self._rows
         pl_module.index_is_fresh = True
@@ -91,8 +95,10 @@ class ValidateOnPart(Callback):
         if module.index_is_fresh and module.index is not None:  # at the start, say: they are there
             found = module.index.embeddings(rows)
         if found is None:
-            found = encode_in_shares(trainer, module, rows.tolist(), self.batch_size, self.show_progress)
-        return found.astype(np.float16)
+            found = encode_in_shares(
+                trainer, module, rows.tolist(), self.batch_size, self.show_progress, np.float16
+            )
+        return found.astype(np.float16, copy=False)
 
     # ---- which passages ----
 

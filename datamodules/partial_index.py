@@ -1,30 +1,56 @@
 """An index of some passages of a knowledge base, that knows their rows in the whole."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+import torch
+from jaxtyping import Float, Float16, Float32, Int64
+from torch import Tensor
 
-from datamodules.passage_index import PassageIndex
+from datamodules.best_scores import search_blocks
+from datamodules.matrix_index import ROWS_ON_DEVICE, NoRoomOnDeviceError
+from datamodules.passage_index import EXACT, check_embeddings, check_search
 
 
-class PartialIndex(PassageIndex):
-    """Exact search among some passages of a knowledge base.
+class PartialIndex:
+    """Exact search among some passages of a knowledge base, a `SearchIndex`.
 
     Args:
-        embeddings: one row a passage.
+        embeddings: one row a passage, in half precision as large indices keep them.
         rows: of these passages in the knowledge base, ascending.
+        device: where to search; on the CPU they are kept in single precision, which halves would be copied
+            to for each search.
 
     Raises:
-        ValueError: as `PassageIndex.build`.
+        UnusableEmbeddingsError: a row is all zeros, or holds NaN or infinity.
+        NoRoomOnDeviceError: they do not fit on the GPU.
     """
+
+    factory: str = EXACT
 
     def __init__(
         self,
-        embeddings: Float[np.ndarray, "passages dim"],
+        embeddings: Float16[np.ndarray, "passages dim"],
         rows: Int64[np.ndarray, " passages"],
+        device: torch.device | str = "cpu",
     ) -> None:
-        built = PassageIndex.build(embeddings)
-        super().__init__(built._index, built.factory)
         self.rows = rows
+        self.dim: int = embeddings.shape[1]
+        for start in range(0, len(rows), ROWS_ON_DEVICE):
+            part = slice(start, start + ROWS_ON_DEVICE)
+            check_embeddings(embeddings[part], rows[part])
+        halves = torch.from_numpy(embeddings)
+        try:
+            self._embeddings: Tensor = halves.float() if str(device) == "cpu" else halves.to(device)
+        except torch.OutOfMemoryError as error:
+            raise NoRoomOnDeviceError(
+                f"the embeddings of the {len(rows):,} passages that validations search take "
+                f"{embeddings.nbytes / 1e9:.1f} GB of GPU memory, which are not free; set "
+                "index.validation_passages to fewer, or index.gpu=false"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> None:
         """Nothing: of most rows of the knowledge base it has none."""
@@ -33,8 +59,17 @@ class PartialIndex(PassageIndex):
         self, queries: Float32[np.ndarray, "batch dim"], k: int
     ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
         """See `PassageIndex.search`; the rows are those of the knowledge base."""
-        scores, found = super().search(queries, k)
+        check_search(queries, k, len(self), self.dim)
+        if len(queries) == 0:
+            return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
+        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self._embeddings.device)
+        scores, found = search_blocks(asked, self._blocks(), k)
         return scores, self.rows[found]
+
+    def _blocks(self) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
+        """(number of the first row, rows)."""
+        for start in range(0, len(self), ROWS_ON_DEVICE):
+            yield start, self._embeddings[start : start + ROWS_ON_DEVICE]
 
 
 def choose_rows(

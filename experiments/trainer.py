@@ -104,6 +104,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
         on_part = ValidateOnPart(
             config.index.validation_passages,
             run.validation_passages,
+            use_gpu=searches_on_gpu(config),
             batch_size=config.index.batch_size,
             show_progress=trainer.progress_bar,
         )

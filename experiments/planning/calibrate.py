@@ -15,6 +15,7 @@ from datamodules.batches import Passage
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.hub_models import find_model
 from datamodules.matrix_index import MatrixIndex
+from datamodules.partial_index import PartialIndex
 from datamodules.passage_files import read_passages
 from datamodules.passage_index import PassageIndex, SearchIndex
 from datamodules.passages import build_knowledge_base
@@ -275,20 +276,21 @@ def _time_encoding(module: RetrievalModule, batches: list[list[Passage]]) -> flo
 def _searches(setup: Setup, folder: Path) -> tuple[float, float]:
     """Seconds of a search in the whole index, and in the part that validations search."""
     part = min(setup.num_in_part, _ROWS)
-    of_part = 0.0
+    of_part, device = 0.0, "cuda" if setup.searches_on_gpu else "cpu"
     if part:
-        random = _random_rows(part, setup.dim)
-        of_part = _time_search(setup, PassageIndex.build(random)) * setup.num_in_part / part
+        halves = _random_rows(part, setup.dim).astype(np.float16)
+        index: SearchIndex = PartialIndex(halves, np.arange(part), device)
+        of_part = _time_search(setup, index) * setup.num_in_part / part
     if not setup.is_exact:  # too large to be made for this
         return estimate_rates(setup).search, of_part
     rows = min(setup.num_passages or 1, _ROWS)
     random = _random_rows(rows, setup.dim)
-    index: SearchIndex = PassageIndex.build(random)
+    index = PassageIndex.build(random)
     if setup.writes_matrix:
         matrix = EmbeddingMatrix.begin(folder / "matrix", MatrixShape("random", rows, setup.dim))
         for number, chunk in enumerate(matrix.shape.chunks):
             matrix.write(number, random[chunk.start : chunk.stop])
-        index = MatrixIndex(matrix, "cuda" if setup.searches_on_gpu else "cpu")
+        index = MatrixIndex(matrix, device)
     return _time_search(setup, index) * (setup.num_passages or 1) / rows, of_part
 
 

@@ -35,6 +35,7 @@ _PACKED_PASSAGE_BYTES = 224
 """Of such a passage in the published file, which is packed."""
 _BM25_PASSAGE_BYTES = 1000
 _TRAINING_ROWS_OF_FACTORY = 1_000_000
+_PART = "part that validations search"
 
 
 class Resource(Choice):
@@ -229,7 +230,8 @@ def memory_demand(setup: Setup) -> Demand:
         _models_on_host(setup) if setup.on_gpu else _models_of_cpu(setup),
         *([] if setup.on_gpu else [Part("activations", _workspace(setup))]),
         *_index_on_host(setup),
-        Part("part that validations search", setup.num_in_part * setup.dim * 4 * 2),
+        # the halves that are encoded, and on the CPU single precision for the search
+        Part(_PART, setup.num_in_part * setup.dim * (2 if setup.searches_on_gpu else 6)),
         Part("BM25, while it is built", _BM25_PASSAGE_BYTES * (setup.num_passages or 0) * setup.has_bm25),
     ]
     return Demand(
@@ -279,6 +281,7 @@ def gpu_demand(setup: Setup) -> Demand:
     parts = [
         _models_of_gpu(setup),
         Part("index", index_bytes(setup) * share, sure_index_bytes(setup) * share),
+        Part(_PART, setup.num_in_part * setup.dim * 2 * setup.searches_on_gpu),
         Part("activations and workspace", _workspace(setup)),
     ]
     own = _CUDA + _SLACK * sum(part.about for part in parts)

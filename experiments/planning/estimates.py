@@ -43,7 +43,7 @@ def estimate_rates(setup: Setup) -> Rates:
         load=_LOAD_S,
         passage=speed.seconds(_encoder_flops(setup, PASSAGE_TOKENS)),
         search=_search(setup, speed),
-        search_part=setup.num_in_part * setup.dim * 4 / (_CORE.bandwidth_gb_s * 1e9 * setup.machine.cores),
+        search_part=_search_in_memory(setup, speed, setup.num_in_part),
         step=speed.seconds(per_step * in_step) + update + _STEP_S,
         taught=teacher_s if setup.needs_teacher else 0.0,
         found=_QUESTION_S + speed.seconds(_encoder_flops(setup, QUERY_TOKENS)),
@@ -121,13 +121,18 @@ def _passes_of_teacher(setup: Setup) -> float:
 
 
 def _search(setup: Setup, speed: _Speed) -> float:
-    numbers = (setup.num_passages or 0) * setup.dim
+    num_passages = setup.num_passages or 0
     if not setup.is_exact:
         return _APPROXIMATE_SEARCH_S
+    if setup.writes_matrix and not setup.searches_on_gpu:
+        return num_passages * setup.dim * 2 / (_FILE_GB_S * 1e9)
+    return _search_in_memory(setup, speed, num_passages)
+
+
+def _search_in_memory(setup: Setup, speed: _Speed, num_passages: int) -> float:
+    numbers = num_passages * setup.dim
     if setup.searches_on_gpu:  # read as halves, written in single precision, and read again
         return speed.moved(numbers * 10)
-    if setup.writes_matrix:
-        return numbers * 2 / (_FILE_GB_S * 1e9)
     return numbers * 4 / (_CORE.bandwidth_gb_s * 1e9 * setup.machine.cores)
 
 

@@ -5,6 +5,7 @@ Everything that a step and an evaluation compute runs on a pretended device, and
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from callbacks.save_tokens import units_of
 from datamodules.batches import Batch, SolvedExample
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.matrix_index import MatrixIndex
+from datamodules.partial_index import PartialIndex
 from datamodules.prompts import Shown
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.encoding import encode_passages
@@ -225,11 +227,13 @@ def test_a_matrix_is_searched_where_it_is_kept(tmp_path):
     matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 30, 8))
     matrix.write(0, embeddings)
     queries = generator.standard_normal((4, 8), dtype=np.float32)
-    wanted_scores, wanted = MatrixIndex(matrix).search(queries, 5)
-    with PretendedDevice():
-        scores, found = MatrixIndex(matrix, DEVICE).search(queries, 5)
-    np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
+    halves, rows = embeddings.astype(np.float16), np.arange(30)
+    for make in (partial(MatrixIndex, matrix), partial(PartialIndex, halves, rows)):
+        wanted_scores, wanted = make().search(queries, 5)
+        with PretendedDevice():
+            scores, found = make(device=DEVICE).search(queries, 5)
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
 
 
 def test_the_device_is_as_strict_as_a_gpu():
