@@ -15,6 +15,7 @@ from datamodules.batches import Passage
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.memory import give_memory_back
 from lightning_modules.retriever import Retriever
 
 _PASSAGES_SORTED_TOGETHER = 20_000
@@ -44,6 +45,7 @@ def encode_rows(
     for start in range(0, len(rows), _PASSAGES_SORTED_TOGETHER):
         passages = knowledge_base.select(rows[start : start + _PASSAGES_SORTED_TOGETHER])
         out[start : start + len(passages)] = encode_passages(retriever, passages, batch_size, progress)
+        give_memory_back()
     return out
 
 
