@@ -32,7 +32,7 @@ from callbacks.time_stages import TimeStages
 from callbacks.token_view import TokenView
 from callbacks.validate_on_part import ValidateOnPart
 from callbacks.warn_of_temperatures import WarnOfTemperatures
-from experiments.build import build_refresh, build_retriever
+from experiments.build import build_refresh, build_retriever, searches_on_gpu
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, measures_staleness, trains, trains_retriever
 from experiments.loggers import curves_name, make_loggers

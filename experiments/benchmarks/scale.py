@@ -62,6 +62,7 @@ def _measure(folder: Path, num_passages: int, batch_size: int) -> int:
         found = {"build the knowledge base": _build(folder, num_passages)}
         found["encode, until killed half way"] = _killed_half_way(folder, batch_size)
         found["encode the rest"] = _in_process("encode", folder, batch_size)
+        found["encode the rest"]["passages"] -= found["encode, until killed half way"]["passages"]
         found |= _in_process("search", folder, batch_size)
         if shutil.disk_usage(folder).free < num_passages * _DIM * 2:
             print(
