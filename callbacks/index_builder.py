@@ -129,9 +129,9 @@ class IndexBuilder:
             return self._search_in(matrix, trainer, module)
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
-            matrix = self._encoded_before(trainer, partial, fingerprint)
-            if matrix is None:
-                matrix = self._encode_matrix(trainer, module, fingerprint, partial)
+            matrix = self._encoded_before(trainer, partial, fingerprint) or self._encode_matrix(
+                trainer, module, fingerprint, partial
+            )
             exact = MatrixIndex(matrix)  # in its file: a GPU need not hold it for one search
             index = self._index_rows(trainer, module, matrix.as_array(), exact, fingerprint, folder)
             if trainer.is_global_zero:

@@ -93,7 +93,8 @@ class StopOnInterrupt(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.stop_if_interrupted(trainer)
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.stop_if_interrupted(trainer)
 
     def stop_if_interrupted(self, trainer: Trainer) -> None:
         """For what takes long within a step or a validation: nothing is saved, as in a validation."""
