@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer, seed_everything
 
 from datamodules.prompts import Context, PassageOrder
-from datamodules.sealed_files import whole_folder
+from datamodules.sealed_files import DamagedFileError, whole_folder
 from experiments.benchmarks.shuffle_reader import shuffle_weights
 from experiments.build import build_reader
 from experiments.config import ConfigError
@@ -65,10 +65,19 @@ class Readings:
     def __getitem__(self, of: ReadingOf) -> Reading:
         if of not in self._readings:
             path = self.material.folder / "readings" / f"{of.name.replace(' ', '-')}.npz"
-            if not path.is_file():
-                self._read(of).save(path)
-            self._readings[of] = Reading.load(path)
+            try:
+                self._readings[of] = Reading.load(path)
+            except FileNotFoundError:
+                self._readings[of] = self._read_and_keep(of, path)
+            except DamagedFileError as error:
+                log.warning("%s; reading again", error)
+                self._readings[of] = self._read_and_keep(of, path)
         return self._readings[of]
+
+    def _read_and_keep(self, of: ReadingOf, path: Path) -> Reading:
+        reading = self._read(of)
+        reading.save(path)
+        return reading
 
     def _read(self, of: ReadingOf) -> Reading:
         material = self.material

@@ -1,6 +1,8 @@
 """What a frozen reader makes of the candidates, read once: all that any teacher of the study is made of."""
 
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from callbacks.progress import progress_bar
 from datamodules.batches import Batch, Passage, Question, TokenScope
 from datamodules.durable_files import durably
 from datamodules.nouns import NounTagger
+from datamodules.sealed_files import DamagedFileError
 from experiments.study.material import Candidates, Material
 from lightning_modules.calibration import Calibration, Contrast, Level, Reference
 from lightning_modules.eval_mode import eval_mode
@@ -102,9 +105,17 @@ class Reading:
 
     @classmethod
     def load(cls, path: Path) -> "Reading":
-        """What `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError: nothing was saved.
+            DamagedFileError: it is not what was written (the format has checksums).
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+            raise DamagedFileError(f"{path} is damaged ({error})") from error
         found: dict[str, dict[str, Tensor]] = {"signals": {}, "unrelated": {}}
         indicators: dict[str, dict[str, Tensor]] = {}
         for name, array in arrays.items():

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from datamodules.sealed_files import DamagedFileError
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.study import pages, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
 from experiments.study.parts import PARTS
+from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
@@ -120,6 +123,20 @@ def test_advice_must_cite_cells_that_are_there(tmp_path, command, capsys):
     elsewhere = [*arguments, f"runs={tmp_path / 'runs'}", "--out", str(out)]
     assert main(["--render", *elsewhere]) == USER_ERROR
     assert "cites teachers/signal=b/seed=0" in capsys.readouterr().err
+
+
+def test_a_reading_that_is_not_what_was_written_is_read_again(tmp_path):
+    signals = Signals({"answer": torch.rand(40, 6)})
+    indicators = {"all": {"indicator1/attention_p90": torch.rand(40)}}
+    reading = Reading(signals, signals, indicators, torch.ones(40, 6), torch.ones(40, 6) > 0, 1.5)
+    path = tmp_path / "reading.npz"
+    reading.save(path)
+    written = path.read_bytes()
+    assert torch.equal(Reading.load(path).signals["answer"], signals["answer"])
+    for damage in (b"", written[: len(written) // 2], written.replace(written[2000:2004], b"1234")):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedFileError, match="is damaged"):
+            Reading.load(path)
 
 
 def test_a_table_keeps_intervals_and_questions(tmp_path):
