@@ -294,22 +294,9 @@ def test_calibrations_and_a_reranker_are_compared(tmp_path, capsys):
     assert f"the reranker {cross_encoder}" in " ".join(capsys.readouterr().out.split())
     assert probe.main([*arguments, "--reranker", str(tmp_path / "absent")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
-    capsys.readouterr()
-    idle = [
-        *[
-            "--exp",
-            "step2_vital",
-            "--instances",
-            "2",
-            "--compare",
-            "0",
-            "--calibrations",
-            "--split",
-            "train",
-            "--out",
-        ]
-    ]
-    assert probe.main([*idle, str(tmp_path / "idle"), *settings, "trainer.max_steps=0"]) == 0
+    idle = ["--exp", "step2_vital", "--instances", "2", "--compare", "0", "--calibrations", "--split"]
+    idle += ["train", "--out", str(tmp_path / "idle"), *settings, "trainer.max_steps=0"]
+    assert probe.main(idle) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "no signals calibrated by unrelated questions are compared" in printed
     assert "no signals calibrated by unrelated questions" in (tmp_path / "idle" / "probe.html").read_text()
