@@ -64,8 +64,8 @@ def test_scores_are_those_of_a_reader_with_these_heads(kind, names, constants):
     [
         ADist(passage_score="top5"),
         ADist(token_scope="prompt"),
-        Signals(signals={"last": 1}),
-        Signals(signals={"likelihood": 1}),
+        Signals(signals={"last": 1.0}),
+        Signals(signals={"likelihood": 1.0}),
         Signals(calibration={"reference": "content_free"}),
     ],
     ids=str,
@@ -78,7 +78,7 @@ def test_what_sums_do_not_give_has_no_row(objective):
 def test_what_a_reader_does_not_give_has_no_row():
     ones = torch.ones(2, 3)
     assert Signals().scores_of_signals(PassageSignals(ones, ones)) is None
-    assert Signals(signals={"question": 1}).scores_of_signals(PassageSignals(ones)) is None
+    assert Signals(signals={"question": 1.0}).scores_of_signals(PassageSignals(ones)) is None
 
 
 @pytest.fixture

@@ -273,7 +273,7 @@ def test_heads_bm25_and_the_papers_teacher_are_rows_of_the_same_passes(knowledge
     module = module_of(
         knowledge_base,
         "independent",
-        objective=Signals(signals={"question": 1}, attention_temperature=0.5),
+        objective=Signals(signals={"question": 1.0}, attention_temperature=0.5),
         num_passages=24,
         bm25=BM25Index.build(knowledge_base),
     )
@@ -295,7 +295,7 @@ def test_heads_bm25_and_the_papers_teacher_are_rows_of_the_same_passes(knowledge
     batch = Batch(questions, module.retrieve(questions, 24), preferred_answers(questions))
     hits = find_hits(questions, batch.passages, module.answer_match)
     listed = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse("0.2,1.0,1.3"))
-    for objective in (ADist(), Signals(), Signals(signals={"question": 1})):
+    for objective in (ADist(), Signals(), Signals(signals={"question": 1.0})):
         with torch.no_grad():
             scores = objective.passage_scores(objective.read(listed, batch), torch.zeros(12, 24))
         row = rows[Variant(objective, Context.INDEPENDENT, heads=HeadSet("qrhead:3", None)).name]

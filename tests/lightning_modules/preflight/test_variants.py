@@ -79,7 +79,7 @@ def test_heads_are_told_where_others_than_the_configured_ones_are_compared():
     assert variant.name == "adist concatenated shuffled qrhead:3 sum"
     assert variant.way == "adist qrhead:3", "the best of all contexts and orders is shown"
     assert "reader.attention_heads=qrhead:3" in variant.overrides
-    every = Variant(Signals(signals={"question": 1}), Context.INDEPENDENT, num_examples=0, heads=ALL_HEADS)
+    every = Variant(Signals(signals={"question": 1.0}), Context.INDEPENDENT, num_examples=0, heads=ALL_HEADS)
     assert every.name == "signals independent without examples all heads question"
     assert "reader.attention_heads=null" in every.overrides
     held_out = Variant(ADist(), Context.INDEPENDENT, heads=HeadSet("core:8 held out", None))
