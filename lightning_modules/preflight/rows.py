@@ -106,7 +106,8 @@ def teacher_rows(
         configured, papers: the configured teacher and the paper's, of which one variant has the scores.
         into: the configuration that overrides are for.
     """
-    own, scales = configured_row(collected, configured), scale_rows(collected, configured, into)
+    own = configured_row(collected, configured)
+    scales = scale_rows(collected, configured, own, into)
     if papers.name != configured.name:
         first = _papers_row(collected, papers, into)
     elif configured.objective == papers.objective.at_temperature(configured.objective.temperature):
@@ -151,15 +152,17 @@ def configured_row(collected: QuestionScores, configured: Variant) -> TeacherRow
     return _variant_row(collected, configured, configured.objective, configured.overrides)
 
 
-def scale_rows(collected: QuestionScores, configured: Variant, into: PastedInto) -> list[TeacherRow]:
+def scale_rows(
+    collected: QuestionScores, configured: Variant, own: TeacherRow, into: PastedInto
+) -> list[TeacherRow]:
     """The configured objective at every scale, each at its best temperature; none where it has no scale.
 
-    A scale keeps the order of the passages, so the rows differ in the target alone: mass and entropy.
+    A scale keeps the order of the passages: mass and entropy alone differ from the configured row, `own`.
     """
     objective = configured.objective
     if objective.temperature is None:
         return []
-    own, scores = configured_row(collected, configured), collected.scores(configured)
+    scores = collected.scores(configured)
     softmax = objective.at_temperature(objective.temperature)
     assert isinstance(softmax, TemperedObjective)
     rows = []

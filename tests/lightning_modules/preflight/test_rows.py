@@ -11,6 +11,7 @@ from lightning_modules.preflight.question_scores import QuestionScores
 from lightning_modules.preflight.rows import (
     PastedInto,
     TeacherRow,
+    configured_row,
     pasted,
     recommended_row,
     scale_rows,
@@ -151,7 +152,8 @@ def test_what_is_pasted_has_the_temperature_that_was_measured():
 def test_a_scale_keeps_the_order_and_changes_the_target(objective):
     scores, configured = made_up_scores(1), Variant(objective, Context.INDEPENDENT)
     collected = collected_scores(own=(configured, scores))
-    rows = scale_rows(collected, configured, PastedInto())
+    own = configured_row(collected, configured)
+    rows = scale_rows(collected, configured, own, PastedInto())
     assert [row.scale for row in rows] == ["raw", "standardised", "minmax"]
     assert [row.name for row in rows] == [f"{configured.name} {row.scale}" for row in rows]
     low, high = (of(dim=1, keepdim=True).values for of in (scores.min, scores.max))
@@ -168,7 +170,8 @@ def test_a_scale_keeps_the_order_and_changes_the_target(objective):
 def test_what_has_no_temperature_has_no_scale():
     configured = Variant(EMDR2())
     collected = collected_scores(own=(configured, made_up_scores(2).log_softmax(dim=1)))
-    assert scale_rows(collected, configured, PastedInto()) == []
+    own = configured_row(collected, configured)
+    assert scale_rows(collected, configured, own, PastedInto()) == []
 
 
 PAPERS = Variant(ADist(), Context.INDEPENDENT)
