@@ -140,7 +140,7 @@ class BM25Index:
         num_passages = len(self) if among is None else len(among)
         if not 1 <= k <= num_passages:
             raise ValueError(f"k is {k}; it must be between 1 and the {num_passages} passages there are")
-        words = [self._split(text.lower()) or [_NO_WORD] for text in texts]
+        words = self._words(texts)
         if among is None:
             found = self._index.retrieve(words, k=k, show_progress=False, backend_selection="numpy")
             return found.scores, found.documents
@@ -148,6 +148,21 @@ class BM25Index:
         scores = np.stack([self._index.get_scores(of_text)[among] for of_text in words])
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), among[best]
+
+    def scores(
+        self, texts: Sequence[str], rows: Int[np.ndarray, "questions k"]
+    ) -> Float32[np.ndarray, "questions k"]:
+        """What some passages score for each text; 0 for one that shares no word with it.
+
+        Args:
+            texts: questions.
+            rows: of the passages of each.
+        """
+        found = zip(self._words(texts), rows, strict=True)
+        return np.stack([self._index.get_scores(of_text)[of_rows] for of_text, of_rows in found])
+
+    def _words(self, texts: Sequence[str]) -> list[list[str]]:
+        return [self._split(text.lower()) or [_NO_WORD] for text in texts]
 
 
 def _bm25s() -> Any:

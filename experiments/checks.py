@@ -208,7 +208,8 @@ def thresholds_of(config: ExperimentConfig) -> tuple[Threshold, ...]:
 
 
 def _check_objective(config: ExperimentConfig) -> None:
-    """The objective has passages enough, and attention heads are chosen only where attention teaches."""
+    """The objective has the passages that it needs and no others, and attention heads are chosen only where
+    attention teaches."""
     name, num_passages = config.objective.name, config.training.num_passages
     objective = OBJECTIVES[name]
     if num_passages < objective.fewest_passages:
@@ -217,6 +218,12 @@ def _check_objective(config: ExperimentConfig) -> None:
             f"{objective.fewest_passages}"
         )
     _check_scores(config)
+    if config.objective.in_batch and not objective.takes_others and config.objective.scores_from is None:
+        raise ConfigError(
+            "objective.in_batch=true puts other questions' passages beside a question's own, and "
+            f"objective.name={name} is about its own alone; set objective.in_batch=false, or take another "
+            "objective"
+        )
     if config.reader.attention_heads is not None and not objective.uses_attention:
         attentive = " or ".join(known for known, other in OBJECTIVES.items() if other.uses_attention)
         raise ConfigError(

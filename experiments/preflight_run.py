@@ -19,6 +19,7 @@ from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sealed_files import write_json
 from experiments.build import build, build_refresh, hardware, unrelated_questions
 from experiments.config import ConfigError, ExperimentConfig, naming
+from experiments.data_files import data_settings
 from experiments.runs import environment, starting_weights
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.preflight import PreflightResult, PreflightSettings, preflight
@@ -47,6 +48,7 @@ def run_preflight(
     """
     L.seed_everything(config.seed, verbose=False)
     compared_with = None if reranker is None else Reranker.load(reranker)
+    run_reads_train = "train" in data_settings(config)
     # training never looks at the nouns of its questions, so they are not found yet
     tag = NounTagger(config.data.noun_model).tag if split == "train" else None
     with starting_point(config, reads_train=split == "train") as (datamodule, module):
@@ -58,7 +60,8 @@ def run_preflight(
             stops_early=stops_early,
             progress=lambda work, total: progress_bar(total, work, "questions", config.trainer.progress_bar),
             tag=tag,
-            unrelated=unrelated_questions(config, datamodule.train),
+            # what is pasted asks what the run itself reads
+            unrelated=unrelated_questions(config, datamodule.train if run_reads_train else ()),
             reranker=compared_with,
         )
 

@@ -1,6 +1,7 @@
 """What a pre-flight check prints."""
 
 import math
+import shlex
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,7 +10,7 @@ from rich.table import Table
 from experiments.show.console import console_table, new_console
 from lightning_modules.metrics.measures import measure_labels
 from lightning_modules.preflight import Advice, PreflightResult, TeacherRow
-from lightning_modules.preflight.verdict import LARGEST_LENGTH_TAU, USEFUL_AUC
+from lightning_modules.preflight.verdict import FEWEST_QUESTIONS, LARGEST_LENGTH_TAU, USEFUL_AUC
 
 HOW_TO_READ_MORE = "more questions: --instances, --split train; more passages: training.num_passages"
 
@@ -48,12 +49,17 @@ def print_preflight(result: PreflightResult, console: Console | None = None) -> 
 
 
 def shown_rows(result: PreflightResult) -> list[TeacherRow]:
-    """The configured teacher, and of each objective, context and order the plain variant and the best one.
+    """The paper's teacher, the configured one with its scales, the recommended one, and of each objective,
+    context and order the plain variant and the best one; with each set of heads the best one.
 
-    Variants that are unusual in more than one way are for the page.
+    Other variants that are unusual in more than one way are for the page.
     """
-    rows, seen = [result.rows[0]], set()
-    for row in result.rows[1:]:
+    always = {result.papers, result.configured, *([result.recommended.name] if result.recommended else [])}
+    rows, seen = [], set()
+    for row in result.rows:
+        if row.name in always or row.scale is not None:
+            rows.append(row)
+            continue
         if len(row.details) > 1:
             continue
         if row.is_plain or row.way not in seen:
@@ -63,25 +69,27 @@ def shown_rows(result: PreflightResult) -> list[TeacherRow]:
 
 
 def _teachers(result: PreflightResult) -> Table:
-    rows = [_cells(row) for row in shown_rows(result)]
+    shown = shown_rows(result)
+    rows = [_cells(row, result.configured) for row in shown]
     references = [_cells(row) for row in result.references]
     return console_table(
         "teachers: do passages with an answer get more?",
         _COLUMNS,
         [*rows, [], *references],
-        caption="equal len.: AUC between passages of equal length\n"
+        caption="*: as configured; first row: the paper's own teacher\n"
+        "equal len.: AUC between passages of equal length\n"
         f"len. tau: Kendall's tau with passage length, refused beyond {LARGEST_LENGTH_TAU:g} with either "
         "sign\n"
         "same order: Kendall's tau with the order for an unrelated question (1 = whatever is asked)\n"
         "mass: on passages with an answer, at this temperature",
-        bold=[0],
+        bold=[number for number, row in enumerate(shown) if row.name == result.configured],
         is_dense=True,
     )
 
 
-def _cells(row: TeacherRow) -> list[str]:
+def _cells(row: TeacherRow, configured: str | None = None) -> list[str]:
     return [
-        row.name,
+        f"{row.name} *" if row.name == configured else row.name,
         row.auc.text,
         _number(row.at_equal_length.mean),
         _number(row.length_tau.mean, "+"),
@@ -116,7 +124,7 @@ def facts(result: PreflightResult) -> list[str]:
         f"the answer's attention: {shares['passages'].mean:.0%} on passages, "
         f"{shares['first_token'].mean:.0%} on the prompt's first token, {shares['rest'].mean:.0%} elsewhere",
     ]
-    own = result.rows[0].fixed_preference
+    own = result.configured_row.fixed_preference
     if own.n:
         lines.append(
             f"{result.configured} asked an unrelated question: Kendall tau {own.text} with the order for the "
@@ -132,10 +140,10 @@ def facts(result: PreflightResult) -> list[str]:
     if result.heads is not None:
         heads = result.heads
         lines.append(
-            f"attention heads {heads.heads}, chosen by their AUC: held out {heads.auc:.2f}, all heads "
-            f"{heads.auc_of_all:.2f}, gain {heads.gain:+.2f} [{heads.low:+.2f}, {heads.high:+.2f}] on "
-            f"{heads.num_questions} questions; at equal length {heads.at_equal_length.mean:.2f} and "
-            f"{heads.at_equal_length_of_all.mean:.2f}: choosing "
+            f"attention heads {heads.heads} of the {heads.rows}'s rows, chosen by their AUC: held out "
+            f"{heads.auc:.2f}, all heads {heads.auc_of_all:.2f}, gain {heads.gain:+.2f} "
+            f"[{heads.low:+.2f}, {heads.high:+.2f}] on {heads.num_questions} questions; at equal length "
+            f"{heads.at_equal_length.mean:.2f} and {heads.at_equal_length_of_all.mean:.2f}: choosing "
             f"{'pays' if heads.pays else 'does not surely pay'}"
         )
     if result.reranker is not None:
@@ -153,7 +161,7 @@ def facts(result: PreflightResult) -> list[str]:
         lines.append(f"the reranker {name} {is_better}: its AUC less {result.configured}'s is {gain.text}")
     if result.stopped_early:
         lines.append(f"stopped after {result.num_questions} questions: the verdict was clear")
-    return lines
+    return [*lines, *result.notes]
 
 
 def _agreements(result: PreflightResult) -> list[str]:
@@ -173,20 +181,21 @@ def advice(result: PreflightResult) -> list[str]:
     best = result.recommended
     if best is None:
         return [
-            f"recommended: none; no teacher has an AUC surely above {USEFUL_AUC}, "
-            f"also at equal length, without following passage length (tau beyond {LARGEST_LENGTH_TAU:g})"
+            f"recommended: none; no teacher has an AUC surely above {USEFUL_AUC} over at least "
+            f"{FEWEST_QUESTIONS} questions, also at equal length, without following passage length (tau "
+            f"beyond {LARGEST_LENGTH_TAU:g})"
         ]
     assert best.overrides is not None
     lines = [
         f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}, same "
         f"order for an unrelated question {best.fixed_preference.text}; chosen from {len(result.rows)} "
         "variants: confirm it on other questions, --split train)",
-        "  " + " ".join(best.overrides),
+        "  " + shlex.join(best.overrides),
     ]
     if result.heads is not None and result.heads.pays:
         lines += [
-            "for the configured context, attention of the chosen heads alone (objective.name=adist):",
-            f"  'reader.attention_heads=\"{result.heads.heads}\"'",
+            f"for the configured context, the {result.heads.rows}'s rows by the chosen heads alone:",
+            "  " + shlex.join(result.heads.overrides),
         ]
     return lines
 

@@ -40,7 +40,7 @@ tr.reference { color: var(--soft); }
 svg .name, svg .tick { fill: var(--ink); }
 svg .grid { stroke: var(--line); } svg .chance { stroke: var(--soft); }
 svg .teacher { stroke: var(--soft); fill: var(--soft); }
-svg .first { stroke: var(--accent); fill: var(--accent); }
+svg .configured { stroke: var(--accent); fill: var(--accent); }
 figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 """
 
@@ -82,7 +82,8 @@ def _heads(result: PreflightResult, path: Path) -> str:
     # what the picture was made with and when: links that the page does not need
     picture = re.sub("<metadata>.*?</metadata>", "", svg.read_text(), flags=re.DOTALL)
     return (
-        "<h2>Attention heads, one by one</h2><p>Teacher AUC of every head by itself, on the questions that "
+        "<h2>Attention heads, one by one</h2><p>Teacher AUC of every head by itself, of the "
+        f"{result.heads.rows}'s rows, on the questions that "
         "the outlined ones were chosen on: it flatters them. What choosing gains on others is said above."
         f"</p><figure>{picture[picture.index('<svg') :]}</figure>"
     )
@@ -100,11 +101,20 @@ def _list(lines: list[str]) -> str:
 def _teachers(result: PreflightResult) -> str:
     """The teachers that matter as a picture and as a table; the others behind a click."""
     shown, others = split_rows(result)
-    parts = [_picture(shown, shown[0]), f"<p>{_LABEL}</p>", _table(shown, result)]
+    parts = [
+        _picture([row for row in shown if not _is_again(row, result)], result.configured),
+        f"<p>{_LABEL}. The first one is the paper's own teacher, the highlighted one the configured one.</p>",
+        _table(shown, result),
+    ]
     if others:
-        more = _picture(others, shown[0]) + _table(others, result)
+        more = _picture(others, result.configured) + _table(others, result)
         parts.append(f"<details><summary>{len(others)} more teachers</summary>{more}</details>")
     return "".join(parts)
+
+
+def _is_again(row: TeacherRow, result: PreflightResult) -> bool:
+    """Whether a row is the configured one at another scale: its order is the same, and so is its AUC."""
+    return row.scale is not None and row.name != result.papers
 
 
 def _table(rows: Sequence[TeacherRow], result: PreflightResult) -> str:
@@ -120,8 +130,8 @@ def _table(rows: Sequence[TeacherRow], result: PreflightResult) -> str:
         "temperature",
         "questions",
     )
-    kinds = {id(row): "reference" for row in result.references} | {id(result.rows[0]): "configured"}
-    shown = [_row(row, kinds.get(id(row), "")) for row in rows]
+    kinds = {row.name: "reference" for row in result.references} | {result.configured: "configured"}
+    shown = [_row(row, kinds.get(row.name, "")) for row in rows]
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(shown)}</table></div>'
 
@@ -162,16 +172,19 @@ def _measures(result: PreflightResult) -> str:
 
 
 def split_rows(result: PreflightResult) -> tuple[list[TeacherRow], list[TeacherRow]]:
-    """The configured teacher, what it is compared with and the best others, ten in all; and the rest."""
-    configured, *others = result.rows
-    room = max(0, _MOST_SHOWN - 1 - len(result.references))
+    """The paper's teacher, the configured and the recommended one, what they are compared with and the best
+    others, ten in all, with the configured one at every scale; and the rest."""
+    named = {result.papers, result.configured, *([result.recommended.name] if result.recommended else [])}
+    counted = [row for row in result.rows if not _is_again(row, result)]
+    others = [row for row in counted if row.name not in named]
+    room = max(0, _MOST_SHOWN - (len(counted) - len(others)) - len(result.references))
     by_auc = sorted(others, key=lambda row: -row.auc.mean if row.auc.n > 1 else 0.0)
-    shown = [row for row in others if any(row is best for best in by_auc[:room])]
-    left = [row for row in others if not any(row is one for one in shown)]
-    return [configured, *shown, *result.references], left
+    left = {row.name for row in by_auc[room:]}
+    shown = [row for row in result.rows if row.name not in left]
+    return [*shown, *result.references], [row for row in result.rows if row.name in left]
 
 
-def _picture(rows: Sequence[TeacherRow], first: TeacherRow) -> str:
+def _picture(rows: Sequence[TeacherRow], configured: str) -> str:
     left, width, step = 12, 330, 34
     height = step * len(rows) + 40
 
@@ -187,7 +200,7 @@ def _picture(rows: Sequence[TeacherRow], first: TeacherRow) -> str:
     for number, row in enumerate(rows):
         if row.auc.n < 2:
             continue
-        y, kind = step * number + 26, "first" if row is first else "teacher"
+        y, kind = step * number + 26, "configured" if row.name == configured else "teacher"
         lines.append(
             f'<text class="name" x="{left}" y="{y - 11}">{escape(row.name)}</text>'
             f'<line x1="{x(row.auc.low):.1f}" x2="{x(row.auc.high):.1f}" y1="{y}" y2="{y}" class="{kind}" '

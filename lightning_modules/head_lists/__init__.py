@@ -96,6 +96,20 @@ def shipped_lists() -> Iterator[HeadList]:
         yield read_head_list(path)
 
 
+def shipped_list(method: str, model: PreTrainedModel) -> HeadList | None:
+    """The list of a model's heads by a published method that comes with this suite, if one does.
+
+    Args:
+        method: of `HEAD_METHODS`; lists are of the question's rows, as published.
+        model: told by its fingerprint.
+    """
+    wanted = method, HeadRows.QUESTION, model_fingerprint(model)
+    for listed in shipped_lists():
+        if (listed.method, listed.rows, listed.fingerprint) == wanted:
+            return listed
+    return None
+
+
 @dataclass(frozen=True)
 class ShippedHeads:
     """The best heads of a published method, for the readers that a list is shipped of.
@@ -110,23 +124,18 @@ class ShippedHeads:
 
     def heads_of(self, model: PreTrainedModel) -> AttentionHeads:
         """See `HeadSource`."""
-        fingerprint = model_fingerprint(model)
-        for listed in shipped_lists():
-            if (listed.method, listed.rows, listed.fingerprint) == (
-                self.method,
-                HeadRows.QUESTION,
-                fingerprint,
-            ):
-                if self.num_heads > len(listed.heads):
-                    raise ValueError(
-                        f"attention_heads={self}: this reader has {len(listed.heads)} heads; ask for fewer"
-                    )
-                return listed.best(self.num_heads)
-        raise ValueError(
-            f"attention_heads={self}: no list of this reader's heads is shipped; make one with {_COMMAND} "
-            f"--method {self.method} --num-heads {self.num_heads}, and set attention_heads to the file that "
-            "it writes"
-        )
+        listed = shipped_list(self.method, model)
+        if listed is None:
+            raise ValueError(
+                f"attention_heads={self}: no list of this reader's heads is shipped; make one with "
+                f"{_COMMAND} --method {self.method} --num-heads {self.num_heads}, and set attention_heads to "
+                "the file that it writes"
+            )
+        if self.num_heads > len(listed.heads):
+            raise ValueError(
+                f"attention_heads={self}: this reader has {len(listed.heads)} heads; ask for fewer"
+            )
+        return listed.best(self.num_heads)
 
     def __str__(self) -> str:
         return f"{self.method}:{self.num_heads}"

@@ -139,6 +139,52 @@ class HeldOutHeads:
         }
 
 
+def held_out_ranking(
+    scores: Float[Tensor, "questions layers heads passages"],
+    has_answer: Bool[Tensor, "questions passages"],
+    method: HeadMethod,
+    num_folds: int = 5,
+    seed: int = 0,
+) -> Int[Tensor, "questions all_heads"]:
+    """All heads for each question, the best first by the questions of the other folds.
+
+    The folds are the same for every method.
+
+    Args:
+        scores, has_answer, method: as in `judge_heads`.
+        num_folds: at most the number of questions.
+        seed: of the folds.
+
+    Returns:
+        Heads counted through all layers.
+    """
+    num_questions, num_layers, num_heads, _ = scores.shape
+    generator = torch.Generator().manual_seed(seed)
+    everything = torch.arange(num_questions, device=scores.device)
+    ranking = everything.new_empty(num_questions, num_layers * num_heads)
+    for training, held_out in question_folds(everything, num_folds, generator):
+        places = ranked_heads(method(scores[training], has_answer[training]))
+        ranking[held_out] = places[:, 0] * num_heads + places[:, 1]
+    return ranking
+
+
+def mean_of_ranked(
+    scores: Float[Tensor, "questions layers heads passages"],
+    ranking: Int[Tensor, "questions all_heads"],
+    num_heads: int,
+) -> Float[Tensor, "questions passages"]:
+    """The mean of each question's first heads.
+
+    Args:
+        scores: passage scores by head.
+        ranking: heads of each question, counted through all layers (`held_out_ranking`).
+        num_heads: how many of them.
+    """
+    flat = scores.flatten(1, 2)
+    best = ranking[:, :num_heads, None].expand(-1, -1, flat.shape[-1])
+    return flat.gather(1, best).mean(dim=1)
+
+
 def judge_heads(
     scores: Float[Tensor, "questions layers heads passages"],
     has_answer: Bool[Tensor, "questions passages"],
@@ -166,19 +212,15 @@ def judge_heads(
     Returns:
         One for each of `counts`, and of all heads last.
     """
-    num_questions, num_all = len(scores), scores.shape[1] * scores.shape[2]
-    generator = torch.Generator().manual_seed(seed)
-    everything = torch.arange(num_questions, device=scores.device)
+    num_all = scores.shape[1] * scores.shape[2]
+    ranking = held_out_ranking(scores, has_answer, method, num_folds, seed)
     # sums of float32 would break ties by the order of summation
-    flat = scores.flatten(1, 2).double()
-    best_first = torch.zeros_like(flat)
-    for training, held_out in question_folds(everything, num_folds, generator):
-        places = ranked_heads(method(scores[training], has_answer[training]))
-        best_first[held_out] = flat[held_out][:, places[:, 0] * scores.shape[2] + places[:, 1]]
-    of_all = teacher_auc(flat.mean(dim=1), has_answer).double()
+    doubled = scores.double()
+    all_scores = doubled.flatten(1, 2).mean(dim=1)
+    of_all = teacher_auc(all_scores, has_answer).double()
     judged = []
     for count in (*counts, num_all):
-        found_scores = (flat if count == num_all else best_first[:, :count]).mean(dim=1)
+        found_scores = all_scores if count == num_all else mean_of_ranked(doubled, ranking, count)
         found = teacher_auc(found_scores, has_answer).double()
         judged.append(
             HeldOutHeads(

@@ -1,5 +1,6 @@
 """Which attention heads put passages with an answer first, and whether choosing them pays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.bootstrap import bootstrap_interval
 from lightning_modules.metrics.matched_auc import MatchedAUC, matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc
-from lightning_modules.readers.outputs import HeadOutput, QuestionHeadOutput
+from lightning_modules.readers.outputs import HeadOutput, PassageSignals, QuestionHeadOutput
 from lightning_modules.scores import PassageTokens
 
 HEAD_COUNTS = (1, 2, 4, 8, 16, 32)
@@ -53,6 +54,36 @@ class HeadSums:
         if isinstance(output, QuestionHeadOutput):
             question = head_passage_scores(output.question_head_scores, tokens)
         return cls(head_passage_scores(output.head_scores, tokens), question)
+
+    @classmethod
+    def joined(cls, parts: Sequence["HeadSums"]) -> "HeadSums":
+        """Those of several batches of one reader, one after the other."""
+        questions = [part.question for part in parts if part.question is not None]
+        return cls(torch.cat([part.answer for part in parts]), torch.cat(questions) if questions else None)
+
+    def cpu(self) -> "HeadSums":
+        """On the CPU, in single precision."""
+        question = None if self.question is None else self.question.float().cpu()
+        return HeadSums(self.answer.float().cpu(), question)
+
+    def of_questions(self, rows: Int[Tensor, " rows"]) -> "HeadSums":
+        """Those of some questions."""
+        return HeadSums(self.answer[rows], None if self.question is None else self.question[rows])
+
+    def of_heads(
+        self,
+        heads: Bool[Tensor, "layers heads"],
+        likelihood: Float[Tensor, "questions passages"] | None = None,
+    ) -> PassageSignals:
+        """The mean over some heads: what a reader with these `attention_heads` makes of the passages.
+
+        Args:
+            heads: True = the head counts; at least one.
+            likelihood: of the answer, which has no heads.
+        """
+        heads = heads.to(self.answer.device)
+        question = None if self.question is None else self.question[:, heads].mean(dim=1)
+        return PassageSignals(self.answer[:, heads].mean(dim=1), question, likelihood)
 
 
 def head_auc(

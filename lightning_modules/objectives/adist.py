@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datamodules.batches import Batch, TokenScope
 from lightning_modules.objectives.base import Constants, Passes, TemperedObjective
-from lightning_modules.readers.outputs import AnswerOutput, AttentionOutput, TokenOutput
+from lightning_modules.readers.outputs import AnswerOutput, AttentionOutput, PassageSignals, TokenOutput
 from lightning_modules.scores import (
     PASSAGE_SCORES,
     AttentionDistribution,
@@ -73,9 +73,18 @@ class ADist(TemperedObjective[AttentionOutput]):
     ) -> Float[Tensor, "batch passages"]:
         """The sum of s_t over the tokens of n_i, or what `passage_score` says."""
         tokens = PassageTokens.of(output.prompts, TokenScope(self.token_scope))
-        scores = PASSAGE_SCORES[self.passage_score](output.row_scores, output.row_mask, tokens)
+        return self._with_constants(
+            PASSAGE_SCORES[self.passage_score](output.row_scores, output.row_mask, tokens)
+        )
+
+    def scores_of_signals(self, signals: PassageSignals) -> Float[Tensor, "batch passages"] | None:
+        if self.passage_score != "sum" or self.token_scope is not TokenScope.PASSAGE:
+            return None
+        return self._with_constants(signals.answer)
+
+    def _with_constants(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:
         if self.constants is Constants.ATLAS and self.passage_score == "sum":
-            scores = scores / ATLAS_PASSAGE_LENGTH
+            return scores / ATLAS_PASSAGE_LENGTH
         return scores
 
     def log_p_of_scores(self, scores: Float[Tensor, "batch passages"]) -> Float[Tensor, "batch passages"]:

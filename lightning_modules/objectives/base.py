@@ -13,11 +13,13 @@ from torch import Tensor
 from datamodules.batches import Batch, Passage, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
+from lightning_modules.head_lists import HeadRows
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.outputs import (
     AnswerLikelihoods,
     AnswerOutput,
     AttentionOutput,
+    PassageSignals,
     SignalOutput,
     TokenOutput,
     WeightedPass,
@@ -228,6 +230,18 @@ class Objective(ABC, Generic[OutputT]):
     def variants(self) -> Sequence["Objective"]:
         """Itself, and other settings worth comparing that need the same pass."""
         return [self]
+
+    @property
+    def head_rows(self) -> HeadRows:
+        """By whose attention its heads are chosen, where attention teaches."""
+        return HeadRows.ANSWER
+
+    def scores_of_signals(self, signals: PassageSignals) -> Float[Tensor, "batch passages"] | None:
+        """`passage_scores` of a reader with some heads alone, from what these say of the passages.
+
+        None = that is not enough for them, or they look at no attention.
+        """
+        return None
 
     @property
     def details(self) -> tuple[str, ...]:

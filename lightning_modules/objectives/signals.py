@@ -10,9 +10,10 @@ from torch import Tensor
 
 from datamodules.batches import Batch
 from lightning_modules.calibration import Calibration, Reference
+from lightning_modules.head_lists import HeadRows
 from lightning_modules.objectives.base import Passes, TemperedObjective
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import SignalOutput, TokenOutput
+from lightning_modules.readers.outputs import PassageSignals, SignalOutput, TokenOutput
 from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
 
@@ -116,11 +117,23 @@ class Signals(TemperedObjective[SignalPasses]):
         self, output: SignalPasses, log_p_retr: Float[Tensor, "batch passages"]
     ) -> Float[Tensor, "batch passages"]:
         """The weighted sum of the standardised signals."""
-        parts = [
-            weight * scaled(self._signal(name, output), Scale.STANDARDISED)
-            for name, weight in self.weights.items()
-        ]
+        return self._sum({name: self._signal(name, output) for name in self.weights})
+
+    def _sum(self, signals: Mapping[str, Float[Tensor, "batch passages"]]) -> Float[Tensor, "batch passages"]:
+        parts = [weight * scaled(signals[name], Scale.STANDARDISED) for name, weight in self.weights.items()]
         return torch.stack(parts).sum(dim=0)
+
+    @property
+    def head_rows(self) -> HeadRows:
+        """The question's where they teach, since choosing pays there."""
+        return HeadRows.QUESTION if "question" in self.weights else HeadRows.ANSWER
+
+    def scores_of_signals(self, signals: PassageSignals) -> Float[Tensor, "batch passages"] | None:
+        is_calibrated = self.calibrated_by.reference is not Reference.NONE
+        if is_calibrated or not any(name in ATTENTION for name in self.weights):
+            return None
+        known = {name: value for name, value in signals._asdict().items() if value is not None}
+        return self._sum(known) if self.weights.keys() <= known.keys() else None
 
     def _signal(self, name: str, passes: SignalPasses) -> Float[Tensor, "batch passages"]:
         if name == LIKELIHOOD:

@@ -8,6 +8,7 @@ from datamodules.batches import Question
 from lightning_modules.encoding import build_index
 from lightning_modules.preflight.choosing import PreflightSettings, choose_questions
 from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.head_sets import unlisted_methods
 from lightning_modules.preflight.other_passes import read_otherwise
 from lightning_modules.preflight.result import HeadChoice, PreflightResult, is_clear, make_result
 from lightning_modules.preflight.rows import TeacherRow
@@ -87,12 +88,32 @@ def preflight(
 
         with progress("Reading", len(asked)) as bar:
             stopped_early = teacher.read(asked, settings, is_enough, bar.update)
+        teacher.judge_unlisted_heads()
+        teacher.score_by_bm25()
         with progress("Comparing variants", None) as bar:
             read_otherwise(teacher, settings, bar.update)
         if reranker is not None:
             with progress("Reranking", len(teacher.collected.questions)) as bar:
                 teacher.rerank(reranker, settings.batch_size, bar.update)
-    return make_result(teacher, chosen, percentiles, stopped_early)
+    notes = _notes(teacher, settings, unrelated)
+    return make_result(teacher, chosen, percentiles, stopped_early, notes)
+
+
+def _notes(
+    teacher: ConfiguredTeacher, settings: PreflightSettings, unrelated: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Of rows that are missing or not what was asked for, so that nothing is silently different."""
+    notes: list[str | None] = []
+    if settings.calibrations:
+        notes.append(teacher.objectives.why_not_calibrated(teacher.reader, unrelated))
+    unlisted = [f"{method}:{num_heads}" for method, num_heads in unlisted_methods(teacher.reader)]
+    if unlisted:
+        notes.append(
+            f"no list of this reader's heads by {' or '.join(unlisted)} is shipped: these rows are held out, "
+            "each question with the heads chosen on others, and no setting teaches like them; python -m "
+            "experiments.select_heads makes a list"
+        )
+    return [note for note in notes if note is not None]
 
 
 class _NoBar:

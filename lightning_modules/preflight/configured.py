@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from datamodules.batches import Batch, Question, TokenScope, in_batches
 from datamodules.prompts import Context
+from lightning_modules.head_lists import HeadRows
 from lightning_modules.metrics.measures import RETRIEVAL_HIT
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.metrics.reader_measures import ReaderMeasures
+from lightning_modules.objectives import ADist
 from lightning_modules.objectives.base import Cost, Objective
 from lightning_modules.preflight.choosing import PreflightSettings
+from lightning_modules.preflight.head_sets import (
+    ALL_HEADS,
+    HeadSet,
+    head_sets_of,
+    held_out_signals,
+    unlisted_methods,
+)
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.placement import attention_shares, prompt_positions
 from lightning_modules.preflight.question_scores import QuestionScores, Reranked
@@ -30,8 +40,10 @@ class ConfiguredTeacher:
 
     Attributes:
         variant: what the module itself would teach by.
+        papers: what the paper would, with the same reader shown the passages in the same way.
         objectives: what is compared with it.
         calibrated: signals calibrated otherwise than it, in its context.
+        head_sets: attention heads that are compared with those that are configured.
         collected: the scores of what was read.
     """
 
@@ -44,13 +56,19 @@ class ConfiguredTeacher:
         self.module = module
         self.reader = module.reader
         self.order = order_of(module.reader)
-        self.variant = Variant.of_pass(
-            module.objective, module.reader.context, self.order, module.reader.num_examples or None
-        )
+        self.variant = self.shown(module.objective)
+        self.head_sets = head_sets_of(module.reader)
+        all_heads = ALL_HEADS if ALL_HEADS in self.head_sets else None
+        self.papers = self.shown(ADist(constants=module.objective.constants), all_heads)
         self.objectives = ComparedObjectives.beside(module.objective)
         self.calibrated = self.objectives.calibrated(module.reader, unrelated)
         self.collected = QuestionScores()
         self.measures = ReaderMeasures(percentiles).to(module.device)
+
+    def shown(self, objective: Objective, heads: HeadSet | None = None) -> Variant:
+        """An objective in the configured context."""
+        reader = self.reader
+        return Variant.of_pass(objective, reader.context, self.order, reader.num_examples or None, heads)
 
     def read(
         self,
@@ -92,9 +110,9 @@ class ConfiguredTeacher:
         output = passes.read(batch)
         tokens = PassageTokens.of(output.prompts, TokenScope.PASSAGE)
         rows = collected.add_questions(questions, passages, read.has_answer, read.log_p_retr, tokens.count())
-        scores = passes.scores(self.scored(), read.log_p_retr, reader.context, self.order)
+        scores = passes.scores(self.scored(), read.log_p_retr, reader.context, self.order, self.head_sets)
         collected.add_scores(rows, scores)
-        collected.add_head_scores(passes.head_sums.answer)
+        collected.add_heads(passes.head_sums, passes.likelihood)
         if reader.context is Context.CONCATENATED:
             collected.add_positions(rows, self.order, prompt_positions(output.prompts))
         collected.add_shares(attention_shares(output))
@@ -114,6 +132,36 @@ class ConfiguredTeacher:
             scores.append(reranker.scores(Batch(questions, passages, [""] * len(questions))).cpu())
             progress(len(questions))
         self.collected.reranked = Reranked(reranker.name, torch.cat(scores))
+
+    def judge_unlisted_heads(self) -> None:
+        """Scores the questions with the heads of published methods that no list of the reader is shipped of.
+
+        Each question has those that were chosen on others (`held_out_signals`); without another pass.
+        """
+        collected, methods = self.collected, unlisted_methods(self.reader)
+        rows = collected.has_both.nonzero()[:, 0]
+        if not methods or not len(rows):
+            return
+        sums, likelihood = collected.head_sums.of_questions(rows), collected.likelihood
+        likelihood = None if likelihood is None else likelihood[rows]
+        for of_rows in HeadRows:
+            objectives = [objective for objective in self.scored() if objective.head_rows is of_rows]
+            has_answer = collected.has_answer[rows]
+            for heads, signals in held_out_signals(sums, likelihood, has_answer, of_rows, methods):
+                for objective in objectives:
+                    scores = objective.scores_of_signals(signals)
+                    if scores is not None:
+                        collected.add_scores(rows.tolist(), {self.shown(objective, heads): scores})
+
+    def score_by_bm25(self) -> None:
+        """Scores the candidates of the questions that were read by BM25, where there is an index of it."""
+        bm25, collected = self.module.bm25, self.collected
+        if bm25 is None:
+            return
+        row_of = self.module.knowledge_base.rows_of(id for found in collected.passages for id in found)
+        rows = np.array([[row_of[id] for id in found] for found in collected.passages])
+        scores = bm25.scores([question.text for question in collected.questions], rows)
+        collected.bm25 = torch.from_numpy(scores)
 
     def scored(self) -> list[Objective]:
         """What costs no more than the configured objective's own passes."""

@@ -104,7 +104,8 @@ def _read_in_other_contexts(teacher: ConfiguredTeacher, read: _Rows) -> None:
         if context not in (teacher.reader.context, Context.CONCATENATED):
             reader = shown_in(teacher.reader, context)
             passes = KeptPasses(reader, read.batch)
-            scores = passes.scores(teacher.objectives.of_pass(reader), read.log_p_retr, context)
+            objectives = teacher.objectives.of_pass(reader)
+            scores = passes.scores(objectives, read.log_p_retr, context, head_sets=teacher.head_sets)
             teacher.collected.add_scores(read.rows, scores)
 
 
@@ -119,7 +120,8 @@ def _read_in_orders(teacher: ConfiguredTeacher, read: _Rows, num_orders: int) ->
         reader = shown_in(teacher.reader, context, order)
         batch = replace(read.batch, order_seed=seed)
         passes = KeptPasses(reader, batch)
-        scores = passes.scores(teacher.objectives.of_pass(reader), read.log_p_retr, context, order)
+        objectives = teacher.objectives.of_pass(reader)
+        scores = passes.scores(objectives, read.log_p_retr, context, order, teacher.head_sets)
         by_order.append(scores)
         if seed < 2:  # further orders only serve the average
             collected.add_scores(read.rows, scores)
@@ -134,7 +136,7 @@ def _read_without_examples(teacher: ConfiguredTeacher, read: _Rows) -> None:
     reader = teacher.reader.showing(examples=())
     objectives = [objective for objective in teacher.scored() if objective.uses_reader]
     passes = KeptPasses(reader, read.batch)
-    scores = passes.scores(objectives, read.log_p_retr, reader.context, teacher.order)
+    scores = passes.scores(objectives, read.log_p_retr, reader.context, teacher.order, teacher.head_sets)
     teacher.collected.add_scores(read.rows, without_examples(scores))
 
 
@@ -190,4 +192,4 @@ def _unrelated(
         objectives += [*teacher.objectives.of_no_pass, *teacher.objectives.only_configured, *calibrated]
         if reader.num_examples == teacher.reader.num_examples:
             passes = _configured_passes(teacher, reader, read.batch)
-    return passes.scores(objectives, read.log_p_retr, reader.context)
+    return passes.scores(objectives, read.log_p_retr, reader.context, head_sets=teacher.head_sets)

@@ -1,6 +1,6 @@
 """A reader's passes over one batch, each made once: many objectives are read off the same ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from datamodules.prompts import Context, Shown
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.objectives import Objective
+from lightning_modules.preflight.head_sets import HeadSet
 from lightning_modules.preflight.variants import Order, Scores, Variant
 from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.base import Reader
@@ -70,6 +71,13 @@ class KeptPasses:
         assert self._heads is not None, "just read"
         return self._heads
 
+    @property
+    def likelihood(self) -> Float[Tensor, "batch passages"] | None:
+        """Mean log-probability of an answer token given each passage alone; None where that is not read."""
+        if not self.reader.reads_alone:
+            return None
+        return self.answer_likelihoods(self.batch, Shown.EACH_ALONE).mean_log_probs()
+
     def answer_likelihoods(self, batch: Batch, shown: Shown, temperature: float = 1.0) -> AnswerLikelihoods:
         """See `Reader.answer_likelihoods`."""
         assert batch is self.batch, "passes over one batch are kept"
@@ -118,6 +126,7 @@ class KeptPasses:
         log_p_retr: Float[Tensor, "batch passages"],
         context: Context | None,
         order: Order = Order.RANK,
+        head_sets: Sequence[HeadSet] = (),
     ) -> Scores:
         """Passage scores of some objectives from these passes.
 
@@ -125,11 +134,20 @@ class KeptPasses:
             objectives: to be scored.
             log_p_retr: log p_RETR of the same passages.
             context, order: of the reader.
+            head_sets: with which objectives that look at attention are scored besides.
         """
+        objectives = list(objectives)
         num_examples = self.reader.num_examples or None
-        return {
+        found = {
             Variant.of_pass(objective, context, order, num_examples): objective.passage_scores(
                 objective.read(self, self.batch), log_p_retr
             )
             for objective in objectives
         }
+        for heads in head_sets:
+            signals = self.head_sums.of_heads(heads.mask(*self.reader.num_layers_and_heads), self.likelihood)
+            for objective in objectives:
+                scores = objective.scores_of_signals(signals)
+                if scores is not None:
+                    found[Variant.of_pass(objective, context, order, num_examples, heads)] = scores
+        return found

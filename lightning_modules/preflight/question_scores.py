@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datamodules.batches import Passage, Question
+from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.preflight.placement import AttentionShares
 from lightning_modules.preflight.variants import Order, Scores, Variant
@@ -36,6 +37,7 @@ class QuestionScores:
         positions: where each passage stood in a concatenated prompt, by the order asked for.
         shares: attention on passages, first token and the rest, of the configured context.
         reranked: by what the reader is compared with; None where nothing is.
+        bm25: BM25's scores of the K passages of each question; None without an index of it.
     """
 
     def __init__(self) -> None:
@@ -47,8 +49,10 @@ class QuestionScores:
         self._scores: dict[Variant, dict[int, Tensor]] = {}
         self._unrelated: dict[Variant, dict[int, Tensor]] = {}
         self._positions: dict[Order, dict[int, Tensor]] = {}
-        self._head_scores: list[Tensor] = []
+        self._head_sums: list[HeadSums] = []
+        self._likelihoods: list[Tensor] = []
         self.reranked: Reranked | None = None
+        self.bm25: Float[Tensor, "questions passages"] | None = None
         self.shares: dict[str, list[float]] = {"passages": [], "first_token": [], "rest": []}
 
     @property
@@ -69,9 +73,14 @@ class QuestionScores:
         return torch.cat(self._lengths)
 
     @property
-    def head_scores(self) -> Float[Tensor, "questions layers heads passages"]:
+    def head_sums(self) -> HeadSums:
         """Passage scores (`sum`) of every head alone, in the configured context."""
-        return torch.cat(self._head_scores)
+        return HeadSums.joined(self._head_sums)
+
+    @property
+    def likelihood(self) -> Float[Tensor, "questions passages"] | None:
+        """Mean log-probability of an answer token given each passage alone; None where that was not read."""
+        return torch.cat(self._likelihoods) if self._likelihoods else None
 
     @property
     def variants(self) -> list[Variant]:
@@ -121,8 +130,10 @@ class QuestionScores:
         for variant, values in scores.items():
             _put(values, rows, self._unrelated.setdefault(variant, {}))
 
-    def add_head_scores(self, scores: Float[Tensor, "batch layers heads passages"]) -> None:
-        self._head_scores.append(scores.float().cpu())
+    def add_heads(self, sums: HeadSums, likelihood: Float[Tensor, "batch passages"] | None) -> None:
+        self._head_sums.append(sums.cpu())
+        if likelihood is not None:
+            self._likelihoods.append(likelihood.float().cpu())
 
     def add_positions(
         self, rows: Sequence[int], order: Order, positions: Int[Tensor, "batch passages"]

@@ -6,6 +6,8 @@ from itertools import combinations
 from pathlib import Path
 
 from datamodules.prompts import Context
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.head_lists import HeadRows
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.head_search import head_auc, layer_auc, search_heads
 from lightning_modules.metrics.matched_auc import matched_auc
@@ -16,13 +18,16 @@ from lightning_modules.metrics.teacher_checks import kendall_tau, mass_by_positi
 from lightning_modules.objectives.base import Cost
 from lightning_modules.preflight.choosing import ChosenQuestions
 from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.head_sets import HeadSet, attention_of, rows_of
 from lightning_modules.preflight.question_scores import QuestionScores
 from lightning_modules.preflight.rows import (
+    PastedInto,
     TeacherRow,
-    configured_row,
+    at_best_temperature,
+    pasted,
     recommended_row,
     reference_row,
-    variant_row,
+    teacher_rows,
 )
 from lightning_modules.preflight.variants import Variant
 from lightning_modules.preflight.verdict import Advice, Verdict, judge, of_matched
@@ -35,6 +40,9 @@ class HeadChoice:
 
     Attributes:
         heads: the choice, as `AttentionHeads.parse` takes it.
+        rows: whose attention it is of, `answer` or `question`: the rows that the configured objective looks
+            at, the question's where both teach.
+        overrides: settings under which these rows of these heads alone teach.
         auc, auc_of_all: held-out teacher AUC of choices made on the other folds, and of all heads.
         gain, low, high: their difference with its bootstrap 95% interval.
         at_equal_length, at_equal_length_of_all: the same AUCs between passages of the same length.
@@ -45,6 +53,8 @@ class HeadChoice:
     """
 
     heads: str
+    rows: str
+    overrides: list[str]
     auc: float
     auc_of_all: float
     gain: float
@@ -64,9 +74,13 @@ class PreflightResult:
 
     Attributes:
         verdict: on the configured teacher.
-        configured: its name; the first of `rows`.
-        rows: the variants, best AUC first after the configured one.
-        references: the retriever itself, passage length alone, and the reranker where there is one.
+        configured: its name, of `configured_row`.
+        papers: name of the paper's own teacher, attention of the answer's rows by all heads, summed and raw;
+            of the first row.
+        rows: the variants: the paper's, the configured one where that is another, it again at every scale,
+            and the others, best AUC first.
+        references: the retriever itself, passage length alone, BM25 where there is an index of it, and the
+            reranker where there is one.
         reranker: what it is called, and how much better its AUC is than the configured teacher's over the
             same questions; None without one.
         measures: of the configured teacher, metric -> value, over the questions that were not chosen for
@@ -82,12 +96,14 @@ class PreflightResult:
         stopped_early: whether the verdict was clear before all questions were read.
         num_questions: read in the configured context.
         heads: the search for the heads that teach best; None where there are too few questions for it.
+        notes: rows that are missing or are not what was asked for, and why.
         questions: what validations measure, of every question read: what a run may later be compared with.
         retrieved: question id -> ids of its K passages.
     """
 
     verdict: Verdict
     configured: str
+    papers: str
     rows: list[TeacherRow]
     references: list[TeacherRow]
     reranker: tuple[str, Estimate] | None
@@ -102,8 +118,14 @@ class PreflightResult:
     stopped_early: bool
     num_questions: int
     heads: HeadChoice | None
+    notes: list[str]
     questions: QuestionValues
     retrieved: dict[str, list[str]]
+
+    @property
+    def configured_row(self) -> TeacherRow:
+        """The row of the configured teacher, at its own temperature."""
+        return next(row for row in self.rows if row.name == self.configured)
 
 
 def judge_configured(collected: QuestionScores, configured: Variant, level: float = 0.95) -> Verdict:
@@ -125,7 +147,11 @@ def is_clear(collected: QuestionScores, configured: Variant) -> bool:
 
 
 def make_result(
-    teacher: ConfiguredTeacher, chosen: ChosenQuestions, percentiles: Sequence[int], stopped_early: bool
+    teacher: ConfiguredTeacher,
+    chosen: ChosenQuestions,
+    percentiles: Sequence[int],
+    stopped_early: bool,
+    notes: Sequence[str] = (),
 ) -> PreflightResult:
     """Everything that is said of what was read.
 
@@ -134,17 +160,17 @@ def make_result(
         chosen: the questions chosen for it.
         percentiles: of the indicators.
         stopped_early: whether it did not read all of them.
+        notes: rows that are missing or are not what was asked for, and why.
     """
     collected, configured = teacher.collected, teacher.variant
-    chooses_heads = teacher.reader.attention_heads is not None
-    rows = [variant_row(collected, variant, chooses_heads) for variant in collected.variants]
-    own = configured_row(collected, configured)
-    others = sorted((row for row in rows if row.name != own.name), key=lambda row: -row.auc.mean)
+    into = PastedInto(teacher.reader.attention_heads is not None, teacher.module.in_batch)
+    rows = teacher_rows(collected, configured, teacher.papers, into)
     values = teacher.question_values()
     return PreflightResult(
         verdict=judge_configured(collected, configured),
-        configured=own.name,
-        rows=[own, *others],
+        configured=configured.name,
+        papers=rows.papers.name,
+        rows=rows.shown,
         references=_references(collected),
         reranker=_reranker_gain(collected, configured),
         measures=_typical_measures(values, chosen.typical, percentiles),
@@ -154,10 +180,11 @@ def make_result(
         shares={name: estimate(of_questions) for name, of_questions in collected.shares.items()},
         share_with_both=chosen.share_with_both,
         hit_rate=chosen.hit_rate,
-        recommended=recommended_row(rows),
+        recommended=recommended_row(rows.candidates),
         stopped_early=stopped_early,
         num_questions=len(collected.questions),
-        heads=_search_heads(collected),
+        heads=_search_heads(teacher, into),
+        notes=list(notes),
         questions=values,
         retrieved=dict(zip(values.question_ids, collected.passages, strict=True)),
     )
@@ -168,6 +195,8 @@ def _references(collected: QuestionScores) -> list[TeacherRow]:
         "retriever (p_RETR)": collected.log_p_retr,
         "passage length alone": collected.lengths.float().log_softmax(dim=-1),
     }
+    if collected.bm25 is not None:
+        scores["BM25"] = collected.bm25.log_softmax(dim=-1)
     if collected.reranked is not None:
         scores[f"reranker {Path(collected.reranked.name).name}"] = collected.reranked.scores.log_softmax(
             dim=-1
@@ -199,32 +228,53 @@ def _typical_measures(
     }
 
 
-def _search_heads(collected: QuestionScores) -> HeadChoice | None:
-    scores, has_answer = collected.head_scores, collected.has_answer
+def _search_heads(teacher: ConfiguredTeacher, into: PastedInto) -> HeadChoice | None:
+    collected = teacher.collected
+    rows, scores = rows_of(collected.head_sums, teacher.module.objective.head_rows)
+    has_answer = collected.has_answer
     try:
         found = search_heads(scores, has_answer, collected.lengths.float())
     except ValueError:  # too few questions with a positive and a negative passage
         return None
     return HeadChoice(
-        str(found.heads),
-        found.auc,
-        found.auc_of_all,
-        found.difference,
-        *found.interval,
-        of_matched(found.at_equal_length),
-        of_matched(found.at_equal_length_of_all),
-        found.pays,
-        found.num_questions,
-        layer_auc(scores, has_answer).tolist(),
-        head_auc(scores, has_answer).tolist(),
+        heads=str(found.heads),
+        rows=str(rows),
+        overrides=_overrides_of_heads(teacher, rows, found.heads, into),
+        auc=found.auc,
+        auc_of_all=found.auc_of_all,
+        gain=found.difference,
+        low=found.interval[0],
+        high=found.interval[1],
+        at_equal_length=of_matched(found.at_equal_length),
+        at_equal_length_of_all=of_matched(found.at_equal_length_of_all),
+        pays=found.pays,
+        num_questions=found.num_questions,
+        layer_auc=layer_auc(scores, has_answer).tolist(),
+        head_auc=head_auc(scores, has_answer).tolist(),
     )
+
+
+def _overrides_of_heads(
+    teacher: ConfiguredTeacher, rows: HeadRows, heads: AttentionHeads, into: PastedInto
+) -> list[str]:
+    """Settings under which some rows of some heads alone teach, at their best temperature."""
+    objective = attention_of(rows, teacher.module.objective.constants)
+    # in quotes, since YAML would take 1.2 for a number
+    variant = teacher.shown(objective, HeadSet("chosen heads", f'"{heads}"', heads))
+    sums = teacher.collected.head_sums
+    scores = objective.scores_of_signals(sums.of_heads(heads.mask(*sums.answer.shape[1:3])))
+    assert scores is not None, "they take attention alone"
+    fitted = at_best_temperature(objective, scores, teacher.collected)
+    overrides = pasted(variant, fitted, into)
+    assert overrides is not None, "the heads are named"
+    return overrides
 
 
 def _agreement(collected: QuestionScores, context: Context | None) -> dict[str, Estimate]:
     """Between the plain objectives, each in the configured context where it was read in it, and length."""
     chosen: dict[str, Variant] = {}
     for variant in sorted(collected.variants, key=lambda v: v.context != context):
-        if variant.objective.is_plain:
+        if variant.objective.is_plain and variant.heads is None:
             chosen.setdefault(variant.objective.name, variant)
     scores = {variant.name: collected.scores(variant) for variant in chosen.values()}
     scores["passage length"] = collected.lengths.float()
@@ -242,7 +292,8 @@ def _mass_by_position(collected: QuestionScores) -> dict[str, list[float]]:
         # attention itself, no gradient through it
         is_attention = objective.uses_attention and objective.is_plain and objective.cost is Cost.NOTHING
         positions = collected.positions(variant.order)
-        is_together = variant.context is Context.CONCATENATED and variant.num_examples != 0
+        as_configured = variant.heads is None and variant.num_examples != 0
+        is_together = variant.context is Context.CONCATENATED and as_configured
         if not is_attention or not is_together or positions is None:
             continue
         scores = collected.scores(variant)

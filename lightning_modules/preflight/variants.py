@@ -12,7 +12,11 @@ from datamodules.choices import Choice
 from datamodules.prompts import Context, PassageOrder
 from lightning_modules.objectives import OBJECTIVES, Objective, Signals, make_objective
 from lightning_modules.objectives.base import Cost
+from lightning_modules.preflight.head_sets import HeadSet
 from lightning_modules.readers.base import Reader
+
+FEWEST_UNRELATED = 2
+"""Questions that attention can be calibrated by, of which one may be the question's own."""
 
 
 class Order(Choice):
@@ -33,12 +37,14 @@ class Variant:
         context: how the reader was shown the passages; None where it has but one way, or none was read.
         order: of the passages, where a prompt holds several.
         num_examples: solved examples before each prompt; None where the check compares none.
+        heads: whose attention it is; None = as configured.
     """
 
     objective: Objective
     context: Context | None = None
     order: Order = Order.RANK
     num_examples: int | None = None
+    heads: HeadSet | None = None
 
     @classmethod
     def of_pass(
@@ -47,6 +53,7 @@ class Variant:
         context: Context | None,
         order: Order = Order.RANK,
         num_examples: int | None = None,
+        heads: HeadSet | None = None,
     ) -> "Variant":
         """What an objective is called when its scores were found in a pass.
 
@@ -55,28 +62,39 @@ class Variant:
         if not objective.uses_reader:
             return cls(objective)
         has_order = objective.cost in (Cost.NOTHING, Cost.BACKWARD)
-        return cls(objective, context, order if has_order else Order.RANK, num_examples)
+        return cls(objective, context, order if has_order else Order.RANK, num_examples, heads)
 
     @property
     def way(self) -> str:
-        """Objective, context, order, and a lack of examples, such as `adist concatenated shuffled`."""
+        """What variants share of which the best is shown.
+
+        That is objective, context, order, and a lack of examples, such as `adist concatenated shuffled`; with
+        other heads than the configured ones objective and heads alone, such as `adist core:8`.
+        """
+        if self.heads is not None:
+            return f"{self.objective.name} {self.heads.name}"
         return " ".join([self.objective.name, *self._shown_as])
 
     @property
     def name(self) -> str:
-        """`way` and what is unusual about the objective, such as `adist concatenated shuffled sum`."""
-        return " ".join([self.way, *self.objective.details])
+        """What tells it from the others of a check, such as `adist concatenated shuffled core:8 sum`.
+
+        Scale and temperature are no part of it: they leave the order of the passages as it is.
+        """
+        return " ".join([self.objective.name, *self._shown_as, *self.objective.details])
 
     @property
     def _shown_as(self) -> list[str]:
         order = [] if self.order is Order.RANK else [self.order.value]
         context = [] if self.context is None else [self.context.value]
-        return [*context, *order, *(["without examples"] if self.num_examples == 0 else [])]
+        examples = ["without examples"] if self.num_examples == 0 else []
+        heads = [] if self.heads is None else [self.heads.name]
+        return [*context, *order, *examples, *heads]
 
     @property
     def overrides(self) -> list[str] | None:
         """Settings under which an experiment teaches like this; None: it cannot (an average over orders)."""
-        if self.order is Order.AVERAGED:
+        if self.order is Order.AVERAGED or (self.heads is not None and self.heads.setting is None):
             return None
         settings = {"objective.name": self.objective.name}
         if self.context is not None:
@@ -85,6 +103,8 @@ class Variant:
             settings["reader.passage_order"] = self.order.value
         if self.num_examples is not None:
             settings["reader.num_examples"] = str(self.num_examples)
+        if self.heads is not None and self.heads.setting is not None:
+            settings["reader.attention_heads"] = self.heads.setting
         return [f"{key}={value}" for key, value in {**settings, **self.objective.settings}.items()]
 
 
@@ -127,10 +147,29 @@ class ComparedObjectives:
     def calibrated(self, reader: Reader, unrelated: Sequence[tuple[str, str]]) -> list[Objective]:
         """Signals of a reader less what passages get whatever is asked, which takes passes of their own."""
         others = {o.details for o in (*self.usual, *self.only_configured) if isinstance(o, Signals)}
-        signals = next((o for o in self.usual if isinstance(o, Signals)), None)
-        if signals is None or signals.unfit(reader) is not None:
+        if self._signals is None or self._signals.unfit(reader) is not None:
             return []
-        return [o for o in signals.calibrated(unrelated) if o.details not in others]
+        return [o for o in self._signals.calibrated(unrelated) if o.details not in others]
+
+    def why_not_calibrated(self, reader: Reader, unrelated: Sequence[tuple[str, str]]) -> str | None:
+        """What `calibrated` leaves out, and why; None = nothing."""
+        if self._signals is None:
+            return None
+        refusal = self._signals.unfit(reader)
+        if refusal is not None:
+            return f"no calibrated signals are compared: {refusal}"
+        num_known = len({question for question, _ in unrelated})
+        if num_known < FEWEST_UNRELATED:
+            return (
+                "no signals calibrated by unrelated questions are compared: that asks at least "
+                f"{FEWEST_UNRELATED} training questions that have answers, and there are {num_known} (an "
+                "experiment that trains nothing has none; check the one that would train)"
+            )
+        return None
+
+    @property
+    def _signals(self) -> Signals | None:
+        return next((o for o in self.usual if isinstance(o, Signals)), None)
 
     @property
     def of_no_pass(self) -> list[Objective]:

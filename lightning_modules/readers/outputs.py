@@ -222,6 +222,21 @@ class AnswerLikelihoods(NamedTuple):
         return mean_log_prob(self.log_probs, self.mask)
 
 
+class PassageSignals(NamedTuple):
+    """What one pass says of each passage, with some of the reader's heads.
+
+    Attributes:
+        answer: sum of s_t over the passage (Eq. 1), of the rows that predict the answer.
+        question: the same of the question's own rows; None where the reader gives none.
+        likelihood: mean log-probability of an answer token given the passage alone; None where that takes
+            a pass of its own.
+    """
+
+    answer: Float[Tensor, "batch passages"]
+    question: Float[Tensor, "batch passages"] | None = None
+    likelihood: Float[Tensor, "batch passages"] | None = None
+
+
 def mean_log_prob(
     log_probs: Float[Tensor, "batch passages labels"], mask: Bool[Tensor, "batch labels"]
 ) -> Float[Tensor, "batch passages"]:

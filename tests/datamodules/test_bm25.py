@@ -52,6 +52,15 @@ def test_scores_are_those_of_the_formula(knowledge_base):
         assert sorted(found.tolist()) == list(range(len(knowledge_base)))
 
 
+def test_given_passages_are_scored(knowledge_base):
+    queries, rows = ["What is the capital of Peru?", "the of"], np.array([[2, 14, 0], [5, 2, 9]])
+    scores = BM25Index.build(knowledge_base).scores(queries, rows)
+    expected = written_out(queries[0], toy_passages())[rows[0]]
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5, atol=1e-6)
+    assert scores[0, 0] > scores[0, 2] > 0
+    assert scores[1].tolist() == [0.0, 0.0, 0.0], "stop words alone"
+
+
 def test_the_best_passage_answers(knowledge_base):
     _, rows = BM25Index.build(knowledge_base).search(["what is the capital of Peru", "Lima"], 1)
     assert [knowledge_base[int(row)].id for row in rows[:, 0]] == ["c2", "c2"]

@@ -20,7 +20,10 @@ NUMBERS = [key for key, item in FIELDS.items() if {int, float} & {item.type, *ty
 UNBOUNDED = {"stopping.target"}
 WHOLE = [key for key in NUMBERS if int in {FIELDS[key].type, *typing.get_args(FIELDS[key].type)}]
 TEXTS = [key for key, item in FIELDS.items() if {str, list[str]} & {item.type, *typing.get_args(item.type)}]
-NEEDED = {"fsdp": ["trainer.devices=2", "trainer.accelerator=cpu"]}
+NEEDED = {
+    "fsdp": ["trainer.devices=2", "trainer.accelerator=cpu"],
+    "end_to_end": ["objective.in_batch=false"],
+}
 OF_TRAINED_READER = {"reader.lora_rank"}
 READER = ("start_candidates/indicator1/spearman_p90", "start_candidates/teacher/auc")
 
@@ -305,6 +308,9 @@ def test_objectives_are_asked_what_they_need():
         ConfigError, match=r"objective.name=pdist looks at no attention; set objective.name=adist"
     ):
         check("objective.name=pdist", "reader.attention_heads=0.1")
+    with pytest.raises(ConfigError, match=r"objective.name=end_to_end .* set objective.in_batch=false, or"):
+        check("objective.name=end_to_end", "objective.in_batch=true")
+    check("objective.name=end_to_end", *NEEDED["end_to_end"])
 
 
 def test_hardware(monkeypatch):

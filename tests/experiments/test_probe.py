@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,18 @@ def probed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     family = CONTEXTS[request.param]
     reader, _ = save_tiny_models(folder / "family", family)
-    changes = {"reader__name": reader, "training__num_passages": 20}
+    changes = {"reader__name": reader, "training__num_passages": 20, "objective__in_batch": "true"}
     if family == "llama":
         changes["reader__context"] = request.param
     settings = as_overrides(toy_settings(folder, **changes, init__reader_from="null"))
     arguments = ["--exp", "step2_vital", "--split", "train", "--instances", "12", "--compare", "4", "--all"]
     assert probe.main([*arguments, "--out", str(folder / "out"), *settings]) == 0
     return request.param, settings, json.loads((folder / "out" / "probe.json").read_text()), folder / "out"
+
+
+def configured_row(saved):
+    [row] = [row for row in saved["result"]["rows"] if row["name"] == saved["result"]["configured"]]
+    return row
 
 
 def test_every_variant_has_a_row(probed):
@@ -52,7 +58,7 @@ def test_every_variant_has_a_row(probed):
 def test_the_configured_teacher_is_what_training_would_use(probed):
     """AUC and mass on answers, from the models themselves."""
     _, settings, saved, _ = probed
-    row = saved["result"]["rows"][0]
+    row = configured_row(saved)
     assert row["temperature"] == load_config("step2_vital", settings).objective.attention_temperature
     assert saved["result"]["num_questions"] == len(saved["instances"]["question_ids"]) == 12
     assert set(saved["retrieved"]) == set(saved["instances"]["question_ids"])
@@ -112,10 +118,16 @@ def test_other_objectives_are_judged_as_they_would_teach(tmp_path, objective, te
     key = "objective__reader_temperature" if objective == "emdr2" else "objective__attention_temperature"
     settings, saved = run_probe(tmp_path, objective__name=objective, **{key: temperature})
     masses = taught_mass_on_answers(settings, saved["retrieved"])
-    own = saved["result"]["rows"][0]
+    own = configured_row(saved)
     assert own["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=1e-4)
     assert own["mass_on_answers"]["n"] == len(masses) > 0
     assert own["fixed_preference"]["n"] > 0
+
+
+PASTED = re.compile(
+    r"(adist|pdist|emdr2|loop) independent( all heads)?( sum| top5)?( minmax)?"
+    r"|signals independent question \+ likelihood"
+)
 
 
 @pytest.mark.parametrize(
@@ -132,23 +144,26 @@ def test_a_row_pasted_teaches_what_the_row_says(tmp_path, changes):
     settings, saved = run_probe(tmp_path, **changes)
     checked = set()
     for row in saved["result"]["rows"]:
-        objective, *rest = row["name"].split()
-        if rest not in (["independent", "sum"], ["independent", "top5"], ["independent"]):
+        if not PASTED.fullmatch(row["name"]):
             continue
         masses = taught_mass_on_answers([*settings, *row["overrides"]], saved["retrieved"])
         assert row["mass_on_answers"]["n"] == len(masses), row["name"]
-        # temperatures are written with three digits
-        assert row["mass_on_answers"]["mean"] == pytest.approx(sum(masses) / len(masses), abs=2e-3), row[
-            "name"
-        ]
-        checked.add(objective)
-    assert checked == {"adist", "pdist", "emdr2", "loop"}
+        expected = pytest.approx(sum(masses) / len(masses), abs=1e-4)
+        assert row["mass_on_answers"]["mean"] == expected, row["name"]
+        checked.add(row["name"])
+    usual = {"adist independent sum", "adist independent top5", "pdist independent", "loop independent"}
+    assert {*usual, "emdr2 independent", "signals independent question + likelihood"} <= checked
+    configured = saved["result"]["configured"]
+    if configured_row(saved)["temperature"] is not None:
+        assert f"{configured} minmax" in checked
+    assert ("adist independent all heads sum" in checked) == ("reader__attention_heads" in changes)
+    assert saved["result"]["rows"][0]["name"] == saved["result"]["papers"]
 
 
 def test_heads_are_searched_where_there_are_questions_enough(probed):
     """A fold each way of five needs ten questions with a positive and a negative passage."""
     context, _, saved, out = probed
-    num_questions = saved["result"]["rows"][0]["auc"]["n"]
+    num_questions = configured_row(saved)["auc"]["n"]
     heads = saved["result"]["heads"]
     assert (heads is not None) == (num_questions >= 10)
     if heads is not None:
@@ -178,7 +193,7 @@ def test_every_row_says_how_it_goes_with_passage_length(probed):
     scored = [row for row in rows.values() if row["auc"]["n"] and row["name"] != "uniform"]
     assert scored
     assert all(row["length_tau"]["n"] > 0 for row in scored)
-    own = saved["result"]["rows"][0]
+    own = configured_row(saved)
     name = "adist" if context == "fusion" else f"adist {context}"
     agreement = saved["result"]["agreement"][f"{name} sum / passage length"]
     assert own["length_tau"] == agreement
@@ -279,3 +294,9 @@ def test_calibrations_and_a_reranker_are_compared(tmp_path, capsys):
     assert f"the reranker {cross_encoder}" in " ".join(capsys.readouterr().out.split())
     assert probe.main([*arguments, "--reranker", str(tmp_path / "absent")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
+    idle = ["--exp", "step2_vital", "--instances", "2", "--compare", "0", "--calibrations", "--split"]
+    idle += ["train", "--out", str(tmp_path / "idle"), *settings, "trainer.max_steps=0"]
+    assert probe.main(idle) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no signals calibrated by unrelated questions are compared" in printed
+    assert "no signals calibrated by unrelated questions" in (tmp_path / "idle" / "probe.html").read_text()

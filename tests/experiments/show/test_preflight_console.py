@@ -10,19 +10,25 @@ from experiments.show.console import WIDTH
 from experiments.show.preflight_console import facts, print_preflight, shown_rows
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.question_values import QuestionValues
-from lightning_modules.preflight import Advice, PreflightResult, TeacherRow, Verdict
+from lightning_modules.preflight import Advice, HeadChoice, PreflightResult, TeacherRow, Verdict
 
 GOOD = Estimate(0.9, 0.8, 1.0, 50)
 SHORT = Estimate(-0.71, -0.8, -0.6, 50)
 UNDEFINED = Estimate(math.nan, math.nan, math.nan, 0)
 
 
+def own_row() -> TeacherRow:
+    return TeacherRow("adist independent sum", GOOD, GOOD, GOOD, UNDEFINED, SHORT, GOOD, GOOD, 0.05, [])
+
+
 def result(**changes) -> PreflightResult:
-    own = TeacherRow("adist independent sum", GOOD, GOOD, GOOD, UNDEFINED, SHORT, GOOD, GOOD, 0.05, [])
+    """The first row is of the paper's teacher, and configured."""
+    rows = changes.get("rows", [own_row()])
     settings = {
         "verdict": Verdict(Advice.GO, ["because"]),
-        "configured": own.name,
-        "rows": [own],
+        "configured": rows[0].name,
+        "papers": rows[0].name,
+        "rows": rows,
         "reranker": None,
         "references": [],
         "measures": {
@@ -38,6 +44,7 @@ def result(**changes) -> PreflightResult:
         "stopped_early": False,
         "num_questions": 50,
         "heads": None,
+        "notes": [],
         "questions": QuestionValues(),
         "retrieved": {},
     }
@@ -60,7 +67,7 @@ def test_settings_to_copy_are_never_wrapped():
 
 
 def test_a_check_that_recommends_nothing_says_so():
-    assert "recommended: none; no teacher has an AUC surely above 0.65" in printed(result())
+    assert "recommended: none; no teacher has an AUC surely above 0.65 over at least 10" in printed(result())
 
 
 def test_the_configured_teacher_alone_is_compared_with_others():
@@ -81,7 +88,7 @@ def wide_row() -> TeacherRow:
 
 
 def test_the_order_by_length_is_a_column():
-    shown = printed(result(rows=[wide_row()]))
+    shown = printed(result(rows=[own_row(), wide_row()]))
     lines = shown.splitlines()
     [row] = [i for i, line in enumerate(lines) if line.strip().startswith("teacher ")]
     first, heads, cells = lines[row - 1], lines[row], lines[row + 2]
@@ -92,27 +99,81 @@ def test_the_order_by_length_is_a_column():
 
 
 def test_nothing_is_cut_off():
-    shown = printed(result(rows=[wide_row()]))
+    shown = printed(result(rows=[own_row(), wide_row()]))
     assert f"{wide_row().name} 0.90 [0.80, 1.00]  0.90 -0.71 -0.71 0.90 0.90 0.90 0.0085 1000" in shown
     assert "…" not in shown
     assert max(len(line) for line in shown.splitlines()) <= WIDTH == 100
 
 
+def test_the_configured_teacher_is_marked():
+    rows = [own_row(), replace(own_row(), name="signals question"), wide_row()]
+    found = result(rows=rows, configured="signals question")
+    assert found.configured_row is rows[1]
+    lines = [line.strip() for line in printed(found).splitlines()]
+    starts = [line.partition(" 0.90")[0].rstrip() for line in lines if " 0.90 [0.80" in line]
+    assert starts[:3] == ["adist independent sum", "signals question *", wide_row().name]
+    assert "*: as configured; first row: the paper's own teacher" in lines
+
+
 def test_of_each_way_the_plain_and_the_best_variant_are_shown():
-    def row(way, *details, is_plain=False):
-        name = " ".join([way, *details])
-        return replace(wide_row(), name=name, way=way, details=list(details), is_plain=is_plain)
+    def row(way, *details, is_plain=False, scale=None):
+        name = " ".join([way, *details, *([scale] if scale else [])])
+        return replace(wide_row(), name=name, way=way, details=list(details), is_plain=is_plain, scale=scale)
 
     rows = [
         row("adist independent", "sum", is_plain=True),
+        row("adist independent", "top5", "with template"),
+        row("adist independent", "top5", "with template", scale="raw"),
         row("adist concatenated", "top5", "with template"),
         row("adist concatenated", "top5"),
         row("adist concatenated", "top10"),
+        row("adist core:8", "sum"),
+        row("adist core:8", "sum"),
         row("pdist", is_plain=True),
         row("adist concatenated", "sum", is_plain=True),
+        row("adist concatenated", "top20", "with template"),
     ]
-    shown = [shown.name for shown in shown_rows(result(rows=rows))]
-    assert shown == ["adist independent sum", "adist concatenated top5", "pdist", "adist concatenated sum"]
+    rows[7] = replace(rows[7], name="adist concatenated core:8 sum")
+    configured, recommended = rows[1].name, rows[-1]
+    shown = shown_rows(result(rows=rows, configured=configured, recommended=recommended))
+    assert [row.name for row in shown] == [
+        "adist independent sum",
+        "adist independent top5 with template",
+        "adist independent top5 with template raw",
+        "adist concatenated top5",
+        "adist core:8 sum",
+        "pdist",
+        "adist concatenated sum",
+        "adist concatenated top20 with template",
+    ]
+
+
+def test_chosen_heads_are_pasted_with_whose_rows_they_are_of():
+    heads = HeadChoice(
+        heads="0.1,2.*",
+        rows="question",
+        overrides=["objective.name=signals", 'reader.attention_heads="0.1,2.*"'],
+        auc=0.9,
+        auc_of_all=0.8,
+        gain=0.1,
+        low=0.05,
+        high=0.15,
+        at_equal_length=GOOD,
+        at_equal_length_of_all=GOOD,
+        pays=True,
+        num_questions=50,
+        layer_auc=[0.8],
+        head_auc=[[0.8]],
+    )
+    shown = printed(result(heads=heads, recommended=wide_row()))
+    assert "  objective.name=signals 'reader.attention_heads=\"0.1,2.*\"'\n" in shown
+    assert "attention heads 0.1,2.* of the question's rows, chosen by their AUC" in " ".join(shown.split())
+
+
+def test_what_is_missing_is_said():
+    assert "· no calibrated signals are compared" in printed(
+        result(notes=["no calibrated signals are compared"])
+    )
 
 
 def test_where_little_was_read_it_says_how_to_read_more():

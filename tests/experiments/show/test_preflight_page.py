@@ -105,5 +105,23 @@ def test_the_picture_shows_ten_teachers_and_the_rest_behind_a_click(tmp_path):
     write_page(found, "toy", "d", tmp_path / "probe.html")
     page = (tmp_path / "probe.html").read_text()
     assert "<details><summary>7 more teachers</summary><svg" in page
-    assert page.count('class="first"') == 2, "a line and a point, of the configured one"
+    assert page.count('class="configured"') == 3, "a line, a point and a row, of the configured one"
     assert split_rows(result(rows=rows[:1]))[1] == []
+
+
+def test_the_papers_the_configured_and_the_recommended_teacher_are_always_shown():
+    def named(name: str, mean: float, scale: str | None = None):
+        return replace(wide_row(), name=name, auc=replace(wide_row().auc, mean=mean), scale=scale)
+
+    first = [named("paper's", 0.2), named("configured", 0.1)]
+    scales = [named(f"configured {scale}", 0.1, scale) for scale in ("raw", "minmax")]
+    rows = [*first, *scales, *[named(f"teacher {i}", i / 20) for i in range(14)]]
+    found = result(rows=rows, configured="configured", recommended=rows[4], references=[named("even", 0.5)])
+    shown, others = split_rows(found)
+    best = [f"teacher {i}" for i in range(8, 14)]
+    assert [row.name for row in shown] == [
+        *("paper's", "configured", "configured raw", "configured minmax", "teacher 0"),
+        *best,
+        "even",
+    ]
+    assert [row.name for row in others] == [f"teacher {i}" for i in range(1, 8)]

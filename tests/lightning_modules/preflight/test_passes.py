@@ -7,6 +7,7 @@ from datamodules.batches import Batch
 from datamodules.prompts import Context, Shown
 from lightning_modules.objectives import EMDR2, LOOP, OBJECTIVES, ADist, PDist
 from lightning_modules.objectives.base import Passes
+from lightning_modules.preflight.head_sets import ALL_HEADS
 from lightning_modules.preflight.passes import KeptPasses
 from lightning_modules.preflight.variants import (
     ComparedObjectives,
@@ -96,7 +97,7 @@ def test_every_pass_is_made_once(kind, passes):
     compared = ComparedObjectives.beside(EMDR2(reader_temperature=0.5))
     fitting = [o for o in (*compared.usual, *compared.only_configured) if o.unfit(reader) is None]
     for _ in range(2):
-        kept.scores(fitting, LOG_P_RETR, reader.context)
+        kept.scores(fitting, LOG_P_RETR, reader.context, head_sets=[ALL_HEADS])
         kept.read_drops(BATCH)
     assert made == passes
 

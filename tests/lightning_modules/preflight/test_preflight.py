@@ -2,28 +2,38 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules.batches import Batch, Question, SolvedExample
-from lightning_modules import RetrieverReaderModule
+from datamodules.bm25 import BM25Index
+from datamodules.prompts import Context
+from lightning_modules import RetrieverReaderModule, head_lists
 from lightning_modules import preflight as package
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.encoding import build_index
 from lightning_modules.evaluation import find_hits
 from lightning_modules.metrics.teacher_auc import teacher_auc
 from lightning_modules.objectives import EMDR2, LOOP, ADist, EndToEnd, PDist, Signals
-from lightning_modules.preflight import PreflightSettings, preflight
+from lightning_modules.preflight import PreflightSettings, head_sets, preflight
 from lightning_modules.preflight.configured import ConfiguredTeacher
+from lightning_modules.preflight.head_sets import HeadSet
 from lightning_modules.preflight.other_passes import read_otherwise
+from lightning_modules.preflight.variants import ComparedObjectives, Variant
 from lightning_modules.read_once import ReadOnce
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.reranker import Reranker
 from lightning_modules.retriever_reader import preferred_answers
+from tests.datamodules.test_bm25 import written_out
+from tests.lightning_modules.test_head_lists import list_of
 from tests.tiny_models import (
     tiny_cross_encoder,
     tiny_reader_of,
     tiny_retriever,
     tiny_tokenizer,
     toy_knowledge_base,
+    toy_passages,
     toy_questions,
 )
 
@@ -48,7 +58,7 @@ def test_a_check_in_a_few_lines_of_python(knowledge_base, kind):
     result = preflight(module, toy_questions(), FEW, stops_early=False)
     assert result.verdict.reasons
     assert result.num_questions == len(result.retrieved) == 12
-    assert result.rows[0].name == result.configured
+    assert result.rows[0].name == result.papers == result.configured
     assert result.questions.question_ids == list(result.retrieved)
     assert {len(values) for values in result.questions.values.values()} == {12}
     assert {len(found) for found in result.retrieved.values()} == {20}
@@ -144,7 +154,7 @@ def test_an_objective_that_needs_no_reader_has_one_row_and_an_unrelated_order(kn
     result = preflight(module_of(knowledge_base), toy_questions(), FEW, stops_early=False)
     [row] = [row for row in result.rows if row.name.startswith("by_length")]
     assert row.name == row.way == "by_length"
-    assert row.auc.n == result.rows[0].auc.n
+    assert row.auc.n == result.configured_row.auc.n
     assert row.fixed_preference.n == 4
 
 
@@ -215,11 +225,27 @@ def test_calibrations_are_compared_where_asked_for(knowledge_base):
     few = replace(FEW, num_compared=2, num_orders=1, num_left_out=0)
     result = preflight(module, toy_questions(), few, unrelated=UNRELATED)
     assert not [row.name for row in result.rows if "content_free" in row.name]
+    assert result.notes == []
     result = preflight(module, toy_questions(), replace(few, calibrations=True))
     rows = [row for row in result.rows if "content_free" in row.name]
     assert len(rows) == 12
     assert {row.auc.n for row in rows} == {2}
     assert not [row.name for row in result.rows if "unrelated" in row.name], "there are none to ask"
+    [note] = result.notes
+    assert "no signals calibrated by unrelated questions are compared" in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "unrelated", "said"),
+    [
+        ("independent", UNRELATED, None),
+        ("independent", UNRELATED[:1], "at least 2 training questions that have answers, and there are 1"),
+        ("concatenated", UNRELATED, "no calibrated signals are compared: signals come from one pass over"),
+    ],
+)
+def test_what_is_not_calibrated_is_said(kind, unrelated, said):
+    found = ComparedObjectives.beside(ADist()).why_not_calibrated(tiny_reader_of(kind), unrelated)
+    assert found is None if said is None else said in found
 
 
 def test_a_reranker_is_compared_with_the_reader(knowledge_base):
@@ -234,8 +260,63 @@ def test_a_reranker_is_compared_with_the_reader(knowledge_base):
     batch = Batch(questions, module.retrieve(questions, 20), preferred_answers(questions))
     expected = teacher_auc(reranker.scores(batch), find_hits(questions, batch.passages, module.answer_match))
     assert row.auc.mean == pytest.approx(float(expected.nanmean()))
-    assert gain.mean == pytest.approx(row.auc.mean - result.rows[0].auc.mean)
+    assert gain.mean == pytest.approx(row.auc.mean - result.configured_row.auc.mean)
     assert preflight(module, toy_questions(), replace(FEW, num_compared=0)).reranker is None
+
+
+def test_heads_bm25_and_the_papers_teacher_are_rows_of_the_same_passes(knowledge_base, tmp_path, monkeypatch):
+    """Signals of some heads are configured; of one method a list is shipped, of the other none."""
+    monkeypatch.setattr(head_lists, "SHIPPED", tmp_path)
+    monkeypatch.setattr(head_sets, "PUBLISHED", (("qrhead", 3), ("core", 2)))
+    plain = tiny_reader_of("independent")
+    list_of(plain.model).save(tmp_path / "qrhead.json")
+    module = module_of(
+        knowledge_base,
+        "independent",
+        objective=Signals(signals={"question": 1.0}, attention_temperature=0.5),
+        num_passages=24,
+        bm25=BM25Index.build(knowledge_base),
+    )
+    module.reader = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse("0.1,1.2"))
+    few = replace(FEW, num_compared=2, num_orders=1, num_left_out=0)
+    result = preflight(module, toy_questions(), few, stops_early=False)
+    rows = {row.name: row for row in result.rows}
+    assert [row.name for row in result.rows[:2]] == [
+        "adist independent all heads sum",
+        "signals independent question",
+    ]
+    assert (result.papers, result.configured) == tuple(row.name for row in result.rows[:2])
+    assert result.configured_row.temperature == 0.5
+    assert {"reader.attention_heads=null", "objective.scale=raw"} <= set(result.rows[0].overrides)
+    assert "reader.attention_heads=null" in rows["pdist independent"].overrides
+
+    module.index = build_index(module.retriever, knowledge_base)
+    questions = [q for q in toy_questions() if q.id in result.retrieved]
+    batch = Batch(questions, module.retrieve(questions, 24), preferred_answers(questions))
+    hits = find_hits(questions, batch.passages, module.answer_match)
+    listed = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse("0.2,1.0,1.3"))
+    for objective in (ADist(), Signals(), Signals(signals={"question": 1.0})):
+        with torch.no_grad():
+            scores = objective.passage_scores(objective.read(listed, batch), torch.zeros(12, 24))
+        row = rows[Variant(objective, Context.INDEPENDENT, heads=HeadSet("qrhead:3", None)).name]
+        assert row.auc.mean == pytest.approx(float(teacher_auc(scores, hits).nanmean()), abs=1e-3)
+        assert (row.auc.n, row.fixed_preference.n) == (12, 2)
+        assert "reader.attention_heads=qrhead:3" in row.overrides
+        held_out = rows[Variant(objective, Context.INDEPENDENT, heads=HeadSet("core:2 held out", None)).name]
+        assert (held_out.auc.n, held_out.overrides) == (12, None)
+    assert rows["adist concatenated qrhead:3 sum"].auc.n == 2
+    [note] = result.notes
+    assert "no list of this reader's heads by core:2 is shipped" in note
+    assert result.heads.rows == "question"
+    assert "objective.signals.question=1" in result.heads.overrides
+    assert f'reader.attention_heads="{result.heads.heads}"' in result.heads.overrides
+
+    [bm25] = [row for row in result.references if row.name == "BM25"]
+    scored = dict(zip((p.id for p in toy_passages()), range(24), strict=True))
+    of_passages = np.array([written_out(question.text, toy_passages()) for question in questions])
+    order = np.array([[scored[passage.id] for passage in found] for found in batch.passages])
+    expected = teacher_auc(torch.from_numpy(np.take_along_axis(of_passages, order, axis=1)), hits)
+    assert bm25.auc.mean == pytest.approx(float(expected.nanmean()))
 
 
 def test_a_clear_verdict_stops_early(knowledge_base, monkeypatch):

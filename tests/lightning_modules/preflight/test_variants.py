@@ -5,9 +5,20 @@ import torch
 
 from datamodules.batches import TokenScope
 from datamodules.prompts import Context, PassageOrder
-from lightning_modules.objectives import EMDR2, OBJECTIVES, ADist, EndToEnd, Labels, PDist, make_objective
+from lightning_modules.attention_heads import AttentionHeads
+from lightning_modules.objectives import (
+    EMDR2,
+    OBJECTIVES,
+    ADist,
+    EndToEnd,
+    Labels,
+    PDist,
+    Signals,
+    make_objective,
+)
 from lightning_modules.objectives.base import Cost
 from lightning_modules.objectives.length import Length
+from lightning_modules.preflight.head_sets import ALL_HEADS, HeadSet
 from lightning_modules.preflight.variants import (
     ComparedObjectives,
     Order,
@@ -60,6 +71,20 @@ def test_examples_are_told_where_they_are_compared():
         "it needs no reader"
     )
     assert not any("num_examples" in override for override in Variant.of_pass(ADist(), *shown).overrides)
+
+
+def test_heads_are_told_where_others_than_the_configured_ones_are_compared():
+    listed = HeadSet("qrhead:3", "qrhead:3", AttentionHeads.parse("0.1,1.0,1.2"))
+    variant = Variant.of_pass(ADist(), Context.CONCATENATED, Order.SHUFFLED, heads=listed)
+    assert variant.name == "adist concatenated shuffled qrhead:3 sum"
+    assert variant.way == "adist qrhead:3", "the best of all contexts and orders is shown"
+    assert "reader.attention_heads=qrhead:3" in variant.overrides
+    every = Variant(Signals(signals={"question": 1.0}), Context.INDEPENDENT, num_examples=0, heads=ALL_HEADS)
+    assert every.name == "signals independent without examples all heads question"
+    assert "reader.attention_heads=null" in every.overrides
+    held_out = Variant(ADist(), Context.INDEPENDENT, heads=HeadSet("core:8 held out", None))
+    assert held_out.overrides is None, "each question has others"
+    assert Variant.of_pass(Length(), Context.INDEPENDENT, heads=listed) == Variant(Length())
 
 
 def test_the_order_is_said_of_what_the_pass_itself_scores():
