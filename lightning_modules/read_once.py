@@ -120,6 +120,10 @@ class ReadOnce:
         prompts = self.reader.prompts.build(batch).to(self.reader.device)
         return self._output(prompts, [(kept if key in kept else of_heads)[key] for key in keys])
 
+    def read_question(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_question`; the whole pass is made, and all of it kept."""
+        return self.read_signals(batch)
+
     def read_heads(self, batch: Batch) -> tuple[SignalOutput, HeadSums]:
         """See `Reader.read_question_heads`; of every head the passages' sums are kept."""
         kept = self._store(_HEAD_NAMES)
