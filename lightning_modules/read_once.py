@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from datamodules.batches import Batch, Passage, PromptBatch, Question, in_batches
 from datamodules.prompts import Shown
-from lightning_modules.fingerprint import model_fingerprint
+from lightning_modules.fingerprint import config_of_outputs, model_fingerprint
 from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
 from lightning_modules.processes import process_number
@@ -223,7 +224,11 @@ class ReadOnce:
 
 
 def describe_reader(reader: Reader) -> dict[str, Any]:
-    """All that what a reader makes of a pair depends on."""
+    """All that what a reader makes of a pair depends on.
+
+    The versions are in it since how a family attends is code of transformers, and kernels are torch's: after
+    an upgrade everything is read anew.
+    """
     prompts = reader.prompts
     settings = {name: getattr(prompts, name) for name in inspect.signature(type(prompts)).parameters}
     tokenizer = settings.pop("tokenizer")
@@ -232,6 +237,8 @@ def describe_reader(reader: Reader) -> dict[str, Any]:
     text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.bos_token_id])
     return {
         "model": model_fingerprint(reader.model),
+        "config": config_of_outputs(reader.model.config),
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         "dtype": str(reader.model.dtype),
         "device": reader.device.type,
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),

@@ -1,10 +1,12 @@
 """Outputs that were kept are those of the reader, and nothing is read twice."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 from datamodules.batches import Batch, Question
 from datamodules.bm25 import BM25Index
@@ -13,6 +15,7 @@ from datamodules.templates import Template
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.candidates import Candidates
 from lightning_modules.encoding import build_index
+from lightning_modules.loading import load_causal_lm
 from lightning_modules.objectives import make_objective
 from lightning_modules.read_once import ReadOnce, describe_reader, why_not_kept
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
@@ -115,6 +118,31 @@ def test_another_reader_or_template_has_a_folder_of_its_own(tmp_path):
         assert_same(kept.read_signals(batch()), reader.read_signals(batch()))
         assert kept.num_found == 0
     assert describe_reader(plain.showing(passage_order="shuffled")) == describe_reader(plain)
+
+
+@torch.no_grad()
+def test_what_a_configuration_or_an_upgrade_changes_is_read_anew(tmp_path, monkeypatch):
+    """The weights are the same, and so is where they lie."""
+    folder, cache = tmp_path / "reader", tmp_path / "cache"
+    tiny_reader("independent").save(folder)
+
+    def read():
+        model, tokenizer = load_causal_lm(folder)
+        reader = DecoderOnlyReader(model, PromptBuilder(tokenizer, "independent"))
+        kept = ReadOnce(reader, cache)
+        assert_same(kept.read_signals(batch()), reader.read_signals(batch()))
+        return kept.num_read
+
+    assert [read(), read()] == [9, 0]
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    settings["rope_parameters"]["rope_theta"] = 77.0
+    config.write_text(json.dumps(settings))
+    assert [read(), read()] == [9, 0]
+    monkeypatch.setattr(transformers, "__version__", "99.0")
+    assert read() == 9
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    assert read() == 9
 
 
 def test_another_chat_template_is_another_reader():
