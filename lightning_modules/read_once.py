@@ -66,7 +66,7 @@ class ReadOnce:
     Args:
         reader: for which `why_not_kept` has no reason.
         folder: of what is kept, of any number of readers.
-        max_bytes: of what is kept of this reader; as much again where every head is kept too.
+        max_bytes: of what is kept there, of all readers; the oldest goes beyond it.
         num_at_once: prompts in one pass.
         run: that it is of, if of one.
 
@@ -219,7 +219,9 @@ class ReadOnce:
             }
             digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
             writer = None if self.run is None else (self.run, process_number())
-            self._stores[key] = OutputStore(self._folder / digest, names, self._max_bytes, about, writer)
+            self._stores[key] = OutputStore(
+                self._folder / digest, names, self._max_bytes, about, writer, bounded=self._folder
+            )
         return self._stores[key]
 
 
