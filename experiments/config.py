@@ -192,7 +192,9 @@ class ReaderConfig:
     read_once: bool = setting(
         True, "keep what a frozen reader gives for each question, answer and passage read alone, for all runs"
     )
-    read_once_gb: float = setting(8.0, "what is kept of all readers, at most; the oldest goes beyond it", above=0)
+    read_once_gb: float = setting(
+        8.0, "what is kept of all readers, at most; then the oldest is deleted", above=0
+    )
     template: str = setting(
         "plain",
         "how prompts are written: plain, few_shot, chat (by the tokenizer's own chat template), or a file",

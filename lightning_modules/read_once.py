@@ -49,8 +49,9 @@ def why_not_kept(
         return "the reader is trained, so it reads differently every time"
     if not reader.reads_alone:
         return (
-            "each prompt shows all passages of its question, so what is read depends on the others: it is "
-            "read anew every time (a decoder-only reader with context independent reads each pair once)"
+            "the reader sees all passages of a question together, so what it gives for one depends on the "
+            "others and is read anew every time (a decoder-only reader with context independent reads each "
+            "pair once)"
         )
     if TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
         return "token_embeddings=contextual looks at hidden states, which are not kept"

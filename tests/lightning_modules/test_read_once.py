@@ -208,7 +208,7 @@ def test_what_cannot_be_kept_is_refused_by_the_module(tmp_path):
     kept = ReadOnce(tiny_reader("independent"), tmp_path)
     with pytest.raises(ValueError, match="read_once: the reader is trained"):
         toy_module(tmp_path, train_reader=True, read_once=kept)
-    with pytest.raises(ValueError, match="read_once: each prompt shows all passages"):
+    with pytest.raises(ValueError, match="read_once: the reader sees all passages of a question together"):
         toy_module(tmp_path, read_once=kept)
 
 
