@@ -167,6 +167,24 @@ def test_mixed_precision_is_kept_apart(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@torch.no_grad()
+def test_the_bound_is_of_all_readers_together(tmp_path):
+    """Each choice of heads has a folder of its own."""
+    plain = tiny_reader("independent")
+
+    def read(text, max_bytes=8 << 30):
+        reader = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse(text))
+        kept = ReadOnce(reader, tmp_path, max_bytes)
+        kept.read_signals(batch())
+        return kept.num_read, sum(path.stat().st_size for path in tmp_path.rglob("*.arrows"))
+
+    _, of_one = read("0.0")
+    bound = 5 * of_one // 2
+    for text in ("0.1", "0.2", "0.3", "1.0"):
+        assert read(text, bound)[1] <= bound
+    assert [read(text)[0] for text in ("1.0", "0.0")] == [0, 9], "the oldest have gone"
+
+
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_why_nothing_can_be_kept(is_trained, tmp_path):
     together = tiny_reader("concatenated")
