@@ -111,7 +111,7 @@ def test_a_passage_cut_shorter_is_compared_as_far_as_it_goes():
 def test_tokens_are_compared_with_themselves_wherever_a_template_has_what_is_cut(passage):
     """Scores that are the tokens' own numbers differ in nothing, unless other tokens are set beside them."""
     template = Template(*[f"{passage}\nQuestion: {{question}}\nAnswer: {{answer}}"] * 2)
-    prompts = tiny_reader("independent").showing(max_tokens_per_passage=45, template=template).prompts
+    prompts = tiny_reader("independent").showing(max_tokens_per_passage=32, template=template).prompts
     long = replace(QUESTIONS[0], text="what is the capital of France " * 3)
     batch = Batch([long], [BATCH.passages[0]], ["Paris"])
     made = calibration("content_free", "difference", "token")
