@@ -126,6 +126,9 @@ class PromptBatch:
         block_of_token: index 0..K-1 of the retrieved passage whose part of the prompt the token belongs to,
             words of the template included; -1 = none.
         content_mask: True = token of a passage's title or text; the tokens that the indicators look at.
+        content_part: which title or text such a token is of, counted from 1 in the order of the prompt; 0 =
+            none. Where a prompt has little room, it is the texts that are cut, so that the same part may go
+            less far in another prompt.
         question_mask: True = token of the question, in its last occurrence in the prompt.
         noun_mask: True = token of one of the question's nouns, in its last occurrence in the prompt; white
             space that is a token of its own is none.
@@ -149,6 +152,7 @@ class PromptBatch:
     attention_mask: Bool[Tensor, "prompts tokens"]
     block_of_token: Int[Tensor, "prompts tokens"]
     content_mask: Bool[Tensor, "prompts tokens"]
+    content_part: Int[Tensor, "prompts tokens"]
     question_mask: Bool[Tensor, "prompts tokens"]
     noun_mask: Bool[Tensor, "prompts tokens"]
     answer_mask: Bool[Tensor, "prompts tokens"]

@@ -74,11 +74,12 @@ class PromptText:
 
     text: str = ""
     passage_of_char: list[int] = field(default_factory=list)
-    content_of_char: list[bool] = field(default_factory=list)
+    part_of_char: list[int] = field(default_factory=list)  # 0 = of no title or text
     question_of_char: list[bool] = field(default_factory=list)
     noun_of_char: list[bool] = field(default_factory=list)
     answer_of_char: list[bool] = field(default_factory=list)
     passage_of_end: int = NOTHING  # of the end-of-sequence token
+    num_parts: int = 0
 
     def add(
         self,
@@ -92,9 +93,10 @@ class PromptText:
         is_noun = [False] * len(text)
         for start, end in nouns:
             is_noun[start:end] = [True] * len(text[start:end])
+        self.num_parts += content
         self.text += text
         self.passage_of_char += [passage] * len(text)
-        self.content_of_char += [content] * len(text)
+        self.part_of_char += [self.num_parts if content else 0] * len(text)
         self.question_of_char += [question] * len(text)
         self.noun_of_char += is_noun
         self.answer_of_char += [answer] * len(text)
@@ -448,7 +450,7 @@ class PromptBuilder:
             where = slice(width - len(row), None) if self.padding_side == "left" else slice(0, len(row))
             padded[i, where], mask[i, where] = row, True
             before_end[i, where.start + len(row) - 2] = with_answer
-        ids, passage, content, question, noun, answer = torch.from_numpy(padded).unbind(-1)
+        ids, passage, part, question, noun, answer = torch.from_numpy(padded).unbind(-1)
         answer_mask = answer.bool()
         answer_rows_mask = rows_predicting(answer_mask)
         # without a known answer, the row that would predict its first token
@@ -458,7 +460,8 @@ class PromptBuilder:
             input_ids=ids,
             attention_mask=torch.from_numpy(mask),
             block_of_token=passage,
-            content_mask=content.bool(),
+            content_mask=part.bool(),
+            content_part=part,
             question_mask=question.bool(),
             noun_mask=self._without_blanks(ids, noun.bool()),
             answer_mask=answer_mask,
@@ -537,7 +540,7 @@ def _moved(spans: Sequence[tuple[int, int]], by: int) -> list[tuple[int, int]]:
 
 
 def _label_tokens(tokens: list[tuple[int, tuple[int, int], bool]], prompt: PromptText) -> np.ndarray:
-    """[tokens, (id, passage, content, question, noun, answer)]: a token is what its last character is.
+    """[tokens, (id, passage, part, question, noun, answer)]: a token is what its last character is.
 
     Tokens that the tokenizer adds by itself are nothing. Where each byte of a character is a token, each of
     them is what the character is.
@@ -548,7 +551,7 @@ def _label_tokens(tokens: list[tuple[int, tuple[int, int], bool]], prompt: Promp
         if not is_added:
             last = max(start, end - 1)
             rows[i, 1] = prompt.passage_of_char[last]
-            rows[i, 2] = prompt.content_of_char[last]
+            rows[i, 2] = prompt.part_of_char[last]
             rows[i, 3] = prompt.question_of_char[last]
             # nouns are words inside the question, so any of the token's characters will do
             rows[i, 4] = any(prompt.noun_of_char[start : last + 1])

@@ -500,11 +500,32 @@ def _check_canonical_answers(config: ExperimentConfig, train: Sequence[Question]
 def _build_read_once(config: ExperimentConfig, reader: Reader, run: str | None) -> ReadOnce | None:
     """What keeps the reader's outputs, where they are the same whenever and beside whatever it reads."""
     settings = config.reader
-    reason = why_not_kept(reader, config.training.train_reader, config.evaluation.token_embeddings)
-    if not settings.read_once or reason is not None or config.trainer.strategy == FSDP:
+    if not settings.read_once or config.training.train_reader:
+        return None
+    reason = why_nothing_is_kept(config, reader)
+    if reason is not None:
+        log.info("nothing that the reader gives is kept (reader.read_once=true): %s", reason)
         return None
     max_bytes = int(settings.read_once_gb * 2**30)
     return ReadOnce(reader, cache_folder(config) / "reader_outputs", max_bytes, run=run)
+
+
+def why_nothing_is_kept(config: ExperimentConfig, reader: Reader) -> str | None:
+    """Why a frozen reader reads a pair each time anew although `reader.read_once` asks otherwise.
+
+    Args:
+        config: of the experiment.
+        reader: as it is shown the passages.
+
+    Returns:
+        The reason; None where outputs are kept, nobody asked for it, or the reader is trained.
+    """
+    if not config.reader.read_once or config.training.train_reader:
+        return None
+    if config.trainer.strategy == FSDP:
+        return "trainer.strategy=fsdp shards it, and whose outputs are kept is told by whole weights"
+    reason = why_not_kept(reader, token_embeddings=config.evaluation.token_embeddings)
+    return None if reason is None else reason.replace("token_embeddings=", "evaluation.token_embeddings=")
 
 
 def _build_bm25(

@@ -193,7 +193,7 @@ class ReaderConfig:
         True, "keep what a frozen reader gives for each question, answer and passage read alone, for all runs"
     )
     read_once_gb: float = setting(
-        8.0, "what is kept of a reader, at most; of its heads as much again", above=0
+        8.0, "what is kept of all readers, at most; then the oldest is deleted", above=0
     )
     template: str = setting(
         "plain",

@@ -30,6 +30,7 @@ def make_summary(
     sources: Mapping[str, Path | None],
     checksums: Mapping[str, str],
     start: Mapping[str, float] | None = None,
+    read_once: Mapping[str, int | str] | None = None,
 ) -> dict[str, Any]:
     """Metrics before and after, why it ended, and where the time went.
 
@@ -42,6 +43,9 @@ def make_summary(
         sources: folders of the weights that the run started from.
         checksums: of what others read of the run's folder, by name within it.
         start: validation metrics of the start, of a run that trains.
+        read_once: of a frozen reader whose outputs are to be kept, how many pairs of question, answer and
+            passage were `read` and how many `found`, since the run began or went on; or `why_not` any are
+            kept.
     """
 
     def pair(name: str) -> dict[str, float | None]:
@@ -68,6 +72,7 @@ def make_summary(
         "models": models_used(config),
         "started_from": {name: str(path) for name, path in sources.items() if path is not None},
         "checksums": dict(checksums),
+        "read_once": None if read_once is None else dict(read_once),
         "times_s": {part: round(seconds, 1) for part, seconds in times_s.items()},
     }
 

@@ -30,6 +30,7 @@ from experiments.build import (
     hardware,
     prepare_training,
     take_examples,
+    why_nothing_is_kept,
 )
 from experiments.checks import check_overlap, monitors_of, read_baseline, thresholds_of
 from experiments.config import (
@@ -52,6 +53,7 @@ from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.closed_book import ClosedBookModule
 from lightning_modules.head_lists import parse_heads
 from lightning_modules.metrics.question_values import QuestionValues
+from lightning_modules.processes import gather
 from lightning_modules.retrieval import RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -99,9 +101,12 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
         before, after, stopped, start = _measure_and_train(
             config, run, module, datamodule, trainer, callbacks, sources
         )
+        read_once = _read_once(config, module, trainer)
     times_s = _times_s(began_s, started, load_s, module.timer.totals_s)
     checksums = _checksums(run, callbacks)
-    summary = make_summary(config, before, after, stopped, callbacks, times_s, sources, checksums, start)
+    summary = make_summary(
+        config, before, after, stopped, callbacks, times_s, sources, checksums, start, read_once
+    )
     if is_main_process() and run.retriever.is_dir():
         write_model_card(run, summary)  # first: a run with a summary is finished, and not gone on with
     _written(run, summary)
@@ -121,6 +126,20 @@ def _checksums(run: RunFolder, callbacks: RunCallbacks) -> dict[str, str]:
     # the card is written again when it is published
     files = [file for file in (run.validations, *models) if file.is_file() and file != run.retriever / CARD]
     return {**callbacks.predictions.checksums, **checksums_of(run.path, files)}
+
+
+def _read_once(
+    config: ExperimentConfig, module: RetrievalModule, trainer: L.Trainer
+) -> dict[str, int | str] | None:
+    """How often the processes have read a pair since this one began, or why nothing is kept of a reader."""
+    if not isinstance(module, RetrieverReaderModule) or module.reader is None:
+        return None
+    if module.read_once is None:
+        reason = why_nothing_is_kept(config, module.reader)
+        return None if reason is None else {"why_not": reason}
+    of_each = gather(trainer, [(module.read_once.num_read, module.read_once.num_found)])
+    num_read, num_found = map(sum, zip(*of_each, strict=True))
+    return {"read": num_read, "found": num_found}
 
 
 def _measure_and_train(

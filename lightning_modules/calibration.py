@@ -110,15 +110,16 @@ class Calibration:
             references: the same for each of `batches`, over the same passages.
         """
         shape = (prompts.num_questions, prompts.num_passages)
-        own, own_mask = passage_tokens(scores, prompts)
         if not references:
+            own, _ = _packed(scores, prompts.content_mask)
             return own.sum(dim=1).view(shape)
-        others = [passage_tokens(*reference) for reference in references]
-        # a longer question leaves less room, so that prompts may show less of the same passage
-        width = min(mask.shape[1] for _, mask in [(own, own_mask), *others])
-        mask = torch.stack([of[:, :width] for _, of in [(own, own_mask), *others]]).all(dim=0)
-        own = own[:, :width] * mask
-        prior = torch.stack([of_tokens[:, :width] * mask for of_tokens, _ in others]).mean(dim=0)
+        shared = shared_tokens([prompts, *(asked for _, asked in references)])
+        own, mask = _packed(scores, shared[0])
+        others = [
+            _packed(of_tokens, wanted)[0]
+            for (of_tokens, _), wanted in zip(references, shared[1:], strict=True)
+        ]
+        prior = torch.stack(others).mean(dim=0)
         level = Level(self.level)
         match level:
             case Level.PASSAGE:
@@ -167,11 +168,28 @@ class Calibration:
         return (f"{contrast} {self.reference}{by}",)
 
 
-def passage_tokens(
-    scores: Float[Tensor, "prompts tokens"], prompts: PromptBatch
+def shared_tokens(prompts: Sequence[PromptBatch]) -> list[Bool[Tensor, "prompts _"]]:
+    """Of each batch of prompts, the passages' tokens that the same prompts of all batches show.
+
+    A longer question leaves less room, so that prompts may show less of the same passage: each title and each
+    text counts as far as the shortest of it goes, wherever a template has it.
+
+    Args:
+        prompts: the same passages in the same template, under other questions.
+    """
+    shared = [torch.zeros_like(of_batch.content_mask) for of_batch in prompts]
+    for part in range(1, max(int(of_batch.content_part.max()) for of_batch in prompts) + 1):
+        masks = [of_batch.content_part == part for of_batch in prompts]
+        fewest = torch.stack([mask.sum(dim=1) for mask in masks]).amin(dim=0)
+        for kept, mask in zip(shared, masks, strict=True):
+            kept |= mask & (mask.cumsum(dim=1) <= fewest[:, None])
+    return shared
+
+
+def _packed(
+    scores: Float[Tensor, "prompts tokens"], wanted: Bool[Tensor, "prompts tokens"]
 ) -> tuple[Float[Tensor, "prompts most"], Bool[Tensor, "prompts most"]]:
-    """The scores of each prompt's passage tokens, moved to the left in order, and which are real."""
-    wanted = prompts.content_mask
+    """The scores of each prompt's wanted tokens, moved to the left in order, and which are real."""
     order = wanted.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, : int(wanted.sum(dim=1).max())]
     mask = wanted.gather(1, order)
     return scores.gather(1, order) * mask, mask

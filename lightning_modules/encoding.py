@@ -1,6 +1,7 @@
 """The knowledge base through the passage encoder: the embeddings that the index is built from."""
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from datamodules.batches import Passage
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
+from lightning_modules.fingerprint import config_of_outputs
 from lightning_modules.memory import give_memory_back
 from lightning_modules.retriever import Retriever
 
@@ -108,11 +110,16 @@ def _length_sorted_batches(
 
 
 def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:
-    """SHA-256 over all that the embeddings depend on: passage encoder, settings, precision, passages."""
+    """SHA-256 over all that the embeddings depend on: passage encoder, settings, precision, passages.
+
+    Versions of libraries are not in it: what they change of an embedding is rounding, and all of a large
+    knowledge base would be encoded anew for it.
+    """
     digest = hashlib.sha256()
     embedding = replace(retriever.embedding, query_prompt="")  # no part of passages
     settings = (embedding, retriever.max_passage_tokens, knowledge_base.fingerprint)
     digest.update(repr(settings).encode())
+    digest.update(json.dumps(config_of_outputs(retriever.passage_encoder.config), sort_keys=True).encode())
     device = next(retriever.passage_encoder.parameters()).device.type
     if torch.is_autocast_enabled(device):
         digest.update(f"{torch.get_autocast_dtype(device)}".encode())

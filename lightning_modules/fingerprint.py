@@ -1,14 +1,25 @@
-"""What tells one model from another, however it is stored."""
+"""What tells one model from another, however it is stored: its weights, and what it makes of them."""
 
 import hashlib
+import json
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 _SAMPLE = 64
 """Numbers looked at in each weight."""
+_OF_NO_OUTPUT = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""Of a configuration: where it is from, and how it is stored; a weight says itself of which type it is."""
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
@@ -22,6 +33,28 @@ def model_fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(_sample(weight).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def config_of_outputs(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration says of a model's outputs in eval mode, such as rotary angles, windows and caps.
+
+    The same for a copy in another folder or of another precision, and whatever the dropout is; nothing but
+    what JSON has.
+    """
+    return _of_outputs(json.loads(config.to_json_string(use_diff=False)))
+
+
+def _of_outputs(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what makes no difference, in the configurations inside it too."""
+    return {
+        key: _of_outputs(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _OF_NO_OUTPUT and not _is_dropout(key)
+    }
+
+
+def _is_dropout(key: str) -> bool:
+    return "dropout" in key or key.endswith("_pdrop")
 
 
 def _sample(weight: Tensor) -> BFloat16[Tensor, " numbers"]:

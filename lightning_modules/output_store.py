@@ -1,13 +1,16 @@
 """Arrays by key, on disk: what a frozen reader made of each prompt, for every run that asks again."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +20,18 @@ from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
 from datamodules.sealed_files import checksum
 
+try:
+    import fcntl
+except ImportError:  # Windows: what another process still writes may be deleted there, and is read anew
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 16
 FILE_BYTES = 256 << 20
-"""A file that has become so large is followed by another one."""
+"""A file that has become so large, or a quarter of the bound, is followed by another one."""
 _SUMS = ".sums"
+_DATA = "*.arrows"
 
 _LAST_BITS = ": with others than before, so the last bits of what a run measures may differ"
 
@@ -53,9 +62,12 @@ class OutputStore:
     Args:
         folder: of this one kind of arrays; made at the first write.
         names: of the arrays of each key.
-        max_bytes: files in the folder, together; the oldest are deleted beyond it.
+        max_bytes: files of all stores in `bounded`, together. Whoever begins a file deletes the oldest ones
+            that nobody writes to, until there is room for his; other processes that write may go beyond it
+            by a file each.
         about: what they are of, for whoever looks into the folder (`about.json`).
         writer: the run and its process, from 0; None = of no run.
+        bounded: folder that `max_bytes` is of, with `folder` somewhere in it; None = `folder` alone.
     """
 
     def __init__(
@@ -65,18 +77,21 @@ class OutputStore:
         max_bytes: int = 8 << 30,
         about: Mapping[str, object] | None = None,
         writer: tuple[str, int] | None = None,
+        bounded: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.names = tuple(names)
         self.max_bytes = max_bytes
         self.about = about or {}
         self.writer = writer
+        self.bounded = bounded or self.folder
+        self._file_bytes = min(FILE_BYTES, max_bytes // 4)
         self._places: dict[bytes, tuple[pa.RecordBatch, int]] = {}
         self._own: _OwnFile | None = None
         self._schema = pa.schema(
             [("key", pa.binary(KEY_BYTES)), *((name, pa.list_(pa.float32())) for name in self.names)]
         )
-        for path in sorted(self.folder.glob("*.arrows")):
+        for path in sorted(self.folder.glob(_DATA)):
             if self._is_of_another_process(path):
                 continue
             for batch in self._read(path):
@@ -106,7 +121,7 @@ class OutputStore:
             columns.append(pa.ListArray.from_arrays(ends, np.concatenate(of_keys)))
         batch = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         try:
-            if self._own is not None and self._own.size >= FILE_BYTES:
+            if self._own is not None and self._own.size >= self._file_bytes:
                 self.close()
             if self._own is None:
                 self._own = _OwnFile(self.folder, self._schema, self.writer)
@@ -162,9 +177,9 @@ class OutputStore:
             )
 
     def _delete_oldest(self) -> None:
-        """Keeps the folder within its size; what is deleted stays readable to who has it open."""
+        """Makes room for the file that was begun; what is deleted stays readable to who has it open."""
         found = []
-        for path in self.folder.glob("*.arrows"):
+        for path in self.bounded.rglob(_DATA):
             try:
                 status = path.stat()
             except OSError:  # another process has deleted it
@@ -173,20 +188,29 @@ class OutputStore:
                 found.append((status.st_mtime_ns, status.st_size, path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
-            if total + FILE_BYTES <= self.max_bytes:
+            if total + self._file_bytes <= self.max_bytes:
                 break
-            for part in (path, path.with_suffix(_SUMS)):
-                part.unlink(missing_ok=True)
+            sums = path.with_suffix(_SUMS)
+            try:
+                if _is_written(sums):
+                    continue
+                for part in (path, sums):
+                    part.unlink(missing_ok=True)
+            except PermissionError:  # another user's
+                continue
             total -= size
 
 
 class _OwnFile:
-    """The file that one process appends to, with its sums."""
+    """The file that one process appends to, with its sums, which it has locked until both are closed."""
 
     def __init__(self, folder: Path, schema: pa.Schema, writer: tuple[str, int] | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         whose = f"{os.getpid()}" if writer is None else f"{writer[0]}-process{writer[1]}"
         self.path = folder / f"{uuid.uuid4().hex}-{whose}.arrows"
+        self._sums = self.path.with_suffix(_SUMS).open("a")
+        weakref.finalize(self, self._sums.close)
+        _lock(self._sums)  # before there is a file that could be deleted
         self._file: pa.NativeFile = pa.OSFile(str(self.path), "wb")
         self._writer = pa.ipc.new_stream(self._file, schema)
 
@@ -199,9 +223,34 @@ class _OwnFile:
         self._writer.write_batch(batch)  # the first one after the schema, as late as this
         self._file.flush()
         start = self.size - encoded.size
-        with self.path.with_suffix(_SUMS).open("a") as sums:
-            sums.write(f"{start} {encoded.size} {checksum(encoded)}\n")
+        self._sums.write(f"{start} {encoded.size} {checksum(encoded)}\n")
+        self._sums.flush()
 
     def close(self) -> None:
         self._writer.close()
         self._file.close()
+        self._sums.close()
+
+
+def _is_written(sums: Path) -> bool:
+    """Whether a process still appends to the file of some sums; none does again once it has ended."""
+    try:
+        with sums.open("r+") as file:
+            return not _lock(file)
+    except FileNotFoundError:  # nobody can read what has none
+        return False
+
+
+def _lock(file: TextIO) -> bool:
+    """Whether no other process has a file locked; the kernel takes a lock back however its process ends.
+
+    Where a file system has no locks, none has: who loses what he is writing has it read again.
+    """
+    if fcntl is None:
+        return True
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 
 from datamodules.batches import Batch, Passage, PromptBatch, Question, in_batches
 from datamodules.prompts import Shown
-from lightning_modules.fingerprint import model_fingerprint
+from lightning_modules.fingerprint import config_of_outputs, model_fingerprint
 from lightning_modules.metrics.head_search import HeadSums
 from lightning_modules.output_store import Arrays, OutputStore, key_of
 from lightning_modules.processes import process_number
@@ -48,8 +49,9 @@ def why_not_kept(
         return "the reader is trained, so it reads differently every time"
     if not reader.reads_alone:
         return (
-            "each prompt shows all passages of its question, so what is read depends on the others: it is "
-            "read anew every time (a decoder-only reader with context independent reads each pair once)"
+            "the reader sees all passages of a question together, so what it gives for one depends on the "
+            "others and is read anew every time (a decoder-only reader with context independent reads each "
+            "pair once)"
         )
     if TokenEmbeddings(token_embeddings) is TokenEmbeddings.CONTEXTUAL:
         return "token_embeddings=contextual looks at hidden states, which are not kept"
@@ -65,7 +67,7 @@ class ReadOnce:
     Args:
         reader: for which `why_not_kept` has no reason.
         folder: of what is kept, of any number of readers.
-        max_bytes: of what is kept of this reader; as much again where every head is kept too.
+        max_bytes: of what is kept there, of all readers; the oldest goes beyond it.
         num_at_once: prompts in one pass.
         run: that it is of, if of one.
 
@@ -119,6 +121,10 @@ class ReadOnce:
         keys = self._read_missing(batch, kept, has=lambda key: key in kept or key in of_heads)
         prompts = self.reader.prompts.build(batch).to(self.reader.device)
         return self._output(prompts, [(kept if key in kept else of_heads)[key] for key in keys])
+
+    def read_question(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_question`; the whole pass is made, and all of it kept."""
+        return self.read_signals(batch)
 
     def read_heads(self, batch: Batch) -> tuple[SignalOutput, HeadSums]:
         """See `Reader.read_question_heads`; of every head the passages' sums are kept."""
@@ -214,12 +220,18 @@ class ReadOnce:
             }
             digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
             writer = None if self.run is None else (self.run, process_number())
-            self._stores[key] = OutputStore(self._folder / digest, names, self._max_bytes, about, writer)
+            self._stores[key] = OutputStore(
+                self._folder / digest, names, self._max_bytes, about, writer, bounded=self._folder
+            )
         return self._stores[key]
 
 
 def describe_reader(reader: Reader) -> dict[str, Any]:
-    """All that what a reader makes of a pair depends on."""
+    """All that what a reader makes of a pair depends on.
+
+    The versions are in it since how a family attends is code of transformers, and kernels are torch's: after
+    an upgrade everything is read anew.
+    """
     prompts = reader.prompts
     settings = {name: getattr(prompts, name) for name in inspect.signature(type(prompts)).parameters}
     tokenizer = settings.pop("tokenizer")
@@ -228,6 +240,8 @@ def describe_reader(reader: Reader) -> dict[str, Any]:
     text = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, tokenizer.bos_token_id])
     return {
         "model": model_fingerprint(reader.model),
+        "config": config_of_outputs(reader.model.config),
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         "dtype": str(reader.model.dtype),
         "device": reader.device.type,
         "tokenizer": hashlib.sha256(text.encode()).hexdigest(),

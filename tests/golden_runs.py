@@ -55,7 +55,7 @@ OTHER_RUNS: dict[str, dict[str, object]] = {
 }
 _NOT_COMPARED = (
     *("times_s", "seconds", "made", "environment", "command", "config", "git_revision", "packages"),
-    *("checksum", "checksums"),
+    *("checksum", "checksums", "read_once"),
 )
 
 

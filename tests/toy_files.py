@@ -82,6 +82,7 @@ def toy_settings(folder: Path, **changes: object) -> dict[str, object]:
         "data.noun_model": save_noun_tagger(folder / "nouns"),
         "reader.name": reader,
         "reader.max_new_tokens": 4,
+        "reader.num_examples": 0,  # the questions name no passages
         "retriever.name": retriever,
         "retriever.num_layers": "null",
         "training.retriever_lr": 1e-3,

@@ -87,6 +87,8 @@ def print_summary(summary: dict[str, Any], run: RunFolder, console: Console | No
     console = console or new_console()
     console.print(_metrics(summary))
     console.print(_times(summary["times_s"]))
+    if summary["read_once"] is not None:
+        console.print(_describe_reading(summary["read_once"]), markup=False)
     console.print(f"ended because: {summary['stopped']}", markup=False)
     if summary.get("skipped"):
         ids = list(dict.fromkeys(one for made in summary["skipped"] for one in made["questions"]))
@@ -125,6 +127,13 @@ def _times(spent_s: dict[str, float]) -> Table:
     rows.append(["everything else", f"{max(0.0, spent_s['total'] - listed):.0f}"])
     rows.append(["total", f"{spent_s['total']:.0f}"])
     return console_table("time spent", ["", "seconds"], rows)
+
+
+def _describe_reading(read_once: dict[str, Any]) -> str:
+    """What a frozen reader had to read, or why it reads everything anew."""
+    if "why_not" in read_once:
+        return f"nothing that the reader gives is kept: {read_once['why_not']}"
+    return f"the reader read {read_once['read']:,} pairs, found {read_once['found']:,} kept"
 
 
 # ---- the control for passage length ----

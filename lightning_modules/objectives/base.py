@@ -20,6 +20,7 @@ from lightning_modules.readers.outputs import (
     AnswerOutput,
     AttentionOutput,
     PassageSignals,
+    QuestionOutput,
     SignalOutput,
     TokenOutput,
     WeightedPass,
@@ -42,6 +43,8 @@ class Passes(Protocol):
 
     def read_signals(self, batch: Batch) -> SignalOutput: ...
 
+    def read_question(self, batch: Batch) -> QuestionOutput: ...
+
     def read_weighted(self, batch: Batch) -> WeightedPass: ...
 
     def read_drops(self, batch: Batch, how: TokenDrops = TokenDrops.MASKED) -> TokenOutput: ...
@@ -50,7 +53,7 @@ class Passes(Protocol):
 class TeachingPasses:
     """The passes of a reader for a training step, which looks at no hidden states.
 
-    `read` ends where the last chosen head is: the token scores are those of the whole pass.
+    `read` and `read_question` end where the last chosen head is: the token scores are those of whole passes.
 
     Args:
         reader: that makes the passes; None where the objective asks for none.
@@ -70,6 +73,10 @@ class TeachingPasses:
     def read_signals(self, batch: Batch) -> SignalOutput:
         """See `Reader.read_signals`."""
         return self.reader.read_signals(batch)
+
+    def read_question(self, batch: Batch) -> QuestionOutput:
+        """See `Reader.read_question_attention`."""
+        return self.reader.read_question_attention(batch)
 
     def read_weighted(self, batch: Batch) -> WeightedPass:
         """See `Reader.read_weighted`."""

@@ -13,7 +13,7 @@ from lightning_modules.calibration import Calibration, Reference
 from lightning_modules.head_lists import HeadRows
 from lightning_modules.objectives.base import Passes, TemperedObjective
 from lightning_modules.readers.base import Reader
-from lightning_modules.readers.outputs import PassageSignals, SignalOutput, TokenOutput
+from lightning_modules.readers.outputs import PassageSignals, QuestionOutput, SignalOutput, TokenOutput
 from lightning_modules.scores import Scale, scaled
 from lightning_modules.token_drops import TokenDrops
 
@@ -23,7 +23,7 @@ _USUAL = ("answer", "question", "likelihood")
 """What is added up where nothing else is said."""
 
 
-ATTENTION: dict[str, Callable[[SignalOutput], Float[Tensor, "prompts tokens"]]] = {
+ATTENTION: dict[str, Callable[[QuestionOutput], Float[Tensor, "prompts tokens"]]] = {
     "answer": lambda output: output.token_scores,
     "question": lambda output: output.question_scores,
     "last": lambda output: output.row_scores[:, 0],
@@ -45,12 +45,12 @@ class SignalPasses:
     """The pass over questions with their passages, and those that it is calibrated by.
 
     Attributes:
-        output: of the questions themselves.
-        references: of what else was asked of the same passages.
+        output: of the questions themselves; a `SignalOutput` where the likelihood is weighed.
+        references: of what else was asked of the same passages; attention alone is calibrated.
     """
 
-    output: SignalOutput
-    references: tuple[SignalOutput, ...] = ()
+    output: QuestionOutput
+    references: tuple[QuestionOutput, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ class Signals(TemperedObjective[SignalPasses]):
         return any(name in _NEED_ANSWERS for name in self.weights)
 
     def read(self, reader: Passes, batch: Batch) -> SignalPasses:
-        references = [reader.read_signals(other) for other in self.calibrated_by.batches(batch)]
-        return SignalPasses(reader.read_signals(batch), tuple(references))
+        references = [reader.read_question(other) for other in self.calibrated_by.batches(batch)]
+        read = reader.read_signals if LIKELIHOOD in self.weights else reader.read_question
+        return SignalPasses(read(batch), tuple(references))
 
     def read_tokens(
         self, reader: Passes, batch: Batch, output: SignalPasses, drops: TokenDrops
@@ -137,6 +138,7 @@ class Signals(TemperedObjective[SignalPasses]):
 
     def _signal(self, name: str, passes: SignalPasses) -> Float[Tensor, "batch passages"]:
         if name == LIKELIHOOD:
+            assert isinstance(passes.output, SignalOutput), "`read` makes the whole pass where it is weighed"
             return passes.output.each_alone().mean_log_probs()
         token_scores = ATTENTION[name]
         return self.calibrated_by.passage_scores(

@@ -100,6 +100,10 @@ class KeptPasses:
         assert isinstance(output, SignalOutput), "objectives are asked first whether a reader fits"
         return output
 
+    def read_question(self, batch: Batch) -> SignalOutput:
+        """See `Reader.read_question`; the same pass."""
+        return self.read_signals(batch)
+
     def _read_reference(self, batch: Batch) -> SignalOutput:
         assert batch.passages is self.batch.passages, "passes over the passages of one batch are kept"
         asked = tuple((q.text, a) for q, a in zip(batch.questions, batch.answers, strict=True))

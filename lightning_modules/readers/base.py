@@ -24,6 +24,7 @@ from lightning_modules.readers.outputs import (
     EmbeddedPass,
     HeadOutput,
     QuestionHeadOutput,
+    QuestionOutput,
     ReaderOutput,
     SignalOutput,
     WeightedPass,
@@ -195,6 +196,21 @@ class Reader(nn.Module, ABC):
             f"this {self.family} reader does not give all signals in one pass over each passage alone; use a "
             "decoder-only reader with context independent"
         )
+
+    def read_question(self, batch: Batch) -> QuestionOutput:
+        """`read`, with the token scores of the question's rows too: the signals that are attention.
+
+        Raises:
+            ValueError: as `read_signals`.
+        """
+        return self.read_signals(batch)
+
+    def read_question_attention(self, batch: Batch) -> QuestionOutput:
+        """`read_question` for its token scores alone: the same ones, while `hidden` may be None.
+
+        A family may end the pass with the last layer that a chosen head is in, as in `read_attention`.
+        """
+        return self.read_question(batch)
 
     def read_weighted(self, batch: Batch) -> WeightedPass:
         """A pass in which the attention that question and answer pay to each passage takes a weight.

@@ -33,6 +33,7 @@ from lightning_modules.readers.outputs import (
     EmbeddedPass,
     HeadOutput,
     QuestionHeadOutput,
+    QuestionOutput,
     ReaderOutput,
     SignalOutput,
     TargetTokens,
@@ -123,14 +124,29 @@ class DecoderOnlyReader(Reader):
 
     def read_attention(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read_attention`. The pass ends within the last layer that a chosen head is in."""
-        if self.is_sharded:  # a layer that is left within would stay whole
+        if self.is_sharded:
             return self.read(batch)
+        prompts, attention = self._read_to_last_head(batch)
+        return AttentionOutput(**self._attended(prompts, None, attention))
+
+    def read_question_attention(self, batch: Batch) -> QuestionOutput:
+        """See `Reader.read_question_attention`. The pass ends as in `read_attention`."""
+        if self.is_sharded or not self.reads_alone:
+            return self.read_question(batch)
+        prompts, attention = self._read_to_last_head(batch, with_question=True)
+        fields = self._attended(prompts, None, attention)
+        return QuestionOutput(**fields, question_scores=attention.question_scores())
+
+    def _read_to_last_head(
+        self, batch: Batch, with_question: bool = False
+    ) -> tuple[PromptBatch, AnswerAttention]:
+        """A pass that ends within a layer; not of a sharded reader, whose layer would stay whole."""
         prompts = self._prompts(batch)
         prefix = prefix_of(prompts, self.model)
-        attention = self._attention(prompts, prefix, ends_pass=True)
+        attention = self._attention(prompts, prefix, with_question=with_question, ends_pass=True)
         with attention:
             self.model.base_model(**prefix.inputs(prompts))
-        return AttentionOutput(**self._attended(prompts, None, attention))
+        return prompts, attention
 
     def read_answer(self, batch: Batch) -> AnswerOutput:
         """See `Reader.read_answer`."""

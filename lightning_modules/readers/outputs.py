@@ -76,6 +76,17 @@ class AttentionOutput(ReaderOutput):
 
 
 @dataclass(frozen=True)
+class QuestionOutput(AttentionOutput):
+    """The attention of the answer's rows and of the question's.
+
+    Attributes:
+        question_scores: s_t, the mean over the rows of the question's tokens, without gradient.
+    """
+
+    question_scores: Float[Tensor, "prompts tokens"]
+
+
+@dataclass(frozen=True)
 class AnswerOutput(AttentionOutput):
     """Attention, and how likely the answer is.
 
@@ -97,14 +108,8 @@ class AnswerOutput(AttentionOutput):
 
 
 @dataclass(frozen=True)
-class SignalOutput(AnswerOutput):
-    """All signals of one pass: attention of the answer's rows and of the question's, the answer's likelihood.
-
-    Attributes:
-        question_scores: s_t, the mean over the rows of the question's tokens, without gradient.
-    """
-
-    question_scores: Float[Tensor, "prompts tokens"]
+class SignalOutput(AnswerOutput, QuestionOutput):
+    """All signals of one pass: the attention of answer and question, and how likely the answer is."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from callbacks.checkpoint_files import load_sealed
 from datamodules.sealed_files import read_json
 from experiments.runs import RunFolder
 
-_OF_TIME = ("times_s", "checksums")
+_OF_TIME = ("times_s", "checksums", "read_once")
 
 
 def digests(run: RunFolder) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Templates and solved examples, from the configuration to what a reader is shown."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from experiments.build import build
 from experiments.checks import check_config
 from experiments.config import ConfigError, load_config, num_examples, read_config
 from experiments.runs import create_run
+from lightning_modules.read_once import ReadOnce
 from tests.tiny_models import save_tiny_models, toy_questions
 from tests.toy_files import as_overrides, toy_settings, write_questions
 
@@ -117,6 +119,28 @@ def test_few_shot_shows_three_unless_it_is_told_otherwise(settings, tmp_path):
     _, module = build(configured(settings, *few_shot), tmp_path, WEIGHTS)
     assert module.reader.num_examples == 3
     assert num_examples(configured(settings, *few_shot, "reader.num_examples=0")) == 0
+
+
+TOGETHER = "reader.context=concatenated"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_kept", "said"),
+    [
+        ([], True, []),
+        ([TOGETHER], False, ["the reader sees all passages of a question together"]),
+        (["evaluation.token_embeddings=contextual"], False, ["evaluation.token_embeddings=contextual looks"]),
+        ([TOGETHER, "reader.read_once=false"], False, []),
+        ([TOGETHER, "training.train_reader=true"], False, []),
+    ],
+)
+def test_why_nothing_of_a_frozen_reader_is_kept_is_said(settings, tmp_path, caplog, overrides, is_kept, said):
+    caplog.set_level(logging.INFO, logger="experiments.build")
+    _, module = build(configured(settings, *overrides), tmp_path, WEIGHTS)
+    assert isinstance(module.read_once, ReadOnce) == is_kept
+    lines = [message for message in caplog.messages if "reader.read_once=true" in message]
+    assert len(lines) == len(said)
+    assert all(reason in line for reason, line in zip(said, lines, strict=True))
 
 
 @pytest.fixture

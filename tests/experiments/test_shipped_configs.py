@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import run
-from experiments.config import ExperimentConfig, experiment_names, load_config
+from experiments.config import ExperimentConfig, experiment_names, load_config, num_examples
 from experiments.show.report_runs import TABLES
 from tests.tiny_models import save_tiny_models
-from tests.toy_files import PAPERS_TEACHER, as_overrides, toy_settings
+from tests.toy_files import PAPERS_TEACHER, as_overrides, toy_settings, write_questions
 
 # by setting and data set: peak learning rate, steps, warm-up steps
 PAPER = OmegaConf.to_container(OmegaConf.load(TABLES))["hyperparameters"]
@@ -38,7 +38,11 @@ def readers(tmp_path_factory):
 def test_builds_and_steps(name, readers, tmp_path):
     config = load_config(name)
     settings = toy_settings(tmp_path, reader__name=readers[family_of(config)])
-    settings = {key: value for key, value in settings.items() if key not in PAPERS_TEACHER}
+    # questions that name their passages, of which the last one is not asked: a solved example
+    settings["data.train"] = write_questions(tmp_path / "titled.jsonl", range(12), with_titles=True)
+    settings["data.test"] = write_questions(tmp_path / "fewer.jsonl", range(1, 11, 2))
+    of_toys = {*PAPERS_TEACHER, "reader.num_examples"}
+    settings = {key: value for key, value in settings.items() if key not in of_toys}
     if config.reader.attention_heads is not None:  # of another reader
         settings["reader.attention_heads"] = "null"
     if config.trainer.max_steps > 0:
@@ -56,6 +60,12 @@ def test_builds_and_steps(name, readers, tmp_path):
     assert found["stopped"].startswith("all 2 steps done" if trains else "nothing is trained")
     assert (summary.parent / "retriever").is_dir() == (trains and config.training.train_retriever)
     assert (summary.parent / "reader").is_dir() == (trains and config.training.train_reader)
+
+
+def test_step_1_starts_from_short_answers_and_step_2_reads_as_its_reader_was_trained():
+    """A solved example in no other: data need titles for it, and Fusion-in-Decoder readers are shown none."""
+    shown = {name: num_examples(load_config(name)) for name in experiment_names()}
+    assert {name: num for name, num in shown.items() if num} == {"step1_vital": 1, "step2_vital": 1}
 
 
 def test_every_experiment_of_the_paper_is_compared():

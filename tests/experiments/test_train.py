@@ -67,8 +67,9 @@ def json_lines(path: Path) -> list[dict]:
 
 
 def numbers(made: RunFolder) -> dict:
-    """All that must be the same whenever a run is repeated: everything but time."""
-    return {name: value for name, value in read_json(made.summary).items() if name != "times_s"}
+    """All that must be the same whenever a run is repeated: everything but time and what was read for it."""
+    left_out = ("times_s", "read_once")
+    return {name: value for name, value in read_json(made.summary).items() if name not in left_out}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -150,6 +151,9 @@ def test_a_whole_run(settings, capsys):
     assert str(made.summary) in shown
     assert describe_kept(found) in words_of(shown)
     assert CURVES in shown
+    read, kept = found["read_once"]["read"], found["read_once"]["found"]
+    assert min(read, kept) > 0
+    assert f"the reader read {read} pairs, found {kept} kept" in words_of(shown)
 
 
 def words_of(text: str) -> str:
@@ -157,10 +161,12 @@ def words_of(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_data_decide_what_is_evaluated(settings):
-    made = start(settings, trainer__max_steps=0)
+def test_the_data_decide_what_is_evaluated(settings, capsys):
+    made = start(settings, trainer__max_steps=0, reader__context="concatenated")
     found = summary(made)
     assert found["stopped"] == "nothing is trained"
+    assert "the reader sees all passages of a question together" in found["read_once"]["why_not"]
+    assert f"is kept: {found['read_once']['why_not']}" in words_of(capsys.readouterr().out)
     assert found["hr_at_5"]["before"] == found["hr_at_5"]["after"]
     assert sum("metrics" in record for record in json_lines(made.predictions)) == 6
     assert not made.retriever.exists()

@@ -270,18 +270,24 @@ class CountCalls(TorchFunctionMode):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("text", "num_whole"), [("0.*", 0), ("0.1,1.2-3", 1), ("0-2.*", 2), (None, 2)])
-def test_a_pass_ends_at_the_last_chosen_head_with_the_same_scores(model, text, num_whole):
+@pytest.mark.parametrize("with_question", [False, True])
+def test_a_pass_ends_at_the_last_chosen_head_with_the_same_scores(model, text, num_whole, with_question):
     ids = torch.randint(VOCABULARY, (2, 15), generator=torch.Generator().manual_seed(7))
-    mask, rows = torch.ones(2, 15, dtype=torch.bool), torch.zeros(2, 15, dtype=torch.bool)
+    mask, rows, question = (torch.full((2, 15), fill_value) for fill_value in (True, False, False))
     mask[1, :4] = False
     rows[0, [9, 10]], rows[1, 12] = True, True
+    question[0, 5:9], question[1, 7:10] = True, True
+    asked = {"question_mask": question} if with_question else {}
     heads = AttentionHeads.parse(text).mask(NUM_LAYERS, 4) if text else None
-    whole = watched(model, ids, mask, rows, heads=heads)
+    whole = watched(model, ids, mask, rows, heads=heads, **asked)
     with CountCalls() as calls:
-        ended = watched(model, ids, mask, rows, heads=heads, ends_pass=True)
+        ended = watched(model, ids, mask, rows, heads=heads, ends_pass=True, **asked)
     assert calls.count == num_whole
     assert torch.equal(ended.token_scores(), whole.token_scores())
     assert torch.equal(ended.row_scores(), whole.row_scores())
+    if with_question:
+        assert torch.equal(ended.question_scores(), whole.question_scores())
+        assert not torch.equal(ended.question_scores(), ended.token_scores())
 
 
 @torch.no_grad()

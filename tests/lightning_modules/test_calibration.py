@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from datamodules.batches import Batch
-from lightning_modules.calibration import Calibration, Contrast, Level, Reference
+from datamodules.templates import Template
+from lightning_modules.calibration import Calibration, Contrast, Level, Reference, shared_tokens
 from lightning_modules.objectives import Signals
 from tests.tiny_models import tiny_reader, toy_passages, toy_questions
 
@@ -110,6 +111,34 @@ def test_a_passage_cut_shorter_is_compared_as_far_as_it_goes():
         [(reference.question_scores, reference.prompts) for reference in passes.references],
     )
     assert bool(scores.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "passage",
+    ["{title}\n{text}", "{passage}", "{text}\nTitle: {title}", "{text} {title}", "{text}\n{title}\n{text}"],
+)
+def test_tokens_are_compared_with_themselves_wherever_a_template_has_what_is_cut(passage):
+    """Scores that are the tokens' own numbers differ in nothing, unless other tokens are set beside them."""
+    template = Template(*[f"{passage}\nQuestion: {{question}}\nAnswer: {{answer}}"] * 2)
+    prompts = tiny_reader("independent").showing(max_tokens_per_passage=32, template=template).prompts
+    long = replace(QUESTIONS[0], text="what is the capital of France " * 3)
+    batch = Batch([long], [BATCH.passages[0]], ["Paris"])
+    made = calibration("content_free", "difference", "token")
+    own, other = (prompts.build(asked) for asked in (batch, *made.batches(batch)))
+    assert int(own.content_mask.sum()) < int(other.content_mask.sum())
+    found = made.passage_scores(own.input_ids.float(), own, [(other.input_ids.float(), other)])
+    assert found.tolist() == [[0.0] * 3]
+    titles = [passage.title for passage in batch.passages[0]]
+    shared, _ = shared_tokens([own, other])
+    of_titles = shared & (own.content_part == of_title(passage))
+    shown = [prompts.tokenizer.decode(ids[kept]) for ids, kept in zip(own.input_ids, of_titles, strict=True)]
+    assert [text.strip() for text in shown] == titles, "the whole title counts"
+
+
+def of_title(passage):
+    """The part of a template that the title is."""
+    fields = passage.replace("{passage}", "{title} {text}")
+    return 1 + fields[: fields.index("{title}")].count("{text}")
 
 
 @torch.no_grad()

@@ -215,6 +215,24 @@ def test_attention_alone_is_that_of_the_whole_pass(reader, text):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("text", [None, "0.1-2", "0.1-2,1.3"])
+def test_attention_of_the_question_alone_is_that_of_the_whole_pass(family, text):
+    """Of the pass that gives the likelihood too, which the vocabulary is looked at for."""
+    reader = tiny_reader("independent", family)
+    choosy = DecoderOnlyReader(reader.model, reader.prompts, AttentionHeads.parse(text) if text else None)
+    for is_mixed in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            whole, alone = choosy.read_question(BATCH), choosy.read_question_attention(BATCH)
+        for name in ("question_scores", "token_scores", "row_scores", "row_mask"):
+            assert torch.equal(getattr(alone, name), getattr(whole, name)), name
+    assert whole.hidden is not None
+    assert alone.hidden is None
+    assert not hasattr(alone, "label_log_probs")
+    with pytest.raises(ValueError, match="context independent"):
+        tiny_reader("concatenated", family).read_question_attention(BATCH)
+
+
+@torch.no_grad()
 def test_question_rows_by_head_are_those_of_the_question_alone(reader):
     """As if the question's tokens, in their last occurrence, were the answer's rows."""
     output = reader.read_question_heads(BATCH)

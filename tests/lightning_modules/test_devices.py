@@ -67,6 +67,7 @@ def passes_of(reader: Reader) -> dict[str, object]:
         found["question_heads"] = reader.read_question_heads(batch)
         if reader.reads_alone:
             found["signals"] = reader.read_signals(batch)
+            found["question_attention"] = reader.read_question_attention(batch)
         else:
             weights = torch.zeros(3, 3, device=reader.device).log_softmax(dim=-1)
             found["weighted"] = reader.read_weighted(batch).log_probs_at(weights)

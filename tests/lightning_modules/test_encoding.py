@@ -66,9 +66,12 @@ def test_fingerprint_changes_with_all_that_embeddings_depend_on(knowledge_base, 
     other_buffer.to(torch.bfloat16)
     shortened = [*toy_passages()[:-1], Passage("r11", "Rivers of Greece", "Rivers of Greece run.")]
     swapped = [*reversed(toy_passages())]
+    other_config = tiny_retriever()
+    other_config.passage_encoder.config.layer_norm_eps = 0.1
     prints = [
         embeddings_fingerprint(tiny_retriever(), knowledge_base),
         embeddings_fingerprint(other_weight, knowledge_base),
+        embeddings_fingerprint(other_config, knowledge_base),
         embeddings_fingerprint(other_buffer, knowledge_base),
         embeddings_fingerprint(tiny_retriever(normalize=True), knowledge_base),
         embeddings_fingerprint(tiny_retriever(max_passage_tokens=9), knowledge_base),

@@ -1,6 +1,7 @@
 """What is put is found again, by this process and by others, also after kills and damage."""
 
 import logging
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -140,6 +141,67 @@ def test_the_oldest_files_go_when_there_is_too_much(tmp_path, monkeypatch):
     assert key_of("many", "59") in again
     assert key_of("many", "0") not in again
     assert opened[key_of("many", "0")]["a"].shape == (200,), "whoever has it keeps it"
+
+
+LARGE = {"a": np.zeros(200, np.float32), "b": np.zeros(0, np.float32)}
+
+
+def fill(opened, name, count):
+    for i in range(count):
+        opened.put({key_of(name, str(i)): LARGE})
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*.arrows"))
+
+
+def test_the_bound_is_of_all_kinds_together(tmp_path):
+    """Of each kind half a bound is kept, one after the other: the oldest kind goes."""
+    for number, kind in enumerate(("first", "second", "third")):
+        opened = store(tmp_path / kind, max_bytes=8000, bounded=tmp_path)
+        fill(opened, kind, 5)
+        opened.close()
+        assert size_of(tmp_path) <= 8000 + 2000, "a file ends with what takes it over its size"
+        for path in (tmp_path / kind).glob("*.arrows"):
+            os.utime(path, (number, number))  # a file system may tell times in steps
+    kept = [len(store(tmp_path / kind)) for kind in ("first", "second", "third")]
+    assert kept[0] < kept[2] == 5
+    alone = store(tmp_path / "third", max_bytes=1000)
+    alone.put({KEYS[0]: LARGE})
+    assert [len(store(tmp_path / kind)) for kind in ("second", "third")] == [kept[1], 1], "of one kind alone"
+
+
+def test_a_file_that_another_run_writes_is_left_to_it(tmp_path):
+    """Deleted, it would lose all that is still written to it, and the run would not know."""
+    writing = store(tmp_path / "writing", max_bytes=80_000, bounded=tmp_path)
+    fill(writing, "early", 2)
+    (path,) = (tmp_path / "writing").glob("*.arrows")
+    os.utime(path, (0, 0))
+    other = store(tmp_path / "other", max_bytes=2000, bounded=tmp_path)
+    fill(other, "other", 4)
+    fill(writing, "late", 1)
+    again = store(tmp_path / "writing")
+    assert len(again) == 3
+    writing.close()
+    os.utime(path, (0, 0))
+    fill(other, "more", 2)
+    assert not path.exists(), "once it is closed it is like any other"
+    assert all(sums.with_suffix(".arrows").exists() for sums in tmp_path.rglob("*.sums"))
+
+
+def test_a_file_that_was_deleted_while_it_is_written_leaves_nothing_behind(tmp_path):
+    """As somebody does who empties the cache, or where a file system has no locks."""
+    writing = store(tmp_path)
+    writing.put({KEYS[0]: arrays(0)})
+    for path in (*tmp_path.glob("*.arrows"), *tmp_path.glob("*.sums")):
+        path.unlink()
+    writing.put({KEYS[1]: arrays(1)})
+    check(writing[KEYS[0]], 0)
+    check(writing[KEYS[1]], 1)
+    writing.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["about.json"]
+    writing.put({KEYS[2]: arrays(2)})
+    assert len(store(tmp_path)) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):

@@ -1,10 +1,12 @@
 """Outputs that were kept are those of the reader, and nothing is read twice."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 from datamodules.batches import Batch, Question
 from datamodules.bm25 import BM25Index
@@ -13,6 +15,7 @@ from datamodules.templates import Template
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.candidates import Candidates
 from lightning_modules.encoding import build_index
+from lightning_modules.loading import load_causal_lm
 from lightning_modules.objectives import make_objective
 from lightning_modules.read_once import ReadOnce, describe_reader, why_not_kept
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
@@ -117,6 +120,33 @@ def test_another_reader_or_template_has_a_folder_of_its_own(tmp_path):
     assert describe_reader(plain.showing(passage_order="shuffled")) == describe_reader(plain)
 
 
+@torch.no_grad()
+def test_what_a_configuration_or_an_upgrade_changes_is_read_anew(tmp_path, monkeypatch):
+    """The weights are the same, and so is where they lie."""
+    folder, cache = tmp_path / "reader", tmp_path / "cache"
+    tiny_reader("independent").save(folder)
+
+    def load():
+        model, tokenizer = load_causal_lm(folder)
+        return DecoderOnlyReader(model, PromptBuilder(tokenizer, "independent"))
+
+    def read(reader):
+        kept = ReadOnce(reader, cache)
+        assert_same(kept.read_signals(batch()), reader.read_signals(batch()))
+        return kept.num_read
+
+    assert [read(load()), read(load())] == [9, 0]
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    settings["rope_parameters"]["rope_theta"] = 77.0
+    config.write_text(json.dumps(settings))
+    assert [read(load()), read(load())] == [9, 0]
+    reader = load()
+    for package in (transformers, torch):
+        monkeypatch.setattr(package, "__version__", "99.0")
+        assert [read(reader), read(reader)] == [9, 0]
+
+
 def test_another_chat_template_is_another_reader():
     chats = []
     for begun in ("", "<think>"):
@@ -137,6 +167,24 @@ def test_mixed_precision_is_kept_apart(tmp_path):
         kept.read(batch())
     assert kept.num_found == 0
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@torch.no_grad()
+def test_the_bound_is_of_all_readers_together(tmp_path):
+    """Each choice of heads has a folder of its own."""
+    plain = tiny_reader("independent")
+
+    def read(text, max_bytes=8 << 30):
+        reader = DecoderOnlyReader(plain.model, plain.prompts, AttentionHeads.parse(text))
+        kept = ReadOnce(reader, tmp_path, max_bytes)
+        kept.read_signals(batch())
+        return kept.num_read, sum(path.stat().st_size for path in tmp_path.rglob("*.arrows"))
+
+    _, of_one = read("0.0")
+    bound = 5 * of_one // 2
+    for text in ("0.1", "0.2", "0.3", "1.0"):
+        assert read(text, bound)[1] <= bound
+    assert [read(text)[0] for text in ("1.0", "0.0")] == [0, 9], "the oldest have gone"
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
@@ -180,7 +228,7 @@ def test_what_cannot_be_kept_is_refused_by_the_module(tmp_path):
     kept = ReadOnce(tiny_reader("independent"), tmp_path)
     with pytest.raises(ValueError, match="read_once: the reader is trained"):
         toy_module(tmp_path, train_reader=True, read_once=kept)
-    with pytest.raises(ValueError, match="read_once: each prompt shows all passages"):
+    with pytest.raises(ValueError, match="read_once: the reader sees all passages of a question together"):
         toy_module(tmp_path, read_once=kept)
 
 

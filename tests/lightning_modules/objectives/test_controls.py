@@ -18,7 +18,7 @@ class NoReader:
     def read(self, batch):
         raise AssertionError("a control reads nothing")
 
-    answer_likelihoods = read_drops = read_signals = read_weighted = read
+    answer_likelihoods = read_drops = read_signals = read_question = read_weighted = read
 
 
 def batch() -> Batch:

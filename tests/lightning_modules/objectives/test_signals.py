@@ -6,8 +6,11 @@ import torch
 
 from datamodules.batches import Batch
 from lightning_modules.answer_attention import AnswerAttention
+from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.objectives import ADist, PDist, Signals, make_objective
+from lightning_modules.objectives.base import TeachingPasses
 from lightning_modules.objectives.signals import SignalPasses
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.prefixes import NoPrefix
 from lightning_modules.scores import scaled
 from tests.tiny_models import tiny_fusion_reader, tiny_reader, toy_passages, toy_questions
@@ -63,6 +66,30 @@ def test_signals_are_standardised_and_added_up():
     torch.testing.assert_close(added.passage_scores(passes, NO_WEIGHTS), parts[0] + 0.5 * parts[1])
     assert added.details == ("question + 0.5 last",)
     assert added == make_objective("signals", signals={"last": 0.5, "question": 1.0})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("signals", "ends_early"),
+    [
+        (("question",), True),
+        (("answer", "question", "last"), True),
+        (("question", "likelihood"), False),
+    ],
+)
+def test_a_step_ends_its_passes_early_where_no_likelihood_is_weighed(signals, ends_early):
+    """Equal to the bit with a validation's whole passes; those that it is calibrated by end in any case."""
+    whole = tiny_reader("independent")
+    reader = DecoderOnlyReader(whole.model, whole.prompts, AttentionHeads.parse("0.1-2"))
+    objective = Signals(
+        signals=dict.fromkeys(signals, 1.0), calibration={"reference": "content_free", "level": "token"}
+    )
+    in_validation, in_step = objective.read(reader, BATCH), objective.read(TeachingPasses(reader), BATCH)
+    assert (in_step.output.hidden is None) is ends_early
+    assert [reference.hidden is None for reference in in_step.references] == [True]
+    assert in_validation.output.hidden is not None
+    scores = [objective.passage_scores(passes, NO_WEIGHTS) for passes in (in_validation, in_step)]
+    assert torch.equal(*scores)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def make_prompts(goldens, counted: Tensor) -> PromptBatch:
         attention_mask=mask.flatten(0, 1),
         block_of_token=torch.where(counted, torch.arange(passages)[:, None], -1).flatten(0, 1),
         content_mask=nothing,
+        content_part=nothing.long(),
         question_mask=nothing,
         noun_mask=nothing,
         answer_mask=nothing,

@@ -134,6 +134,7 @@ def random_batch(num_passages: int, num_tokens: int, num_labels: int) -> tuple[P
         attention_mask=real,
         block_of_token=torch.arange(num_passages)[:, None].expand(-1, num_tokens),
         content_mask=real,
+        content_part=real.long(),
         question_mask=~real,
         noun_mask=~real,
         answer_mask=~real,
