@@ -5,8 +5,7 @@ mixed with the CPU's, but for single numbers and indices, nor be made NumPy arra
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,22 +40,26 @@ class _OnDevice(Tensor):
 
     # torch has words of its own for tensors of this kind of device, which hold no numbers
     def item(self) -> Any:
-        return self.held.item()
+        return self._asked_for().item()
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self._asked_for().tolist()
 
     def __bool__(self) -> bool:
-        return bool(self.held)
+        return bool(self._asked_for())
 
     def __int__(self) -> int:
-        return int(self.held)
+        return int(self._asked_for())
 
     def __float__(self) -> float:
-        return float(self.held)
+        return float(self._asked_for())
 
     def __index__(self) -> int:
-        return self.held.__index__()
+        return self._asked_for().__index__()
+
+    def _asked_for(self) -> Tensor:
+        PretendedDevice.num_waits += 1
+        return self.held
 
     @classmethod
     def __torch_dispatch__(
@@ -66,26 +69,41 @@ class _OnDevice(Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """Inside, tensors can be made on the device and moved to it; there is no mixed precision on it."""
+    """Inside, tensors can be made on the device and moved to it.
+
+    Mixed precision of the device is that of the CPU, on the tensors that the device's hold. Other than on a
+    real one it takes part below the gradients, so a backward pass must be inside it too.
+
+    Attributes:
+        num_waits: how often the host has waited for the device since the mode was entered: for numbers that
+            it asked for, for the places of True values, or while indices were copied to the device.
+    """
+
+    num_waits: ClassVar[int] = 0
 
     def __enter__(self) -> "PretendedDevice":
-        names = ("autocast", "is_autocast_enabled", "tensor")
+        names = ("autocast", "is_autocast_enabled", "get_autocast_dtype", "tensor")
         real = self._real = {name: getattr(torch, name) for name in names}
 
+        def held_by(device_type: str) -> str:
+            return "cpu" if device_type == DEVICE.type else device_type
+
         def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-            is_here = device_type == DEVICE.type
-            return nullcontext() if is_here else real["autocast"](device_type, *args, **kwargs)
+            return real["autocast"](held_by(device_type), *args, **kwargs)
 
         def is_autocast_enabled(device_type: str | None = None) -> bool:
-            is_here = device_type == DEVICE.type
-            return False if is_here else real["is_autocast_enabled"](*[device_type] if device_type else [])
+            return real["is_autocast_enabled"](*[held_by(device_type)] if device_type else [])
+
+        def get_autocast_dtype(device_type: str) -> torch.dtype:
+            return real["get_autocast_dtype"](held_by(device_type))
 
         def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
             is_here = device is not None and torch.device(device).type == DEVICE.type
             return real["tensor"](data, **kwargs).to(DEVICE) if is_here else real["tensor"](data, **kwargs)
 
         torch.autocast, torch.is_autocast_enabled = autocast, is_autocast_enabled  # type: ignore[misc, assignment]
-        torch.tensor = tensor
+        torch.get_autocast_dtype, torch.tensor = get_autocast_dtype, tensor
+        PretendedDevice.num_waits = 0
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
@@ -99,6 +117,17 @@ class PretendedDevice(TorchDispatchMode):
         return _call(func, args, kwargs or {})
 
 
+def _is_waited_for(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a GPU would have to be done before the host goes on."""
+    name = str(func)
+    if name in _INDICES_MAY_BE_ON_CPU:
+        indices = [one for one in args[1] if one is not None]
+        return any(not isinstance(one, _OnDevice) or one.dtype is torch.bool for one in indices)
+    if name == "aten._to_copy.default":
+        return torch.device(kwargs.get("device") or DEVICE).type != DEVICE.type
+    return name == "aten.nonzero.default"
+
+
 def _call(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """What the operation gives, on the device that it would be on."""
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
@@ -110,6 +139,8 @@ def _call(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
             raise RuntimeError(
                 f"{func}: expected all tensors to be on the same device, found {DEVICE} and cpu"
             )
+    if on_device and _is_waited_for(func, args, kwargs):
+        PretendedDevice.num_waits += 1
     wanted = kwargs.get("device")
     stays = isinstance(args[0], _OnDevice) if str(func) == "aten.copy_.default" else bool(on_device)
     is_of_device = stays if wanted is None else torch.device(wanted).type == DEVICE.type
