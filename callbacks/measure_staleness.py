@@ -136,7 +136,9 @@ class MeasureStaleness(Callback):
         order = np.argsort(rows)
         passages = torch.cat([fresh, self._encode(module, others)])[order]
         stale_rows, candidates = torch.from_numpy(found[:, :k].copy()), torch.from_numpy(rows[order])
-        overlap = top_k_overlap(stale_rows, candidates, queries @ passages.T)
+        with torch.autocast("cpu", enabled=False):  # as an index is searched
+            scores = queries @ passages.T
+        overlap = top_k_overlap(stale_rows, candidates, scores)
         return Staleness(
             drift=float(drift.mean()),
             drift_max=float(drift.max()),

@@ -23,10 +23,11 @@ def search_blocks(
     """
     scores = torch.empty(len(queries), 0, device=queries.device)
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for first, block in blocks:
-        # in single precision: sums of halves would tie
-        of_block, places = _best_places(queries @ block.float().T, min(k, len(block)))
-        scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
+    # in single precision, also amid training in mixed precision: products and sums of halves would tie
+    with torch.autocast(queries.device.type, enabled=False):
+        for first, block in blocks:
+            of_block, places = _best_places(queries @ block.float().T, min(k, len(block)))
+            scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
     return scores.cpu().numpy(), rows.cpu().numpy()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 
 from datamodules import passage_index
 from datamodules.errors import DataError
@@ -43,6 +44,17 @@ class TestSearch:
         np.testing.assert_array_equal(rows, expected_rows)
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
         assert (scores.dtype, rows.dtype) == (np.float32, np.int64)
+
+    @pytest.mark.parametrize("num_queries", [4, passage_index._QUERIES_FOR_A_PRODUCT])
+    def test_mixed_precision_around_it_leaves_it_exact(self, num_queries):
+        """A training step retrieves inside it: with products in bfloat16 passages would tie, and be mixed up."""
+        index = PassageIndex.build(random_vectors(2000, 8))
+        queries = random_vectors(num_queries, 8, seed=1)
+        expected_scores, expected_rows = index.search(queries, 20)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores, rows = index.search(queries, 20)
+        np.testing.assert_array_equal(rows, expected_rows)
+        np.testing.assert_array_equal(scores, expected_scores)
 
     def test_only_an_exact_one_gives_its_embeddings_back(self):
         embeddings, rows = random_vectors(30, 8), np.array([3, 29, 0])

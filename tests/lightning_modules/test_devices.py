@@ -241,14 +241,15 @@ def test_embeddings_in_bfloat16_become_numpy_arrays():
     np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
 
 
-def test_a_matrix_is_searched_where_it_is_kept(tmp_path):
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["fp32", "mixed"])
+def test_a_matrix_is_searched_where_it_is_kept(tmp_path, is_mixed):
     generator = np.random.default_rng(0)
-    embeddings = generator.standard_normal((30, 8), dtype=np.float32)
-    matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 30, 8))
+    embeddings = generator.standard_normal((300, 8), dtype=np.float32)
+    matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 300, 8))
     matrix.write(0, embeddings)
     queries = generator.standard_normal((4, 8), dtype=np.float32)
     wanted_scores, wanted = MatrixIndex(matrix).search(queries, 5)
-    with PretendedDevice():
+    with PretendedDevice(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=is_mixed):
         scores, found = MatrixIndex(matrix, DEVICE).search(queries, 5)
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
