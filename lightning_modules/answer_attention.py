@@ -279,9 +279,7 @@ def check_layers_seen(num_seen: int, num_layers: int) -> None:
         )
 
 
-def _head_numbers(
-    heads: Bool[Tensor, "layers heads"], device: torch.device
-) -> Sequence[Int[Tensor, " chosen"]]:
+def _head_numbers(heads: Bool[Tensor, "layers heads"], device: torch.device) -> Sequence[Int[Tensor, " _"]]:
     """Of each layer those that are chosen; on the device in one copy, since a mask would be one a layer."""
     return heads.nonzero()[:, 1].to(device).split(heads.sum(dim=1).tolist())
 

@@ -47,7 +47,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("num_queries", [4, passage_index._QUERIES_FOR_A_PRODUCT])
     def test_mixed_precision_around_it_leaves_it_exact(self, num_queries):
-        """A training step retrieves inside it: with products in bfloat16 passages would tie, and be mixed up."""
+        """A training step retrieves inside it; products in bfloat16 would make passages tie."""
         index = PassageIndex.build(random_vectors(2000, 8))
         queries = random_vectors(num_queries, 8, seed=1)
         expected_scores, expected_rows = index.search(queries, 20)
