@@ -4,10 +4,12 @@ Its tensors say that they are on `DEVICE` and hold their numbers in main memory.
 mixed with the CPU's, but for single numbers and indices, nor be made NumPy arrays without `.cpu()`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -17,6 +19,17 @@ DEVICE = torch.device("meta")
 
 _MAY_MIX = {"aten.copy_.default", "aten._to_copy.default"}
 _INDICES_MAY_BE_ON_CPU = {"aten.index.Tensor", "aten.index_put_.default", "aten.index_put.default"}
+_PRODUCTS = {
+    F.linear,
+    F.scaled_dot_product_attention,
+    torch.baddbmm,
+    torch.bmm,
+    torch.einsum,
+    torch.matmul,
+    Tensor.__matmul__,
+    Tensor.matmul,
+}
+"""What mixed precision is of."""
 
 
 class _OnDevice(Tensor):
@@ -62,6 +75,15 @@ class _OnDevice(Tensor):
         return self.held
 
     @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if PretendedDevice.products_in is not None and func in _PRODUCTS:
+            args, kwargs = tree_map(_in_halves, (args, kwargs))
+        with torch._C.DisableTorchFunctionSubclass():  # what comes to the CPU is no tensor of the device
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(
         cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
@@ -71,31 +93,35 @@ class _OnDevice(Tensor):
 class PretendedDevice(TorchDispatchMode):
     """Inside, tensors can be made on the device and moved to it.
 
-    Mixed precision of the device is that of the CPU, on the tensors that the device's hold. Other than on a
-    real one it takes part below the gradients, so a backward pass must be inside it too.
+    In mixed precision its matrix products are of halves, as on a GPU.
 
     Attributes:
         num_waits: how often the host has waited for the device since the mode was entered: for numbers that
             it asked for, for the places of True values, or while indices were copied to the device.
+        products_in: of mixed precision, where it is on.
     """
 
     num_waits: ClassVar[int] = 0
+    products_in: ClassVar[torch.dtype | None] = None
 
     def __enter__(self) -> "PretendedDevice":
         names = ("autocast", "is_autocast_enabled", "get_autocast_dtype", "tensor")
         real = self._real = {name: getattr(torch, name) for name in names}
 
-        def held_by(device_type: str) -> str:
-            return "cpu" if device_type == DEVICE.type else device_type
-
-        def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
-            return real["autocast"](held_by(device_type), *args, **kwargs)
+        def autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+            is_here = device_type == DEVICE.type
+            return _autocast(*args, **kwargs) if is_here else real["autocast"](device_type, *args, **kwargs)
 
         def is_autocast_enabled(device_type: str | None = None) -> bool:
-            return real["is_autocast_enabled"](*[held_by(device_type)] if device_type else [])
+            if device_type == DEVICE.type:
+                return PretendedDevice.products_in is not None
+            return real["is_autocast_enabled"](*[device_type] if device_type else [])
 
         def get_autocast_dtype(device_type: str) -> torch.dtype:
-            return real["get_autocast_dtype"](held_by(device_type))
+            is_here = device_type == DEVICE.type
+            return PretendedDevice.products_in or real["get_autocast_dtype"](
+                "cpu" if is_here else device_type
+            )
 
         def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
             is_here = device is not None and torch.device(device).type == DEVICE.type
@@ -115,6 +141,22 @@ class PretendedDevice(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         return _call(func, args, kwargs or {})
+
+
+@contextmanager
+def _autocast(dtype: torch.dtype = torch.bfloat16, enabled: bool = True, **_: Any) -> Iterator[None]:
+    """Mixed precision of the device."""
+    before = PretendedDevice.products_in
+    PretendedDevice.products_in = dtype if enabled else None
+    try:
+        yield
+    finally:
+        PretendedDevice.products_in = before
+
+
+def _in_halves(one: Any) -> Any:
+    is_single = isinstance(one, Tensor) and one.dtype is torch.float32
+    return one.to(PretendedDevice.products_in) if is_single else one
 
 
 def _is_waited_for(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:

@@ -414,7 +414,7 @@ def memory(rig: Rig) -> Iterator[Row]:
         # Falcon leaves scaled_dot_product_attention where it is asked for the matrices
         model.base_model(**inputs, output_attentions=True)
 
-    works = {
+    works: dict[str, Callable[[], object]] = {
         "the pass alone": lambda: model.base_model(**inputs),
         "read": partial(reader.read_prompts, prompts),
         "eager attention": eager,
