@@ -25,6 +25,7 @@ from experiments.benchmarks.gpu import PARTS, WIDTH, run_part
 from experiments.benchmarks.gpu_parts import TINY, Rig
 from experiments.benchmarks.packages import OLDEST
 from experiments.benchmarks.row import Row
+from tests.toy_training import LIGHTNING_ADVICE
 
 ROOT = Path(__file__).parents[3]
 LACKING = (
@@ -184,7 +185,7 @@ def test_packages_that_will_not_do_are_refused_before_anything_is_measured(
 def test_texts_are_of_the_lengths_that_were_asked_for():
     builder = PromptBuilder(made_up.made_up_tokenizer(), "independent")
     full = builder.build(made_up.made_up_batch(2, passage_words=150)).attention_mask
-    assert full.shape == (10, 128)
+    assert full.shape == (10, 128 + 8 + 1)  # with the answer and its end
     assert full.all()
     varied = made_up.made_up_batch(20, 2, (64, 150), answer_words=(1, 12), question_words=(5, 15))
     for texts, low, high in (
@@ -229,6 +230,7 @@ def test_numbers_that_are_off_are_named():
     ]
 
 
+@pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 def test_where_everything_is_is_asked_while_it_trains(tmp_path, monkeypatch):
     """On a GPU Lightning moves the models off it as training ends; here it moves them off the CPU."""
     teardown = Strategy.teardown
