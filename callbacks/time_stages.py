@@ -1,11 +1,11 @@
 """How long the steps and the evaluations of a run take, without what is done before them."""
 
-import time
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from lightning_modules.answering import AnsweringModule
+from lightning_modules.part_timer import Mark
 
 STEPS, VALIDATION, TESTING = "steps", "validation", "testing"
 
@@ -19,16 +19,16 @@ class TimeStages(Callback):
     """
 
     def __init__(self) -> None:
-        self._started = 0.0
+        self._started: Mark | None = None
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._started = time.perf_counter()
+        self._started = Mark.now()
 
     def on_validation_epoch_start(self, *_: Any) -> None:
-        self._started = time.perf_counter()
+        self._started = Mark.now()
 
     def on_test_epoch_start(self, *_: Any) -> None:
-        self._started = time.perf_counter()
+        self._started = Mark.now()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._add(pl_module, STEPS)
@@ -41,4 +41,5 @@ class TimeStages(Callback):
 
     def _add(self, module: LightningModule, stage: str) -> None:
         assert isinstance(module, AnsweringModule)
-        module.timer.totals_s[stage] += time.perf_counter() - self._started
+        assert self._started is not None, "a stage has begun before it ends"
+        module.timer.add(stage, self._started)

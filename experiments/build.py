@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -285,11 +285,22 @@ def reader_dtype(config: ExperimentConfig) -> torch.dtype:
     wanted = config.reader.dtype
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
-    on_gpu = hardware(config)["accelerator"] == "gpu"
-    is_fast = (
-        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bfloat16()
-    )
-    return torch.bfloat16 if is_fast and not trains_reader_weights(config) else torch.float32
+    if trains_reader_weights(config):
+        return torch.float32
+    if hardware(config)["accelerator"] == "gpu":
+        return gpu_reader_dtype()
+    return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+
+def gpu_precision() -> Literal["bf16-mixed", "32-true"]:
+    """Of training on a GPU, where nothing else is asked for; one that only emulates bfloat16 is slow in it."""
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def gpu_reader_dtype() -> torch.dtype:
+    """Of the weights of a frozen reader on a GPU, likewise."""
+    is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def trains_reader_weights(config: ExperimentConfig) -> bool:
@@ -660,13 +671,8 @@ def hardware(config: ExperimentConfig) -> dict[str, Any]:
         )
     precision = settings.precision
     if precision in ("auto", FAST):
-        # one that only emulates it, as a V100 does, is slower than in single precision
-        is_fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if on_gpu
-            else precision == FAST and _cpu_multiplies_bfloat16()
-        )
-        precision = "bf16-mixed" if is_fast else "32-true"
+        is_fast = precision == FAST and not on_gpu and _cpu_multiplies_bfloat16()
+        precision = gpu_precision() if on_gpu else "bf16-mixed" if is_fast else "32-true"
     return {
         "accelerator": "gpu" if on_gpu else "cpu",
         "devices": settings.devices,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -27,6 +27,7 @@ from datamodules.nouns import EMBEDDED, NounTagger
 from datamodules.passages import KnowledgeBase, build_knowledge_base, knowledge_base_from_file
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.questions import hold_out, read_questions
+from experiments.build import gpu_precision, gpu_reader_dtype
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.candidates import Candidates, CandidateSource
 from lightning_modules.objectives import Objective, ScoredBy, Signals
@@ -58,6 +59,30 @@ class Distilled:
     after: dict[str, float]
     best_step: int | None
     module: RetrieverReaderModule
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run on a GPU is made of by default, as the command line has it; on a CPU nothing of it.
+
+    Attributes:
+        accelerator, precision: Lightning's.
+        on_gpu: whether models and exact search are on one.
+        reader_dtype: of a reader that is loaded here.
+    """
+
+    accelerator: str
+    on_gpu: bool = False
+    precision: Literal["bf16-mixed", "32-true"] = "32-true"
+    reader_dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, accelerator: str, trains_reader: bool) -> "Hardware":
+        """That of an accelerator, for a reader whose weights are trained or not."""
+        if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+            return cls(accelerator)
+        dtype = torch.float32 if trains_reader else gpu_reader_dtype()
+        return cls(accelerator, True, gpu_precision(), dtype)
 
 
 def distil(
@@ -96,7 +121,8 @@ def distil(
         learning_rate: of the retriever.
         num_passages: K, of BM25 and the untrained retriever by turns.
         seed: of the order of questions.
-        accelerator: Lightning's.
+        accelerator: Lightning's. On a GPU that has bfloat16, training is bf16-mixed, and a frozen reader that
+            is loaded here in bfloat16; the index is searched on it.
         noun_model: finds the nouns of validation and test questions that come without, which a reader's
             Indicator 2 looks at, see `NounTagger`; where it cannot be loaded, that is said, and the
             indicator left undefined.
@@ -107,6 +133,7 @@ def distil(
     """
     L.seed_everything(seed, verbose=False)
     folder = Path(folder)
+    hardware = Hardware.of(accelerator, bool(settings.get("train_reader")))
     train, validation, test = _split(questions)
     if reader is not None:
         validation, test = _with_nouns(validation, noun_model), _with_nouns(test, noun_model)
@@ -114,7 +141,7 @@ def distil(
     knowledge_base = _knowledge_base(passages, folder)
     module = RetrieverReaderModule(
         retriever if isinstance(retriever, Retriever) else Retriever.load(retriever),
-        reader if isinstance(reader, Reader | None) else load_reader(reader, context="independent"),
+        _reader(reader, hardware.reader_dtype),
         knowledge_base,
         objective=_objective(objective),
         retriever_rate=LearningRate(learning_rate, warmup_steps=min(10, max_steps // 4)),
@@ -133,7 +160,7 @@ def distil(
     best = SaveBest(
         folder / "checkpoints", f"validation/hr_at_{max(k for k in module.hit_rate_ks if k <= 5)}"
     )
-    trainer = _trainer(folder, best, metrics or {}, max_steps, validate_every_steps, accelerator, module)
+    trainer = _trainer(folder, best, metrics or {}, max_steps, validate_every_steps, hardware, module)
     before = _test(trainer, module, data)
     trainer.validate(module, data, verbose=False)
     start = float(trainer.callback_metrics[best.monitor])
@@ -174,6 +201,12 @@ def _with_nouns(questions: Sequence[Question], model: str) -> Sequence[Question]
     return [question if question.nouns else next(tagged) for question in questions]
 
 
+def _reader(reader: Reader | Path | str | None, dtype: torch.dtype) -> Reader | None:
+    if reader is None or isinstance(reader, Reader):
+        return reader
+    return load_reader(reader, context="independent", dtype=dtype)
+
+
 def _knowledge_base(passages: Path | str | Sequence[Passage], folder: Path) -> KnowledgeBase:
     if isinstance(passages, Path | str):
         return knowledge_base_from_file(passages, folder / "cache")
@@ -194,11 +227,11 @@ def _trainer(
     metrics: Mapping[str, QuestionMetric],
     max_steps: int,
     validate_every_steps: int,
-    accelerator: str,
+    hardware: Hardware,
     module: RetrieverReaderModule,
 ) -> L.Trainer:
     indicators = [] if module.reader is None else [LogIndicators()]
-    index = RefreshIndex(NEVER_AGAIN, folder / "index", before_validation=True)
+    index = RefreshIndex(NEVER_AGAIN, folder / "index", before_validation=True, use_gpu=hardware.on_gpu)
     return L.Trainer(
         max_steps=max_steps,
         max_epochs=-1,
@@ -218,8 +251,9 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,
-        accelerator=accelerator,
+        accelerator=hardware.accelerator,
         devices=1,
+        precision=hardware.precision,
         default_root_dir=folder,
     )
 

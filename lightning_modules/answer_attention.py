@@ -141,7 +141,8 @@ class AnswerAttention(TorchFunctionMode):
         self._num_layers = num_layers
         self._num_seen = 0
         self._total: Tensor | None = None
-        self._heads = heads
+        self._num_averaged = num_layers if heads is None else int(heads.sum())
+        self._heads = None if heads is None else _head_numbers(heads, rows_mask.device)
         self._scored_mask = scored_mask
         self._by_head: list[Tensor] | None = [] if by_head else None
         self._question_by_head: list[Tensor] = []
@@ -245,8 +246,7 @@ class AnswerAttention(TorchFunctionMode):
         return (self._all_rows() * self._question_weights[..., None]).sum(dim=1)
 
     def _all_rows(self) -> Float[Tensor, "prompts rows tokens"]:
-        total = self._complete(self._total)
-        return total / (self._num_layers if self._heads is None else self._heads.sum())
+        return self._complete(self._total) / self._num_averaged
 
     def head_scores(self) -> Float[Tensor, "prompts layers heads tokens"]:
         """s_t by layer and head, the mean over answer rows alone, float32; 0 on padding. Needs `by_head`."""
@@ -277,6 +277,11 @@ def check_layers_seen(num_seen: int, num_layers: int) -> None:
             f"saw {num_seen} attention calls where the reader has {num_layers} layers: its attention does "
             "not run through torch's scaled_dot_product_attention; load it with attn_implementation='sdpa'"
         )
+
+
+def _head_numbers(heads: Bool[Tensor, "layers heads"], device: torch.device) -> Sequence[Int[Tensor, " _"]]:
+    """Of each layer those that are chosen; on the device in one copy, since a mask would be one a layer."""
+    return heads.nonzero()[:, 1].to(device).split(heads.sum(dim=1).tolist())
 
 
 def _mean_over_rows(

@@ -216,11 +216,11 @@ class Retriever(nn.Module):
             order, parts = _parts_of_similar_length(inputs, self.num_at_once)
             # the second pass draws the same dropout as the first
             embeddings = [checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts]
-        else:
-            order, parts = _parts_of_similar_length(
-                inputs, _AT_ONCE_ON_CPU if device.type == "cpu" else count
-            )
+        elif device.type == "cpu":
+            order, parts = _parts_of_similar_length(inputs, _AT_ONCE_ON_CPU)
             embeddings = [self._embed(encoder, part) for part in parts]
+        else:
+            return self._embed(encoder, inputs)
         return torch.cat(embeddings)[order.argsort()]
 
     def _embed(self, encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
@@ -237,10 +237,11 @@ def _parts_of_similar_length(
     """The texts' order by length, and so many at a time in this order, without what pads all of these."""
     mask = inputs["attention_mask"]
     ends = mask.shape[1] - mask.flip(1).argmax(dim=1)
-    order = ends.argsort(stable=True)
+    in_order, order = ends.sort(stable=True)
+    lengths = in_order.tolist()  # at once: a GPU is waited for
     parts = []
-    for rows in order.split(size):
-        longest = int(ends[rows].max())
+    for start in range(0, len(lengths), size):
+        rows, longest = order[start : start + size], max(lengths[start : start + size])
         parts.append({name: tensor[rows, :longest] for name, tensor in inputs.items()})
     return order, parts
 

@@ -101,9 +101,8 @@ class PassageTokens:
 
     def sum(self, token_scores: Float[Tensor, "prompts tokens"]) -> Float[Tensor, "batch passages"]:
         """The sum of the scores of each passage's tokens; 0 for a passage without tokens."""
-        num_slots = self.num_questions * self.num_passages
         counted = self.passage_of_token >= 0
-        sums = token_scores.new_zeros(num_slots).index_add(0, self._slots, token_scores[counted])
+        sums = sum_by_place(token_scores[counted], self._slots, self.num_questions * self.num_passages)
         return sums.view(self.num_questions, self.num_passages)
 
     def count(self) -> Int[Tensor, "batch passages"]:
@@ -135,6 +134,27 @@ class PassageTokens:
             self.num_questions * times,
             self.num_passages,
         )
+
+
+def sum_by_place(
+    values: Float[Tensor, " values"], places: Int[Tensor, " values"], num_places: int
+) -> Float[Tensor, " places"]:
+    """The sum of the values that belong to each place, with the same rounding every time, on a GPU too.
+
+    Args:
+        values: in one dimension.
+        places: 0..num_places - 1, of each value.
+        num_places: how many there are.
+
+    Example:
+        >>> sum_by_place(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3)
+        tensor([2., 0., 5.])
+    """
+    sums = values.new_zeros(num_places)
+    if values.device.type == "cpu":
+        return sums.index_add(0, places, values)
+    # on a GPU index_add adds in the order of its threads, index_put in that of the places, which it sorts
+    return sums.index_put((places,), values, accumulate=True)
 
 
 PassageScore = Callable[

@@ -76,9 +76,10 @@ def drops_by_masking(
     masked_tokens = mask.nonzero()
     # in the order of their places: a causal reader has read what stands before them already
     in_order = masked_tokens[masked_tokens[:, 1].argsort(stable=True)]
-    for of_batch in in_order.split(len(inputs)):
+    first_places = in_order[:: len(inputs), 1].tolist()  # at once: a GPU is waited for
+    for of_batch, first in zip(in_order.split(len(inputs)), first_places, strict=True):
         rows, tokens = of_batch.unbind(dim=1)
         masked = inputs[rows]
         masked[torch.arange(len(rows), device=inputs.device), tokens] = 0.0
-        drops[rows, tokens] = (whole[rows] - log_likelihoods_of(rows, masked, int(tokens[0]))).float()
+        drops[rows, tokens] = (whole[rows] - log_likelihoods_of(rows, masked, first)).float()
     return drops.clamp(min=0.0)

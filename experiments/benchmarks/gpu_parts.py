@@ -1,6 +1,7 @@
 """The parts of `experiments.benchmarks.gpu`: each yields rows, and may fail without the others."""
 
 import copy
+import operator
 import os
 import platform
 import shutil
@@ -8,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,25 +29,20 @@ from datamodules.prompts import Context
 from experiments.benchmarks import gpu_run, made_up
 from experiments.benchmarks.comparison import seconds_of, wait_for
 from experiments.benchmarks.memory import can_measure, peak_bytes
+from experiments.benchmarks.packages import OLDEST
 from experiments.benchmarks.row import Row
-from lightning_modules.answer_attention import AnswerAttention
 from lightning_modules.encoding import encode_passages
 from lightning_modules.metrics.indicators import indicator_units
 from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist
 from lightning_modules.readers.base import Reader
+from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 
-OLDEST = {
-    "torch": "2.10",
-    "transformers": "5.24",
-    "lightning": "2.6.4",
-    "torchmetrics": "1.8",
-    "tensorboard": "2.20",
-    "numpy": "2",
-}
-"""The packages that this needs, and from which version on the suite works with them."""
+_BITS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_TEACHER = "Llama, a prompt a passage"
+"""The reader whose attention is distilled."""
 _WITHIN_BF16 = 0.06
 """Of the largest number: what bfloat16, with 8 bits of fraction, may make of a few layers."""
 _LARGE_IN_BF16 = {"drops in likelihood": 0.25, "indicator 1, attention": 0.25}
@@ -62,7 +57,7 @@ class Sizes:
     Attributes:
         reader, retriever: of the models whose speed is measured; see `made_up.falcon_rw` and `made_up.bert`.
         num_questions: of each batch, with 5 passages each.
-        passage_words: of a passage; prompts take 128 tokens of them.
+        passage_words: of a passage, from and to; prompts take 128 tokens of them at most.
         searched: passages.
         dim: of the embeddings that are searched.
         product: rows and columns of the matrix product that the chip's rate is measured by.
@@ -73,7 +68,7 @@ class Sizes:
     reader: dict[str, int]
     retriever: dict[str, int]
     num_questions: tuple[int, ...]
-    passage_words: int
+    passage_words: tuple[int, int]
     searched: tuple[int, ...]
     dim: int
     product: int
@@ -85,7 +80,7 @@ FULL = Sizes(
     reader={},
     retriever={},
     num_questions=(1, 8, 32),
-    passage_words=150,
+    passage_words=(64, 150),
     searched=(1_000_000, 5_000_000),
     dim=768,
     product=8192,
@@ -102,7 +97,7 @@ TINY = Sizes(
         "vocabulary": made_up.VOCABULARY,
     },
     num_questions=(1, 2),
-    passage_words=20,
+    passage_words=(8, 20),
     searched=(1000, 3000),
     dim=32,
     product=64,
@@ -151,10 +146,8 @@ class Rig:
 def environment(rig: Rig) -> Iterator[Row]:
     """Card, driver, packages, and the rate that everything else is a share of."""
     yield Row("python", platform.python_version())
-    for name, oldest in OLDEST.items():
-        found = metadata.version(name)
-        is_older = Version(found) < Version(oldest)
-        yield Row(name, f"{found}, older than {oldest}, which the suite needs" if is_older else found)
+    for name in OLDEST:
+        yield Row(name, metadata.version(name))
     yield Row(
         "CPU cores", float(len(os.sched_getaffinity(0))) if sys.platform == "linux" else platform.machine()
     )
@@ -183,30 +176,42 @@ def _driver() -> str:
 def correctness(rig: Rig) -> Iterator[Row]:
     """Small models: everything that a step and an evaluation compute, in bf16 and fp32 on the device.
 
+    Passages, questions and answers are of unequal lengths, so that padding and masks count.
+
     Raises:
-        ValueError: at the end, where a number is further from the CPU's in fp32 than its precision explains.
+        ValueError: at the end, where a number is further from the CPU's in fp32 than its precision explains,
+            or an answer in fp32 is another.
     """
     off: list[str] = []
-    batch = made_up.made_up_batch(3, num_passages=3, passage_words=30, answer_words=4)
+    batch = made_up.made_up_batch(3, 3, passage_words=(8, 40), answer_words=(1, 5), question_words=(4, 12))
     for name, reader in _small_readers().items():
-        wanted = _numbers_of(reader, batch)
-        for dtype in (torch.float32, torch.bfloat16):
+        wanted, answers = _numbers_of(reader, batch), _answers(reader, batch)
+        for dtype, bits in _BITS.items():
             moved = copy.deepcopy(reader).to(rig.device, dtype)
-            differs = {
-                what: _difference(one, wanted[what]) for what, one in _numbers_of(moved, batch).items()
-            }
-            bits = "fp32" if dtype is torch.float32 else "bf16"
-            worst = max(differs, key=lambda what: differs[what] / _allowed(what, dtype))
-            yield Row(f"{name}, {bits}: largest difference, of {worst}", differs[worst])
-            for what, value in differs.items():
-                if not value <= _allowed(what, dtype):
-                    off.append(
-                        f"{what} of {name} in {bits} by {value:.2g}, {_allowed(what, dtype):g} allowed"
-                    )
-            yield Row(f"{name}, {bits}: answers generated", float(len(_answers(moved, batch))))
-    yield Row("retriever, bf16: largest difference, of p_RETR", _retriever_difference(rig, batch))
+            what = f"{name}, {bits}"
+            yield _largest_difference(what, _numbers_of(moved, batch), wanted, dtype, off)
+            num_same = sum(map(operator.eq, _answers(moved, batch), answers))
+            yield Row(f"{what}: answers as on the CPU", f"{num_same} of {len(answers)}")
+            if dtype is torch.float32 and num_same < len(answers):
+                off.append(f"{len(answers) - num_same} of {len(answers)} answers of {what} are others")
+    wanted = _numbers_of_step(torch.device("cpu"), torch.float32, batch)
+    for dtype, bits in _BITS.items():
+        found = _numbers_of_step(rig.device, dtype, batch)
+        yield _largest_difference(f"distillation step, {bits}", found, wanted, dtype, off)
     if off:
         raise ValueError(f"numbers are off: {'; '.join(off)}")
+
+
+def _largest_difference(
+    name: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], dtype: torch.dtype, off: list[str]
+) -> Row:
+    """Of the number that is furthest off, by what it may be; adds to `off` those that are too far."""
+    differs = {what: _difference(values, wanted[what]) for what, values in found.items()}
+    for what, value in differs.items():
+        if not value <= _allowed(what, dtype):
+            off.append(f"{what} of {name} by {value:.2g}, {_allowed(what, dtype):g} allowed")
+    worst = max(differs, key=lambda what: differs[what] / _allowed(what, dtype))
+    return Row(f"{name}: largest difference, of {worst}", differs[worst])
 
 
 def _allowed(what: str, dtype: torch.dtype) -> float:
@@ -226,7 +231,7 @@ def _small_readers() -> dict[str, Reader]:
     )
     return {
         "falcon-rw, one prompt": made_up.decoder_only(falcon, Context.CONCATENATED),
-        "Llama, a prompt a passage": made_up.decoder_only(_spread(llama), Context.INDEPENDENT),
+        _TEACHER: made_up.decoder_only(_spread(llama), Context.INDEPENDENT),
         "T5, Fusion-in-Decoder": made_up.fusion_in_decoder(t5),
     }
 
@@ -272,58 +277,82 @@ def _answers(reader: Reader, batch: Batch) -> list[str]:
     return reader.generate(batch, uniform, max_new_tokens=4)
 
 
-def _retriever_difference(rig: Rig, batch: Batch) -> float:
-    """Under autocast, as runs train it."""
-    small = {**TINY.retriever, "dim": 64}
-    found: list[Tensor] = []
-    for device in (torch.device("cpu"), rig.device):
-        retriever = made_up.retriever(made_up.bert(torch.device("cpu"), torch.float32, **small)).to(device)
-        is_mixed = bool(found)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
-            queries = retriever.encode_queries(made_up.texts_of(batch.questions))
-            flat = retriever.encode_passages([one for of_one in batch.passages for one in of_one])
-            log_p = log_p_retr(queries, flat.view(len(batch), batch.num_passages, -1), 0.05)
-        found.append(log_p.exp().float().cpu())
-    return _difference(found[1], found[0])
+def _numbers_of_step(device: torch.device, dtype: torch.dtype, batch: Batch) -> dict[str, Tensor]:
+    """What a distillation step comes to: in bf16 the reader's weights are, and the retriever is autocast."""
+    reader = _small_readers()[_TEACHER].to(device, dtype)
+    encoder = _spread(made_up.bert(torch.device("cpu"), torch.float32, **TINY.retriever))
+    retriever = made_up.retriever(encoder).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+        loss, log_p = _loss(reader, retriever, batch)
+    loss.backward()
+    gradients = [weight.grad.flatten() for weight in retriever.parameters() if weight.grad is not None]
+    found = {"p_RETR": log_p.exp(), "loss": loss, "gradient": torch.cat(gradients)}
+    return {name: values.detach().float().cpu() for name, values in found.items()}
 
 
 # ---- speed ----
 
 
 def speed(rig: Rig) -> Iterator[Row]:
-    """Tokens a second of a reading pass, of a whole distillation step, and of encoding passages."""
-    reader_model = made_up.falcon_rw(rig.device, torch.bfloat16, **rig.sizes.reader)
-    reader = made_up.decoder_only(reader_model)
+    """Tokens a second of a reading pass, of a whole distillation step, and of encoding passages.
+
+    Padding is no token. Shares of the chip's rate are of full prompts, in which there is none.
+    """
+    reader = made_up.decoder_only(made_up.falcon_rw(rig.device, torch.bfloat16, **rig.sizes.reader))
     retriever = made_up.retriever(made_up.bert(rig.device, torch.float32, **rig.sizes.retriever))
     optimizer = torch.optim.AdamW(retriever.parameters(), lr=1e-5)
+    shortest, longest = rig.sizes.passage_words
     for number in rig.sizes.num_questions:
-        batch = made_up.made_up_batch(number, passage_words=rig.sizes.passage_words)
-        what = f"{number} question{'s' if number > 1 else ''} of {batch.num_passages}x128"
-        mask = reader.prompts.build(batch).attention_mask
-        read_tokens, read_flops = int(mask.sum()), _forward_flops(reader_model, mask)
-        with torch.no_grad():
-            seconds = rig.median_s(partial(reader.read, batch))
-        yield Row(f"read, {what}{rig.share(read_flops, seconds)}", read_tokens / seconds, "tokens/s")
-        tokens, flops = _encoding_of(retriever, batch)
-        seconds = rig.median_s(partial(_step, reader, retriever, optimizer, batch))
-        share = rig.share(read_flops + 3 * flops, seconds)
-        yield Row(f"read and train, {what}{share}", (read_tokens + tokens) / seconds, "tokens/s")
+        batch = made_up.made_up_batch(
+            number, 5, (shortest, longest), answer_words=(1, 12), question_words=(5, 15)
+        )
+        yield from _speed_of_batch(rig, reader, retriever, optimizer, batch)
+    full = made_up.made_up_batch(rig.sizes.num_questions[1], passage_words=longest)
+    yield from _speed_of_batch(rig, reader, retriever, optimizer, full)
     yield from _speed_of_encoding(rig, retriever)
 
 
+def _speed_of_batch(
+    rig: Rig,
+    reader: DecoderOnlyReader,
+    retriever: Retriever,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+) -> Iterator[Row]:
+    prompts = reader.prompts.build(batch).to(rig.device)
+    mask, is_full = prompts.attention_mask, bool(prompts.attention_mask.all())
+    what = f"{len(batch)} question{'s' if len(batch) > 1 else ''}, {'full' if is_full else 'padded'}"
+    seconds = rig.median_s(lambda: reader.prompts.build(batch).to(rig.device))
+    yield Row(f"prompts built, {what}", 1000 * seconds, "ms")
+    read_tokens, read_flops = int(mask.sum()), _forward_flops(reader.model, mask)
+    with torch.no_grad():
+        seconds = rig.median_s(partial(reader.read_prompts, prompts))
+    share = rig.share(read_flops, seconds) if is_full else ""
+    yield Row(f"read, {what}{share}", read_tokens / seconds, "tokens/s")
+    tokens, flops = _encoding_of(retriever, batch)
+    seconds = rig.median_s(partial(_step, reader, retriever, optimizer, batch))
+    share = rig.share(read_flops + 3 * flops, seconds) if is_full else ""
+    yield Row(f"read and train, {what}{share}", (read_tokens + tokens) / seconds, "tokens/s")
+
+
 def _step(reader: Reader, retriever: Retriever, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    """Read, encode with gradient, KL, backward, optimizer, in mixed precision."""
-    objective = ADist(attention_temperature=0.2)
+    """Prompts, read, encode with gradient, KL, backward, optimizer, in mixed precision."""
     with torch.autocast(reader.device.type, torch.bfloat16):
-        with torch.no_grad():
-            output = reader.read_attention(batch)
-        queries = retriever.encode_queries(made_up.texts_of(batch.questions))
-        flat = retriever.encode_passages([passage for found in batch.passages for passage in found])
-        log_p = log_p_retr(queries, flat.view(len(batch), batch.num_passages, -1), 0.05)
-        loss = objective.loss(objective.log_p_target(output, log_p), log_p, output)
+        loss, _ = _loss(reader, retriever, batch)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+def _loss(reader: Reader, retriever: Retriever, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The KL divergence that the retriever learns from, and log p_RETR."""
+    objective = ADist(attention_temperature=0.2)
+    with torch.no_grad():
+        output = reader.read_attention(batch)
+    queries = retriever.encode_queries(made_up.texts_of(batch.questions))
+    flat = retriever.encode_passages([passage for found in batch.passages for passage in found])
+    log_p = log_p_retr(queries, flat.view(len(batch), batch.num_passages, -1), 0.05)
+    return objective.loss(objective.log_p_target(output, log_p), log_p, output), log_p
 
 
 def _speed_of_encoding(rig: Rig, retriever: Retriever) -> Iterator[Row]:
@@ -372,7 +401,7 @@ def memory(rig: Rig) -> Iterator[Row]:
         return
     model = made_up.falcon_rw(rig.device, torch.bfloat16, **rig.sizes.reader)
     reader = made_up.decoder_only(model, Context.CONCATENATED)
-    batch = made_up.made_up_batch(rig.sizes.num_questions[1], passage_words=rig.sizes.passage_words)
+    batch = made_up.made_up_batch(rig.sizes.num_questions[1], passage_words=rig.sizes.passage_words[1])
     prompts = reader.prompts.build(batch).to(rig.device)
     inputs = {
         "input_ids": prompts.input_ids,
@@ -381,16 +410,15 @@ def memory(rig: Rig) -> Iterator[Row]:
     }
     what = f"{len(batch)} prompts of {prompts.input_ids.shape[1]:,} tokens"
 
-    def watched() -> None:
-        with AnswerAttention(prompts.answer_rows_mask, model.config.num_hidden_layers) as attention:
-            model.base_model(**inputs)
-        attention.token_scores()
-
     def eager() -> None:
         # Falcon leaves scaled_dot_product_attention where it is asked for the matrices
         model.base_model(**inputs, output_attentions=True)
 
-    works = {"the pass alone": lambda: model.base_model(**inputs), "read": watched, "eager attention": eager}
+    works: dict[str, Callable[[], object]] = {
+        "the pass alone": lambda: model.base_model(**inputs),
+        "read": partial(reader.read_prompts, prompts),
+        "eager attention": eager,
+    }
     with torch.no_grad():
         for name, work in works.items():
             yield Row(f"{name}, {what}: peak beyond the weights", peak_bytes(work, rig.device) / 1e9, "GB")

@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
 from callbacks.stop_on_indicators import StopOnIndicators
 from datamodules.batches import Passage, Question
+from datamodules.matrix_index import MatrixIndex
 from datamodules.passages import build_knowledge_base
 from datamodules.qa_datamodule import QuestionDataModule
 from experiments.benchmarks import made_up
+from experiments.benchmarks.comparison import wait_for
 from experiments.benchmarks.row import Row
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.metrics.measures import RETRIEVAL_HIT
@@ -38,7 +40,7 @@ class RunSizes:
     Attributes:
         reader, retriever: see `made_up.smollm2` and `made_up.bert`.
         num_passages: of the corpus.
-        passage_words: of each.
+        passage_words: of each, from and to.
         num_steps: of the training, with a validation and a refresh each third of them.
         batch_size: questions a step.
     """
@@ -46,7 +48,7 @@ class RunSizes:
     reader: dict[str, int]
     retriever: dict[str, int]
     num_passages: int
-    passage_words: int
+    passage_words: tuple[int, int]
     num_steps: int
     batch_size: int
 
@@ -55,7 +57,7 @@ FULL = RunSizes(
     reader={},
     retriever={"num_layers": 3, "dim": 384, "feed_forward": 1536},
     num_passages=5000,
-    passage_words=80,
+    passage_words=(64, 150),
     num_steps=60,
     batch_size=8,
 )
@@ -63,7 +65,7 @@ TINY = RunSizes(
     reader={"num_layers": 2, "dim": 32, "num_heads": 4, "num_kv_heads": 2, "feed_forward": 48},
     retriever={"num_layers": 1, "dim": 32, "num_heads": 4, "feed_forward": 48},
     num_passages=60,
-    passage_words=12,
+    passage_words=(8, 20),
     num_steps=6,
     batch_size=2,
 )
@@ -87,9 +89,9 @@ def train(device: torch.device, sizes: RunSizes, folder: Path) -> Iterator[Row]:
     indicators = LogIndicators()
     # the margin is never reached: it is to decide, and to go on
     stopping = StopOnIndicators(indicators, _MONITORS, margin=2.0, num_validations=3)
-    clock = _Clock()
+    clock, places = _Clock(), _Places(indicators)
     last = SaveLast(folder / "last.ckpt", every_n_steps=sizes.num_steps // 3)
-    trainer = _trainer(device, sizes, folder, [index, indicators, stopping, clock, last])
+    trainer = _trainer(device, sizes, folder, [index, indicators, stopping, clock, places, last])
     validation, training = questions[:_NUM_VALIDATION], questions[_NUM_VALIDATION:]
     datamodule = _Questions(training, validation, validation, sizes.batch_size, sizes.batch_size)
     trainer.validate(module, datamodule=datamodule, verbose=False, weights_only=True)
@@ -104,7 +106,7 @@ def train(device: torch.device, sizes: RunSizes, folder: Path) -> Iterator[Row]:
             yield Row(f"{name}, before", before[name])
             yield Row(f"{name}, after", after[name])
     yield Row("a change that the stopping rule has seen", after[f"stopping/change_{_MONITORS[1]}"])
-    _check(device, sizes, module, trainer, indicators)
+    _check(device, sizes, trainer, places.found)
 
 
 def _module(
@@ -135,29 +137,54 @@ class _Questions(QuestionDataModule):
 
 
 def _questions(passages: list[Passage], count: int) -> list[Question]:
-    """Each asks with words of a passage for a word of it."""
+    """Each asks with words of a passage for one to three words of it."""
     generator = random.Random(3)
     questions = []
     for number in range(count):
         words = passages[number % len(passages)].text.split()
-        asked = generator.choices(words, k=6)
-        answer = generator.choice(words)
+        asked = generator.choices(words, k=generator.randint(4, 10))
+        start = generator.randrange(len(words) - 2)
+        answer = " ".join(words[start : start + generator.randint(1, 3)])
         questions.append(Question(f"q{number}", " ".join(asked), (answer,), nouns=((0, len(asked[0])),)))
     return questions
 
 
 class _Clock(L.Callback):
-    """Seconds of every step."""
+    """Seconds of every step, until the device has done it."""
 
     def __init__(self) -> None:
         self.took_s: list[float] = []
         self._started = 0.0
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        wait_for(trainer.strategy.root_device)
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        wait_for(trainer.strategy.root_device)
         self.took_s.append(time.perf_counter() - self._started)
+
+
+class _Places(L.Callback):
+    """Where everything is at the end of the training: right after it, Lightning moves the models to the CPU.
+
+    Args:
+        indicators: whose metric is one of the things.
+    """
+
+    def __init__(self, indicators: LogIndicators) -> None:
+        self.found: dict[str, torch.device] = {}
+        self._indicators = indicators
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, RetrieverReaderModule)
+        assert isinstance(pl_module.index, MatrixIndex), "validations have searched it"
+        self.found = {
+            "reader": pl_module.reader.device,
+            "retriever": next(pl_module.retriever.parameters()).device,
+            "index": pl_module.index.device,
+            "indicators": self._indicators.meter.metric.device,
+        }
 
 
 def _trainer(device: torch.device, sizes: RunSizes, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -186,24 +213,13 @@ def _numbers(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _check(
-    device: torch.device,
-    sizes: RunSizes,
-    module: RetrieverReaderModule,
-    trainer: L.Trainer,
-    indicators: LogIndicators,
+    device: torch.device, sizes: RunSizes, trainer: L.Trainer, places: Mapping[str, torch.device]
 ) -> None:
     if trainer.global_step != sizes.num_steps:
         raise ValueError(f"{trainer.global_step} steps were made, not {sizes.num_steps}")
     loss = float(trainer.callback_metrics["train/loss"])
     if not loss == loss:
         raise ValueError("the loss is not a number")
-    assert module.index is not None, "validations have searched it"
-    places = {
-        "reader": module.reader.device,
-        "retriever": next(module.retriever.parameters()).device,
-        "index": module.index.device,  # type: ignore[attr-defined]
-        "indicators": indicators.meter.metric.device,
-    }
     elsewhere = [f"{name} on {place}" for name, place in places.items() if place.type != device.type]
     if elsewhere:
         raise ValueError(f"not on {device.type}: {', '.join(elsewhere)}")

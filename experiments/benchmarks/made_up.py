@@ -52,37 +52,49 @@ def made_up_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def made_up_passages(count: int, num_words: int | tuple[int, int], seed: int = 1) -> list[Passage]:
+Words = int | tuple[int, int]
+"""How many a text has: a number, or anything from one to the other."""
+
+
+def made_up_passages(count: int, num_words: Words, seed: int = 1) -> list[Passage]:
     """Passages of random words.
 
     Args:
         count: how many.
-        num_words: of each text; two numbers = anything from one to the other.
+        num_words: of each text.
         seed: of the words.
     """
     words, generator = made_up_words(), random.Random(seed)
-    low, high = (num_words, num_words) if isinstance(num_words, int) else num_words
     passages = []
     for number in range(count):
-        text = generator.choices(words, k=generator.randint(low, high))
+        text = _some(words, num_words, generator)
         passages.append(Passage(str(number), " ".join(text[:2]), " ".join(text)))
     return passages
 
 
 def made_up_batch(
-    num_questions: int, num_passages: int = 5, passage_words: int = 150, answer_words: int = 8
+    num_questions: int,
+    num_passages: int = 5,
+    passage_words: Words = 150,
+    answer_words: Words = 8,
+    question_words: Words = 10,
 ) -> Batch:
-    """Questions with passages that fill a prompt of 128 tokens, and answers of so many words."""
+    """Questions with passages that fill a prompt of 128 tokens, and answers; of as many words as is said."""
     passages = made_up_passages(num_questions * num_passages, passage_words)
     words, generator = made_up_words(), random.Random(2)
     questions, answers = [], []
     for number in range(num_questions):
-        text = generator.choices(words, k=10)
-        answers.append(" ".join(generator.choices(words, k=answer_words)))
+        text = _some(words, question_words, generator)
+        answers.append(" ".join(_some(words, answer_words, generator)))
         nouns = ((0, len(text[0])),)
         questions.append(Question(str(number), " ".join(text), (answers[-1],), nouns=nouns))
     shown = [passages[start : start + num_passages] for start in range(0, len(passages), num_passages)]
     return Batch(questions, shown, answers)
+
+
+def _some(words: Sequence[str], count: Words, generator: random.Random) -> list[str]:
+    low, high = (count, count) if isinstance(count, int) else count
+    return generator.choices(words, k=generator.randint(low, high))
 
 
 # ---- models ----

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.batches import PromptBatch
 from lightning_modules.readers.outputs import AttentionOutput
+from lightning_modules.scores import sum_by_place
 
 
 def prompt_positions(prompts: PromptBatch) -> Int[Tensor, "batch passages"]:
@@ -43,9 +44,7 @@ def attention_shares(output: AttentionOutput) -> AttentionShares:
     is_first = _first_tokens(prompts.attention_mask)
     in_passages = prompts.content_mask & ~is_first
     parts = [
-        torch.zeros(prompts.num_questions, device=scores.device).index_add(
-            0, prompts.question_of_prompt, (scores * mask).sum(dim=-1)
-        )
+        sum_by_place((scores * mask).sum(dim=-1), prompts.question_of_prompt, prompts.num_questions)
         for mask in (in_passages, is_first, ~in_passages & ~is_first)
     ]
     total = torch.stack(parts).sum(dim=0)

@@ -126,7 +126,7 @@ class Reader(nn.Module, ABC):
     @property
     @abstractmethod
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
-        """The input embeddings of what reads the passages, without gradient."""
+        """The input embeddings of what reads the passages, in their own precision, without gradient."""
 
     @property
     def device(self) -> torch.device:

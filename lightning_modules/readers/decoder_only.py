@@ -109,13 +109,16 @@ class DecoderOnlyReader(Reader):
     @property
     def embedding_matrix(self) -> Float[Tensor, "vocabulary dim"]:
         """See `Reader.embedding_matrix`."""
-        return self.model.get_input_embeddings().weight.detach().float()
+        return self.model.get_input_embeddings().weight.detach()
 
     # ---- passes ----
 
     def read(self, batch: Batch) -> AttentionOutput:
         """See `Reader.read`. The vocabulary's projection is not computed at all."""
-        prompts = self._prompts(batch)
+        return self.read_prompts(self._prompts(batch))
+
+    def read_prompts(self, prompts: PromptBatch) -> AttentionOutput:
+        """`read` of prompts that are built already, on the device of the model."""
         prefix = prefix_of(prompts, self.model)
         attention = self._attention(prompts, prefix)
         with attention:

@@ -6,9 +6,9 @@ import pytest
 from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks import time_stages
 from callbacks.refresh_index import RefreshIndex
 from callbacks.time_stages import TimeStages
+from lightning_modules import part_timer
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
 
 def test_what_is_done_before_and_what_is_saved_after_do_not_count(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(time_stages, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(part_timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
     def takes(seconds):
         def advance(self, *_):

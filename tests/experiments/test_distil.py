@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.distil import distil
+from experiments import build
+from experiments.config import load_config
+from experiments.distil import Hardware, distil
 from lightning_modules.objectives import Uniform
 from lightning_modules.objectives.signals import Signals
 from tests.tiny_models import tiny_reader, tiny_retriever, toy_passages, toy_questions
@@ -75,6 +77,30 @@ def test_weights_that_are_no_better_are_not_kept(tmp_path):
     assert made.after == pytest.approx(made.before, nan_ok=True)
     start = tiny_retriever(normalize=True).state_dict()
     assert all(torch.equal(weight, start[name]) for name, weight in made.retriever.state_dict().items())
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cpu"])
+def test_a_gpu_is_used_as_the_command_line_uses_it(accelerator, has_bf16, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
+    found = Hardware.of(accelerator, trains_reader=False)
+    config = load_config("own_data", [f"trainer.accelerator={accelerator}", "reader.dtype=auto"])
+    of_command_line = build.hardware(config)
+    assert found.on_gpu == build.searches_on_gpu(config) == (accelerator != "cpu")
+    assert found.precision == of_command_line["precision"]
+    if found.on_gpu:
+        assert found.reader_dtype == build.reader_dtype(config)
+    else:
+        assert found == Hardware("cpu", False, "32-true", torch.float32)
+    assert Hardware.of(accelerator, trains_reader=True).reader_dtype == torch.float32
+
+
+def test_without_a_gpu_nothing_of_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Hardware.of("auto", trains_reader=False) == Hardware("auto", False, "32-true", torch.float32)
+    assert Hardware.of("gpu", trains_reader=False).accelerator == "gpu", "Lightning refuses it"
 
 
 def test_what_is_missing_is_said(tmp_path):

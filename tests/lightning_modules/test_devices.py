@@ -28,7 +28,8 @@ from lightning_modules.objectives import OBJECTIVES, make_objective
 from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.outputs import TokenEmbeddings
-from lightning_modules.token_drops import TokenDrops
+from lightning_modules.scores import sum_by_place
+from lightning_modules.token_drops import TokenDrops, drops_by_masking
 from tests.pretended_device import DEVICE, PretendedDevice
 from tests.tiny_models import (
     tiny_reader,
@@ -50,7 +51,7 @@ def toy_batch(with_answers: bool = True) -> Batch:
     return Batch(questions, shown, [question.answers[0] for question in questions] if with_answers else ())
 
 
-def passes_of(reader: Reader) -> dict[str, object]:
+def passes_of(reader: Reader, with_drops: bool = True) -> dict[str, object]:
     """Everything that a reader computes without generating."""
     batch = toy_batch()
     found = {
@@ -60,9 +61,9 @@ def passes_of(reader: Reader) -> dict[str, object]:
         "read_heads": reader.read_heads(batch),
         "each_alone": reader.answer_likelihoods(batch, Shown.EACH_ALONE, 0.5),
         "each_left_out": reader.answer_likelihoods(batch, Shown.EACH_LEFT_OUT),
-        "masked": reader.read_drops(batch, TokenDrops.MASKED),
-        "gradient": reader.read_drops(batch, TokenDrops.GRADIENT),
     }
+    if with_drops:
+        found |= {str(how): reader.read_drops(batch, how) for how in TokenDrops}
     if reader.family == "decoder_only":
         found["question_heads"] = reader.read_question_heads(batch)
         if reader.reads_alone:
@@ -109,6 +110,19 @@ def test_passes_of_a_reader(kind, dtype):
         # bfloat16 rounds each of two ways to the same sums by itself; drops are differences of such sums
         in_bf16 = 0.3 if name.startswith(("masked", "gradient")) else 0.06
         assert error < (1e-4 if dtype is torch.float32 else in_bf16), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_passes_of_a_reader_in_mixed_precision(kind):
+    reader = tiny_reader_of(kind)
+    reader = type(reader)(reader.model, reader.prompts, HEADS)
+    with torch.no_grad():
+        wanted = numbers_of(passes_of(reader, with_drops=False))
+        with PretendedDevice(), torch.autocast(DEVICE.type, torch.bfloat16):
+            found = numbers_of(passes_of(reader.to(DEVICE), with_drops=False))
+    assert found.keys() == wanted.keys()
+    differs = {name: float((found[name] - of).abs().max() / of.abs().max()) for name, of in wanted.items()}
+    assert 1e-4 < max(differs.values()) < 0.1, differs
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,8 +200,9 @@ def as_read(output, reader: Reader) -> ReadQuestions:
 
 # numbers that torch itself takes out of what the device holds
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning")
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["fp32", "mixed"])
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("given", "labels")])
-def test_a_step(name):
+def test_a_step(name, is_mixed):
     """Read, teach, encode with gradient, go backward, update."""
     objective = make_objective(name)
     kind = "concatenated" if name == "end_to_end" else "independent"
@@ -196,12 +211,13 @@ def test_a_step(name):
     def stepped(device: torch.device) -> tuple[float, torch.Tensor]:
         reader, retriever = tiny_reader(kind).to(device), tiny_retriever(normalize=True).to(device)
         optimizer = torch.optim.AdamW(retriever.parameters(), lr=1e-2)
-        with torch.no_grad():
-            output = objective.read(reader, batch)
-        queries = retriever.encode_queries([question.text for question in batch.questions])
-        flat = retriever.encode_passages([passage for found in batch.passages for passage in found])
-        log_p_retr = (flat.view(3, 3, -1) @ queries[..., None])[..., 0].div(0.05).log_softmax(dim=-1)
-        loss = objective.loss(objective.log_p_target(output, log_p_retr), log_p_retr, output)
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed and device == DEVICE):
+            with torch.no_grad():
+                output = objective.read(reader, batch)
+            queries = retriever.encode_queries([question.text for question in batch.questions])
+            flat = retriever.encode_passages([passage for found in batch.passages for passage in found])
+            log_p_retr = (flat.view(3, 3, -1) * queries[:, None]).sum(dim=-1).div(0.05).log_softmax(dim=-1)
+            loss = objective.loss(objective.log_p_target(output, log_p_retr), log_p_retr, output)
         loss.backward()
         optimizer.step()
         return float(loss), next(retriever.parameters()).detach().cpu()
@@ -209,6 +225,10 @@ def test_a_step(name):
     wanted_loss, wanted = stepped(torch.device("cpu"))
     with PretendedDevice():
         found_loss, found = stepped(DEVICE)
+    if is_mixed:
+        assert found_loss == pytest.approx(wanted_loss, rel=0.1, abs=1e-3)
+        assert found.isfinite().all()
+        return
     assert found_loss == pytest.approx(wanted_loss, rel=1e-3, abs=1e-5)
     assert torch.allclose(found, wanted, atol=1e-4)
 
@@ -222,19 +242,80 @@ def test_embeddings_in_bfloat16_become_numpy_arrays():
     np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
 
 
-def test_a_matrix_is_searched_where_it_is_kept(tmp_path):
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["fp32", "mixed"])
+def test_a_matrix_is_searched_where_it_is_kept(tmp_path, is_mixed):
     generator = np.random.default_rng(0)
-    embeddings = generator.standard_normal((30, 8), dtype=np.float32)
-    matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 30, 8))
+    embeddings = generator.standard_normal((300, 8), dtype=np.float32)
+    matrix = EmbeddingMatrix.begin(tmp_path, MatrixShape("abc", 300, 8))
     matrix.write(0, embeddings)
     queries = generator.standard_normal((4, 8), dtype=np.float32)
-    halves, rows = embeddings.astype(np.float16), np.arange(30)
+    halves, rows = embeddings.astype(np.float16), np.arange(300)
     for make in (partial(MatrixIndex, matrix), partial(PartialIndex, halves, rows)):
         wanted_scores, wanted = make().search(queries, 5)
-        with PretendedDevice():
+        with PretendedDevice(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=is_mixed):
             scores, found = make(device=DEVICE).search(queries, 5)
         np.testing.assert_array_equal(found, wanted)
         np.testing.assert_allclose(scores, wanted_scores, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_chosen_heads_are_found_without_waiting_for_the_device():
+    waits = []
+    for heads in (None, HEADS):
+        reader = tiny_reader("independent")
+        reader = type(reader)(reader.model, reader.prompts, heads)
+        with PretendedDevice() as device:
+            moved = reader.to(DEVICE)
+            before = device.num_waits
+            moved.read(toy_batch())
+            waits.append(device.num_waits - before)
+    assert waits[1] == waits[0] > 0
+
+
+def test_masking_waits_for_the_device_twice_however_many_tokens_there_are():
+    generator = torch.Generator().manual_seed(0)
+    inputs, whole = torch.randn(3, 7, 4, generator=generator), torch.randn(3, generator=generator)
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[1, :3] = False
+    firsts = []
+
+    def log_likelihoods_of(rows, given, first):
+        firsts.append(first)
+        return given[:, first:].sum(dim=(1, 2))
+
+    wanted = drops_by_masking(inputs, mask, whole, log_likelihoods_of)
+    with PretendedDevice() as device:
+        moved = [of.to(DEVICE) for of in (inputs, mask, whole)]
+        found = drops_by_masking(*moved, log_likelihoods_of)
+        assert device.num_waits == 2  # for the tokens' places, and for where each batch of them begins
+        torch.testing.assert_close(found.cpu(), wanted)
+    assert firsts == [0, 1, 3, 4, 5, 6] * 2
+
+
+def test_a_retriever_trains_without_waiting_for_the_device():
+    texts = [" ".join(["France", "Peru", "Rome"] * n) for n in (5, 1, 9, 3, 2, 8, 1, 4, 7, 6, 2)]
+    retriever = tiny_retriever()
+    wanted = retriever.encode_queries(texts).detach()
+    with PretendedDevice() as device:
+        moved = retriever.to(DEVICE)
+        with torch.no_grad():
+            moved.encode_queries(texts)
+        num_of_model = device.num_waits  # the encoder looks whether there is padding
+        found = moved.encode_queries(texts)
+        assert found.requires_grad
+        assert device.num_waits == 2 * num_of_model
+        torch.testing.assert_close(found.detach().cpu(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_sums_by_place():
+    """In another way than on the CPU, where index_add adds one by one."""
+    generator = torch.Generator().manual_seed(0)
+    values, places = torch.randn(50, generator=generator), torch.randint(6, (50,), generator=generator)
+    wanted = sum_by_place(values, places, 7)
+    assert wanted[6] == 0
+    with PretendedDevice():
+        found = sum_by_place(values.to(DEVICE), places.to(DEVICE), 7).cpu()
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_device_is_as_strict_as_a_gpu():
