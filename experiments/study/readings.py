@@ -112,7 +112,7 @@ class Reading:
             DamagedFileError: it is not what was written (the format has checksums).
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: torch.from_numpy(file[name]) for name in file.files}
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
             raise DamagedFileError(f"{path} is damaged ({error})") from error
