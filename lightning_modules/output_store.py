@@ -63,8 +63,8 @@ class OutputStore:
         folder: of this one kind of arrays; made at the first write.
         names: of the arrays of each key.
         max_bytes: files of all stores in `bounded`, together. Whoever begins a file deletes the oldest ones
-            that nobody writes to, until there is room for his; other processes that write may go beyond it
-            by a file each.
+            that nobody writes to, until there is room for it; other processes that write may go beyond
+            the bound by a file each.
         about: what they are of, for whoever looks into the folder (`about.json`).
         writer: the run and its process, from 0; None = of no run.
         bounded: folder that `max_bytes` is of, with `folder` somewhere in it; None = `folder` alone.
@@ -244,7 +244,7 @@ def _is_written(sums: Path) -> bool:
 def _lock(file: TextIO) -> bool:
     """Whether no other process has a file locked; the kernel takes a lock back however its process ends.
 
-    Where a file system has no locks, none has: who loses what he is writing has it read again.
+    Where a file system has no locks, none has: what is lost while it is written is read again.
     """
     if fcntl is None:
         return True
