@@ -52,20 +52,21 @@ def shown_rows(result: PreflightResult) -> list[TeacherRow]:
     """The paper's teacher, the configured one with its scales, the recommended one, and of each objective,
     context and order the plain variant and the best one; with each set of heads the best one.
 
-    Other variants that are unusual in more than one way are for the page.
+    Other variants that are unusual in more than one way are for the page. The best is one of those that were
+    read for the most questions: a few are soon all right.
     """
     always = {result.papers, result.configured, *([result.recommended.name] if result.recommended else [])}
-    rows, seen = [], set()
-    for row in result.rows:
-        if row.name in always or row.scale is not None:
-            rows.append(row)
+    kept = {row.name for row in result.rows if row.name in always or row.scale is not None}
+    best: dict[str, TeacherRow] = {}
+    for row in result.rows:  # by their AUC
+        if row.name in kept or len(row.details) > 1:
             continue
-        if len(row.details) > 1:
-            continue
-        if row.is_plain or row.way not in seen:
-            rows.append(row)
-        seen.add(row.way)
-    return rows
+        if row.is_plain:
+            kept.add(row.name)
+        if row.way not in best or row.auc.n > best[row.way].auc.n:
+            best[row.way] = row
+    kept |= {row.name for row in best.values()}
+    return [row for row in result.rows if row.name in kept]
 
 
 def _teachers(result: PreflightResult) -> Table:
