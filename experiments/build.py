@@ -293,7 +293,7 @@ def reader_dtype(config: ExperimentConfig) -> torch.dtype:
 
 
 def gpu_precision() -> Literal["bf16-mixed", "32-true"]:
-    """Of training on a GPU, where nothing else is asked for; one that only emulates bfloat16 is slow in it."""
+    """Of training on a GPU, where nothing else is asked for; emulated bfloat16 is slower than float32."""
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
