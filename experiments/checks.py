@@ -20,6 +20,7 @@ from datamodules.vital import VITAL
 from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import (
     FSDP,
+    PAPER_SCALE,
     ConfigError,
     ExperimentConfig,
     naming,
@@ -103,6 +104,9 @@ def _doubts_about_data(config: ExperimentConfig) -> list[str]:
 
 
 def _doubts_about_models(config: ExperimentConfig) -> list[str]:
+    """Numbers that stand beside the paper's are of models that stay what they are."""
+    if config.scale != PAPER_SCALE:
+        return []
     return [
         f"{what}.name={model_name(config, what)} names no commit: it is the newest one at its first "
         "download, and another machine may get another; summary.json says which it was, and "

@@ -19,7 +19,8 @@ from datamodules.sealed_files import DamagedFileError, read_with_checksum, with_
 from datamodules.templates import find_template
 
 CONFIGS = Path(__file__).parent / "configs"
-SCALES = ("embedded", "paper", "own")
+PAPER_SCALE = "paper"
+SCALES = ("embedded", PAPER_SCALE, "own")
 FSDP = "fsdp"
 STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
