@@ -8,8 +8,6 @@ from typing import Any, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches import (
@@ -21,6 +19,7 @@ from datamodules.batches import (
     SolvedExample,
     rows_predicting,
 )
+from datamodules.blank_tokens import BlankTokens
 from datamodules.choices import Choice
 from datamodules.prompt_forms import PromptForms, prompt_forms
 from datamodules.templates import (
@@ -174,7 +173,7 @@ class PromptBuilder:
         self.template = template if isinstance(template, Template) else find_template(template)
         self.forms = self._make_forms()
         self._closed_book_forms = self._make_closed_book_forms()
-        self._is_blank: dict[int, bool] = {}  # of the tokens that were looked at
+        self.blanks = BlankTokens(tokenizer)
         self._solved = {example.question.words for example in self.examples}
         self._prefix_ids = self._encode_examples(self.forms, self._write_example)
         self._closed_book_prefix_ids = self._encode_examples(
@@ -463,9 +462,9 @@ class PromptBuilder:
             content_mask=part.bool(),
             content_part=part,
             question_mask=question.bool(),
-            noun_mask=self._without_blanks(ids, noun.bool()),
+            noun_mask=self.blanks.left_out(ids, noun.bool()),
             answer_mask=answer_mask,
-            target_mask=self._without_blanks(ids, answer_mask),
+            target_mask=self.blanks.left_out(ids, answer_mask),
             answer_rows_mask=answer_rows_mask,
             label_mask=answer_rows_mask | (answer_mask & ~answer_rows_mask),
             question_of_prompt=torch.tensor(question_of_prompt),
@@ -474,22 +473,6 @@ class PromptBuilder:
             is_fused=self.is_fused,
             prefix_ids=prefix_ids,
         )
-
-    def _without_blanks(
-        self, ids: Int[Tensor, "rows tokens"], mask: Bool[Tensor, "rows tokens"]
-    ) -> Bool[Tensor, "rows tokens"]:
-        """Those tokens of `mask` that are not white space alone; where a row has no other, all of them.
-
-        Tokenizers that split digits make a token of the space before a number, SentencePiece's may of any
-        space. All such tokens are equal, so as part of a target they make every other one like it.
-        """
-        kept = mask.clone()
-        for row, column in mask.nonzero().tolist():
-            token = int(ids[row, column])
-            if token not in self._is_blank:
-                self._is_blank[token] = not str(self.tokenizer.decode([token])).strip()
-            kept[row, column] = not self._is_blank[token]
-        return torch.where(kept.any(dim=-1, keepdim=True), kept, mask)
 
 
 def _in_one_line(text: str) -> str:
