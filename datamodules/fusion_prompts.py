@@ -84,7 +84,7 @@ class FusionPromptBuilder(PromptBuilder):
             ids=ids,
             label_mask=positions < lengths,
             answer_mask=answer_mask,
-            target_mask=self.blanks.left_out(ids, answer_mask),
+            target_mask=self._blanks.left_out(ids, answer_mask),
         )
 
     def _make_forms(self) -> PromptForms:

@@ -173,7 +173,7 @@ class PromptBuilder:
         self.template = template if isinstance(template, Template) else find_template(template)
         self.forms = self._make_forms()
         self._closed_book_forms = self._make_closed_book_forms()
-        self.blanks = BlankTokens(tokenizer)
+        self._blanks = BlankTokens(tokenizer)
         self._solved = {example.question.words for example in self.examples}
         self._prefix_ids = self._encode_examples(self.forms, self._write_example)
         self._closed_book_prefix_ids = self._encode_examples(
@@ -462,9 +462,9 @@ class PromptBuilder:
             content_mask=part.bool(),
             content_part=part,
             question_mask=question.bool(),
-            noun_mask=self.blanks.left_out(ids, noun.bool()),
+            noun_mask=self._blanks.left_out(ids, noun.bool()),
             answer_mask=answer_mask,
-            target_mask=self.blanks.left_out(ids, answer_mask),
+            target_mask=self._blanks.left_out(ids, answer_mask),
             answer_rows_mask=answer_rows_mask,
             label_mask=answer_rows_mask | (answer_mask & ~answer_rows_mask),
             question_of_prompt=torch.tensor(question_of_prompt),
