@@ -80,7 +80,7 @@ class RefreshIndex(Callback):
 
     @property
     def own_folder(self) -> Path | None:
-        """Where the run keeps the index in use, if it is not one that runs share; None = there is none."""
+        """Of the index in use, in the run's folder; there is none where runs share it. None = no index."""
         return None if self._fingerprint is None else self.builder.folder_of(self._fingerprint)
 
     # ---- when ----

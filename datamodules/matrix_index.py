@@ -1,6 +1,6 @@
 """Exact search in a matrix of embeddings that need not fit into memory, or on the device where it does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -81,10 +81,7 @@ class MatrixIndex:
         Args, Returns, Raises: as `PassageIndex.search`.
         """
         check_search(queries, k, len(self), self.dim)
-        if len(queries) == 0:
-            return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
-        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
-        return search_blocks(asked, self._blocks(), k)
+        return search_on(self.device, queries, self._blocks(), k)
 
     def embeddings(self, rows: Int64[np.ndarray, " rows"]) -> Float16[np.ndarray, "rows dim"]:
         """See `SearchIndex.embeddings`."""
@@ -96,5 +93,23 @@ class MatrixIndex:
             for rows, block in self.matrix.blocks(self.chunks):
                 yield rows.start, torch.from_numpy(block)
             return
-        for start in range(0, len(self), ROWS_ON_DEVICE):
-            yield self._first_row + start, self._on_device[start : start + ROWS_ON_DEVICE]
+        for start, kept in blocks_of(self._on_device):
+            yield self._first_row + start, kept
+
+
+def blocks_of(embeddings: Float[Tensor, "rows dim"]) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
+    """(number of the first row, rows) of what is in memory, as many at a time as are multiplied together."""
+    for start in range(0, len(embeddings), ROWS_ON_DEVICE):
+        yield start, embeddings[start : start + ROWS_ON_DEVICE]
+
+
+def search_on(
+    device: torch.device,
+    queries: Float32[np.ndarray, "batch dim"],
+    blocks: Iterable[tuple[int, Float[Tensor, "rows dim"]]],
+    k: int,
+) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
+    """`search_blocks` where the blocks are; without a query none of them is looked at."""
+    if len(queries) == 0:
+        return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
+    return search_blocks(torch.from_numpy(np.ascontiguousarray(queries)).to(device), blocks, k)

@@ -1,14 +1,11 @@
 """An index of some passages of a knowledge base, that knows their rows in the whole."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 from torch import Tensor
 
-from datamodules.best_scores import search_blocks
-from datamodules.matrix_index import ROWS_ON_DEVICE, NoRoomOnDeviceError
+from datamodules.matrix_index import ROWS_ON_DEVICE, NoRoomOnDeviceError, blocks_of, search_on
 from datamodules.passage_index import EXACT, check_embeddings, check_search
 
 
@@ -60,16 +57,8 @@ class PartialIndex:
     ) -> tuple[Float32[np.ndarray, "batch k"], Int64[np.ndarray, "batch k"]]:
         """See `PassageIndex.search`; the rows are those of the knowledge base."""
         check_search(queries, k, len(self), self.dim)
-        if len(queries) == 0:
-            return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
-        asked = torch.from_numpy(np.ascontiguousarray(queries)).to(self._embeddings.device)
-        scores, found = search_blocks(asked, self._blocks(), k)
+        scores, found = search_on(self._embeddings.device, queries, blocks_of(self._embeddings), k)
         return scores, self.rows[found]
-
-    def _blocks(self) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
-        """(number of the first row, rows)."""
-        for start in range(0, len(self), ROWS_ON_DEVICE):
-            yield start, self._embeddings[start : start + ROWS_ON_DEVICE]
 
 
 def choose_rows(

@@ -13,6 +13,8 @@ from datamodules.choices import Choice
 
 _TINY = 1e-9
 """Attention below this is none: what a logarithm is taken of is at least this."""
+FEWEST_UNRELATED = 2
+"""Questions that attention can be calibrated by, of which one may be the question's own."""
 
 
 class Reference(Choice):
@@ -65,7 +67,7 @@ class Calibration:
             object.__setattr__(self, name, choice(getattr(self, name)))
         answers = {str(question): str(answer) for question, answer in self.unrelated}
         object.__setattr__(self, "unrelated", tuple(answers.items()))
-        if self.reference is Reference.UNRELATED and len(answers) < 2:
+        if self.reference is Reference.UNRELATED and len(answers) < FEWEST_UNRELATED:
             raise ValueError("unrelated: give at least two questions with their answers")
 
     @classmethod
@@ -149,7 +151,7 @@ class Calibration:
         """Every way to calibrate, by unrelated questions only where there are enough of them."""
         asked = tuple(unrelated)
         references = [Reference.CONTENT_FREE]
-        if len({question for question, _ in asked}) > 1:
+        if len({question for question, _ in asked}) >= FEWEST_UNRELATED:
             references.append(Reference.UNRELATED)
         return [
             cls(reference, contrast, level, asked if reference is Reference.UNRELATED else ())

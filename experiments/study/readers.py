@@ -65,14 +65,17 @@ class Readings:
     def __getitem__(self, of: ReadingOf) -> Reading:
         if of not in self._readings:
             path = self.material.folder / "readings" / f"{of.name.replace(' ', '-')}.npz"
-            try:
-                self._readings[of] = Reading.load(path)
-            except FileNotFoundError:
-                self._readings[of] = self._read_and_keep(of, path)
-            except DamagedFileError as error:
-                log.warning("%s; reading again", error)
-                self._readings[of] = self._read_and_keep(of, path)
+            self._readings[of] = self._kept(path) or self._read_and_keep(of, path)
         return self._readings[of]
+
+    def _kept(self, path: Path) -> Reading | None:
+        try:
+            return Reading.load(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            log.warning("%s; reading again", error)
+            return None
 
     def _read_and_keep(self, of: ReadingOf, path: Path) -> Reading:
         reading = self._read(of)

@@ -10,13 +10,11 @@ from torch import Tensor
 
 from datamodules.choices import Choice
 from datamodules.prompts import Context, PassageOrder
+from lightning_modules.calibration import FEWEST_UNRELATED
 from lightning_modules.objectives import OBJECTIVES, Objective, Signals, make_objective
 from lightning_modules.objectives.base import Cost
 from lightning_modules.preflight.head_sets import HeadSet
 from lightning_modules.readers.base import Reader
-
-FEWEST_UNRELATED = 2
-"""Questions that attention can be calibrated by, of which one may be the question's own."""
 
 
 class Order(Choice):
