@@ -189,7 +189,7 @@ def ending_together(trainer: L.Trainer, path: Path) -> Iterator[None]:
     is_starter = launcher() is None and is_main_process()
     watching: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if is_starter:
-        watching = _every_second(lambda: _look_after_others(trainer, path))
+        watching = _waiting_for_others(trainer, path)
     with watching, _telling_once(trainer, path, is_starter):
         yield
 
@@ -240,6 +240,7 @@ def _every_second(look: Callable[[], None]) -> Iterator[None]:
     is_over = threading.Event()
 
     def watch() -> None:
+        look()
         while not is_over.wait(_EVERY_S):
             look()
 
@@ -250,17 +251,38 @@ def _every_second(look: Callable[[], None]) -> Iterator[None]:
         is_over.set()
 
 
-def _look_after_others(trainer: L.Trainer, path: Path) -> None:
-    """Lightning does so too, but ends all without a word."""
-    for number, process in enumerate(_others(trainer), start=2):
-        code = process.poll()
+@contextlib.contextmanager
+def _waiting_for_others(trainer: L.Trainer, path: Path) -> Iterator[None]:
+    """Inside, a thread waits for each of the processes that Lightning has started.
+
+    Lightning looks for dead ones every few seconds and kills the main one without a word. While a thread
+    waits for a process, Python tells no other of its end, so that the user is told first.
+    """
+    waited_for: set[int] = set()
+    is_over = threading.Event()
+
+    def wait_for(number: int, process: subprocess.Popen) -> None:
+        code = process.wait()
         # a signal ends all of them
-        if code and code not in (INTERRUPTED, REQUEUE):
-            _end_others(trainer)
-            if code == USER_ERROR:  # it has said why
-                _end(code)
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            _end(1, _told(f"process {number} of {trainer.world_size} died ({how})", path))
+        if not code or code in (INTERRUPTED, REQUEUE) or is_over.is_set():
+            return
+        _end_others(trainer)
+        if code == USER_ERROR:  # it has said why
+            _end(code)
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        _end(1, _told(f"process {number} of {trainer.world_size} died ({how})", path))
+
+    def look() -> None:
+        for number, process in enumerate(_others(trainer), start=2):
+            if number not in waited_for:
+                waited_for.add(number)
+                threading.Thread(target=wait_for, args=(number, process), daemon=True).start()
+
+    try:
+        with _every_second(look):
+            yield
+    finally:
+        is_over.set()
 
 
 def _end_others(trainer: L.Trainer, patience_s: float = 0.0) -> None:

@@ -1,6 +1,7 @@
 """Several processes make one run, whoever starts them, and end together."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -112,6 +113,24 @@ def test_processes_that_have_not_met_end_with_an_interrupt_or_error_of_the_main_
         with pytest.raises(type(error)), processes.ending_together(trainer, tmp_path):
             raise error
         assert other.wait(5) == -signal.SIGKILL
+
+
+def test_a_process_that_dies_is_told_of_before_anything_looks_for_it(tmp_path, monkeypatch, capsys):
+    """Lightning looks too, and kills the main process without a word."""
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, logger=False, **process_arguments(config_of("trainer.devices=2"))
+    )
+    monkeypatch.setattr(processes, "_EVERY_S", 3600.0)
+    codes: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(os, "_exit", codes.put)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        trainer.strategy.launcher.procs = [other]
+        with processes.ending_together(trainer, tmp_path):
+            other.kill()
+            assert codes.get(timeout=60) == 1
+    assert capsys.readouterr().err.strip() == told_of_death(
+        RunFolder(tmp_path), "process 2 of 2 died (SIGKILL)"
+    )
 
 
 def test_one_process_checks_what_several_are_to_train(tmp_path):
