@@ -85,6 +85,7 @@ def doubts_about(config: ExperimentConfig) -> list[str]:
     return [
         *_doubts_about_data(config),
         *_doubts_about_models(config),
+        *_doubts_about_heads(config),
         *_doubts_about_processes(config),
         *_doubts_about_faiss(config),
         *_doubts_about_length(config),
@@ -112,6 +113,19 @@ def _doubts_about_models(config: ExperimentConfig) -> list[str]:
         "download, and another machine may get another; summary.json says which it was, and "
         f"{what}.name=OWNER/NAME@COMMIT keeps it"
         for what in models_without_commit(config)
+    ]
+
+
+def _doubts_about_heads(config: ExperimentConfig) -> list[str]:
+    """Heads are chosen, and what else the reader says of the passages teaches."""
+    name, heads = config.objective.name, config.reader.attention_heads
+    objective = OBJECTIVES[name]
+    if heads is None or objective.uses_attention or not objective.uses_reader:
+        return []
+    attentive = " or ".join(known for known, other in OBJECTIVES.items() if other.uses_attention)
+    return [
+        f"reader.attention_heads={heads} says only whose attention the indicators measure: "
+        f"objective.name={name} looks at no attention ({attentive} do)"
     ]
 
 
@@ -212,8 +226,7 @@ def thresholds_of(config: ExperimentConfig) -> tuple[Threshold, ...]:
 
 
 def _check_objective(config: ExperimentConfig) -> None:
-    """The objective has the passages that it needs and no others, and attention heads are chosen only where
-    attention teaches."""
+    """The objective has the passages that it needs and no others."""
     name, num_passages = config.objective.name, config.training.num_passages
     objective = OBJECTIVES[name]
     if num_passages < objective.fewest_passages:
@@ -227,13 +240,6 @@ def _check_objective(config: ExperimentConfig) -> None:
             "objective.in_batch=true puts other questions' passages beside a question's own, and "
             f"objective.name={name} is about its own alone; set objective.in_batch=false, or take another "
             "objective"
-        )
-    if config.reader.attention_heads is not None and not objective.uses_attention:
-        attentive = " or ".join(known for known, other in OBJECTIVES.items() if other.uses_attention)
-        raise ConfigError(
-            "reader.attention_heads says whose attention teaches, but "
-            f"objective.name={name} looks at no attention; set objective.name={attentive} or "
-            "reader.attention_heads=null"
         )
 
 

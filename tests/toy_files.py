@@ -14,6 +14,8 @@ PAPERS_TEACHER: dict[str, object] = {
     "objective.scale": "raw",
     "objective.attention_temperature": 0.05,
     "objective.in_batch": "false",
+    "objective.signals.answer": 1,
+    "reader.attention_heads": "null",
     "retrieval.candidates": "index",
     "retrieval.are_fixed": "false",
     "training.num_passages": 5,

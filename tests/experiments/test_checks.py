@@ -304,10 +304,6 @@ def test_objectives_are_asked_what_they_need():
     check("objective.name=pdist", "training.num_passages=1")
     with pytest.raises(ConfigError, match=r"objective.name=loop .* training.num_passages must be at least 2"):
         check("objective.name=loop", "training.num_passages=1")
-    with pytest.raises(
-        ConfigError, match=r"objective.name=pdist looks at no attention; set objective.name=adist"
-    ):
-        check("objective.name=pdist", "reader.attention_heads=0.1")
     with pytest.raises(ConfigError, match=r"objective.name=end_to_end .* set objective.in_batch=false, or"):
         check("objective.name=end_to_end", "objective.in_batch=true")
     check("objective.name=end_to_end", *NEEDED["end_to_end"])
@@ -452,6 +448,17 @@ def test_a_model_of_the_hub_without_a_commit_is_doubted():
     [doubt] = doubts_about(load_config("atlas_large_nq", ["trainer.accelerator=cpu"]))
     assert "reader.name=google/t5-large-lm-adapt names no commit" in doubt
     assert doubts_about(load_config("offshelf_nq", ["trainer.accelerator=cpu"])) == []
+
+
+def test_heads_that_do_not_teach_are_doubted():
+    def doubts(*overrides):
+        return doubts_about(load_config("slice_vital", ["reader.attention_heads=0.1", *overrides]))
+
+    [doubt] = doubts("objective.name=pdist")
+    assert "reader.attention_heads=0.1 says only whose attention the indicators measure" in doubt
+    assert "(adist or signals or end_to_end do)" in doubt
+    assert doubts("objective.name=signals") == doubts("objective.name=uniform") == []
+    assert doubts("objective.name=pdist", "reader.attention_heads=null") == []
 
 
 def test_the_paper_is_contradicted_by_its_tables():

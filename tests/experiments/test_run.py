@@ -86,10 +86,6 @@ def test_print_config_shows_the_resolved_configuration(capsys, tmp_path):
         (["--exp", "quickstart", "index.refresh=0-50"], "index.refresh: refresh schedule '0-50'"),
         (["--exp", "quickstart", "reader.context=both"], "choose one of: concatenated, independent"),
         (["--exp", "quickstart", "reader.attention_heads=12"], "reader.attention_heads: '12' names no"),
-        (
-            ["--exp", "quickstart", "reader.attention_heads=1.2", "objective.name=pdist"],
-            "objective.name=pdist looks at no attention",
-        ),
         (["--exp", "quickstart", "name=../../x"], "'../../x' cannot be the name of a folder within runs"),
         (["--exp", "quickstart", 'name="a\\nb"'], "name='a\\nb' holds a line break or another control char"),
         (["--exp", "quickstart", "description=${oc.env:PATH}"], "'${oc.env:PATH}' refers to something else"),
