@@ -21,6 +21,8 @@ Weights = tuple[tuple[str, float], ...]
 
 _USUAL = ("answer", "question", "likelihood")
 """What is added up where nothing else is said."""
+_FOUND_BEST = ("question", "likelihood")
+"""With chosen heads, of what this suite has trained from (docs/teachers.md)."""
 
 
 ATTENTION: dict[str, Callable[[QuestionOutput], Float[Tensor, "prompts tokens"]]] = {
@@ -154,17 +156,17 @@ class Signals(TemperedObjective[SignalPasses]):
 
     def variants(self) -> Sequence["Signals"]:
         """Itself, each signal alone, and sums of two and of three."""
-        sums = [*((name,) for name in SIGNALS), ("question", "likelihood"), _USUAL]
+        sums = [*((name,) for name in SIGNALS), _FOUND_BEST, _USUAL]
         compared = [replace(self, signals=dict.fromkeys(names, 1.0)) for names in sums]
         return [self, *(objective for objective in compared if objective.signals != self.signals)]
 
     def calibrated(self, unrelated: Sequence[tuple[str, str]] = ()) -> Sequence["Signals"]:
-        """The answer's rows, the question's, and the usual sum, calibrated in every way; passes of their own.
+        """The answer's rows, the question's, and the usual sums, calibrated in every way by more passes.
 
         Args:
             unrelated: (question, answer) pairs to calibrate by.
         """
-        sums = [("answer",), ("question",), _USUAL]
+        sums = [("answer",), ("question",), _FOUND_BEST, _USUAL]
         return [
             replace(self, signals=dict.fromkeys(names, 1.0), calibration=calibration)
             for calibration in Calibration.compared(unrelated)

@@ -161,6 +161,17 @@ def test_a_run_keeps_its_template_and_goes_on_with_that(settings, template):
     assert module.reader.prompts.template.alone == text
 
 
+@pytest.mark.parametrize("is_t5", [True, False])
+def test_signals_that_a_reader_cannot_give_are_refused(settings, tmp_path, is_t5, capsys):
+    overrides = ["reader.context=concatenated"]
+    if is_t5:
+        overrides = [f"reader.name={save_tiny_models(tmp_path / 't5', 't5')[0]}", "reader.num_examples=null"]
+    error = refused(capsys, settings, "objective.name=signals", *overrides)
+    assert error.startswith("error: objective: signals come from one pass over each passage alone")
+    assert "use a decoder-only reader with reader.context independent" in error
+    assert not list(tmp_path.glob("runs/quickstart/*"))
+
+
 def test_templates_that_cannot_be_are_refused_before_anything_is_written(
     settings, tmp_path, template, capsys
 ):

@@ -102,6 +102,17 @@ def test_without_answers_the_judgements_alone_decide(tmp_path, caplog):
     assert not summary["indicators"]
 
 
+def test_a_teacher_that_needs_answers_is_refused_where_there_are_none(tmp_path, capsys):
+    files = write_beir(tmp_path / "capitals", with_answers=False)
+    assert run.main(["--exp", "own_data", *settings_of(tmp_path, **files)]) == USER_ERROR
+    error = capsys.readouterr().err
+    assert "data.train: 6 of 6 questions have no answer" in error
+    assert (
+        "set objective.name=signals with objective.signals.answer=0 objective.signals.likelihood=0" in error
+    )
+    assert not list((tmp_path / "runs").glob("own_data/*"))
+
+
 def test_judgements_of_other_passages_are_refused(tmp_path, capsys):
     files = write_beir(tmp_path / "capitals")
     others = "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\tx{i}\t1\n" for i in range(10))

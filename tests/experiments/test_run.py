@@ -420,6 +420,7 @@ def test_a_score_that_favours_short_passages_is_warned_of(caplog, monkeypatch, t
 
     monkeypatch.setattr(train, "run_experiment", interrupted)
     papers = {"objective.name": "adist", "objective.scale": "raw", "objective.in_batch": "false"}
+    papers["reader.attention_heads"] = "null"
     run.main(quickstart({"runs": tmp_path / "runs", **papers, **changes}))
     said = [record.getMessage() for record in caplog.records if record.name == "experiments.run"]
     assert len(said) == is_warned

@@ -8,9 +8,11 @@ import torch
 
 from datamodules.sealed_files import DamagedFileError
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
+from experiments.config import load_config
 from experiments.study import pages, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
+from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
@@ -163,6 +165,13 @@ def test_a_table_keeps_intervals_and_questions(tmp_path):
 def test_what_cannot_be_is_refused(given, said, tmp_path, capsys):
     assert main([*given, f"runs={tmp_path}", "--list"]) == USER_ERROR
     assert said in capsys.readouterr().err
+
+
+def test_readers_look_at_all_heads_where_no_teacher_chooses_some(tmp_path):
+    """Whatever its experiment has: no list is of those that it trains."""
+    assert load_config("quickstart").reader.attention_heads is not None
+    config = Material.of("quickstart", [f"runs={tmp_path}"], 128).config
+    assert config.reader.attention_heads is None
 
 
 def test_every_part_has_cells_with_names_of_their_own():

@@ -203,7 +203,7 @@ def test_calibrated_signals_are_rows_and_teach_as_a_run_would(knowledge_base, tm
     for of in ("content_free", "unrelated"):
         for how in ("less", "over"):
             for by in ("", " by token"):
-                for what in ("answer", "question", "answer + question + likelihood"):
+                for what in ("answer", "question", "question + likelihood", "answer + question + likelihood"):
                     variant = variants[f"signals independent {what} {how} {of}{by}"]
                     assert int((~collected.unrelated_scores(variant).isnan()).all(dim=1).sum()) == 2
                     scores = collected.scores(variant)
