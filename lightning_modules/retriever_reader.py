@@ -246,7 +246,11 @@ class RetrieverReaderModule(RetrievalModule):
         else:
             weights = [weight for weight in self.parameters() if weight.requires_grad]
             losses = self.parts.losses(self._losses, batch, weights)
-        return self._log_losses(losses, len(questions))
+        loss = self._log_losses(losses, len(questions))
+        if self.train_retriever and not self.retriever_learns and self.trainer.world_size > 1:
+            # processes that wait for each other's gradients wait for those of all weights
+            loss = loss + sum(0.0 * w.sum() for w in self.retriever.parameters() if w.requires_grad)
+        return loss
 
     def _losses(self, batch: Batch) -> Losses:
         """Read (answer attention) -> p_ATTN; encode with gradient -> p_RETR; KL."""
@@ -272,6 +276,11 @@ class RetrieverReaderModule(RetrievalModule):
         """Timed, since it takes longer than all else where the reader is frozen."""
         with self.timer.part("backward"):
             super().backward(loss, *args, **kwargs)
+
+    def on_after_backward(self) -> None:
+        """Leaves no gradient of a retriever that does not learn, not even zeros: momentum would move it."""
+        if self.train_retriever and not self.retriever_learns:
+            self.retriever.zero_grad(set_to_none=True)
 
     def _batch_of_step(self, questions: list[Question], batch_idx: int) -> Batch:
         """The questions with their candidates, and one answer of each."""

@@ -118,6 +118,22 @@ class KilledError(Exception):
     pass
 
 
+class HoldBack(Callback):
+    """The retriever does not learn in some steps, and stays as it is."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.first, self.end = first, end
+        self.weights: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        pl_module.retriever_learns = not self.first <= trainer.global_step < self.end
+        self.weights = [weight.clone() for weight in pl_module.retriever.parameters()]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        stays = all(map(torch.equal, self.weights, pl_module.retriever.parameters()))
+        assert stays is not pl_module.retriever_learns
+
+
 TRAININGS = {
     "both models, several batches a step": {"train_reader": True, "accumulate": 2, "batch_size": 2},
     "the batch's other passages, of an uneven batch": {"in_batch": True, "batch_size": 4, "num_train": 7},
@@ -130,6 +146,7 @@ TRAININGS = {
     "an index that two share": {"index": AS_MATRIX, "batch_size": 2},
     "a question that breaks": {"breaks": "q3", "batch_size": 2, "train_reader": True},
     "both models, a batch in parts": {"auto_batch": True, "batch_size": 2, "train_reader": True},
+    "a retriever that is held back for two steps": {"holds": (1, 3), "batch_size": 2, "train_reader": True},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
@@ -152,9 +169,10 @@ def train(folder: Path, name: str, processes: int) -> dict:
     of_index = {"show_progress": False, **settings.pop("index", {})}
     losses, index = Losses(), RefreshIndex("0-100:2", folder / "index", **of_index)
     skipping, breaks = SkipBrokenBatches(), settings.pop("breaks", None)
+    holding = [HoldBack(*settings.pop("holds"))] if "holds" in settings else []
     trainer = toy_trainer(
         folder,
-        [skipping, index, LogIndicators((50, 90)), losses],
+        [skipping, index, LogIndicators((50, 90)), losses, *holding],
         limit_val_batches=1.0,
         accumulate_grad_batches=settings.pop("accumulate", 1),
         gradient_clip_val=1.0,
