@@ -125,7 +125,10 @@ class IndexBuilder:
         folder = self.start_folder if is_shared and self.start_folder is not None else self.folder
         if self._searches_matrix(module):
             with self._place(trainer, folder, fingerprint) as place:
-                matrix = self._encode_matrix(trainer, module, fingerprint, place)
+                # another run may have come to an end since `load` looked, and be searching it by now
+                matrix = self._encoded_before(trainer, place, fingerprint) or self._encode_matrix(
+                    trainer, module, fingerprint, place
+                )
             return self._search_in(matrix, trainer, module)
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
@@ -262,7 +265,7 @@ class IndexBuilder:
             yield place if is_free else self.folder_of(fingerprint)
 
     def _encoded_before(self, trainer: Trainer, place: Path, fingerprint: str) -> EmbeddingMatrix | None:
-        """The embeddings of a run that was killed while FAISS made an index of them."""
+        """Embeddings that are whole: of another run, or one that was killed while FAISS made its index."""
         matrix: EmbeddingMatrix | None = None
         with suppress(FileNotFoundError, StaleIndexError, DamagedFileError):
             matrix = EmbeddingMatrix.open(place, fingerprint)

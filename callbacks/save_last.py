@@ -1,6 +1,7 @@
 """The checkpoint that a run goes on from after an interruption, as if there had been none."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,17 @@ class SaveLast(Checkpoint):
     Args:
         path: of the checkpoint.
         every_n_steps: optimizer steps between two checkpoints.
+        also_after: says which further steps end with one: those before which the index is encoded anew.
+            A run that is killed meanwhile goes on with these very weights, and so with what is encoded; steps
+            trained again give others in the last bit on a GPU.
     """
 
-    def __init__(self, path: Path | str, every_n_steps: int) -> None:
+    def __init__(
+        self, path: Path | str, every_n_steps: int, also_after: Callable[[int], bool] | None = None
+    ) -> None:
         self.path = Path(path)
         self.every_n_steps = every_n_steps
+        self.also_after = also_after
         self._waits_for_validation = False
         self._random_states: dict[str, Any] | None = None
 
@@ -48,12 +55,15 @@ class SaveLast(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not ends_step(trainer, batch_idx) or trainer.global_step % self.every_n_steps:
+        if not ends_step(trainer, batch_idx) or not self._is_due(trainer.global_step):
             return
         if validation_follows(trainer):
             self._waits_for_validation = True
         else:
             trainer.save_checkpoint(self.path)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.every_n_steps == 0 or (self.also_after is not None and self.also_after(step))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._waits_for_validation:

@@ -69,6 +69,11 @@ class EmbeddingMatrix:
         self.shape = shape
         self._verified: set[int] = set()
 
+    @property
+    def file(self) -> Path:
+        """Of the embeddings."""
+        return self.folder / _MATRIX
+
     def __len__(self) -> int:
         return self.shape.num_passages
 
@@ -133,7 +138,7 @@ class EmbeddingMatrix:
         record = np.array([(1, crc(halved.data))], dtype=_CHUNK)
         try:
             # the checksum says that the rows are there, so they must be there first
-            _write_at(self.folder / _MATRIX, rows.start * self.shape.dim * 2, halved.tobytes())
+            _write_at(self.file, rows.start * self.shape.dim * 2, halved.tobytes())
             _write_at(self.folder / _CHUNKS, chunk * _CHUNK.itemsize, record.tobytes())
         except OSError as error:
             raise DataError(f"{self.folder}: embeddings cannot be written ({error.strerror})") from error
@@ -189,7 +194,7 @@ class EmbeddingMatrix:
         table = self._chunk_table()
         buffer = np.empty((self.shape.rows_a_chunk, self.shape.dim), dtype=np.float16)
         of_matrix = self.shape.chunks
-        with _reading(self.folder / _MATRIX) as descriptor:
+        with _reading(self.file) as descriptor:
             for chunk in range(len(of_matrix)) if chunks is None else chunks:
                 rows = of_matrix[chunk]
                 block = buffer[: len(rows)]
@@ -197,8 +202,7 @@ class EmbeddingMatrix:
                 if chunk not in self._verified:
                     if crc(block.data) != int(table["crc"][chunk]):
                         raise DamagedFileError(
-                            f"{self.folder / _MATRIX} is damaged in rows {rows.start:,} to "
-                            f"{rows.stop - 1:,}; {_MEND}"
+                            f"{self.file} is damaged in rows {rows.start:,} to {rows.stop - 1:,}; {_MEND}"
                         )
                     self._verified.add(chunk)
                 yield rows, block
@@ -219,7 +223,7 @@ class EmbeddingMatrix:
             DamagedFileError: they cannot be read.
         """
         found = np.empty((len(numbers), self.shape.dim), dtype=np.float16)
-        with _reading(self.folder / _MATRIX) as descriptor:
+        with _reading(self.file) as descriptor:
             for place in np.argsort(numbers, kind="stable"):
                 self._read(descriptor, int(numbers[place]), found[place : place + 1])
         return found
@@ -227,7 +231,7 @@ class EmbeddingMatrix:
     def as_array(self) -> Float16[np.ndarray, "passages dim"]:
         """All rows, memory-mapped, for what wants an array."""
         shape = (self.shape.num_passages, self.shape.dim)
-        return np.memmap(self.folder / _MATRIX, dtype=np.float16, mode="r", shape=shape)
+        return np.memmap(self.file, dtype=np.float16, mode="r", shape=shape)
 
     def _read(self, descriptor: int, first_row: int, out: Float16[np.ndarray, "rows dim"]) -> None:
         # not memory-mapped: a file cut short, or a disk that fails, would end the process without a word
@@ -235,11 +239,9 @@ class EmbeddingMatrix:
         try:
             count = os.preadv(descriptor, [out.data], start)
         except OSError as error:
-            raise DamagedFileError(
-                f"{self.folder / _MATRIX} cannot be read ({error.strerror}); {_MEND}"
-            ) from error
+            raise DamagedFileError(f"{self.file} cannot be read ({error.strerror}); {_MEND}") from error
         if count != wanted:
-            raise DamagedFileError(f"{self.folder / _MATRIX} ends after {start + count:,} bytes; {_MEND}")
+            raise DamagedFileError(f"{self.file} ends after {start + count:,} bytes; {_MEND}")
 
     def _chunk_table(self) -> np.ndarray:
         path, count = self.folder / _CHUNKS, len(self.shape.chunks)

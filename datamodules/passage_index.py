@@ -363,9 +363,13 @@ class PassageIndex:
 def _read_rows(
     embeddings: Float[np.ndarray, "passages dim"], rows: Int[np.ndarray, " rows"]
 ) -> Float32[np.ndarray, "rows dim"]:
-    chunk = np.ascontiguousarray(embeddings[rows], dtype=np.float32)
-    check_embeddings(chunk, rows)
-    return chunk
+    """In blocks: a million rows in half precision beside themselves in single take half as much again."""
+    made = np.empty((len(rows), embeddings.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _ROWS_A_CHUNK):
+        block = slice(start, start + _ROWS_A_CHUNK)
+        made[block] = embeddings[rows[block]]
+        check_embeddings(made[block], rows[block])
+    return made
 
 
 def check_embeddings(embeddings: Float[np.ndarray, "rows dim"], rows: Int[np.ndarray, " rows"]) -> None:

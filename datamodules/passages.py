@@ -154,7 +154,7 @@ class KnowledgeBase(Sequence[Passage]):
         """Their rows, likewise."""
         wanted = pa.array(sorted(set(titles)), pa.string())
         found: dict[str, list[int]] = {}
-        for number in range(len(self._columns)):
+        for number in range(len(self._columns) if len(wanted) else 0):
             _, batch_titles, _ = self._batch(number)
             for row in np.flatnonzero(pc.is_in(batch_titles, value_set=wanted)):
                 title = str(batch_titles[row].as_py())

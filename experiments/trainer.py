@@ -19,7 +19,7 @@ from callbacks.measure_staleness import MeasureStaleness
 from callbacks.progress import StepProgress
 from callbacks.read_start_candidates import ReadStartCandidates
 from callbacks.refresh_index import RefreshIndex
-from callbacks.refresh_schedule import NEVER_AGAIN
+from callbacks.refresh_schedule import NEVER_AGAIN, RefreshSchedule
 from callbacks.save_best import SaveBest
 from callbacks.save_last import SaveLast
 from callbacks.save_predictions import SavePredictions
@@ -94,11 +94,13 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
     best = None
     if evaluation.monitor is not None:
         best = SaveBest(run.checkpoints, evaluation.monitor)
-    last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps)
     staleness = None
     if measures_staleness(config):
         staleness = MeasureStaleness(config.index.staleness_every_steps, batch_size=config.index.batch_size)
     index = None if evaluation.closed_book else _refresh_index(config, run, staleness)
+    schedule = None if index is None else index.schedule
+    also_after = schedule.is_due if isinstance(schedule, RefreshSchedule) else None
+    last = SaveLast(run.last_checkpoint, trainer.checkpoint_every_steps, also_after)
     on_part = None
     if index is not None and trains(config) and config.index.validation_passages is not None:
         on_part = ValidateOnPart(

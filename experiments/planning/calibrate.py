@@ -1,5 +1,6 @@
 """Measures how long things take on this machine: a small copy of the run, by the classes that runs use."""
 
+import os
 import time
 from itertools import islice
 from pathlib import Path
@@ -290,6 +291,10 @@ def _searches(setup: Setup, folder: Path) -> tuple[float, float]:
         matrix = EmbeddingMatrix.begin(folder / "matrix", MatrixShape("random", rows, setup.dim))
         for number, chunk in enumerate(matrix.shape.chunks):
             matrix.write(number, random[chunk.start : chunk.stop])
+        if not setup.searches_on_gpu:
+            return _time_search(setup, MatrixIndex(matrix), matrix.file) * (
+                setup.num_passages or 1
+            ) / rows, of_part
         index = MatrixIndex(matrix, device)
     return _time_search(setup, index) * (setup.num_passages or 1) / rows, of_part
 
@@ -298,11 +303,24 @@ def _random_rows(count: int, dim: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
 
 
-def _time_search(setup: Setup, index: SearchIndex) -> float:
+def _time_search(setup: Setup, index: SearchIndex, file: Path | None = None) -> float:
+    """Seconds of a search; of a file from the disk, since a whole one need not fit into the memory."""
     queries = _random_rows(setup.config.data.evaluation_batch_size, setup.dim)
     k = min(20, len(index))
     index.search(queries, k)
-    started = _now()
+    seconds = 0.0
     for _ in range(3):
+        if file is not None:
+            _take_out_of_memory(file)
+        started = _now()
         index.search(queries, k)
-    return (_now() - started) / 3
+        seconds += _now() - started
+    return seconds / 3
+
+
+def _take_out_of_memory(file: Path) -> None:
+    if not hasattr(os, "posix_fadvise"):  # not on macOS
+        return
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())  # what is not on the disk yet stays
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

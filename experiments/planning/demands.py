@@ -230,8 +230,7 @@ def memory_demand(setup: Setup) -> Demand:
         _models_on_host(setup) if setup.on_gpu else _models_of_cpu(setup),
         *([] if setup.on_gpu else [Part("activations", _workspace(setup))]),
         *_index_on_host(setup),
-        # the halves that are encoded, and on the CPU single precision for the search
-        Part(_PART, setup.num_in_part * setup.dim * (2 if setup.searches_on_gpu else 6)),
+        Part(_PART, setup.num_in_part * setup.dim * 2),
         Part("BM25, while it is built", _BM25_PASSAGE_BYTES * (setup.num_passages or 0) * setup.has_bm25),
     ]
     return Demand(

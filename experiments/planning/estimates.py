@@ -13,8 +13,9 @@ PASSAGE_TOKENS = 140
 QUERY_TOKENS = 16
 _CORE = GPU("a core", 0, bf16_tflops=0.04, fp32_tflops=0.04, bandwidth_gb_s=5)
 """Of a CPU."""
-_FILE_GB_S = 1.5
-"""Read, and made single precision, of an embeddings file that is searched on the CPU."""
+_FILE_GB_S = 0.63
+"""Read, and made single precision, of an embeddings file that is searched on the CPU and does not fit into
+memory: measured (docs/scale.md)."""
 _STEP_S = 0.04
 """Starting the kernels of a step, beside what they take."""
 _PASS_S = 0.015

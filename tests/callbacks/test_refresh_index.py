@@ -546,6 +546,20 @@ def test_a_shared_matrix_that_another_run_is_writing_is_left_to_it(tmp_path, not
     assert second.index.matrix.folder.parent == shared
 
 
+def test_a_shared_matrix_that_another_run_has_just_finished_is_taken(
+    tmp_path, nothing_fits, num_encodings, monkeypatch
+):
+    shared = tmp_path / "shared"
+    first = after_a_test(tmp_path, make_callback(tmp_path, start_folder=shared))
+    made = num_encodings()
+    assert made
+    # as if it had come to its end after this run has looked
+    monkeypatch.setattr(index_builder.IndexBuilder, "load", lambda *_: None)
+    second = after_a_test(tmp_path, make_callback(tmp_path / "second", start_folder=shared))
+    assert num_encodings() == made
+    assert second.index.matrix.folder == first.index.matrix.folder
+
+
 @pytest.mark.parametrize("is_large", [True, False])
 def test_an_approximate_index_says_what_it_misses(tmp_path, is_large):
     limit = {"largest_in_memory_bytes": 0} if is_large else {}

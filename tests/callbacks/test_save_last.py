@@ -6,6 +6,9 @@ from lightning import Callback
 
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
+from experiments.config import load_config
+from experiments.runs import create_run
+from experiments.trainer import make_callbacks
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -35,10 +38,10 @@ class Events(Callback):
             raise KilledError
 
 
-def train(folder, dies_at=None, every=1, accumulate=1, resume=False):
+def train(folder, dies_at=None, every=1, accumulate=1, resume=False, also_after=None):
     events, path = Events(dies_at), folder / "last.ckpt"
     # the noted random numbers are drawn after SaveLast has restored their state
-    last = SaveLast(path, every)
+    last = SaveLast(path, every, also_after)
     index = RefreshIndex("-1", folder / "index", show_progress=False, before_validation=True)
     trainer = toy_trainer(
         folder,
@@ -92,3 +95,23 @@ def test_no_checkpoint_before_its_validation(tmp_path):
 def test_saves_every_so_many_steps(tmp_path):
     train(tmp_path, ("batch", 5), every=3)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_saves_before_the_index_is_encoded_anew(tmp_path):
+    train(tmp_path, ("batch", 5), every=4, also_after={5}.__contains__)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "saved_after"),
+    [
+        ("index.refresh=0-9:3", [3, 6]),
+        ("index.refresh=when_stale", []),
+        ("training.train_retriever=false", []),
+    ],
+)
+def test_a_run_saves_before_the_refreshes_of_its_schedule(tmp_path, setting, saved_after):
+    settings = [f"runs={tmp_path}", "training.train_reader=true", "index.refresh=0-9:3", setting]
+    config = load_config("offshelf_vital", settings)
+    last = make_callbacks(config, create_run(config)).last
+    assert [step for step in range(1, 20) if last.also_after and last.also_after(step)] == saved_after
