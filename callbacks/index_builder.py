@@ -287,7 +287,20 @@ class IndexBuilder:
                 f"{partial} is not seen by process {trainer.global_rank}: all machines must see the folder "
                 "of the runs; set runs to a shared one"
             ) from error
-        missing = trainer.strategy.broadcast(matrix.missing())
+        # machines write records side by side, and a shared disk may lose one of another's
+        while missing := trainer.strategy.broadcast(matrix.missing()):
+            self._encode_parts(trainer, module, matrix, missing)
+            trainer.strategy.barrier("passages encoded")
+        if trainer.is_global_zero:
+            matrix.adopt(place)
+        trainer.strategy.barrier("embeddings adopted")
+        return EmbeddingMatrix.open(place, fingerprint)
+
+    def _encode_parts(
+        self, trainer: Trainer, module: RetrievalModule, matrix: EmbeddingMatrix, missing: list[int]
+    ) -> None:
+        """Some chunks, of which each process encodes a share."""
+        shape = matrix.shape
         if len(missing) < len(shape.chunks):
             log.info(
                 "%d of %d parts are encoded already", len(shape.chunks) - len(missing), len(shape.chunks)
@@ -310,11 +323,6 @@ class IndexBuilder:
                                 module.retriever, module.knowledge_base, rows, self.batch_size, bar.update
                             ),
                         )
-        trainer.strategy.barrier("passages encoded")
-        if trainer.is_global_zero:
-            matrix.adopt(place)
-        trainer.strategy.barrier("embeddings adopted")
-        return EmbeddingMatrix.open(place, fingerprint)
 
 
 @contextmanager

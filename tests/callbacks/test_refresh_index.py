@@ -546,6 +546,21 @@ def test_a_shared_matrix_that_another_run_is_writing_is_left_to_it(tmp_path, not
     assert second.index.matrix.folder.parent == shared
 
 
+def test_a_part_whose_record_a_shared_disk_has_lost_is_encoded_again(tmp_path, nothing_fits, monkeypatch):
+    lost, write = [], EmbeddingMatrix.write
+
+    def losing(self, chunk, embeddings):
+        if chunk == 1 and not lost:
+            lost.append(chunk)
+        else:
+            write(self, chunk, embeddings)
+
+    monkeypatch.setattr(EmbeddingMatrix, "write", losing)
+    module = after_a_test(tmp_path, make_callback(tmp_path))
+    assert lost == [1]
+    assert np.allclose(module.index.matrix.as_array(), fresh_embeddings(module), atol=1e-3)
+
+
 def test_a_shared_matrix_that_another_run_has_just_finished_is_taken(
     tmp_path, nothing_fits, num_encodings, monkeypatch
 ):
