@@ -20,6 +20,7 @@ from experiments.models import EMBEDDED, is_of_hub
 from experiments.runs import SUITE, RunFolder
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
+from lightning_modules.objectives import OBJECTIVES, Signals
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,13 @@ def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, An
         yield f"reader: {_name(config, 'reader')}" + (
             ", trained too" if config.training.train_reader else ", frozen"
         )
-        yield f"objective: {config.objective.name}, {config.training.num_passages} candidates a question"
+        yield f"objective: {_objective(config)}, {config.training.num_passages} candidates a question"
+        if config.reader.attention_heads is not None and OBJECTIVES[config.objective.name].uses_attention:
+            yield f"attention heads: {config.reader.attention_heads}"
     else:
         yield f"teacher: the scores in {config.objective.scores_from}"
+    if config.objective.in_batch:
+        yield "further negatives: the candidates of the batch's other questions"
     yield f"questions: {config.data.train}; passages: {config.data.passages}"
     yield f"ended because: {summary['stopped']}; best checkpoint: step {summary['best_step']}"
     yield f"seed: {config.seed}"
@@ -121,6 +126,14 @@ def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, An
         version = environment["packages"].get(SUITE, "from source")
         yield f"suite: {SUITE} {version}" + (f", revision {revision[:12]}" if revision else "")
         yield f"command: `{shlex.join(['python', '-m', 'experiments.run', *environment['command'][1:]])}`"
+
+
+def _objective(config: ExperimentConfig) -> str:
+    """By its name; signals with their weights too."""
+    name = config.objective.name
+    if name != Signals.name:
+        return name
+    return f"{name} {Signals(signals=asdict(config.objective.signals)).details[0]}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from experiments import control_length, publish
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
+from experiments.show import model_card
 from experiments.show.model_card import Result, _metadata
 from lightning_modules.metrics.estimates import Estimate
 from tests.model_hub import serve_models
@@ -46,6 +47,18 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
         "## Not tested",
     ):
         assert said in card.text, said
+
+
+def test_the_card_says_which_signals_taught(tmp_path):
+    config = load_config("quickstart")
+    said = list(model_card._training(config, RunFolder(tmp_path), {"stopped": "", "best_step": 8}))
+    assert "objective: signals question + likelihood, 3 candidates a question" in said
+    assert "attention heads: qrhead:16" in said
+    assert "further negatives: the candidates of the batch's other questions" in said
+    alone = load_config("quickstart", ["objective.name=uniform", "objective.in_batch=false"])
+    said = list(model_card._training(alone, RunFolder(tmp_path), {"stopped": "", "best_step": 8}))
+    assert "objective: uniform, 3 candidates a question" in said
+    assert not any(line.startswith(("attention heads", "further negatives")) for line in said)
 
 
 @pytest.mark.parametrize(
