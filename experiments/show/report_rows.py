@@ -54,6 +54,7 @@ _LIMITS = ("data.max_train", "data.max_validation", "data.max_test", "data.max_p
 _MODELS = ("reader.name", "retriever.name")
 _DETAILS_SHOWN = 4
 _LONGEST_SHOWN = 60
+_NUM_HEADS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,12 @@ def _in_a_line(value: Any) -> str:
 
 
 def _shortly(key: str, value: Any) -> str:
-    """A setting's value as a row shows it: of a file, a folder or a hub's model the end."""
+    """A setting's value as a row shows it: of a file, folder or hub's model the end, of many heads a few."""
     if key in DATA_FILES:
         return short_path(value)
+    if key == "reader.attention_heads" and value is not None and value.count(",") > _NUM_HEADS_SHOWN:
+        heads = value.split(",")
+        return f"{','.join(heads[:_NUM_HEADS_SHOWN])},... ({len(heads)})"
     text = _in_a_line(value.partition("@")[0] if key in _MODELS else value)
     return text.rstrip("/").rpartition("/")[2]
 

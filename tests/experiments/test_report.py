@@ -443,6 +443,20 @@ def test_runs_with_other_settings_are_not_pooled(runs):
     assert len(first.runs) == len(second.runs) == 1
 
 
+def test_of_many_heads_a_row_names_a_few(runs):
+    """All of them where another row's begin alike."""
+    config = next(runs.glob("offshelf_vital/*-seed1")) / "config.yaml"
+    text = read_with_checksum(config)
+    config.write_text(text.replace("attention_heads: null", "attention_heads: 0.0,0.1,0.2,1.0,1.3"))
+    notes = {entry.notes[-1] for entry in entries_of(runs)["embedded", "vital", "offshelf"]}
+    assert notes == {"reader.attention_heads=null", "reader.attention_heads=0.0,0.1,0.2,... (5)"}
+    other = next(runs.glob("offshelf_vital/*-seed0")) / "config.yaml"
+    text = read_with_checksum(other).replace("attention_heads: null", "attention_heads: 0.0,0.1,0.2,1.0,1.1")
+    other.write_text(text)
+    notes = {entry.notes[-1] for entry in entries_of(runs)["embedded", "vital", "offshelf"]}
+    assert notes == {f"reader.attention_heads=0.0,0.1,0.2,1.0,1.{last}" for last in (1, 3)}
+
+
 @pytest.mark.parametrize(("limit", "is_shortened"), [("1000", False), ("999", True), ("null", False)])
 def test_the_sample_that_validations_are_shipped_with_is_not_shortened(runs, limit, is_shortened):
     """`data.max_validation` of the paper's experiments."""
