@@ -228,7 +228,7 @@ def test_calibrations_are_compared_where_asked_for(knowledge_base):
     assert result.notes == []
     result = preflight(module, toy_questions(), replace(few, calibrations=True))
     rows = [row for row in result.rows if "content_free" in row.name]
-    assert len(rows) == 12
+    assert len(rows) == 16
     assert {row.auc.n for row in rows} == {2}
     assert not [row.name for row in result.rows if "unrelated" in row.name], "there are none to ask"
     [note] = result.notes
