@@ -286,17 +286,16 @@ def _searches(setup: Setup, folder: Path) -> tuple[float, float]:
         return estimate_rates(setup).search, of_part
     rows = min(setup.num_passages or 1, _ROWS)
     random = _random_rows(rows, setup.dim)
-    index = PassageIndex.build(random)
+    file = None
     if setup.writes_matrix:
         matrix = EmbeddingMatrix.begin(folder / "matrix", MatrixShape("random", rows, setup.dim))
         for number, chunk in enumerate(matrix.shape.chunks):
             matrix.write(number, random[chunk.start : chunk.stop])
-        if not setup.searches_on_gpu:
-            return _time_search(setup, MatrixIndex(matrix), matrix.file) * (
-                setup.num_passages or 1
-            ) / rows, of_part
         index = MatrixIndex(matrix, device)
-    return _time_search(setup, index) * (setup.num_passages or 1) / rows, of_part
+        file = None if setup.searches_on_gpu else matrix.file
+    else:
+        index = PassageIndex.build(random)
+    return _time_search(setup, index, file) * (setup.num_passages or 1) / rows, of_part
 
 
 def _random_rows(count: int, dim: int) -> np.ndarray:
