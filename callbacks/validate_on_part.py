@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.index_builder import encode_in_shares
 from datamodules.answer_matching import HitMatcher
 from datamodules.batches import Question, in_batches
+from datamodules.errors import DataError
+from datamodules.gold_titles import read_gold_titles
 from datamodules.partial_index import PartialIndex, choose_rows
 from datamodules.passage_index import SearchIndex
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sealed_files import DamagedFileError, read_json, write_json
+from lightning_modules.processes import failing_together
 from lightning_modules.retrieval import RETRIEVED_TOGETHER, RetrievalModule
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,8 @@ class ValidateOnPart(Callback):
         batch_size: passages encoded together.
         seed: of the random sample.
         show_progress: a bar with rate and time left.
+        gold_titles: file of the titles of the passages that answer questions which name none themselves, see
+            `read_gold_titles`; it is read where the part is chosen.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class ValidateOnPart(Callback):
         batch_size: int = 64,
         seed: int = 0,
         show_progress: bool = True,
+        gold_titles: Path | None = None,
     ) -> None:
         self.num_passages = num_passages
         self.path = Path(path)
@@ -60,6 +67,7 @@ class ValidateOnPart(Callback):
         self.batch_size = batch_size
         self.seed = seed
         self.show_progress = show_progress
+        self.gold_titles = gold_titles
         self._rows: Int64[np.ndarray, " rows"] | None = None
         self._whole: SearchIndex | None = None
 
@@ -126,7 +134,8 @@ class ValidateOnPart(Callback):
         """
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, QuestionDataModule)
-        gold = gold_rows(module, datamodule.validation) if trainer.is_global_zero else {}
+        with failing_together(trainer, DataError):
+            gold = self._gold(module, datamodule.validation) if trainer.is_global_zero else {}
         needed = []
         for batch in in_batches(datamodule.validation, RETRIEVED_TOGETHER):
             questions = batch if trainer.is_global_zero else []
@@ -138,6 +147,23 @@ class ValidateOnPart(Callback):
             for question, *ranked in zip(questions, *rankings, strict=True):
                 needed.append(gold[question.id] + [row for pair in zip(*ranked, strict=True) for row in pair])
         return needed
+
+    def _gold(self, module: RetrievalModule, questions: Sequence[Question]) -> dict[str, list[int]]:
+        titles = {} if self.gold_titles is None else read_gold_titles(self.gold_titles)
+        questions = [
+            question if question.title else replace(question, title=titles.get(question.words, ""))
+            for question in questions
+        ]
+        gold = gold_rows(module, questions)
+        num_titled, num_found = sum(bool(q.title) for q in questions), sum(map(bool, gold.values()))
+        log.info("gold passages of %d of %d validation questions are known", num_found, len(questions))
+        if num_titled and not num_found:
+            log.warning(
+                "of %d validation questions the title of the gold passage is known, and no passage of such a "
+                "title holds an answer: are titles spelled as in data.passages?",
+                num_titled,
+            )
+        return gold
 
 
 def read_rows(path: Path, num_passages: int) -> Int64[np.ndarray, " rows"]:

@@ -39,6 +39,7 @@ _ID = ("id", "_id", "qid", "query_id", "question_id")
 _QUESTION = ("question", "query", "text")
 _ANSWERS = ("answer", "answers", "golden_answers")
 _OTHERS = ("title", "topic", "target")
+_GOLD_PASSAGES = "positive_ctxs"
 _KEYS = (*_ID, *_QUESTION, *_ANSWERS, *_OTHERS)
 
 
@@ -47,8 +48,9 @@ class QuestionFormat(Choice):
 
     A record's question is under "question", "query" or "text", its answers (a string, a list, or SQuAD's and
     TriviaQA's structures on the Hugging Face hub) under "answer", "answers" or "golden_answers", its id under
-    "id", "_id", "qid", "query_id" or "question_id"; it may have a "title", a "topic" and a "target", the
-    canonical answer. Ids are kept as they are; where no record has one, it is the number of its line or row.
+    "id", "_id", "qid", "query_id" or "question_id"; it may have a "title", that of the passage that answers
+    it (else of the first of DPR's "positive_ctxs"), a "topic" and a "target", the canonical answer. Ids are
+    kept as they are; where no record has one, it is the number of its line or row.
 
     Attributes:
         AUTO: by the file's suffix, then by its first line.
@@ -244,7 +246,7 @@ def _of_records(records: Iterable[Record], needs_answers: bool) -> Iterator[_Pla
                 id=id,
                 text=_question_of(record, where),
                 answers=_distinct((a for a in answers if not _is_blank(a)), where) if given else (),
-                title=optional_text(record, ("title",), where),
+                title=title_of(record, where),
                 topic=optional_text(record, ("topic",), where),
                 canonical_answer=_canonical_of(record, where),
             ),
@@ -255,6 +257,25 @@ def _question_of(record: dict[str, Any], where: str) -> str:
     if not any(key in record for key in _QUESTION):
         raise missing(where, "question", record, _QUESTION)
     return _question_text(first_of(record, _QUESTION), where)
+
+
+def title_of(record: dict[str, Any], where: str) -> str:
+    """The title of the passage that answers a record's question; "" where it names none.
+
+    Args:
+        record: of a question file.
+        where: it stands, for messages.
+
+    Raises:
+        DataError: the title is no text.
+    """
+    title = optional_text(record, ("title",), where)
+    gold = record.get(_GOLD_PASSAGES)
+    if title or not gold:
+        return title
+    # gold passages of other forms are somebody else's
+    named = isinstance(gold, list) and isinstance(gold[0], dict) and isinstance(gold[0].get("title"), str)
+    return gold[0]["title"].strip() if named else ""
 
 
 def _canonical_of(record: dict[str, Any], where: str) -> str:

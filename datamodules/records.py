@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import DataError
-from datamodules.text_files import format_suffix, json_objects, numbered_lines, parse_json
+from datamodules.text_files import format_suffix, json_items, json_objects, numbered_lines, parse_json
 
 Record = tuple[str, dict[str, Any]]
 """Where it stands ("nq.jsonl, line 3"), for messages, and what it holds."""
@@ -79,12 +79,14 @@ def json_list(path: Path, keys: Collection[str] = ()) -> Iterator[Record]:
     """One list of objects.
 
     Raises:
-        DataError: no such list.
+        DataError: see `json_items`, or one is no object.
     """
-    records = whole_json(path)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path}: not one JSON list of objects; choose another format")
-    for number, record in enumerate(records, start=1):
+    for number, record in json_items(path):
+        if not isinstance(record, dict):
+            raise DataError(
+                f"{path}: not one JSON list of objects, its item {number} is a JSON {type(record).__name__}; "
+                "choose another format"
+            )
         yield f"{path}, object {number}", record
 
 

@@ -194,6 +194,24 @@ PASSAGE_SETS = (
 )
 
 
+# Titles of the passages that answer questions. Their sizes are not published; training files have
+# some hundred megabytes.
+GOLD_TITLES = {
+    "nq": PublishedFile("nq-dev_gold_info.json.gz", f"{_DPR_URL}/data/nq_gold_info/nq-dev_gold_info.json.gz"),
+    "triviaqa": PublishedFile(
+        "biencoder-trivia-dev.json.gz",
+        f"{_DPR_URL}/data/retriever/biencoder-trivia-dev.json.gz",
+        max_bytes=1_000_000_000,
+    ),
+}
+"""By data set, for the questions of DPR's validation split."""
+
+
+def gold_titles(path: Path | str) -> tuple[str, PublishedFile] | None:
+    """Data set and file of the gold titles that are published under a file's name, packed or not."""
+    return next(((dataset, file) for dataset, file in GOLD_TITLES.items() if _same_name(path, file)), None)
+
+
 def question_split(path: Path | str) -> QuestionSplit | None:
     """The split that is published under a file's name, packed or not."""
     return next((split for split in QUESTION_SPLITS if _same_name(path, split.dpr)), None)

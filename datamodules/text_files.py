@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ from datamodules.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BLOCK_LENGTH = 1 << 20
+_LONGEST_VALUE = 1 << 26
+"""What is longer and still no whole JSON is broken, and not read to the file's end to find out."""
 
 
 def existing_file(path: Path | str, what: str) -> Path:
@@ -81,6 +87,101 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
+def json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yields (number from 1, value) of a file that is one JSON list, read one after another.
+
+    Memory is that of some values, or of the longest line: DPR's training file has 8 GB.
+
+    Raises:
+        DataError: as `numbered_lines`, or it is not one JSON list.
+    """
+    text = _JsonText(path)
+    if text.peek() != "[":
+        raise DataError(f"{path}: not one JSON list of objects; choose another format")
+    text.skip()
+    number = 0
+    while text.peek() != "]":
+        number += 1
+        if number > 1:
+            if text.peek() != ",":
+                raise DataError(
+                    f"{path}, after object {number - 1}: broken JSON (neither a comma nor the list's end "
+                    "follows); is the file whole?"
+                )
+            text.skip()
+        yield number, text.value(f"{path}, object {number}")
+    text.skip()
+    if text.peek():
+        raise DataError(f"{path}: broken JSON (more follows after the list's end); is the file whole?")
+
+
+class _JsonText:
+    """A JSON file's text, of which no more is kept than what is not read yet, and a block."""
+
+    def __init__(self, path: Path) -> None:
+        self._blocks = _blocks(path)
+        self._text, self._place = "", 0
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._place)
+            assert space is not None
+            self._place = space.end()
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._grow():
+                return ""
+
+    def skip(self) -> None:
+        """Goes over one character."""
+        self._place += 1
+
+    def value(self, where: str) -> Any:
+        """The next value.
+
+        Raises:
+            DataError: there is none, or a broken one.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text, self._place)
+            except RecursionError as error:
+                raise DataError(
+                    f"{where}: JSON that is nested too deep to be read; is the file whole?"
+                ) from error
+            except ValueError as error:
+                # most often the rest of it is in the next block
+                if len(self._text) - self._place > _LONGEST_VALUE or not self._grow():
+                    message = error.msg if isinstance(error, json.JSONDecodeError) else error
+                    raise DataError(f"{where}: broken JSON ({message}); is the file whole?") from error
+            else:
+                if "\\u" in self._text[self._place : end]:
+                    _refuse_lone_surrogates(value, where)
+                self._place = end
+                return value
+
+    def _grow(self) -> bool:
+        block = next(self._blocks, None)
+        if block is not None:
+            self._text, self._place = self._text[self._place :] + block, 0
+        return block is not None
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    """Whole lines, of a length together that is read at once."""
+    lines: list[str] = []
+    length = 0
+    for _, line in numbered_lines(path):
+        lines.append(line)
+        length += len(line)
+        if length >= _BLOCK_LENGTH:
+            yield "\n".join([*lines, ""])
+            lines, length = [], 0
+    yield "\n".join(lines)
+
+
 def parse_json(text: str, where: str, way_out: str) -> Any:
     """What a JSON text holds.
 
@@ -107,7 +208,7 @@ def _decompressed(file: io.BufferedReader) -> io.BufferedReader:
     return io.BufferedReader(gzip.GzipFile(fileobj=file))
 
 
-def _refuse_lone_surrogates(value: dict[str, Any], where: str) -> None:
+def _refuse_lone_surrogates(value: Any, where: str) -> None:
     """JSON can spell half a character (`\\ud83d`), which no tokenizer and no file can take."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")

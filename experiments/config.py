@@ -119,6 +119,11 @@ class DataConfig:
     )
     test: str = setting("vital", "likewise, others than those of validation")
     passages: str = setting("vital", 'passage file, or "vital" for the embedded corpus')
+    gold_titles: str | None = setting(
+        None,
+        "file of the titles of the passages that answer validation questions, as DPR publishes it, so that "
+        "the part that validations search holds them",
+    )
     source: str = setting(
         "dpr", "of the published question files", choices=names_in("datamodules.sources:QuestionSource")
     )

@@ -13,12 +13,13 @@ from datamodules.checksums import Progress, check_size
 from datamodules.errors import DataError
 from datamodules.published import SourceFile, fetch, how_to_get, missing_files, present_path, read_split
 from datamodules.questions import HELD_OUT, hold_out, read_questions
-from datamodules.sources import SPLIT_SEED, HubFile, QuestionSource, passage_set, question_split
+from datamodules.sources import SPLIT_SEED, HubFile, QuestionSource, gold_titles, passage_set, question_split
 from datamodules.vital import VITAL, vital_questions_file
-from experiments.config import ExperimentConfig, reads_train_questions
+from experiments.config import ExperimentConfig, reads_train_questions, trains
 
 SPLITS = ("train", "validation", "test")
 PASSAGES = "passages"
+GOLD_TITLES = "gold_titles"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class DataFile:
     """A file that a configuration names.
 
     Attributes:
-        setting: which names it, of `data`: "train", "validation", "test" or "passages".
+        setting: which names it, of `data`: "train", "validation", "test", "passages" or "gold_titles".
         published: what it is a copy of, where it is one of the published files.
         path: where it is; where it goes, if it is a published one that is missing.
     """
@@ -55,6 +56,27 @@ def data_settings(config: ExperimentConfig, reads_train: bool = False) -> tuple[
     """
     needs_train = reads_train or reads_train_questions(config) or bool(holds_out(config))
     return (*(SPLITS if needs_train else SPLITS[1:]), PASSAGES)
+
+
+def gold_settings(config: ExperimentConfig) -> tuple[str, ...]:
+    """`GOLD_TITLES`, where validations search a part that should hold the passages that answer the questions.
+
+    The published titles are of DPR's validation questions, and taken for no others.
+    """
+    name = config.data.gold_titles
+    if name is None or not trains(config) or config.index.validation_passages is None:
+        return ()
+    published, split = gold_titles(name), question_split(config.data.validation)
+    if published is not None:
+        is_of_dpr = split is not None and not isinstance(_published(config, "validation"), HubFile)
+        if not is_of_dpr or split is None or split.dataset != published[0]:
+            return ()
+    return (GOLD_TITLES,)
+
+
+def gold_titles_file(config: ExperimentConfig) -> Path | None:
+    """Where the titles are; None where the run takes none."""
+    return _data_file(config, GOLD_TITLES).path if gold_settings(config) else None
 
 
 def holds_out(config: ExperimentConfig) -> tuple[str, ...]:
@@ -93,6 +115,24 @@ def provide_files(config: ExperimentConfig, files: Iterable[DataFile]) -> None:
             f"{how_to_get(missing, root)}"
         )
     fetch(missing, root, lambda name: bytes_bar(f"Downloading {name}", config.trainer.progress_bar))
+
+
+def provide_with_titles(config: ExperimentConfig) -> None:
+    """Sees to all files of a run, the titles of gold passages too where it takes any.
+
+    Raises:
+        DataError: some are missing and cannot be downloaded.
+    """
+    titles = data_files(config, gold_settings(config))
+    try:
+        provide_files(config, [*data_files(config, data_settings(config)), *titles])
+    except DataError as error:
+        if not any(file.is_wanted for file in titles):
+            raise
+        raise DataError(
+            f"{error}; without the titles set data.gold_titles=null: validations then search the start's "
+            "candidates and a random sample, and not surely the passages that answer the questions"
+        ) from error
 
 
 def passage_file(config: ExperimentConfig) -> Path:
@@ -160,6 +200,9 @@ def _data_file(config: ExperimentConfig, setting: str) -> DataFile:
 
 
 def _published(config: ExperimentConfig, setting: str) -> SourceFile | None:
+    if setting == GOLD_TITLES:
+        published_titles = gold_titles(config.data.gold_titles or "")
+        return published_titles[1] if published_titles else None
     if setting == PASSAGES:
         passages = passage_set(config.data.passages)
         return passages.file if passages else None

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     from experiments.config import ConfigError
-    from experiments.data_files import data_files, data_settings, provide_files
+    from experiments.data_files import data_files, data_settings, gold_settings, provide_files
     from experiments.models import hub_models, model_name
 
     names = [name for name in options.names if "=" not in name]
@@ -60,10 +60,14 @@ def _run(options: argparse.Namespace) -> int:
     models: list[str] = []
     if options.exp:
         config = _config(options.exp, overrides)
-        parts = [(config, data_settings(config))]
+        parts = [(config, (*data_settings(config), *gold_settings(config)))]
         models = hub_models(config)
     else:
-        parts = [(_config(_DATASETS[name][0], overrides), _DATASETS[name][1]) for name in names]
+        configs = {name: _config(_DATASETS[name][0], overrides) for name in names}
+        parts = [
+            (config, (*_DATASETS[name][1], *(gold_settings(config) if name != "wikipedia" else ())))
+            for name, config in configs.items()
+        ]
     provide_files(parts[0][0], [file for config, settings in parts for file in data_files(config, settings)])
     found = [(config, file) for config, settings in parts for file in data_files(config, settings)]
     for config, file in found:
@@ -71,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     sizes = {file.path: file.path.stat().st_size for _, file in found}
     for what in models:
         folder, num_bytes = _fetched_model(config, what)
-        print(f"{what:10}  {model_name(config, what)}  {num_bytes / 1e6:,.1f} MB  {folder}", flush=True)
+        print(f"{what:11}  {model_name(config, what)}  {num_bytes / 1e6:,.1f} MB  {folder}", flush=True)
         sizes[folder] = num_bytes
     print(_closing_line(len({file.path for _, file in found}), len(models), sum(sizes.values())))
     return 0
@@ -92,7 +96,8 @@ def _verified(config: "ExperimentConfig", file: "DataFile") -> str:
         DataError: it is not what was published or downloaded, or cannot be read as questions.
     """
     from datamodules.checksums import verify_file
-    from experiments.data_files import PASSAGES, bytes_bar, read_data_split
+    from datamodules.gold_titles import read_gold_titles
+    from experiments.data_files import GOLD_TITLES, SPLITS, bytes_bar, read_data_split
 
     published = file.published
     # the checksum of a packed file says nothing about an unpacked copy
@@ -101,14 +106,18 @@ def _verified(config: "ExperimentConfig", file: "DataFile") -> str:
     with bytes_bar(f"Verifying {file.path.name}", config.trainer.progress_bar) as progress:
         sha256 = verify_file(file.path, checksum, progress)
     facts = []
-    if file.setting != PASSAGES:
+    if file.setting in SPLITS:
         facts.append(f"{len(read_data_split(config, file.setting, None)):,} questions")
+    elif file.setting == GOLD_TITLES:
+        titles = read_gold_titles(file.path)
+        asked = read_data_split(config, "validation", None)
+        facts.append(f"titles for {sum(question.words in titles for question in asked):,} questions")
     elif checksum is None:
         facts.append("counted when a run first reads them")
     if checksum is not None:
         facts.append("checksum as published")
     size_mb = file.path.stat().st_size / 1e6
-    return f"{file.setting:10}  {file.path}  {size_mb:,.1f} MB  {', '.join(facts)}  sha256 {sha256}"
+    return f"{file.setting:11}  {file.path}  {size_mb:,.1f} MB  {', '.join(facts)}  sha256 {sha256}"
 
 
 def _fetched_model(config: "ExperimentConfig", what: str) -> tuple[Path, int]:

@@ -42,6 +42,7 @@ from experiments.config import (
     save_config,
     trains,
 )
+from experiments.data_files import provide_with_titles
 from experiments.processes import ending_together, is_main_process, main_first
 from experiments.runs import RunFolder, starting_weights
 from experiments.show.model_card import CARD, write_model_card
@@ -89,6 +90,8 @@ def run_experiment(config: ExperimentConfig, run: RunFolder, began_s: float | No
     if config.evaluation.closed_book:
         return _run_closed_book(config, run, sources["reader"], began_s, started)
     with main_first():
+        if not run.validation_passages.is_file():
+            provide_with_titles(config)
         datamodule, module = build(config, run.path, sources)
     config = _with_heads_named(config, run, module)
     if trains(config):

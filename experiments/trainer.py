@@ -35,6 +35,7 @@ from callbacks.warn_of_temperatures import WarnOfTemperatures
 from experiments.build import build_refresh, build_retriever, searches_on_gpu
 from experiments.checks import monitors_of, thresholds_of
 from experiments.config import ExperimentConfig, measures_staleness, trains, trains_retriever
+from experiments.data_files import gold_titles_file
 from experiments.loggers import curves_name, make_loggers
 from experiments.processes import process_arguments
 from experiments.runs import RunFolder, starting_weights
@@ -109,6 +110,7 @@ def make_callbacks(config: ExperimentConfig, run: RunFolder) -> RunCallbacks:
             use_gpu=searches_on_gpu(config),
             batch_size=config.index.batch_size,
             show_progress=trainer.progress_bar,
+            gold_titles=None if run.validation_passages.is_file() else gold_titles_file(config),
         )
     indicators = LogIndicators(tuple(evaluation.percentiles))
     start_candidates = None

@@ -157,6 +157,19 @@ def test_numbers_never_stand_in_for_some_of_the_ids(write):
     assert [question.id for question in read_questions(path)] == ["1", "2"]
 
 
+def test_the_training_files_of_dpr_name_the_gold_passages(write):
+    context = {"title": "Ann", "text": "Ann sang.", "passage_id": "5", "score": 1000}
+    asked = {"dataset": "nq", "question": "who sang?", "answers": ["Ann"], "negative_ctxs": [{"title": "No"}]}
+    records = [{**asked, "positive_ctxs": [context, {**context, "title": "Other"}]}, {**asked, "id": 2}]
+    records[1]["positive_ctxs"] = []
+    text = json.dumps([records[0]], indent=4)
+    assert read_questions(write("biencoder-nq-dev.json", text)) == [
+        Question("1", "who sang?", ("Ann",), title="Ann")
+    ]
+    (found,) = read_questions(write("empty.json", json.dumps(records[1:])))
+    assert found.title == ""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

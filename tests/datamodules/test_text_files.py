@@ -1,9 +1,12 @@
 import gzip
+import json
+import tracemalloc
 
 import pytest
 
+from datamodules import text_files
 from datamodules.errors import DataError
-from datamodules.text_files import existing_file, format_suffix, json_objects, numbered_lines
+from datamodules.text_files import existing_file, format_suffix, json_items, json_objects, numbered_lines
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
@@ -49,6 +52,59 @@ def test_json_objects_keep_line_numbers_across_blank_lines(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('\n{"a": 1}\n\t\n{"b": "\\ud83d\\ude00"}')
     assert list(json_objects(path)) == [(2, {"a": 1}), (4, {"b": "😀"})]
+
+
+ITEMS = [{"a": "é, [}]", "b": [1, {"c": None}]}, {}, [2.5], "x\u2028", {"a": "y" * 100}]
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 4])
+def test_a_json_list_is_read_item_by_item(tmp_path, monkeypatch, block, indent):
+    monkeypatch.setattr(text_files, "_BLOCK_LENGTH", block)
+    path = tmp_path / "x.json"
+    for items in (ITEMS, []):
+        path.write_text(f" \n{json.dumps(items, indent=indent)}\n\n")
+        assert list(json_items(path)) == list(enumerate(items, start=1))
+
+
+def test_memory_does_not_grow_with_a_json_list(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"text": "y" * 10_000}] * 2_000, indent=1))
+    tracemalloc.start()
+    assert sum(1 for _ in json_items(path)) == 2_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}', "not one JSON list"),
+        ("", "not one JSON list"),
+        ('[{"a": 1}, {"a": ', "object 2: broken JSON"),
+        ('[{"a": 1}, ]', "object 2: broken JSON"),
+        ('[{"a": 1} {"a": 2}]', "after object 1: broken JSON .*comma"),
+        ('[{"a": 1}', "after object 1: broken JSON .*comma"),
+        ('[{"a": 1}] []', "more follows after the list's end"),
+        (r'[{"a": "\ud83d"}]', "object 1: holds half of a surrogate pair"),
+        ("[" * 100_000, "object 1: JSON that is nested too deep"),
+    ],
+)
+def test_a_broken_json_list(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(json_items(path))
+
+
+def test_a_broken_item_is_not_looked_for_in_the_whole_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "_BLOCK_LENGTH", 10)
+    monkeypatch.setattr(text_files, "_LONGEST_VALUE", 100)
+    path = tmp_path / "x.json"
+    path.write_bytes(b'[{"a" 1},\n' + b'{"a": 1},\n' * 100 + b"\xff")
+    with pytest.raises(DataError, match="object 1: broken JSON"):  # and not of the byte at the end
+        list(json_items(path))
 
 
 def test_missing_file_and_folder_are_told_apart(tmp_path):

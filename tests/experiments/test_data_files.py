@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 from dataclasses import replace
 
 import huggingface_hub.constants
@@ -13,7 +14,7 @@ from datamodules import sources
 from datamodules.checksums import write_record
 from experiments import download, run
 from experiments.config import load_config
-from experiments.data_files import data_files, data_settings, read_data_split
+from experiments.data_files import data_files, data_settings, gold_settings, read_data_split
 from experiments.models import hub_models, models_used
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
@@ -29,6 +30,12 @@ def questions_csv(size: int) -> bytes:
     return "".join(f"{question.text}\t{list(question.answers)}\n" for question in questions).encode()
 
 
+def gold_titles_json(size: int) -> bytes:
+    """Of the questions but the first."""
+    asked = [{"question": q.text.upper(), "title": q.title} for q in toy_questions()[1:size]]
+    return gzip.compress(json.dumps({"data": asked}).encode())
+
+
 def passages_tsv() -> bytes:
     rows = [f"{i}\t{p.text}\t{p.title}\n" for i, p in enumerate(toy_passages(), start=1)]
     return ("id\ttext\ttitle\n" + "".join(rows)).encode()
@@ -40,6 +47,7 @@ def server(monkeypatch):
     packed = gzip.compress(passages_tsv())
     names = {"train": "nq-train.qa.csv", "validation": "nq-dev.qa.csv", "test": "nq-test.qa.csv"}
     files = {names[split]: questions_csv(size) for split, size in SIZES.items()}
+    files["nq-dev_gold_info.json.gz"] = gold_titles_json(SIZES["validation"])
     with serve_files(**files, **{"psgs_w100.tsv.gz": packed}) as served:
         parts = {"train": ((8, 4), 0), "validation": ((8, 4), 1), "test": ((5,), 0)}
         splits = [
@@ -58,6 +66,9 @@ def server(monkeypatch):
             url=f"{served.url}/psgs_w100.tsv.gz",
             checksum=f"md5:{hashlib.md5(packed).hexdigest()}",
         )
+        titles = sources.GOLD_TITLES["nq"]
+        titles = replace(titles, url=f"{served.url}/{titles.name}")
+        monkeypatch.setattr(sources, "GOLD_TITLES", {"nq": titles})
         monkeypatch.setattr(sources, "QUESTION_SPLITS", tuple(splits))
         monkeypatch.setattr(sources, "PASSAGE_SETS", (sources.PassageSet(file, len(toy_passages())),))
         yield served
@@ -108,18 +119,19 @@ def message(capsys, code) -> str:
 def test_an_experiments_files_are_fetched_and_verified(capsys, server, hub, root):
     assert fetch(root, "--exp", "offshelf_nq") == 0
     lines = capsys.readouterr().out.splitlines()
-    settings = ["train", "validation", "test", "passages", "reader", "retriever"]
-    assert [line.split()[0] for line in lines] == [*settings, "4"]
+    settings = ["train", "validation", "test", "passages", "gold_titles", "reader", "retriever"]
+    assert [line.split()[0] for line in lines] == [*settings, "5"]
     assert "8 questions  sha256 " in lines[0]
     assert "checksum as published" in lines[3]
-    assert " tiiuae/falcon-rw-1b@e4b9872bb803165eb22f0a867d4e6a64d34fce19 " in lines[4]
-    assert lines[-1].startswith("4 files and 2 models, ")
+    assert "titles for 3 questions" in lines[4]
+    assert " tiiuae/falcon-rw-1b@e4b9872bb803165eb22f0a867d4e6a64d34fce19 " in lines[5]
+    assert lines[-1].startswith("5 files and 2 models, ")
     assert lines[-1].endswith("GB: all there")
     config = load_config("offshelf_nq")
     assert models_used(config) == {"reader": config.reader.name, "retriever": config.retriever.name}
     num_sent = len(hub.sent)
     assert fetch(root, "--exp", "offshelf_nq") == 0
-    assert len(server.ranges) == 4, "what is there is not fetched again"
+    assert len(server.ranges) == 5, "what is there is not fetched again"
     assert len(hub.sent) == num_sent
 
 
@@ -170,8 +182,8 @@ def test_neither_experiment_nor_data_set(capsys, root, names):
 def test_without_network_all_files_are_named(capsys, server, root):
     server.files.clear()
     line = message(capsys, download.main(["nq", "wikipedia", f"data.root={root}"]))  # no empty bars either
-    assert f"download these 4 files elsewhere and put them into {root}/:" in line
-    for name in ("nq-train.qa.csv", "nq-dev.qa.csv", "nq-test.qa.csv", "psgs_w100.tsv.gz"):
+    assert f"download these 5 files elsewhere and put them into {root}/:" in line
+    for name in ("nq-train.qa.csv", "nq-dev_gold_info.json.gz", "psgs_w100.tsv.gz"):
         assert f"{name} from {server.url}/{name}" in line
     assert not list(root.iterdir())
 
@@ -202,8 +214,57 @@ def test_a_run_fetches_what_it_needs(capsys, server, hub, arguments, root):
     assert run.main([*arguments, *models, "trainer.max_steps=1", "trainer.progress_bar=true"]) == 0
     assert "Downloading tiiuae/falcon-rw-1b" in capsys.readouterr().err
     assert len(hub.sent) == len(set(hub.sent)) > 0
-    assert len(server.ranges) == 4
+    assert len(server.ranges) == 4, "validations search all passages"
     assert (root / "psgs_w100.tsv.gz.sha256").is_file()
+
+
+def test_validations_of_a_part_hold_the_gold_passages(capsys, tmp_path, server, arguments, root):
+    """Where a question names none itself; no other part of the run needs to know them."""
+    gold = "data.gold_titles=nq-dev_gold_info.json.gz"
+    assert run.main([*arguments, gold, "trainer.max_steps=1", "index.validation_passages=20"]) == 0
+    (made,) = tmp_path.glob("runs/quickstart/*")
+    rows = json.loads((made / "validation_passages.json").read_text())["rows"]
+    titles = {question.title for question in toy_questions()[1 : SIZES["validation"]]}
+    wanted = {row for row, passage in enumerate(toy_passages()) if passage.title in titles}
+    assert wanted
+    assert wanted <= {*rows}
+    assert len(server.ranges) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ([], True),
+        (["index.validation_passages=null"], False),
+        (["data.gold_titles=null"], False),
+        (["data.source=hub"], False),
+        (["data.validation=mine.jsonl"], False),
+        (["data.validation=held_out"], False),
+        (["data.validation=mine.jsonl", "data.gold_titles=mine.json"], True),
+        (["data.gold_titles=biencoder-trivia-dev.json.gz"], False),
+        (["trainer.max_steps=0"], False),
+    ],
+)
+def test_published_titles_are_those_of_the_published_questions(changes, is_taken):
+    assert bool(gold_settings(load_config("offshelf_nq", changes))) is is_taken
+
+
+def test_gold_titles_that_cannot_be_had(capsys, tmp_path, server, arguments, root):
+    part = ["data.gold_titles=nq-dev_gold_info.json.gz", "index.validation_passages=20"]
+    del server.files["nq-dev_gold_info.json.gz"]
+    line = message(capsys, run.main([*arguments, *part]))
+    assert "nq-dev_gold_info.json.gz from " in line
+    assert "without the titles set data.gold_titles=null: validations then search" in line
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", ["data.gold_titles=null", "index.validation_passages=null", "data.source=hub"]
+)
+def test_gold_titles_are_not_fetched_where_no_run_takes_them(server, root, change):
+    write_hub_files(root)
+    assert fetch(root, "nq", change) == 0
+    assert not (root / "nq-dev_gold_info.json.gz").exists()
 
 
 def test_a_run_that_may_not_download(capsys, tmp_path, server, arguments, root):

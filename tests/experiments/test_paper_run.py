@@ -19,7 +19,7 @@ from experiments.config import load_config
 from experiments.planning import model_sizes
 from experiments.runs import RunFolder
 from lightning_modules.metrics.question_values import QuestionValues
-from tests.experiments.test_data_files import passages_tsv, questions_csv
+from tests.experiments.test_data_files import gold_titles_json, passages_tsv, questions_csv
 from tests.experiments.test_processes import command, others_of, told_of_death, wait_for
 from tests.model_hub import model_files, serve_models
 from tests.tiny_models import save_tiny_models
@@ -76,6 +76,7 @@ def settings_of_run(folder: Path) -> dict[str, object]:
     root.mkdir()
     for split, size in (("train", 9), ("dev", 5), ("test", 7)):
         (root / f"nq-{split}.qa.csv").write_bytes(questions_csv(size))
+    (root / "nq-dev_gold_info.json.gz").write_bytes(gold_titles_json(5))
     (root / "psgs_w100.tsv.gz").write_bytes(gzip.compress(passages_tsv()))
     return {
         "runs": folder / "runs",
