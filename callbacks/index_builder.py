@@ -1,8 +1,8 @@
 """Builds, saves and finds the index of a passage encoder, whatever its size and however many processes."""
 
-import fcntl
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,6 +19,7 @@ from callbacks.stop_on_interrupt import stop_if_interrupted
 from datamodules.durable_files import age_s, delete_partials_of_dead, partial_beside
 from datamodules.embedding_matrix import ROWS_A_CHUNK, EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
+from datamodules.file_locks import try_lock
 from datamodules.matrix_index import MatrixIndex
 from datamodules.passage_index import (
     EXACT,
@@ -47,7 +48,7 @@ class IndexBuilder:
     """Indices under the fingerprint of their embeddings, in the folder of a run and in one that runs share.
 
     Small knowledge bases are encoded in memory, and an exact index of them keeps single precision. Those of
-    more than 2 GiB, and all on a GPU, are written as an `EmbeddingMatrix`: an exact index searches it in its
+    more than 1 GiB, and all on a GPU, are written as an `EmbeddingMatrix`: an exact index searches it in its
     file or on the GPU, each process a share of it; another is made from it. An encoding that was killed goes
     on where it was.
 
@@ -67,11 +68,20 @@ class IndexBuilder:
     use_gpu: bool = False
     batch_size: int = 64
     show_progress: bool = True
-    largest_in_memory_bytes: int = 2 * 1024**3
+    largest_in_memory_bytes: int = 1024**3
 
     def folder_of(self, fingerprint: str) -> Path:
         """Where the run keeps an index of its own."""
-        return self.folder / fingerprint[:16]
+        return self.folder / self._name(fingerprint)
+
+    def names_of(self, fingerprint: str) -> set[str]:
+        """Of folders that hold an index of these embeddings, or the embeddings that it is made of."""
+        return {self._name(fingerprint), fingerprint[:16]}
+
+    def _name(self, fingerprint: str) -> str:
+        """An approximate index stands beside the exact one of the same embeddings, not in its place."""
+        kind = "" if self.factory == EXACT else "-" + re.sub(r"\W+", "-", self.factory)
+        return f"{fingerprint[:16]}{kind}"
 
     def load(self, trainer: Trainer, module: RetrievalModule, fingerprint: str) -> SearchIndex | None:
         """The index of these embeddings, where there is a whole one; of a damaged one it is said.
@@ -88,11 +98,12 @@ class IndexBuilder:
             index = self._load_from(place, trainer, module, fingerprint)
             if all(gather(trainer, [index is not None])):
                 return index
+            index = None  # a GPU need not hold two where another process has found its part damaged
         return None
 
     def _places(self, fingerprint: str) -> list[Path]:
         folders = (self.folder, self.start_folder)
-        return [folder / fingerprint[:16] for folder in folders if folder is not None]
+        return [folder / self._name(fingerprint) for folder in folders if folder is not None]
 
     def _load_from(
         self, place: Path, trainer: Trainer, module: RetrievalModule, fingerprint: str
@@ -132,8 +143,11 @@ class IndexBuilder:
             return self._search_in(matrix, trainer, module)
         if self._is_large(module):
             partial = self.folder / f"{fingerprint[:16]}.embeddings"
-            matrix = self._encoded_before(trainer, partial, fingerprint) or self._encode_matrix(
-                trainer, module, fingerprint, partial
+            shared = folder / fingerprint[:16]  # where an exact index of the same embeddings is
+            matrix = (
+                self._encoded_before(trainer, shared, fingerprint)
+                or self._encoded_before(trainer, partial, fingerprint)
+                or self._encode_matrix(trainer, module, fingerprint, partial)
             )
             exact = MatrixIndex(matrix)  # in its file: a GPU need not hold it for one search
             index = self._index_rows(trainer, module, matrix.as_array(), exact, fingerprint, folder)
@@ -160,8 +174,8 @@ class IndexBuilder:
         delete_partials_of_dead(self.start_folder / "*")
         for place in self.start_folder.glob("[!.]*.partial"):
             if age_s(place) > _WEEK_S:
-                with _lock(place.with_suffix(".lock")) as is_free:
-                    if is_free:
+                with _lock(place.with_suffix(".lock")) as is_ours:
+                    if is_ours:
                         log.info("%s, which a killed run has left behind a week ago, is removed", place)
                         shutil.rmtree(place, ignore_errors=True)
 
@@ -211,7 +225,7 @@ class IndexBuilder:
 
     def _share(self, index: PassageIndex, fingerprint: str, folder: Path) -> None:
         """Saves an index where other runs may be saving the same one: the first to be whole stays."""
-        place = folder / fingerprint[:16]
+        place = folder / self._name(fingerprint)
         partial = partial_beside(place)
         index.save(partial, fingerprint)
         try:
@@ -258,11 +272,13 @@ class IndexBuilder:
             return
         folder.mkdir(parents=True, exist_ok=True)
         place = folder / fingerprint[:16]
-        with _lock(place.with_suffix(".lock")) if trainer.is_global_zero else nullcontext(True) as is_free:
-            if not is_free:
-                log.warning("another run is encoding the same passages; this one encodes them for itself")
-            is_free = trainer.strategy.broadcast(is_free)
-            yield place if is_free else self.folder_of(fingerprint)
+        with _lock(place.with_suffix(".lock")) if trainer.is_global_zero else nullcontext(True) as is_ours:
+            if not is_ours:
+                other = "another run is encoding the same passages"
+                why = other if is_ours is False else f"the file system of {folder} has no locks"
+                log.warning("%s; this run encodes them for itself", why)
+            is_ours = trainer.strategy.broadcast(is_ours)
+            yield place if is_ours else self.folder_of(fingerprint)
 
     def _encoded_before(self, trainer: Trainer, place: Path, fingerprint: str) -> EmbeddingMatrix | None:
         """Embeddings that are whole: of another run, or one that was killed while FAISS made its index."""
@@ -326,16 +342,11 @@ class IndexBuilder:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Whether nobody else holds the lock, which is held inside if so."""
+def _lock(path: Path) -> Iterator[bool | None]:
+    """Inside, the lock is held; what is given says whether, see `try_lock`."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        except OSError:
-            is_free = False
-        yield is_free
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
 

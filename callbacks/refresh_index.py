@@ -188,7 +188,7 @@ class RefreshIndex(Callback):
             return
         needed = [name for name in (fingerprint, *self._in_checkpoints) if name is not None]
         last = [name for name in self._in_checkpoints[-1:] if name is not None]
-        keep = {self.builder.folder_of(name).name for name in (fingerprint, *last)}
+        keep = {name for of in (fingerprint, *last) for name in self.builder.names_of(of)}
         for folder in self.builder.folder.iterdir() if self.builder.folder.is_dir() else ():
             # an encoding that has begun has a suffix
             if folder.is_dir() and folder.name.split(".")[0] not in keep:

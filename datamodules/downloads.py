@@ -15,13 +15,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that download the same file are not kept apart there
-    fcntl = None  # type: ignore[assignment]
-
 from datamodules.checksums import Digests, Progress, write_record
 from datamodules.errors import DataError
+from datamodules.file_locks import try_lock
 
 _READ_BYTES = 1 << 16
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -44,6 +40,10 @@ class DownloadError(DataError):
 
 class _BrokenOffError(Exception):
     """One attempt that did not bring the whole file."""
+
+
+class _AllThereError(Exception):
+    """The server says that the file ends where what is there ends."""
 
 
 class _UnreachableError(_BrokenOffError):
@@ -94,13 +94,15 @@ def download(
         with _opened_alone(partial) as file:
             digests = _receive_all(source, file, progress, attempts, wait_s)
             file.flush()
-            _version_file(partial).unlink()
+            os.fsync(file.fileno())
             try:
                 digests.compare(path, f"what came from {url} is thrown away, so start the download again")
             except DataError:
                 partial.unlink()
+                _version_file(partial).unlink()
                 raise
             partial.replace(path)
+            _version_file(partial).unlink()
         write_record(path, url, digests.sha256)
     except OSError as error:
         raise DataError(
@@ -122,13 +124,8 @@ class _Source:
 def _opened_alone(partial: Path) -> Iterator[IO[bytes]]:
     """The partial file, open to read and append, and locked against other processes."""
     with partial.open("a+b") as file:
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{partial}: another process is downloading this file; wait until it is done"
-            ) from error
+        if try_lock(file) is False:
+            raise DataError(f"{partial}: another process is downloading this file; wait until it is done")
         try:
             yield file
         finally:
@@ -163,6 +160,19 @@ def _receive(source: _Source, file: IO[bytes], progress: Progress | None) -> Dig
     version_file = _version_file(Path(file.name))
     version = version_file.read_text() if version_file.is_file() else ""
     start = file.seek(0, os.SEEK_END) if version else 0
+    try:
+        return _receive_from(start, version, source, file, progress)
+    except _AllThereError:  # an attempt was killed after the last byte
+        digests = Digests(source.checksum)
+        file.seek(0)
+        digests.update_from(file)
+        return digests
+
+
+def _receive_from(
+    start: int, version: str, source: _Source, file: IO[bytes], progress: Progress | None
+) -> Digests:
+    version_file = _version_file(Path(file.name))
     with _answer(source, start, version, file) as answer:
         start, total = _extent(answer, start, file)
         chunk = _read(answer)
@@ -198,6 +208,8 @@ def _answer(source: _Source, start: int, version: str, file: IO[bytes]) -> http.
         answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=source.timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
+        if start and error.headers["Content-Range"] == f"bytes */{start}":
+            raise _AllThereError from error
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             file.truncate(0)  # what is there is longer than the file: the next attempt asks for all of it
         kind = _BrokenOffError if error.code in _PASSING_STATUSES else _RefusedError

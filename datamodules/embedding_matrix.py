@@ -15,6 +15,7 @@ from datamodules.passage_index import StaleIndexError, check_embeddings
 from datamodules.sealed_files import DamagedFileError, crc, read_json, write_json
 
 ROWS_A_CHUNK = 16384
+_ZEROS = 1 << 24
 """Rows that are written, and whose checksum is kept, together."""
 
 _MATRIX, _CHUNKS, _META = "embeddings.f16", "chunks.bin", "matrix.json"
@@ -81,7 +82,9 @@ class EmbeddingMatrix:
 
     @classmethod
     def begin(cls, folder: Path | str, shape: MatrixShape) -> "EmbeddingMatrix":
-        """Room for a matrix, or the one that is there already and goes on; of another shape it is replaced.
+        """Room for a matrix, or the one that is there already and goes on.
+
+        One of another shape, or one whose files are not of their size, is replaced.
 
         Args:
             folder: made where it is missing.
@@ -91,12 +94,12 @@ class EmbeddingMatrix:
             DataError: too little space, or the folder cannot be written.
         """
         folder = Path(folder)
-        if _read_shape(folder) != shape:
+        if _read_shape(folder) != shape or not _has_room(folder, shape):
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _reserve(folder / _MATRIX, shape.num_bytes)
-                _reserve(folder / _CHUNKS, len(shape.chunks) * _CHUNK.itemsize)
+                for name, num_bytes in _sizes(shape).items():
+                    _reserve(folder / name, num_bytes)
                 write_json(folder / _META, asdict(shape))  # last: without it there is none
             except (OSError, DataError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -264,10 +267,25 @@ def _read_shape(folder: Path) -> MatrixShape | None:
     return MatrixShape(**content) if kinds == expected else None
 
 
+def _sizes(shape: MatrixShape) -> dict[str, int]:
+    """Bytes of each file."""
+    return {_MATRIX: shape.num_bytes, _CHUNKS: len(shape.chunks) * _CHUNK.itemsize}
+
+
+def _has_room(folder: Path, shape: MatrixShape) -> bool:
+    """Whether the files are there, in their sizes."""
+    paths = {folder / name: num_bytes for name, num_bytes in _sizes(shape).items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+
 def _reserve(path: Path, num_bytes: int) -> None:
     """A file of zeros that has its space on the disk."""
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, num_bytes)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return
+        for start in range(0, num_bytes, _ZEROS):  # not on macOS
+            file.write(bytes(min(_ZEROS, num_bytes - start)))
 
 
 def _write_at(path: Path, start: int, data: bytes) -> None:
@@ -277,7 +295,7 @@ def _write_at(path: Path, start: int, data: bytes) -> None:
         while view:
             written = os.pwrite(descriptor, view, start)
             view, start = view[written:], start + written
-        os.fdatasync(descriptor)
+        getattr(os, "fdatasync", os.fsync)(descriptor)  # not on macOS
     finally:
         os.close(descriptor)
 

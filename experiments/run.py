@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
             return _execute(read_config(run.config), run, options.began_s)
     except ValueError:
         for run in made:
-            if not run.start.is_file():  # nothing of worth was written yet
+            if not run.start.is_file() and not run.has_embeddings:  # nothing of worth was written yet
                 shutil.rmtree(run.path)
         raise
 

@@ -1,7 +1,6 @@
 """One process at a time works in a run's folder."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.durable_files import is_alive
+from datamodules.file_locks import try_lock
 from experiments.config import ConfigError
 
 LOCK_FILE = "run.lock"
@@ -49,17 +49,16 @@ def locked(folder: Path) -> Iterator[None]:
 def _lock(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        is_ours = try_lock(descriptor)
+        if is_ours is False:
             owner = _holder(descriptor)
             os.close(descriptor)
-            raise _taken(path, owner) from error
-        except OSError:  # a file system without locks
+            raise _taken(path, owner)
+        if is_ours is None:
             owner = _owner(descriptor)
             if owner.get("process") != os.getpid() and _may_run(owner):
                 os.close(descriptor)
-                raise _taken(path, owner) from None
+                raise _taken(path, owner)
         if _is_at(path, descriptor):
             return descriptor
         os.close(descriptor)  # the one before has deleted it since

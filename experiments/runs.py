@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / "index"
 
     @property
+    def has_embeddings(self) -> bool:
+        """Whether an encoding has begun, or come to its end, that would be lost with the folder."""
+        return any(self.index.glob("*.partial")) or any(self.index.glob("*.embeddings"))
+
+    @property
     def validation_passages(self) -> Path:
         """Rows of the passages that validations search, where these are a part of the knowledge base."""
         return self.path / "validation_passages.json"

@@ -1,6 +1,5 @@
 """Arrays by key, on disk: what a frozen reader made of each prompt, for every run that asks again."""
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -10,7 +9,6 @@ import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +16,8 @@ from jaxtyping import Float32
 
 from datamodules.durable_files import write_durably
 from datamodules.errors import DataError
+from datamodules.file_locks import try_lock
 from datamodules.sealed_files import checksum
-
-try:
-    import fcntl
-except ImportError:  # Windows: what another process still writes may be deleted there, and is read anew
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +204,7 @@ class _OwnFile:
         self.path = folder / f"{uuid.uuid4().hex}-{whose}.arrows"
         self._sums = self.path.with_suffix(_SUMS).open("a")
         weakref.finalize(self, self._sums.close)
-        _lock(self._sums)  # before there is a file that could be deleted
+        try_lock(self._sums)  # before there is a file that could be deleted
         self._file: pa.NativeFile = pa.OSFile(str(self.path), "wb")
         self._writer = pa.ipc.new_stream(self._file, schema)
 
@@ -233,24 +227,12 @@ class _OwnFile:
 
 
 def _is_written(sums: Path) -> bool:
-    """Whether a process still appends to the file of some sums; none does again once it has ended."""
+    """Whether a process still appends to the file of some sums; none does again once it has ended.
+
+    Where there are no locks, none does: what is lost while it is written is read again.
+    """
     try:
         with sums.open("r+") as file:
-            return not _lock(file)
+            return try_lock(file) is False
     except FileNotFoundError:  # nobody can read what has none
         return False
-
-
-def _lock(file: TextIO) -> bool:
-    """Whether no other process has a file locked; the kernel takes a lock back however its process ends.
-
-    Where a file system has no locks, none has: what is lost while it is written is read again.
-    """
-    if fcntl is None:
-        return True
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

@@ -63,7 +63,10 @@ def serve_files(**files: bytes) -> Iterator[FileServer]:
             if wanted and served.sends_parts and self.headers["If-Range"] == etag:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-")) + served.shift
                 if start >= len(content):
-                    self.send_error(416)
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

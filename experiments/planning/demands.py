@@ -15,6 +15,7 @@ from experiments.data_files import passage_file
 from experiments.models import hub_models, model_name
 from experiments.planning.setup import Setup, built_knowledge_base, count_all_passages
 from experiments.planning.work import indices_of_run
+from experiments.processes import num_processes
 
 MOMENTS = 2
 """That AdamW keeps of each weight, beside its gradient."""
@@ -230,7 +231,7 @@ def memory_demand(setup: Setup) -> Demand:
         _models_on_host(setup) if setup.on_gpu else _models_of_cpu(setup),
         *([] if setup.on_gpu else [Part("activations", _workspace(setup))]),
         *_index_on_host(setup),
-        Part(_PART, setup.num_in_part * setup.dim * 2),
+        Part(_PART, _part_bytes(setup) * (2.5 if num_processes(setup.config) > 1 else 1)),
         Part("BM25, while it is built", _BM25_PASSAGE_BYTES * (setup.num_passages or 0) * setup.has_bm25),
     ]
     return Demand(
@@ -239,6 +240,10 @@ def memory_demand(setup: Setup) -> Demand:
             Part(part.name, processes * part.about, processes * part.at_least) for part in parts if part.about
         ),
     )
+
+
+def _part_bytes(setup: Setup) -> int:
+    return setup.num_in_part * setup.dim * 2
 
 
 def _models_of_cpu(setup: Setup) -> Part:
@@ -280,7 +285,8 @@ def gpu_demand(setup: Setup) -> Demand:
     parts = [
         _models_of_gpu(setup),
         Part("index", index_bytes(setup) * share, sure_index_bytes(setup) * share),
-        Part(_PART, setup.num_in_part * setup.dim * 2 * setup.searches_on_gpu),
+        # the processes' shares are gathered there before each has all of it
+        Part(_PART, _part_bytes(setup) * (setup.searches_on_gpu + (num_processes(setup.config) > 1))),
         Part("activations and workspace", _workspace(setup)),
     ]
     own = _CUDA + _SLACK * sum(part.about for part in parts)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,9 +161,33 @@ def _host_memory() -> int | None:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (ValueError, OSError, AttributeError):
             return None
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for limit in _group_limits():
         try:
-            total = min(total, int(Path(limit).read_text()))
+            total = min(total, int(limit.read_text()))
         except (OSError, ValueError):  # none, or "max"
             continue
     return total
+
+
+def _group_limits(
+    own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
+) -> Iterator[Path]:
+    """Files of the memory that the process's control group may have, and each group that this is in.
+
+    That of a job of SLURM, or of a service of systemd, is several groups deep.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    # a container sees its own group as the root, whatever it is called outside
+    for line in ["0::/", "0:memory:/", *lines]:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root, name = (groups / "memory", "memory.limit_in_bytes") if kinds else (groups, "memory.max")
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            yield group / name
+            if group == root:
+                break

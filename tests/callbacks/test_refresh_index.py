@@ -1,5 +1,6 @@
 """When the index is rebuilt, when a saved one is loaded, and what a resumed run goes on with."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -376,6 +377,10 @@ def test_the_end_of_a_run_leaves_no_half_built_index(tmp_path):
     assert [path.name for path in (tmp_path / "index").iterdir()] == [index._fingerprint[:16]]
 
 
+def no_locks(*_args: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 @pytest.fixture
 def nothing_fits(monkeypatch):
     monkeypatch.setattr(IndexBuilder, "_is_large", lambda self, module: True)
@@ -503,6 +508,20 @@ def test_an_index_that_was_killed_while_faiss_made_it_is_not_encoded_again(tmp_p
     assert len(module.index) == len(module.knowledge_base)
 
 
+def test_an_approximate_index_and_an_exact_one_do_not_take_each_others_place(tmp_path, monkeypatch):
+    """Nor are the same passages encoded for both."""
+    monkeypatch.setattr(index_builder, "MatrixShape", partial(MatrixShape, rows_a_chunk=8))
+    encoded = dies_after(monkeypatch, 3)
+    for turn, factory in enumerate(("Flat", "PQ4x4", "Flat", "PQ4x4")):
+        settings = {"factory": factory, "largest_in_memory_bytes": 0, "start_folder": tmp_path / "shared"}
+        module = after_a_test(tmp_path / str(turn), make_callback(tmp_path / str(turn), **settings))
+        assert module.index.factory == factory
+    assert len(encoded) == 3, "the three parts of one encoding"
+    fingerprint = embeddings_fingerprint(module.retriever, module.knowledge_base)[:16]
+    folders = {path.name for path in (tmp_path / "shared").iterdir() if path.is_dir()}
+    assert folders == {fingerprint, f"{fingerprint}-PQ4x4"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_an_encoding_between_its_parts(tmp_path, nothing_fits, monkeypatch, number):
     """A refresh may take an hour, and a scheduler waits for minutes."""
@@ -544,6 +563,17 @@ def test_a_shared_matrix_that_another_run_is_writing_is_left_to_it(tmp_path, not
     assert own.index.matrix.folder.parent == tmp_path / "index"
     second = after_a_test(tmp_path, make_callback(tmp_path / "second", start_folder=shared))
     assert second.index.matrix.folder.parent == shared
+
+
+def test_where_a_shared_disk_has_no_locks_each_run_encodes_for_itself(
+    tmp_path, nothing_fits, caplog, monkeypatch
+):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    shared = tmp_path / "shared"
+    with caplog.at_level(logging.WARNING, logger="callbacks.index_builder"):
+        own = after_a_test(tmp_path, make_callback(tmp_path, start_folder=shared))
+    assert f"the file system of {shared} has no locks; this run encodes them for itself" in caplog.text
+    assert own.index.matrix.folder.parent == tmp_path / "index"
 
 
 def test_a_part_whose_record_a_shared_disk_has_lost_is_encoded_again(tmp_path, nothing_fits, monkeypatch):

@@ -76,6 +76,16 @@ def test_another_process_goes_on_where_one_was_killed(server, path):
     assert min(done for done, _ in told) > 1_000_000
 
 
+def test_a_process_that_was_killed_after_the_last_byte_fetches_nothing_again(server, path):
+    server.cuts = [1_000_000]
+    with pytest.raises(DownloadError):
+        fetch(server, path, attempts=1)
+    path.with_name("file.bin.partial").write_bytes(CONTENT)
+    fetch(server, path, attempts=1, checksum=f"sha256:{SHA256}")
+    assert is_whole(path)
+    assert server.ranges[1:] == ["bytes=3000000-"]
+
+
 @pytest.mark.parametrize("fault", ["no parts", "no versions", "changed", "longer than the file", "no mark"])
 def test_it_starts_over_where_it_cannot_go_on(server, path, fault):
     server.cuts = [1_000_000]

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from datamodules import embedding_matrix
 from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.errors import DataError
 from datamodules.matrix_index import MatrixIndex
@@ -104,6 +105,30 @@ def test_one_cut_short_is_refused(tmp_path):
     os.truncate(matrix.folder / "chunks.bin", 9)
     with pytest.raises(DataError, match=r"chunks.bin is damaged"):
         EmbeddingMatrix.open(matrix.folder, "abc")
+
+
+@pytest.mark.parametrize("name", ["embeddings.f16", "chunks.bin"])
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_one_that_has_lost_its_room_is_begun_anew(tmp_path, name, is_gone):
+    matrix = EmbeddingMatrix.begin(tmp_path, SHAPE)
+    matrix.write(0, vectors()[:16])
+    if is_gone:
+        (tmp_path / name).unlink()
+    else:
+        os.truncate(tmp_path / name, 3)
+    again = EmbeddingMatrix.begin(tmp_path, SHAPE)
+    assert again.missing() == [0, 1, 2, 3]
+    again.write(0, vectors()[:16])
+
+
+def test_room_is_made_on_systems_without_fallocate(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.delattr(os, "fdatasync")
+    monkeypatch.setattr(embedding_matrix, "_ZEROS", 100)
+    matrix = EmbeddingMatrix.begin(tmp_path, SHAPE)
+    assert matrix.file.stat().st_size == SHAPE.num_bytes
+    matrix.write(3, vectors()[48:])
+    assert matrix.missing() == [0, 1, 2]
 
 
 def test_an_altered_byte_is_seen_as_it_is_read(tmp_path):
