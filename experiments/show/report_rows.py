@@ -25,7 +25,7 @@ from experiments.show.report_runs import (
     paper_steps,
     short_path,
 )
-from lightning_modules.metrics.bootstrap import bootstrap_interval, hierarchical_bootstrap_interval
+from lightning_modules.metrics.bootstrap import bootstrap_interval, crossed_bootstrap_interval
 from lightning_modules.metrics.measures import all_measures
 
 SCALES = ("paper", "embedded", OWN)
@@ -64,7 +64,7 @@ class PooledEstimate:
     Attributes:
         mean: over the instances of all seeds.
         std: sample standard deviation over them; NaN of a single one.
-        low, high: 95% bootstrap interval; of several seeds by seeds and then by questions.
+        low, high: 95% bootstrap interval; of several seeds over seeds and the questions that they share.
         n: number of instances, over all seeds.
     """
 
@@ -326,17 +326,20 @@ def _status(run: Run, counted: set[Path]) -> str:
 # ---- means over questions ----
 
 
-def pooled_estimate(groups: Sequence[Sequence[float]]) -> PooledEstimate | None:
+def pooled_estimate(of_seeds: Sequence[Mapping[str, float]]) -> PooledEstimate | None:
     """Pools the instances of runs that differ in their seed only; None where there are none.
 
     Args:
-        groups: values of each seed's instances.
+        of_seeds: values of each seed's instances by question.
     """
-    filled = [np.asarray(values) for values in groups if len(values)]
-    if not filled:
+    questions = list(dict.fromkeys(question for values in of_seeds for question in values))
+    if not questions:
         return None
-    pooled = np.concatenate(filled)
-    low, high = bootstrap_interval(pooled) if len(filled) == 1 else hierarchical_bootstrap_interval(filled)
+    values = np.array([[of.get(question, np.nan) for question in questions] for of in of_seeds if of])
+    pooled = values[~np.isnan(values)]
+    if not len(pooled):
+        return None
+    low, high = bootstrap_interval(pooled) if len(values) == 1 else crossed_bootstrap_interval(values)
     std = float(pooled.std(ddof=1)) if len(pooled) > 1 else np.nan
     return PooledEstimate(float(pooled.mean()), std, low, high, len(pooled))
 
@@ -344,10 +347,7 @@ def pooled_estimate(groups: Sequence[Sequence[float]]) -> PooledEstimate | None:
 def estimate_all(metrics_of_seeds: Sequence[QuestionMetrics]) -> dict[str, PooledEstimate]:
     """Every metric of a report that has values; one value for each question."""
     names = [measure.name for measure in all_measures() if measure.has_questions]
-    found = {
-        name: pooled_estimate([list(metrics.get(name, {}).values()) for metrics in metrics_of_seeds])
-        for name in names
-    }
+    found = {name: pooled_estimate([metrics.get(name, {}) for metrics in metrics_of_seeds]) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -333,9 +333,7 @@ def _notes(entries: Sequence[Entry], with_std: bool) -> tuple[str, ...]:
     if any(len(entry.runs) == 1 for entry in measured):
         notes.append("Rows of one seed: the bootstrap draws questions; intervals leave out other seeds.")
     if any(len(entry.runs) > 1 for entry in measured):
-        notes.append(
-            "Rows of several seeds: the bootstrap draws seeds, then questions of each (hierarchical)."
-        )
+        notes.append("Rows of several seeds: the bootstrap draws seeds, and questions once for all of them.")
     analysed = [entry for entry in measured if with_std and any(run.from_analysis for run in entry.runs)]
     if analysed:
         names = ", ".join(f"{dataset_label(entry.dataset)} {setting_label(entry)}" for entry in analysed)

@@ -1,8 +1,7 @@
 """How certain a mean over instances is: the percentile bootstrap."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 _LARGEST_DRAW = 2**24
@@ -44,36 +43,38 @@ def bootstrap_interval(
     return _percentiles(means, level)
 
 
-def hierarchical_bootstrap_interval(
-    groups: Sequence[ArrayLike],
-    num_samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+def crossed_bootstrap_interval(
+    values: Float[np.ndarray, "seeds questions"], num_samples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over groups: groups are drawn first, then their instances.
+    """Percentile bootstrap interval of the mean over runs that have measured the same questions.
 
-    So it also holds how far one group (a run with another seed) is from the next, which drawing from all
-    instances at once would hide.
+    Seeds are drawn, and once for all of them questions: so it also holds how far one run is from the next,
+    and a question that is hard for all of them does not average out, as it would were it drawn for each anew.
 
     Args:
-        groups: values of each group's instances; NaN is left out, as is a group without any value.
-        num_samples: times that groups and instances are drawn, with replacement.
-        level: share of the samples' means that the interval holds.
-        seed: of the draws.
+        values: of each question, with each seed; NaN where a seed has none, which is left out.
+        num_samples, level, seed: as in `bootstrap_interval`.
 
     Returns:
         Both ends; NaN where no value is defined.
     """
-    defined = [values for values in map(_defined, groups) if len(values)]
-    if not defined:
+    is_defined = ~np.isnan(values)
+    if not is_defined.any():
         return np.nan, np.nan
     random = np.random.default_rng(seed)
+    num_seeds, num_questions = values.shape
+    sides = np.stack([np.where(is_defined, values, 0.0), is_defined.astype(np.float64)])
     means = np.empty(num_samples)
-    for sample in range(num_samples):
-        chosen = random.integers(0, len(defined), len(defined))
-        drawn = [defined[i][random.integers(0, len(defined[i]), len(defined[i]))] for i in chosen]
-        means[sample] = sum(values.sum() for values in drawn) / sum(len(values) for values in drawn)
-    return _percentiles(means, level)
+    together = max(1, _LARGEST_DRAW // num_questions)
+    for start in range(0, num_samples, together):
+        count = min(together, num_samples - start)
+        seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), count)
+        questions = random.multinomial(num_questions, np.full(num_questions, 1 / num_questions), count)
+        by_seed = np.tensordot(sides, questions.astype(np.float64), axes=(2, 1))
+        sums, counts = np.einsum("vsn,ns->vn", by_seed, seeds)
+        with np.errstate(invalid="ignore"):  # a sample may hold nothing that is defined
+            means[start : start + count] = sums / counts
+    return _percentiles(means[~np.isnan(means)], level)
 
 
 def _defined(values: ArrayLike) -> np.ndarray:

@@ -116,18 +116,19 @@ def test_seeds_are_pooled(toy_runs):
     assert entry.estimates["f1"].mean == pytest.approx(np.mean([record["f1"] for record in records]))
 
 
-def test_intervals_of_several_seeds_draw_seeds_first(toy_runs):
+def test_intervals_of_several_seeds_draw_seeds_and_once_for_all_of_them_questions(toy_runs):
     """Against loops over the same quantity with random numbers of another kind."""
     [entry] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
     name = "indicator1/attention_p90"
-    groups = [list(one.after[name].values()) for one in entry.runs]
+    of_seeds = [one.after[name] for one in entry.runs]
+    questions = sorted({question for values in of_seeds for question in values})
     chance, means = random.Random(5), []
     for _ in range(6000):
-        drawn = []
-        for _ in groups:
-            group = chance.choice(groups)
-            drawn += chance.choices(group, k=len(group))
-        means.append(sum(drawn) / len(drawn))
+        seeds = chance.choices(of_seeds, k=len(of_seeds))
+        asked = chance.choices(questions, k=len(questions))
+        drawn = [values[question] for values in seeds for question in asked if question in values]
+        if drawn:
+            means.append(sum(drawn) / len(drawn))
     low, high = np.quantile(means, [0.025, 0.975])
     found = entry.estimates[name]
     width = high - low
