@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from datamodules.answer_matching import AnswerMatch, HitMatcher
 from datamodules.batches import Passage, Question
@@ -200,6 +200,15 @@ class PassageRanking:
         top = np.argsort(-(self.scores + size * self.log_words), axis=1, kind="stable")[:, :k]
         hits = [any(self._matches(row, column) for column in found) for row, found in enumerate(top.tolist())]
         return Bonus(size, np.array(hits, dtype=float), float(self.words[top].mean()), self._gold_found(top))
+
+    def reciprocal_ranks(self, k: int) -> Float64[np.ndarray, " questions"]:
+        """1 / rank of each question's first passage with an answer; 0 where none is among the first k."""
+        top = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
+        ranks = (
+            next((rank for rank, column in enumerate(found, start=1) if self._matches(row, column)), 0)
+            for row, found in enumerate(top.tolist())
+        )
+        return np.array([1 / rank if rank else 0.0 for rank in ranks])
 
     def _gold_found(self, top: np.ndarray) -> float | None:
         found = [

@@ -34,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         help="cells by name, with * for anything; may be repeated",
     )
     parser.add_argument("--questions", type=int, default=128, help="training questions that teach (128)")
+    parser.add_argument(
+        "--unseen",
+        type=int,
+        default=500,
+        help="of the training questions the last, to measure on in place of the test questions (500)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
     parser.add_argument("--render", action="store_true", help="write the pages again, run nothing")
     return parser
@@ -46,7 +52,14 @@ def _study(options: argparse.Namespace) -> int:
     overrides = [word for word in options.what if "=" in word]
     parts = [word for word in options.what if "=" not in word]
     study = Study.of(
-        options.exp, overrides, parts, options.only, options.questions, options.seeds, options.out
+        options.exp,
+        overrides,
+        parts,
+        options.only,
+        options.questions,
+        options.unseen,
+        options.seeds,
+        options.out,
     )
     if options.list:
         study.list_cells()

@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result, of_part
-from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, NAME
-from experiments.study.teachers import Teacher, teachers
-from lightning_modules.metrics.bootstrap import hierarchical_bootstrap_interval
+from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, NAME, VALIDATION
+from experiments.study.readers import INITIAL
+from experiments.study.teachers import CONTROLS, Teacher, teachers
+from lightning_modules.metrics.bootstrap import crossed_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
+from lightning_modules.metrics.measures import Better, all_measures
 from lightning_modules.metrics.prediction import (
     LeftOut,
     balanced_accuracy,
@@ -21,24 +23,42 @@ from lightning_modules.metrics.prediction import (
     difference_of_correlations,
     predict_left_out,
     rank_correlation,
+    reliability,
 )
 
-OUTCOMES = {GAIN: "gain", BEYOND_LENGTH: "gain beyond length"}
-"""What is predicted: changes of the Hit Rate@5 on test questions."""
+OUTCOMES = {BEYOND_LENGTH: "gain beyond length", GAIN: "gain", MRR_GAIN: "gain in MRR@20"}
+"""What is predicted: changes on the questions that are measured on. The first is the one that counts."""
+EARLY = "early"
+"""No measure of the check, but its rival: what a quarter of the training does to validation questions."""
+_LESS_IS_BETTER = ("fixed_preference", "length_tau_size")
+_EITHER = ("length_tau", "entropy")
+
+
+def direction(measure: str) -> int:
+    """Whether more of a measure should mean a larger gain (1), a smaller one (-1), or nobody has said (0)."""
+    if measure in _EITHER:
+        return 0
+    if measure in _LESS_IS_BETTER:
+        return -1
+    better = {of.name: of.better for of in all_measures()}.get(measure, Better.HIGHER)
+    return {Better.HIGHER: 1, Better.LOWER: -1, Better.NEITHER: 0}[better]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule for the verdict, judged on families of teachers that it was made without.
+    """A rule for the verdict, judged on teachers that share neither reader nor signal with those it is of.
 
     Attributes:
-        left_out: what it predicts.
-        error, error_of_mean: mean absolute error of the predicted gains, and of the other families' mean.
+        left_out: what it predicts; NaN of teachers that have too few strangers.
+        num_teachers: that it was judged on.
+        error, error_of_mean: mean absolute error of the predicted gains, and of the strangers' mean.
         correlation: Spearman's, of predicted and true gains.
-        accuracy: balanced, of "worth it" where the predicted gain is above half the mean gain of labels.
+        accuracy: balanced, of "worth it" where the predicted gain is above the bound, over teachers of which
+            that is decided.
     """
 
     left_out: LeftOut
+    num_teachers: int
     error: float
     error_of_mean: float
     correlation: float
@@ -50,6 +70,12 @@ class Predictions:
 
     Args:
         results: of all parts; teachers without a result for each seed are left out.
+
+    Attributes:
+        num_seeds: of each teacher.
+        results: of each teacher by name, in the order of the seeds.
+        teachers: that are not left out.
+        left_out: names of those that are.
     """
 
     def __init__(self, results: Sequence[Result]) -> None:
@@ -64,19 +90,18 @@ class Predictions:
             if name in known and len(found) == self.num_seeds
         }
         self.teachers = [teacher for name, teacher in known.items() if name in self.results]
+        self.left_out = [name for name in by_teacher if name not in self.results]
 
-    def outcomes(self, name: str) -> Float[np.ndarray, "teachers seeds questions"]:
-        """Changes of each test question."""
-        return np.array(
-            [[result.questions[name] for result in self.results[of.name]] for of in self.teachers]
-        )
+    def outcomes(self, name: str, of: Sequence[Teacher]) -> Float[np.ndarray, "teachers seeds questions"]:
+        """Changes of each question."""
+        return np.array([self._changes(teacher.name, name) for teacher in of])
+
+    def _changes(self, teacher: str, name: str) -> Float[np.ndarray, "seeds questions"]:
+        return np.array([result.questions[name] for result in self.results[teacher]])
 
     def estimate(self, teacher: str, name: str) -> Estimate:
-        """The mean change, its interval over seeds and questions."""
-        of_seeds = [np.array(result.questions[name]) for result in self.results[teacher]]
-        mean = float(np.mean([values.mean() for values in of_seeds]))
-        low, high = hierarchical_bootstrap_interval(of_seeds, num_samples=1000)
-        return Estimate(mean, low, high, sum(map(len, of_seeds)))
+        """The mean change, its interval over seeds and questions, which all seeds share."""
+        return crossed_estimate(self._changes(teacher, name))
 
     def before(self, teacher: str) -> dict[str, Estimate]:
         """What was measured of a teacher, which is the same for all seeds."""
@@ -86,68 +111,162 @@ class Predictions:
             if name.startswith(BEFORE)
         }
 
-    @cached_property
-    def measures(self) -> dict[str, Float[np.ndarray, " teachers"]]:
-        """By name, of each teacher; NaN where it has none."""
-        found = [self.before(of.name) for of in self.teachers]
+    def measures(self, of: Sequence[Teacher]) -> dict[str, Float[np.ndarray, " teachers"]]:
+        """By name, of each of some teachers; NaN where it has none."""
+        found = [self.before(teacher.name) for teacher in of]
         names = dict.fromkeys(name for of_teacher in found for name in of_teacher)
         unknown = Estimate(math.nan, math.nan, math.nan, 0)
-        return {
+        measured = {
             name: np.array([of_teacher.get(name, unknown).mean for of_teacher in found]) for name in names
         }
+        return {**measured, EARLY: np.array([self._early(teacher.name) for teacher in of])}
 
-    def correlations(self, outcome: str, with_controls: bool = True) -> dict[str, Estimate]:
-        """Spearman's correlation over teachers of each measure with an outcome, the strongest first."""
-        kept = np.array([with_controls or of.control is None for of in self.teachers])
-        gains = self.outcomes(outcome)[kept]
-        found = {name: correlation_with_gain(values[kept], gains) for name, values in self.measures.items()}
+    def _early(self, teacher: str) -> float:
+        """The change on validation questions after the first validation, over all seeds."""
+        changes = []
+        for result in self.results[teacher]:
+            steps = sorted(
+                int(name.removeprefix(VALIDATION)) for name in result.questions if name.startswith(VALIDATION)
+            )
+            start, first = (np.mean(result.questions[f"{VALIDATION}{step}"]) for step in steps[:2])
+            changes.append(first - start)
+        return float(np.mean(changes))
+
+    # ---- what orders teachers ----
+
+    @cached_property
+    def readers_teachers(self) -> list[Teacher]:
+        """Those with a reader: controls are no teachers that anyone would choose among."""
+        return [teacher for teacher in self.teachers if teacher.control is None]
+
+    @cached_property
+    def attending(self) -> list[Teacher]:
+        """Those whose scores are attention, at least in part, so that everything can be measured of them."""
+        return [teacher for teacher in self.readers_teachers if teacher.attention is not None]
+
+    @cached_property
+    def of_initial_reader(self) -> list[Teacher]:
+        """Those of the reader as it comes: which signal of one reader?"""
+        return [
+            teacher
+            for teacher in self.readers_teachers
+            if teacher.reading is not None and teacher.reading.reader == INITIAL
+        ]
+
+    @cached_property
+    def new(self) -> list[Teacher]:
+        """Those that had not taught yet when the settings were chosen."""
+        return [teacher for teacher in self.readers_teachers if teacher.name not in SEEN_BEFORE]
+
+    def correlations(self, outcome: str, of: Sequence[Teacher]) -> dict[str, Estimate]:
+        """Spearman's correlation over some teachers of each measure with an outcome, the strongest first."""
+        if not of:
+            return {}
+        gains, families = self.outcomes(outcome, of), [teacher.family for teacher in of]
+        found = {
+            name: correlation_with_gain(values, gains, families) for name, values in self.measures(of).items()
+        }
         return dict(sorted(found.items(), key=lambda item: -_strength(item[1])))
 
     def advantage(self, first: str, second: str, outcome: str) -> Estimate | None:
         """By how much better the first measure orders teachers than the second; None where one is unknown."""
-        if first not in self.measures or second not in self.measures:
+        of = self.attending
+        measures = self.measures(of)
+        if first not in measures or second not in measures:
             return None
-        measures = self.measures[first], self.measures[second]
-        return difference_of_correlations(*measures, self.outcomes(outcome))
+        one, other = (measures[name] * (direction(name) or 1) for name in (first, second))
+        families = [teacher.family for teacher in of]
+        return difference_of_correlations(one, other, self.outcomes(outcome, of), families)
+
+    def ceiling(self, outcome: str, of: Sequence[Teacher]) -> float:
+        """How well the outcomes themselves are known, see `reliability`."""
+        return reliability(self.outcomes(outcome, of)) if len(of) > 1 else math.nan
+
+    # ---- what is worth it ----
 
     @cached_property
-    def is_worth_it(self) -> dict[str, bool]:
-        """Whether each teacher brings at least half of what true labels bring, beyond length."""
-        gains = {of.name: self.estimate(of.name, BEYOND_LENGTH).mean for of in self.teachers}
-        bound = gains.get("labels", math.nan) / 2
-        return {name: gain >= bound for name, gain in gains.items()}
+    def is_worth_it(self) -> dict[str, bool | None]:
+        """Whether each teacher brings surely more (less) than half of the way from no teacher to true labels.
+
+        Of the gain beyond length; None where the interval of the difference holds 0, or where labels are not
+        surely better than `uniform`.
+        """
+        undecided: dict[str, bool | None] = dict.fromkeys(self.results)
+        if not {"labels", "uniform"} <= self.results.keys():
+            return undecided
+        labels, uniform = (self._changes(name, BEYOND_LENGTH) for name in ("labels", "uniform"))
+        if not crossed_estimate(labels - uniform).low > 0:
+            return undecided
+        bound = (labels + uniform) / 2
+        return {name: _sign(self._changes(name, BEYOND_LENGTH) - bound) for name in self.results}
+
+    @property
+    def bound(self) -> float:
+        """Half of the way from `uniform` to `labels`, beyond length."""
+        found = [self.estimate(name, BEYOND_LENGTH).mean for name in ("labels", "uniform")]
+        return sum(found) / 2
 
     def rule(self, names: Sequence[str]) -> Rule | None:
-        """A rule of some measures, made without each family in turn; controls take no part. None: too few."""
-        kept = [i for i, of in enumerate(self.teachers) if of.control is None]
-        families = [self.teachers[i].family for i in kept]
+        """A rule of some measures for each teacher, made of its strangers; controls take no part.
+
+        None: too few of these measures are known, or no teacher has strangers enough.
+        """
+        of = self.attending
         measures = {
-            name: values[kept]
-            for name, values in self.measures.items()
-            if name in names and not np.isnan(values[kept]).any()
+            name: values * (direction(name) or 1)
+            for name, values in self.measures(of).items()
+            if name in names and not np.isnan(values).any()
         }
-        if len(set(families)) < 2 or not measures or "labels" not in self.results:
+        if not measures or not {"labels", "uniform"} <= self.results.keys():
             return None
-        gains = self.outcomes(BEYOND_LENGTH).mean(axis=(1, 2))[kept]
-        left_out = predict_left_out(measures, gains, families)
-        bound = self.estimate("labels", BEYOND_LENGTH).mean / 2
-        true = [self.is_worth_it[self.teachers[i].name] for i in kept]
+        gains = self.outcomes(BEYOND_LENGTH, of).mean(axis=(1, 2))
+        left_out = predict_left_out(measures, gains, [teacher.traits for teacher in of])
+        judged = ~np.isnan(left_out.predicted)
+        if judged.sum() < 2:
+            return None
+        said = {
+            teacher.name: bool(value >= self.bound)
+            for teacher, value in zip(of, left_out.predicted, strict=True)
+            if not math.isnan(value)
+        }
+        decided = {name: worth for name, worth in self.is_worth_it.items() if worth is not None}
+        both = [name for name in said if name in decided]
         return Rule(
             left_out,
-            float(np.abs(left_out.predicted - gains).mean()),
-            float(np.abs(left_out.from_mean - gains).mean()),
-            float(rank_correlation(left_out.predicted, gains)),
-            balanced_accuracy([bool(value >= bound) for value in left_out.predicted], true),
+            int(judged.sum()),
+            float(np.abs(left_out.predicted - gains)[judged].mean()),
+            float(np.abs(left_out.from_mean - gains)[judged].mean()),
+            float(rank_correlation(left_out.predicted[judged], gains[judged])),
+            balanced_accuracy([said[name] for name in both], [decided[name] for name in both])
+            if both
+            else math.nan,
         )
 
-    def verdicts(self) -> dict[str, tuple[float, bool]]:
-        """Of each teacher the verdict of the check, and whether it was worth it; labels are but a limit."""
-        values = self.measures[VERDICT]
+    def verdicts(self) -> dict[str, tuple[float, bool | None]]:
+        """Of each teacher with a reader the verdict of the check, and whether it was worth it."""
         return {
-            of.name: (float(value), self.is_worth_it[of.name])
-            for of, value in zip(self.teachers, values, strict=True)
-            if of.name != "labels"
+            teacher.name: (self.before(teacher.name)[VERDICT].mean, self.is_worth_it[teacher.name])
+            for teacher in self.readers_teachers
         }
+
+
+SEEN_BEFORE = frozenset(
+    f"{INITIAL} {name}"
+    for name in ("likelihood", "question qrhead:16", "answer+question+likelihood", "answer", "answer mean")
+) | {*CONTROLS}
+"""Teachers whose gains, on other questions, were known when the settings of the study were chosen."""
+
+
+def crossed_estimate(changes: Float[np.ndarray, "seeds questions"]) -> Estimate:
+    """The mean, with an interval over seeds and questions."""
+    low, high = crossed_bootstrap_interval(changes)
+    return Estimate(float(changes.mean()), low, high, changes.size)
+
+
+def _sign(differences: Float[np.ndarray, "seeds questions"]) -> bool | None:
+    """Whether they are surely above 0, or surely below."""
+    found = crossed_estimate(differences)
+    return True if found.low > 0 else False if found.high < 0 else None
 
 
 def _strength(of: Estimate) -> float:

@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from experiments.study.readings import NUM_UNRELATED, Reading, Scores
-from experiments.study.teachers import Teacher
+from experiments.study.teachers import LOOKS_AT_QUESTION, Teacher
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.matched_auc import matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
@@ -50,7 +51,8 @@ def measures_before(
         teacher: whose scores they are.
         scores: of the candidates.
         asked: the candidates.
-        reading: of the teacher's reader; None for a teacher without one, which has no indicators.
+        reading: of the teacher's reader; None for a teacher without one. Without attention there are no
+            indicators.
     """
     log_p = teacher.log_p_target(scores)
     auc = teacher_auc(scores, asked.has_answer)
@@ -60,7 +62,6 @@ def measures_before(
     measures = {
         "auc": estimate(auc),
         "auc_at_equal_length": of_matched(matched),
-        "auc_over_retriever": estimate(auc - of_retriever),
         "mrr": estimate(teacher_reciprocal_rank(scores, asked.has_answer)),
         "mass_on_answers": estimate(mass_on_answers(log_p, asked.has_answer)),
         "entropy": estimate(relative_entropy_of(log_p)),
@@ -71,15 +72,17 @@ def measures_before(
     }
     verdict = judge(auc.numpy(), of_retriever.numpy(), matched, length_tau.numpy())
     measures[VERDICT] = _exactly(_VERDICTS[verdict.advice])
-    if reading is not None:
-        indicators: Mapping[str, Any] = reading.indicators[teacher.heads]
+    if reading is not None and teacher.attention is not None:
+        indicators: Mapping[str, Any] = reading.indicators[teacher.attention]
         measures |= {name: estimate(values) for name, values in indicators.items()}
     return measures
 
 
 def _fixed_preference(teacher: Teacher, scores: Scores, reading: Reading | None) -> Float[Tensor, " some"]:
     """Kendall's tau between the orders for a question and for another one, of the same passages."""
-    if reading is None:  # a control does not look at what is asked: the same order, or no order
+    if teacher.control in LOOKS_AT_QUESTION:
+        return torch.full((1,), math.nan)  # nobody has asked them anything else
+    if reading is None:  # the same order whatever is asked, or no order
         return kendall_tau(scores, scores)
     unrelated = teacher.scores(reading.unrelated)[:NUM_UNRELATED]
     return kendall_tau(scores[: len(unrelated)], unrelated)

@@ -34,7 +34,7 @@ from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
 
 DEFAULTS = (
-    "data.max_train=356",
+    "data.max_train=856",
     "data.max_validation=200",
     "data.max_passages=2500",
     "data.batch_size=4",
@@ -50,6 +50,9 @@ DEFAULTS = (
     "trainer.validate_every_steps=8",
 )
 """Settings of the study beside those of its experiment; what the command line says comes after them."""
+NUM_UNSEEN = 500
+"""The last training questions, which stand in for the test questions: the suite's defaults, and the settings
+of the study, were chosen with the test questions in sight."""
 NUM_SEARCHED = 900
 """Passages that validation and test questions search."""
 _READ = ("data", "reader", "retriever", "retrieval", "init", "seed")
@@ -84,6 +87,7 @@ class Material:
         config: of the study.
         num_questions: training questions that teach.
         folder: of all studies.
+        num_unseen: training questions that retrievers are measured on; 0 = on the test questions.
 
     Attributes:
         folder: of what is kept with these settings of data and models: the slice of the knowledge base,
@@ -91,9 +95,10 @@ class Material:
         cells_folder: of the cells, which depend on how retrievers are trained too.
     """
 
-    def __init__(self, config: ExperimentConfig, num_questions: int, folder: Path) -> None:
+    def __init__(self, config: ExperimentConfig, num_questions: int, folder: Path, num_unseen: int) -> None:
         self.config = config
         self.num_questions = num_questions
+        self.num_unseen = num_unseen
         self.folder = folder / f"read-{self._fingerprint(*_READ)}"
         self.cells_folder = folder / f"cells-{self.settings}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +106,9 @@ class Material:
         self._log_p_retr: dict[CandidateSource, Tensor] = {}
 
     @classmethod
-    def of(cls, experiment: str, overrides: Sequence[str], num_questions: int) -> "Material":
+    def of(
+        cls, experiment: str, overrides: Sequence[str], num_questions: int, num_unseen: int = NUM_UNSEEN
+    ) -> "Material":
         """That of an experiment, with the study's settings and those of the command line.
 
         What is kept lies in `study`, in the folder of its runs.
@@ -113,7 +120,9 @@ class Material:
         check_config(config)
         if num_questions < 2:
             raise ConfigError(f"--questions {num_questions} must be at least 2")
-        return cls(config, num_questions, Path(config.runs) / "study")
+        if num_unseen < 0:
+            raise ConfigError(f"--unseen {num_unseen} must be at least 0")
+        return cls(config, num_questions, Path(config.runs) / "study", num_unseen)
 
     @property
     def settings(self) -> str:
@@ -123,7 +132,11 @@ class Material:
     def _fingerprint(self, *sections: str) -> str:
         settings = dataclasses.asdict(self.config)
         about = {name: settings[name] for name in sections}
-        about |= {"questions": self.num_questions, "passages": self.config.training.num_passages}
+        about |= {
+            "questions": self.num_questions,
+            "unseen": self.num_unseen,
+            "passages": self.config.training.num_passages,
+        }
         if sections == _READ:  # candidates are found before anything is trained
             about["retriever"] = {
                 name: value for name, value in settings["retriever"].items() if name not in _OF_TRAINING
@@ -214,6 +227,12 @@ class Material:
 
     # ---- questions ----
 
+    @property
+    def _seen(self) -> list[Question]:
+        """The training questions that are not measured on."""
+        train = self.datamodule.train
+        return train[: max(0, len(train) - self.num_unseen)]
+
     @cached_property
     def questions(self) -> list[Question]:
         """Training questions that teach the retriever: the last ones, which no reader was trained on.
@@ -221,20 +240,33 @@ class Material:
         Raises:
             ConfigError: there are fewer.
         """
-        train = self.datamodule.train
-        if len(train) < self.num_questions:
+        if len(self._seen) < self.num_questions:
             raise ConfigError(
-                f"--questions {self.num_questions}: there are only {len(train)} training questions; ask for "
-                "fewer, or raise data.max_train"
+                f"--questions {self.num_questions} and --unseen {self.num_unseen}: there are only "
+                f"{len(self.datamodule.train)} training questions; ask for fewer, or raise data.max_train"
             )
-        return train[-self.num_questions :]
+        return self._seen[-self.num_questions :]
 
     @cached_property
     def reader_questions(self) -> list[Question]:
         """Training questions that Step 1 trains the reader on: none that teaches, or that heads were chosen
-        on, where there are others."""
-        before = self.datamodule.train[: -self.num_questions]
-        return before[NUM_PASSED_OVER:] or before or self.questions
+        on, where there are others.
+
+        Raises:
+            ConfigError: all of them teach.
+        """
+        before = self._seen[: -self.num_questions]
+        if not before:
+            raise ConfigError(
+                "Step 1 would train the reader on the questions that teach; raise data.max_train, or ask for "
+                "fewer --questions"
+            )
+        return before[NUM_PASSED_OVER:] or before
+
+    @property
+    def test_questions(self) -> list[Question]:
+        """That retrievers are measured on."""
+        return self.datamodule.train[-self.num_unseen :] if self.num_unseen else self.datamodule.test
 
     # ---- passages ----
 
@@ -243,7 +275,7 @@ class Material:
         """Those that validation and test questions search: their gold passages, and every so many others."""
         knowledge_base = self.retrieval.knowledge_base
         everything = knowledge_base[0 : len(knowledge_base)]
-        asked = [*self.datamodule.validation, *self.datamodule.test]
+        asked = [*self.datamodule.validation, *self.test_questions]
         return _some(everything, asked, NUM_SEARCHED)
 
     @cached_property
@@ -308,7 +340,7 @@ class Material:
             embeddings = self._embeddings(retriever)
             validation, test = (
                 PassageRanking.of(retriever, embeddings, questions, self.passages, self._match)
-                for questions in (self.datamodule.validation, self.datamodule.test)
+                for questions in (self.datamodule.validation, self.test_questions)
             )
         return validation, test
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,13 +10,12 @@ import numpy as np
 
 from experiments.config import ConfigError
 from experiments.study import collapse, prediction, stopping, tables, teacher_table
-from experiments.study.analysis import OUTCOMES, Predictions, Rule
+from experiments.study.analysis import EARLY, OUTCOMES, Predictions, crossed_estimate
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result, of_part
 from experiments.study.figures import draw_bars, draw_curves, draw_scatter
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.stopping import validations_of
-from lightning_modules.metrics.bootstrap import hierarchical_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
 
@@ -27,22 +27,21 @@ _HOW = "how.md"
 LABELS = {
     "auc": "teacher AUC",
     "auc_at_equal_length": "AUC at equal length",
-    "auc_over_retriever": "AUC less the retriever's own",
     "mrr": "MRR",
     "mass_on_answers": "mass on answers",
     "entropy": "entropy of the target",
     "length_tau": "Kendall's tau with length",
-    "length_tau_size": "the same, without its sign",
+    "length_tau_size": "Kendall's tau with length, without its sign",
     "gold_above_longest": "gold above the longest",
     "fixed_preference": "preference whatever is asked",
     VERDICT: "the check's verdict",
+    EARLY: "validation after a quarter of the training",
     **measure_labels(),
 }
 """Of what is measured before."""
 CHECK_MEASURES = (
     "auc",
     "auc_at_equal_length",
-    "auc_over_retriever",
     "mrr",
     "mass_on_answers",
     "length_tau_size",
@@ -106,7 +105,7 @@ def check_advice(results: Sequence[Result], path: Path) -> None:
     for cited in re.findall(r"`([a-z]+/[^`]*seed=\d+)`", path.read_text(encoding="utf-8")):
         if cited not in cells:
             raise ConfigError(
-                f"{path} cites {cited}, which is no cell of the table; run it, or mend the page"
+                f"{path} cites {cited}, which is no cell of the table; run it, or correct the page"
             )
 
 
@@ -115,35 +114,39 @@ def check_advice(results: Sequence[Result], path: Path) -> None:
 
 FEWEST_TEACHERS = 8
 """Of fewer no correlation is shown, nor a rule."""
+PRIMARY = "auc_at_equal_length"
+"""The measure whose correlation was the study's question before it was run; the others are beside it."""
+PAPERS = "indicator1/spearman_p90"
+_IN_FINDINGS = (PRIMARY, "auc", VERDICT, "fixed_preference", PAPERS, EARLY)
 
 
 def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
     found = Predictions(results)
     if not found.teachers:
         return [], []
-    order = sorted(found.teachers, key=lambda of: -found.estimate(of.name, GAIN).mean)
-    page = [
-        "# What the check says beforehand, and what became of the retriever",
-        "",
-        _command(prediction.NAME),
-    ]
-    page += [
-        "",
-        f"{len(order)} teachers, {found.num_seeds} seeds each; changes of the Hit Rate@5 on test questions. "
-        "*Worth it*: beyond length at least half of what true labels bring.",
-        "",
-    ]
-    shown = (
-        "auc",
-        "auc_at_equal_length",
-        "length_tau",
-        "fixed_preference",
-        "indicator1/spearman_p90",
-        VERDICT,
-    )
+    page = ["# What the check says beforehand, and what became of the retriever", ""]
+    page += [_command(prediction.NAME), "", *_table_of_teachers(found)]
+    sentences = [_of_gains(found)]
+    if len(found.readers_teachers) < FEWEST_TEACHERS:
+        too_few = (
+            f"{len(found.readers_teachers)} teachers with a reader have taught with every seed; what "
+            f"predicts their gains is not said of fewer than {FEWEST_TEACHERS}."
+        )
+        return [*sentences, too_few], [*page, "", too_few]
+    for outcome, words in OUTCOMES.items():
+        page += ["", f"## Which measure orders teachers by their {words}?", ""]
+        page += _correlations(found, outcome, words, out)
+    sentences += _of_correlations(found)
+    page += ["", *_scatters(found, out), "## A rule for the verdict", "", *_rules(found)]
+    sentences += _of_rules(found)
+    return [*sentences, "", "![AUC at equal length and gain](gain-by-auc.svg)"], page
+
+
+def _table_of_teachers(found: Predictions) -> list[str]:
+    shown = (PRIMARY, "auc", "length_tau", "fixed_preference", PAPERS, VERDICT)
     rows = []
-    for teacher in order:
-        before = found.before(teacher.name)
+    for teacher in sorted(found.teachers, key=lambda of: -found.estimate(of.name, BEYOND_LENGTH).mean):
+        before, worth = found.before(teacher.name), found.is_worth_it[teacher.name]
         rows.append(
             [
                 teacher.name,
@@ -151,164 +154,185 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
                 *(_mean(before.get(name)) for name in shown),
                 _interval(found.estimate(teacher.name, GAIN)),
                 _interval(found.estimate(teacher.name, BEYOND_LENGTH)),
-                "yes" if found.is_worth_it[teacher.name] else "no",
+                "undecided" if worth is None else "yes" if worth else "no",
             ]
         )
-    heads = ["teacher", "family", *(LABELS[name] for name in shown), "gain", "beyond length", "worth it"]
-    page += _table(heads, rows)
-    sentences = [_of_gains(found)]
-    if len(order) < FEWEST_TEACHERS:
-        too_few = (
-            f"{len(order)} teachers have taught with every seed; what predicts their gains, and whether a "
-            f"rule for the verdict holds for others, is not said of fewer than {FEWEST_TEACHERS}."
-        )
-        return [*sentences, too_few], [*page, "", too_few]
-    for outcome, words in OUTCOMES.items():
-        correlations = found.correlations(outcome)
-        page += ["", f"## Which measure orders teachers by their {words}?", ""]
-        page += [f"![Correlations with the {words}](correlations-{_file(outcome)}.svg)", ""]
-        page += _correlation_table(correlations, found.correlations(outcome, with_controls=False))
-        draw_bars(
-            [(LABELS.get(name, name), of) for name, of in correlations.items() if not math.isnan(of.mean)],
-            f"Spearman's correlation with the {words}",
-            out / f"correlations-{_file(outcome)}.svg",
-        )
-        sentences.append(_of_correlations(correlations, words) + _of_advantage(found, outcome))
-    page += ["", *_scatters(found, out)]
-    page += ["", "## A rule for the verdict", ""]
-    rules, about_rules = _rules(found)
-    page += rules
-    return [*sentences, *about_rules, "", "![AUC at equal length and gain](gain-by-auc.svg)"], page
+    heads = ["teacher", "family", *(_label(name) for name in shown), "gain", "beyond length", "worth it"]
+    about = (
+        f"{len(found.readers_teachers)} teachers with a reader and {len(rows) - len(found.readers_teachers)} "
+        f"controls, {found.num_seeds} seeds each; changes of the Hit Rate@5. *Worth it*: beyond length "
+        "surely more than half of the way from no teacher (`uniform`) to true labels; *no*: surely less. "
+        "Indicators are of the attention that teaches, so that a likelihood has none."
+    )
+    missing = [f"Left out, since a seed is missing: {', '.join(found.left_out)}.", ""] * bool(found.left_out)
+    return [about, "", *missing, *_table(heads, rows)]
 
 
 def _of_gains(found: Predictions) -> str:
-    named = {of.name: found.estimate(of.name, GAIN) for of in found.teachers}
-    with_readers = [name for name in named if not prediction.is_control(name)]
-    if not with_readers:
+    named = {of.name: found.estimate(of.name, BEYOND_LENGTH) for of in found.readers_teachers}
+    if not named:
         return "Controls alone have taught so far."
-    best = max(with_readers, key=lambda name: named[name].mean)
+    best = max(named, key=lambda name: named[name].mean)
     worst = min(named, key=lambda name: named[name].mean)
     start = np.mean([np.mean(result.questions["start/hr_at_5"]) for result in found.results[best]])
     controls = ", ".join(
-        f"{name} {_interval(named[name])}" for name in ("labels", "length", "uniform") if name in named
+        f"{name} {_interval(found.estimate(name, BEYOND_LENGTH))}"
+        for name in prediction.controls()
+        if name in found.results
     )
     return (
-        f"From the same start (HR@5 {start:.3f}) and the same candidates, the best teacher with a reader "
-        f"({best}) changes HR@5 by {_interval(named[best])}, the worst ({worst}) by "
-        f"{_interval(named[worst])}; controls: {controls}."
+        f"From the same start (HR@5 {start:.3f}) and the same candidates, the best of {len(named)} teachers "
+        f"with a reader ({best}) changes HR@5 beyond length by {_interval(named[best])}, the worst ({worst}) "
+        f"by {_interval(named[worst])}; controls: {controls}."
     )
 
 
-def _of_correlations(correlations: dict[str, Estimate], words: str) -> str:
-    known = {name: of for name, of in correlations.items() if not math.isnan(of.mean)}
-    best = ", ".join(f"{LABELS.get(name, name)} {_interval(of, 2)}" for name, of in list(known.items())[:3])
-    paper = known.get("indicator1/spearman_p90")
-    of_paper = "" if paper is None else f"; the paper's Indicator 1 (Spearman p90) {_interval(paper, 2)}"
-    return f"With the {words} correlate over teachers (Spearman): {best}{of_paper}."
-
-
-def _of_advantage(found: Predictions, outcome: str) -> str:
-    advantage = found.advantage("auc_at_equal_length", "indicator1/spearman_p90", outcome)
-    if advantage is None or math.isnan(advantage.mean):
-        return ""
-    return (
-        " The correlation of AUC at equal length is larger in size than that of Indicator 1 by "
-        f"{_interval(advantage, 2)} (over the {advantage.n} teachers that have both)."
+def _correlations(found: Predictions, outcome: str, words: str, out: Path) -> list[str]:
+    groups = {
+        "all can be measured of": found.attending,
+        "with a reader": found.readers_teachers,
+        "of the initial reader": found.of_initial_reader,
+        "that had not taught before": found.new,
+        "and controls": found.teachers,
+    }
+    columns = {head: found.correlations(outcome, of) for head, of in groups.items()}
+    first = columns["all can be measured of"]
+    draw_bars(
+        [(_label(name), of) for name, of in first.items() if not math.isnan(of.mean)],
+        f"Spearman's correlation with the {words}",
+        out / f"correlations-{_file(outcome)}.svg",
     )
-
-
-def _correlation_table(all_teachers: dict[str, Estimate], with_reader: dict[str, Estimate]) -> list[str]:
     rows = [
-        [LABELS.get(name, name), _interval(of, 2), str(of.n), _interval(with_reader[name], 2)]
-        for name, of in all_teachers.items()
+        [_label(name), *(_with_n(of_group.get(name)) for of_group in columns.values())]
+        for name, of in first.items()
         if not math.isnan(of.mean)
     ]
-    return _table(["measured before", "Spearman", "teachers", "without controls"], rows)
+    ceilings = [f"{found.ceiling(outcome, of):.2f}" for of in groups.values()]
+    return [
+        f"![Correlations with the {words}](correlations-{_file(outcome)}.svg)",
+        "",
+        "Spearman's correlations over teachers, with the number of teachers in round brackets.",
+        "",
+        *_table(["measured before", *groups], [*rows, ["*how well the gains are known*", *ceilings]]),
+    ]
+
+
+def _of_correlations(found: Predictions) -> list[str]:
+    """Of the gain beyond length, and of measures that were named before."""
+    known = found.correlations(BEYOND_LENGTH, found.attending)
+    named = ", ".join(f"{_label(name)} {_interval(known[name], 2)}" for name in _IN_FINDINGS if name in known)
+    sentence = (
+        f"With the gain beyond length correlate over the {len(found.attending)} teachers that attend "
+        f"(Spearman): {named}; the gains themselves are known to "
+        f"{found.ceiling(BEYOND_LENGTH, found.attending):.2f}."
+    )
+    strongest = next((name for name, of in known.items() if not math.isnan(of.mean)), None)
+    if strongest is not None and strongest not in _IN_FINDINGS:
+        sentence += (
+            f" Of all {len(known)}, looked at afterwards, the strongest is {_label(strongest)}, "
+            f"{_interval(known[strongest], 2)}."
+        )
+    sentences = [sentence]
+    advantage = found.advantage(PRIMARY, PAPERS, BEYOND_LENGTH)
+    if advantage is not None and not math.isnan(advantage.mean):
+        sentences.append(
+            f"The correlation of {_label(PRIMARY)} is larger than that of the paper's {_label(PAPERS)} by "
+            f"{_interval(advantage, 2)}."
+        )
+    return sentences
 
 
 def _scatters(found: Predictions, out: Path) -> list[str]:
     page = []
-    for name, file in (
-        ("auc_at_equal_length", "gain-by-auc"),
-        ("indicator1/spearman_p90", "gain-by-indicator1"),
-    ):
+    for name, file in ((PRIMARY, "gain-by-auc"), (PAPERS, "gain-by-indicator1")):
         points = [
-            (of.family, found.before(of.name)[name], found.estimate(of.name, GAIN))
+            (of.family, found.before(of.name)[name], found.estimate(of.name, BEYOND_LENGTH))
             for of in found.teachers
             if name in found.before(of.name) and not math.isnan(found.before(of.name)[name].mean)
         ]
         if points:
-            draw_scatter(points, (LABELS[name], "change of HR@5"), out / f"{file}.svg")
-            page += [f"![{LABELS[name]} and gain]({file}.svg)", ""]
+            draw_scatter(points, (_label(name), "change of HR@5 beyond length"), out / f"{file}.svg")
+            page += [f"![{_label(name)} and gain]({file}.svg)", ""]
     return page
 
 
-def _rules(found: Predictions) -> tuple[list[str], list[str]]:
-    """The page's section, and sentences."""
-    named: dict[str, Rule | None] = {
-        "one measure of the check": found.rule(CHECK_MEASURES),
-        "AUC at equal length alone": found.rule(["auc_at_equal_length"]),
-        "one part of the paper's indicators": found.rule(INDICATORS),
-    }
-    rows = [
-        [
-            name,
-            ", ".join(f"{measure} (without {of})" for of, measure in rule.left_out.chosen.items()),
-            f"{rule.correlation:.2f}",
-            f"{rule.error:.3f}",
-            f"{rule.error_of_mean:.3f}",
-            f"{rule.accuracy:.2f}",
-        ]
-        for name, rule in named.items()
-        if rule is not None
-    ]
+_RULES = {
+    "one measure of the check": CHECK_MEASURES,
+    "AUC at equal length alone": (PRIMARY,),
+    "one part of the paper's indicators": INDICATORS,
+}
+
+
+def _rules(found: Predictions) -> list[str]:
+    rows = []
+    for name, measures in _RULES.items():
+        rule = found.rule(measures)
+        if rule is not None:
+            chosen = Counter(measure for measure in rule.left_out.chosen if measure)
+            rows.append(
+                [
+                    name,
+                    str(rule.num_teachers),
+                    ", ".join(f"{_label(measure)} ({times})" for measure, times in chosen.most_common()),
+                    f"{rule.correlation:.2f}",
+                    f"{rule.error:.3f}",
+                    f"{rule.error_of_mean:.3f}",
+                    "-" if math.isnan(rule.accuracy) else f"{rule.accuracy:.2f}",
+                ]
+            )
     if not rows:
-        return ["Too few families of teachers have taught with every seed."], []
-    page = [
-        "Made without a family of teachers and judged on it, for each family in turn; controls take no part. "
-        "It predicts the gain beyond length by a straight line, and says *worth it* where that is at least "
-        "half of what labels bring. *Balanced accuracy*: 0.5 is chance.",
-        "",
-        *_table(
-            [
-                "goes by",
-                "chosen without each family",
-                "Spearman of predicted and true",
-                "mean error",
-                "error of the others' mean",
-                "balanced accuracy",
-            ],
-            rows,
-        ),
-        "",
-        "The check's own verdict, as it is:",
-        "",
+        return ["Too few teachers have strangers that have taught with every seed."]
+    heads = [
+        "goes by",
+        "teachers",
+        "chosen (times)",
+        "Spearman of predicted and true",
+        "mean error",
+        "error of the strangers' mean",
+        "balanced accuracy",
     ]
-    verdicts = found.verdicts()
-    counts = [
+    return [
+        "For each teacher a rule is made of its strangers alone, the teachers that have neither its reader "
+        "nor its signals: the measure that orders them best, and a straight line. It says *worth it* where "
+        "what it predicts is above the bound. *Balanced accuracy*, over teachers of which that is decided: "
+        "0.5 is chance.",
+        "",
+        *_table(heads, rows),
+        "",
+        "The check's own verdict of the teachers with a reader:",
+        "",
+        *_table(["verdict", "worth it", "undecided", "not worth it"], _verdict_counts(found)),
+    ]
+
+
+def _verdict_counts(found: Predictions) -> list[list[str]]:
+    verdicts = list(found.verdicts().values())
+    return [
         [
             words,
-            *(
-                str(sum(v == value and worth is is_worth for v, worth in verdicts.values()))
-                for is_worth in (True, False)
-            ),
+            *(str(sum(v == value and worth is is_worth for v, worth in verdicts)) for is_worth in _WORTH),
         ]
         for words, value in (("go", 1.0), ("unsure", 0.0), ("no-go", -1.0))
     ]
-    page += _table(["verdict", "worth it", "not worth it"], counts)
-    by_word = {row[0]: row for row in counts}
-    sentences = [
-        f"Of teachers that the check says go to, {by_word['go'][1]} were worth it and {by_word['go'][2]} "
-        f"were not; of those it says no-go to, {by_word['no-go'][1]} were and {by_word['no-go'][2]} were not."
-    ]
-    first = next((rule for rule in named.values() if rule is not None), None)
-    if first is not None:
+
+
+_WORTH = (True, None, False)
+
+
+def _of_rules(found: Predictions) -> list[str]:
+    counts = "; ".join(
+        f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
+        for words, worth, undecided, not_worth in _verdict_counts(found)
+    )
+    sentences = [f"What the check said of the teachers with a reader, and what they were: {counts}."]
+    rule = found.rule(CHECK_MEASURES)
+    if rule is not None:
         sentences.append(
-            f"A rule that goes by one measure of the check, made without the family of teachers that it is "
-            f"judged on, errs by {first.error:.3f} HR@5 on average, where the other families' mean errs by "
-            f"{first.error_of_mean:.3f}; its balanced accuracy is {first.accuracy:.2f}."
+            f"A rule that goes by one measure of the check, made for each of {rule.num_teachers} teachers of "
+            f"others that share neither its reader nor its signals, errs by {rule.error:.3f} HR@5 beyond "
+            f"length on average, where the mean of those others errs by {rule.error_of_mean:.3f}."
         )
-    return page, sentences
+    return sentences
 
 
 # ---- stopping ----
@@ -320,51 +344,53 @@ def _stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         runs = stopping.replay(results, patience)
         if not runs:
             return [], []
-        stopped = [run for run in runs if run.stopped_at is not None]
-        ended_lower = [run for run in runs if run.end < 0 and run.test < 0]
+        stopped = [run for run in runs if run.saves_steps]
         late = [run.late for run in stopped if run.late is not None]
-        false = sum(run.is_false for run in stopped)
+        num_lower = sum(run.ended_lower for run in runs)
+        num_last = sum(run.stopped_at == run.num_steps for run in runs)
         rows.append(
             [
                 str(patience),
                 str(len(runs)),
+                str(num_lower),
                 str(len(stopped)),
-                str(false),
+                str(sum(run.is_false for run in stopped)),
+                str(num_last),
                 str(sum(run.is_missed for run in runs)),
                 f"{np.mean(late):.1f}" if late else "-",
                 f"{np.mean([run.saved for run in stopped]):.0%}" if stopped else "-",
             ]
         )
         sentences.append(
-            f"Replayed on {len(runs)} runs, the rule with patience {patience} stops {len(stopped)}, of "
-            f"which {false} ended no lower than they started; {len(ended_lower)} runs ended lower on "
-            f"validation and on test questions, of which it lets {rows[-1][4]} go on."
+            f"Replayed on {len(runs)} runs, of which {num_lower} end surely below their start, the rule with "
+            f"patience {patience} stops {len(stopped)} before their end, {rows[-1][4]} of them such as end "
+            f"no lower than they started, and lets {rows[-1][6]} go on that end surely lower."
         )
+    heads = [
+        "patience",
+        "runs",
+        "end surely lower",
+        "stopped before the end",
+        "of them ended no lower",
+        "stopped by the last validation",
+        "end surely lower, not stopped",
+        "steps from the first lower validation to the stop",
+        "share of steps saved",
+    ]
     page = ["# The stopping rule, replayed", "", _OF_ALL_PARTS, ""]
     page += [
         "Every run of the study is validated every so many steps; the rule that a run has (a significant "
         "decline of the Hit Rate against the start, question by question) is asked after each what it would "
-        "have done.",
+        "have done. *Surely lower*: of the questions that are measured on, by the interval of the change.",
         "",
-        *_table(
-            [
-                "patience",
-                "runs",
-                "stopped",
-                "of them ended no lower",
-                "ended lower, not stopped",
-                "steps from the first lower validation to the stop",
-                "share of steps saved",
-            ],
-            rows,
-        ),
+        *_table(heads, rows),
     ]
     stopped_runs = [run for run in stopping.replay(results, 1) if run.stopped_at is not None]
     if stopped_runs:
         page += ["", "The runs that patience 1 stops:", ""]
         page += _table(
-            ["run", "stopped at", "change on validation at the end", "on test"],
-            [[f"`{r.cell}`", str(r.stopped_at), f"{r.end:+.3f}", f"{r.test:+.3f}"] for r in stopped_runs],
+            ["run", "stopped at", "change on validation at the end", "on the questions measured on"],
+            [[f"`{r.cell}`", str(r.stopped_at), f"{r.end:+.3f}", _interval(r.test)] for r in stopped_runs],
         )
     return sentences, page
 
@@ -395,7 +421,7 @@ def _teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         [
             of.cell["reader"],
             of.cell["signal"],
-            *(_interval(of.measures[name], 2) for name in shown),
+            *(_interval(of.measures[name], 2) if name in of.measures else "-" for name in shown),
             f"{of.measures['seconds'].mean:.2f}",
         ]
         for of in found
@@ -409,7 +435,7 @@ def _teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
     if paper:
         of_paper = _interval(paper[0].measures["auc_at_equal_length"], 2)
         sentence += f"; the paper's (the answer's rows of the initial reader) has {of_paper}"
-    heads = ["reader", "signal", *(LABELS[name] for name in shown), "seconds a question"]
+    heads = ["reader", "signal", *(_label(name) for name in shown), "seconds a question"]
     page = ["# Teachers", "", _command(teacher_table.NAME), "", _OTHER_READERS, "", *_table(heads, rows)]
     return [f"{sentence}."], page
 
@@ -498,9 +524,15 @@ def _of_seeds(results: Sequence[Result], name: str) -> str:
 
 
 def _over_seeds(results: Sequence[Result], name: str) -> Estimate:
-    of_seeds = [np.array(result.questions[name]) for result in results]
-    low, high = hierarchical_bootstrap_interval(of_seeds, num_samples=1000)
-    return Estimate(float(np.mean([of.mean() for of in of_seeds])), low, high, len(of_seeds))
+    return crossed_estimate(np.array([result.questions[name] for result in results]))
+
+
+def _label(measure: str) -> str:
+    return LABELS.get(measure, measure)
+
+
+def _with_n(of: Estimate | None) -> str:
+    return "-" if of is None or math.isnan(of.mean) else f"{_interval(of, 2)} ({of.n})"
 
 
 def _command(part: str) -> str:

@@ -17,6 +17,7 @@ NAME = "prediction"
 BEFORE = "before/"
 """Of names of measures: of the teacher, before anything is trained."""
 GAIN, BY_LENGTH, BEYOND_LENGTH = "gain/hr_at_5", "gain/by_length", "gain/beyond_length"
+MRR_GAIN = "gain/mrr_at_20"
 VALIDATION = "validation/hr_at_5@"
 
 
@@ -41,7 +42,6 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
         teacher.temperature,
         config.training.retriever_lr,
         config.trainer.max_steps,
-        drops_all_negative=teacher.name == "labels",
     )
     return measure_and_teach(cell, teacher, lesson, material, readings)
 
@@ -72,6 +72,7 @@ def after(cell: Cell, taught: Taught) -> Result:
         GAIN: taught.hits[K] - taught.hits_at_start[K],
         BY_LENGTH: by_length,
         BEYOND_LENGTH: taught.best_bonus - taught.best_bonus_at_start,
+        MRR_GAIN: taught.reciprocal_ranks - taught.reciprocal_ranks_at_start,
         **{f"hr_at_{k}": taught.hits[k] for k in KS},
         **{f"start/hr_at_{k}": taught.hits_at_start[k] for k in KS},
         **{f"{VALIDATION}{step}": hits for step, hits in taught.validations.items()},
@@ -87,6 +88,6 @@ def after(cell: Cell, taught: Taught) -> Result:
     return result
 
 
-def is_control(teacher: str) -> bool:
-    """Whether a teacher asks no reader."""
-    return teacher in CONTROLS
+def controls() -> tuple[str, ...]:
+    """The teachers that ask no reader."""
+    return tuple(CONTROLS)

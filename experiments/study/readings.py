@@ -72,7 +72,8 @@ class Reading:
     Attributes:
         signals: of the questions' own passages.
         unrelated: of the first questions' passages, asked what the next question asks.
-        indicators: of the answer's rows by choice of heads and measure, one value a question.
+        indicators: by rows and heads (`answer`, `question qrhead:16`, `last`) and measure, one value a
+            question.
         lengths: of the passages, in tokens.
         has_answer: True = the passage holds an answer.
         seconds: that a question took.
@@ -189,11 +190,11 @@ def read_candidates(
             unrelated.append(_read(reader, batch, masks, None, calibrates))
     lengths = torch.cat([read.lengths for read in of_questions])
     indicators = {
-        heads: {
-            measure: torch.cat([read.indicators[heads][measure] for read in of_questions])
-            for measure in of_questions[0].indicators[heads]
+        attention: {
+            measure: torch.cat([read.indicators[attention][measure] for read in of_questions])
+            for measure in measured
         }
-        for heads in masks
+        for attention, measured in of_questions[0].indicators.items()
     }
     return Reading(
         _joined(of_questions), _joined(unrelated), indicators, lengths, candidates.has_answer, seconds
@@ -244,7 +245,7 @@ def _attention_scores(
     sums = HeadSums.of(output)
     assert sums.question is not None, "it was asked for rows of the question"
     scores = {
-        f"{rows} {heads}".removesuffix(f" {ALL_HEADS}"): by_head[:, mask].mean(dim=1)
+        named(rows, heads): by_head[:, mask].mean(dim=1)
         for rows, by_head in (("answer", sums.answer), ("question", sums.question))
         for heads, mask in masks.items()
     }
@@ -272,12 +273,25 @@ def _indicators(
     masks: Mapping[str, Bool[Tensor, "layers heads"]],
     has_answer: Bool[Tensor, "one passages"],
 ) -> dict[str, dict[str, Tensor]]:
-    """Of the answer's rows, which the check looks at whatever teaches, with each choice of heads."""
+    """Of all attention that teachers are made of: how close to the answer and the nouns it rests.
+
+    The check looks at the answer's rows whatever teaches, which would be the same for many teachers.
+    """
     units = passage_units(output, reader)
-    return {
-        heads: _indicator_values(_seen_by(units, output.head_scores[:, mask].mean(dim=1)), has_answer)
+    attention = {
+        named(rows, heads): by_head[:, mask].mean(dim=1)
+        for rows, by_head in (("answer", output.head_scores), ("question", output.question_head_scores))
         for heads, mask in masks.items()
     }
+    attention["last"] = ATTENTION["last"](output)
+    return {
+        name: _indicator_values(_seen_by(units, scores), has_answer) for name, scores in attention.items()
+    }
+
+
+def named(rows: str, heads: str) -> str:
+    """Of attention: `answer`, or `answer qrhead:16`."""
+    return rows if heads == ALL_HEADS else f"{rows} {heads}"
 
 
 def _seen_by(units: PassageUnits, token_scores: Float[Tensor, "prompts tokens"]) -> PassageUnits:

@@ -45,6 +45,7 @@ class Study:
         parts: Sequence[str],
         only: Sequence[str] | None,
         num_questions: int,
+        num_unseen: int,
         num_seeds: int,
         out: Path,
     ) -> "Study":
@@ -63,7 +64,7 @@ class Study:
         ]
         if only is not None:
             cells = _chosen(cells, only)
-        material = Material.of(experiment, overrides, num_questions)
+        material = Material.of(experiment, overrides, num_questions, num_unseen)
         return cls(material, cells, Results(material.cells_folder), out)
 
     def list_cells(self) -> None:

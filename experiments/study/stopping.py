@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.study.cells import Result
 from experiments.study.prediction import GAIN, VALIDATION
+from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.paired_change import DeclineRule
 
 NAME = "stopping"
@@ -24,7 +25,7 @@ class Replayed:
         num_steps: of the run.
         lowest_from: the step of its first validation below the start.
         end: mean of the last validation less that of the start.
-        test: change of the Hit Rate@5 on the test questions.
+        test: change of the Hit Rate@5 on the questions that are measured on.
     """
 
     cell: str
@@ -32,17 +33,27 @@ class Replayed:
     num_steps: int
     lowest_from: int | None
     end: float
-    test: float
+    test: Estimate
+
+    @property
+    def saves_steps(self) -> bool:
+        """Whether it stopped the run before its last step."""
+        return self.stopped_at is not None and self.stopped_at < self.num_steps
+
+    @property
+    def ended_lower(self) -> bool:
+        """Whether the run ended surely lower than it started."""
+        return self.test.high < 0
 
     @property
     def is_false(self) -> bool:
-        """Whether it stopped a run that ended no lower than it started, on validation or test questions."""
-        return self.stopped_at is not None and (self.end >= 0 or self.test >= 0)
+        """Whether it stopped a run that ended no lower than it started."""
+        return self.stopped_at is not None and self.test.mean >= 0
 
     @property
     def is_missed(self) -> bool:
-        """Whether it let a run go on that ended lower on both."""
-        return self.stopped_at is None and self.end < 0 and self.test < 0
+        """Whether it let a run go on that ended surely lower."""
+        return self.stopped_at is None and self.ended_lower
 
     @property
     def saved(self) -> float:
@@ -89,5 +100,5 @@ def _replay(result: Result, patience: int) -> Replayed:
         steps[-1],
         below[0] if below else None,
         float(values[-1].mean() - start.mean()),
-        float(np.mean(result.questions[GAIN])),
+        estimate(result.questions[GAIN]),
     )

@@ -38,14 +38,12 @@ class Lesson:
         scale, temperature: of the teacher's target.
         rate: peak learning rate.
         num_steps: of training.
-        drops_all_negative: whether questions without a positive passage are left out.
     """
 
     scale: Scale
     temperature: float
     rate: float
     num_steps: int
-    drops_all_negative: bool = False
 
 
 @dataclass
@@ -55,6 +53,8 @@ class Taught:
     Attributes:
         hits: by K, whether an answer is among the first K passages, of each test question.
         hits_at_start: the same of the starting retriever.
+        reciprocal_ranks, reciprocal_ranks_at_start: of the first answer of each test question, 0 beyond the
+            first 20.
         best_bonus, best_bonus_at_start: hits at K = 5 with the bonus for length that served each retriever
             best on the validation questions.
         words, words_at_start: mean words of the first five passages.
@@ -64,6 +64,8 @@ class Taught:
 
     hits: dict[int, Hits]
     hits_at_start: dict[int, Hits]
+    reciprocal_ranks: Hits
+    reciprocal_ranks_at_start: Hits
     best_bonus: Hits
     best_bonus_at_start: Hits
     words: float
@@ -103,7 +105,7 @@ def teach(material: Material, candidates: Candidates, scores: Scores, lesson: Le
         seed: of the order of the questions, and of which of them teach: nine of ten.
     """
     seed_everything(seed, verbose=False)
-    scored = _scored(candidates, scores, lesson, seed)
+    scored = _scored(candidates, scores, seed)
     retriever = copy.deepcopy(material.retriever)
     retriever.query_encoder.requires_grad_(True)
     retriever.passage_encoder.requires_grad_(retriever.train_passage_encoder)
@@ -116,6 +118,8 @@ def teach(material: Material, candidates: Candidates, scores: Scores, lesson: Le
     return Taught(
         hits={k: hits_of(test, k) for k in KS},
         hits_at_start={k: hits_of(test_start, k) for k in KS},
+        reciprocal_ranks=test.reciprocal_ranks(max(KS)),
+        reciprocal_ranks_at_start=test_start.reciprocal_ranks(max(KS)),
         best_bonus=test.with_bonus(validation.best_size(K), K).hits,
         best_bonus_at_start=test_start.with_bonus(validation_start.best_size(K), K).hits,
         words=test.with_bonus(0.0, K).words,
@@ -135,13 +139,11 @@ def hits_of(ranking: PassageRanking, k: int = K) -> Hits:
     return ranking.with_bonus(0.0, min(k, len(ranking.passages))).hits
 
 
-def _scored(candidates: Candidates, scores: Scores, lesson: Lesson, seed: int) -> list[ScoredQuestion]:
+def _scored(candidates: Candidates, scores: Scores, seed: int) -> list[ScoredQuestion]:
     """Nine of ten of the questions, which differ from seed to seed."""
-    rows = np.arange(len(candidates.questions))
-    if lesson.drops_all_negative:
-        rows = rows[candidates.has_answer.any(dim=1).numpy()]
+    num_questions = len(candidates.questions)
     random = np.random.default_rng(seed)
-    kept = np.sort(random.permutation(rows)[: max(1, round(0.9 * len(rows)))])
+    kept = np.sort(random.permutation(num_questions)[: max(1, round(0.9 * num_questions))])
     return [
         ScoredQuestion(
             candidates.questions[row], tuple(candidates.passages[row]), tuple(scores[row].tolist())

@@ -17,6 +17,7 @@ SIGNALS = (
     "last",
     "likelihood",
     "answer+question+likelihood",
+    "question qrhead:16+likelihood",
     "answer qrhead:16",
     "question qrhead:16",
     "question core:8",

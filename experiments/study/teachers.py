@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from experiments.study.material import Candidates
 from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
-from experiments.study.readings import ALL_HEADS, Scores, Signals
+from experiments.study.readings import ALL_HEADS, Scores, Signals, named
 from lightning_modules.length_control import num_words
+from lightning_modules.objectives.signals import ATTENTION
 from lightning_modules.scores import Scale, less_length, scaled
 
 TEMPERATURE = 0.5
@@ -48,13 +50,19 @@ class Teacher:
     without_length: bool = False
 
     @property
-    def heads(self) -> str:
-        """Whose attention the indicators look at: those of its first signal that is attention."""
+    def attention(self) -> str | None:
+        """Rows and heads of its first signal that is attention, which the indicators look at."""
         for signal, _ in self.parts:
-            _, _, heads = signal.partition(" ")
-            if ":" in heads:
-                return heads
-        return ALL_HEADS
+            rows, _, rest = signal.partition(" ")
+            if rows in ATTENTION:
+                return named(rows, rest if ":" in rest else ALL_HEADS)
+        return None
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """Its reader and its signals' rows: teachers that share one of them are no strangers."""
+        of_signals = {signal.partition(" ")[0] for signal, _ in self.parts}
+        return frozenset(of_signals if self.reading is None else {self.reading.reader, *of_signals})
 
     def scores(self, signals: Signals) -> Scores:
         """What its target is a softmax of, before scale and temperature."""
@@ -81,18 +89,33 @@ def _length(candidates: Candidates) -> Scores:
     return torch.tensor(words).float().clamp(min=1).log()
 
 
-def _labels(candidates: Candidates) -> Scores:
-    return candidates.has_answer.float()
+def _order(candidates: Candidates) -> Scores:
+    return -torch.arange(candidates.has_answer.shape[1]).float().expand(candidates.has_answer.shape)
+
+
+def _labels(candidates: Candidates, share_wrong: float = 0.0) -> Scores:
+    generator = torch.Generator().manual_seed(0)
+    is_wrong = torch.rand(candidates.has_answer.shape, generator=generator) < share_wrong
+    return (candidates.has_answer ^ is_wrong).float()
 
 
 CONTROLS: Mapping[str, Callable[[Candidates], Float[Tensor, "questions passages"]]] = {
     "uniform": _uniform,
     "length": _length,
+    "order": _order,
     "labels": _labels,
+    "labels 10-wrong": partial(_labels, share_wrong=0.1),
+    "labels 25-wrong": partial(_labels, share_wrong=0.25),
+    "labels 50-wrong": partial(_labels, share_wrong=0.5),
 }
-"""Teachers that ask no reader: every passage alike, passage length, and which passages are positive."""
+"""Teachers that ask no reader: every passage alike, passage length, the order in which candidates were found,
+and which passages are positive; of that, some changed at random: a ladder of known quality."""
+LOOKS_AT_QUESTION = frozenset(name for name in CONTROLS if name.startswith("labels"))
+"""Controls that know what is asked."""
 
 _SUM = (("answer", 1.0), ("question", 1.0), ("likelihood", 1.0))
+_DEFAULT = (("question qrhead:16", 1.0), ("likelihood", 1.0))
+"""Of `quickstart` and `best_vital`."""
 _SIGNALS = ("answer", "question", "likelihood")
 _OF_INITIAL = {
     "answer rows": (
@@ -120,9 +143,11 @@ _OF_INITIAL = {
 def teachers() -> dict[str, Teacher]:
     """All teachers of the study by name."""
     made = [*_of_initial_reader(), *_of_other_readers(), *_of_other_contexts()]
-    made += [Teacher(name, "controls", control=name) for name in ("uniform", "length")]
-    # all positive passages alike, and no other
-    made.append(Teacher("labels", "controls", control="labels", scale=Scale.RAW, temperature=0.01))
+    for name in CONTROLS:
+        teacher = Teacher(name, "controls", control=name)
+        if name in LOOKS_AT_QUESTION:  # all positive passages alike and no other; without one, all alike
+            teacher = replace(teacher, scale=Scale.RAW, temperature=0.01)
+        made.append(teacher)
     return {teacher.name: teacher for teacher in made}
 
 
@@ -138,6 +163,7 @@ def _of_initial_reader() -> list[Teacher]:
     sums = [
         Teacher(f"{INITIAL} question+likelihood", "sums", _SUM[1:], initial),
         Teacher(f"{INITIAL} answer+question+likelihood", "sums", _SUM, initial),
+        Teacher(f"{INITIAL} question qrhead:16+likelihood", "sums", _DEFAULT, initial),
     ]
     return [*made, raw, *sums]
 

@@ -1,6 +1,6 @@
 """Does a measure of a teacher say beforehand what the teacher will do? Pure maths over many teachers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,79 +33,76 @@ def rank_correlation(
 def correlation_with_gain(
     measure: Float[np.ndarray, " teachers"],
     gains: Float[np.ndarray, "teachers seeds questions"],
+    families: Sequence[str],
     level: float = 0.95,
     num_samples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
     """Spearman's correlation over teachers between a measure and the mean gain, with a bootstrap interval.
 
-    Each sample draws teachers, for each of them seeds, and questions, the same ones for all teachers, since
-    all are judged on the same: the interval holds what other teachers, seeds and questions would have given.
+    Each sample draws families of teachers, teachers of each, and once for all teachers seeds and questions,
+    since all have the same: the interval holds what other families, seeds and questions would have given.
+    Teachers of one family are much alike, and drawn one by one they would make it too narrow.
 
     Args:
         measure: of each teacher; teachers without one (NaN) are left out.
         gains: of each question, with each seed of each teacher.
+        families: of each teacher.
         level: of the interval.
         num_samples, seed: of the bootstrap.
 
     Returns:
         With the number of teachers as `n`; NaN of fewer than `FEWEST_TEACHERS`, or of a constant measure.
     """
-    known = ~np.isnan(measure)
-    measure, gains = measure[known], gains[known]
-    if len(measure) < FEWEST_TEACHERS:
-        return Estimate(np.nan, np.nan, np.nan, len(measure))
-    value = rank_correlation(measure, gains.mean(axis=(1, 2)))
-    teachers, drawn = _draw(gains, num_samples, seed)
-    return _with_interval(float(value), rank_correlation(measure[teachers], drawn), level, len(measure))
+    return _difference(measure, np.zeros_like(measure), gains, families, level, num_samples, seed)
 
 
 def difference_of_correlations(
     first: Float[np.ndarray, " teachers"],
     second: Float[np.ndarray, " teachers"],
     gains: Float[np.ndarray, "teachers seeds questions"],
+    families: Sequence[str],
     level: float = 0.95,
     num_samples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """By how much better one measure orders teachers than another: the difference of the correlations' sizes.
+    """By how much better one measure orders teachers than another: the difference of the correlations.
 
     Args:
-        first, second: measures; teachers without one of them (NaN) are left out.
-        gains, level, num_samples, seed: as in `correlation_with_gain`; each sample is the same for both.
+        first, second: measures of which more should mean a larger gain; teachers without one of them (NaN)
+            are left out.
+        gains, families, level, num_samples, seed: as in `correlation_with_gain`; each sample is the same for
+            both.
     """
+    return _difference(first, second, gains, families, level, num_samples, seed)
+
+
+def _difference(
+    first: Float[np.ndarray, " teachers"],
+    second: Float[np.ndarray, " teachers"],
+    gains: Float[np.ndarray, "teachers seeds questions"],
+    families: Sequence[str],
+    level: float,
+    num_samples: int,
+    seed: int,
+) -> Estimate:
+    """Of both correlations; of a second measure that is 0 throughout, the first correlation."""
     known = ~np.isnan(first) & ~np.isnan(second)
     first, second, gains = first[known], second[known], gains[known]
-    if len(first) < FEWEST_TEACHERS:
-        return Estimate(np.nan, np.nan, np.nan, len(first))
-    means = gains.mean(axis=(1, 2))
-    teachers, drawn = _draw(gains, num_samples, seed)
-    value = np.abs(rank_correlation(first, means)) - np.abs(rank_correlation(second, means))
-    sampled = np.abs(rank_correlation(first[teachers], drawn)) - np.abs(
-        rank_correlation(second[teachers], drawn)
-    )
-    return _with_interval(float(value), sampled, level, len(first))
+    num_teachers = len(first)
+    if num_teachers < FEWEST_TEACHERS:
+        return Estimate(np.nan, np.nan, np.nan, num_teachers)
 
+    def both(
+        chosen: Int[np.ndarray, "samples drawn"], means: Float[np.ndarray, "samples drawn"]
+    ) -> Float[np.ndarray, " samples"]:
+        found = rank_correlation(first[chosen], means)
+        return found - rank_correlation(second[chosen], means) if second.any() else found
 
-def _draw(
-    gains: Float[np.ndarray, "teachers seeds questions"], num_samples: int, seed: int
-) -> tuple[Int[np.ndarray, "samples teachers"], Float[np.ndarray, "samples teachers"]]:
-    """Teachers drawn with replacement, and the mean gain of each over drawn seeds and questions."""
-    num_teachers, num_seeds, num_questions = gains.shape
-    random = np.random.default_rng(seed)
-    # how often each question was drawn
-    times = random.multinomial(num_questions, np.full(num_questions, 1 / num_questions), num_samples)
-    by_seed = np.einsum("tsq,nq->nts", gains, times / num_questions)
-    teachers = random.integers(0, num_teachers, (num_samples, num_teachers))
-    seeds = random.integers(0, num_seeds, (num_samples, num_teachers, num_seeds))
-    samples = np.arange(num_samples)[:, None, None]
-    return teachers, by_seed[samples, teachers[..., None], seeds].mean(axis=-1)
-
-
-def _with_interval(
-    value: float, sampled: Float[np.ndarray, " samples"], level: float, num_teachers: int
-) -> Estimate:
-    """Samples in which nothing is defined, such as those of one teacher alone, are left out."""
+    value = float(both(np.arange(num_teachers)[None], gains.mean(axis=(1, 2))[None])[0])
+    draws = _draws(gains, np.asarray(families)[known], num_samples, np.random.default_rng(seed))
+    sampled = np.concatenate([both(chosen, means) for chosen, means in draws])
+    # samples in which nothing is defined, such as those of one teacher alone, are left out
     sampled = sampled[~np.isnan(sampled)]
     if np.isnan(value) or not len(sampled):
         return Estimate(value, np.nan, np.nan, num_teachers)
@@ -113,58 +110,96 @@ def _with_interval(
     return Estimate(value, low, high, num_teachers)
 
 
+def _draws(
+    gains: Float[np.ndarray, "teachers seeds questions"],
+    families: np.ndarray,
+    num_samples: int,
+    random: np.random.Generator,
+) -> Iterator[tuple[Int[np.ndarray, "samples drawn"], Float[np.ndarray, "samples drawn"]]]:
+    """Teachers drawn with replacement, family by family, and their mean gains; by how many were drawn."""
+    _, num_seeds, num_questions = gains.shape
+    questions = random.multinomial(num_questions, np.full(num_questions, 1 / num_questions), num_samples)
+    seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), num_samples)
+    by_seed = np.tensordot(questions / num_questions, gains, axes=(1, 2))
+    means = np.einsum("nts,ns->nt", by_seed, seeds / num_seeds)
+    members = [np.flatnonzero(families == family) for family in dict.fromkeys(families.tolist())]
+    by_number: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for sample in range(num_samples):
+        drawn = [members[i] for i in random.integers(0, len(members), len(members))]
+        chosen = np.concatenate([of[random.integers(0, len(of), len(of))] for of in drawn])
+        by_number.setdefault(len(chosen), []).append((sample, chosen))
+    for found in by_number.values():
+        samples, chosen = np.array([sample for sample, _ in found]), np.stack([of for _, of in found])
+        yield chosen, means[samples[:, None], chosen]
+
+
+def reliability(
+    gains: Float[np.ndarray, "teachers seeds questions"], num_splits: int = 200, seed: int = 0
+) -> float:
+    """How well the gains themselves are known: what no measure's correlation with them should exceed.
+
+    Spearman's correlation between the teachers' mean gains on two random halves of the questions, each with
+    all seeds, as it would be of twice as many questions (Spearman and Brown); the mean over splits.
+    """
+    random = np.random.default_rng(seed)
+    by_question = gains.mean(axis=1)
+    found = []
+    for _ in range(num_splits):
+        order = random.permutation(by_question.shape[1])
+        halves = np.array_split(order, 2)
+        half = float(rank_correlation(*(by_question[:, part].mean(axis=1) for part in halves)))
+        found.append(2 * half / (1 + half) if half > 0 else 0.0)
+    return float(np.mean(found))
+
+
 @dataclass(frozen=True)
 class LeftOut:
-    """What a rule that was made without a family of teachers says of it.
+    """What a rule that was made without a teacher, and without all that are like it, says of it.
 
     Attributes:
-        predicted: the gain of each teacher, by the rule made without its family.
-        from_mean: the mean gain of all other families: what knows nothing of the teacher.
-        chosen: the measure that the rule without each family goes by.
+        predicted: the gain of each teacher; NaN where too few others are unlike it.
+        from_mean: the mean gain of those others: what knows nothing of the teacher.
+        chosen: the measure that the rule for each teacher goes by; "" where there is none.
     """
 
     predicted: Float[np.ndarray, " teachers"]
     from_mean: Float[np.ndarray, " teachers"]
-    chosen: dict[str, str]
+    chosen: list[str]
 
 
 def predict_left_out(
     measures: Mapping[str, Float[np.ndarray, " teachers"]],
     gains: Float[np.ndarray, " teachers"],
-    families: Sequence[str],
+    traits: Sequence[Collection[str]],
 ) -> LeftOut:
-    """Predicts the gain of each family of teachers by a rule that was made on all others.
+    """Predicts the gain of each teacher by a rule that was made on teachers which have nothing in common.
 
-    The rule goes by the measure that orders the other families' teachers best (Spearman, either sign; the
-    first of equals), and by the straight line of least squares through them.
+    The rule goes by the measure that orders those others best (Spearman; the first of equals), and by the
+    straight line of least squares through them.
 
     Args:
-        measures: by name, without NaN.
+        measures: by name, of which more should mean a larger gain; without NaN.
         gains: of each teacher.
-        families: of each teacher.
-
-    Raises:
-        ValueError: fewer than two families.
+        traits: of each teacher, such as its reader and its signals; those that share one are alike.
     """
-    of_teacher = np.asarray(families)
-    if len(set(families)) < 2:
-        raise ValueError("families: a rule that is made without one needs another")
-    predicted, from_mean, chosen = np.empty(len(gains)), np.empty(len(gains)), {}
-    for family in dict.fromkeys(families):
-        others = of_teacher != family
+    predicted, from_mean = np.full(len(gains), np.nan), np.full(len(gains), np.nan)
+    chosen = [""] * len(gains)
+    for teacher, own in enumerate(traits):
+        others = np.array([not set(own) & set(of) for of in traits])
+        if others.sum() < FEWEST_TEACHERS:
+            continue
         strength = {
-            name: np.nan_to_num(np.abs(float(rank_correlation(values[others], gains[others]))))
+            name: np.nan_to_num(float(rank_correlation(values[others], gains[others])))
             for name, values in measures.items()
         }
         best = max(strength, key=lambda name: strength[name])
-        chosen[family] = best
         values = measures[best]
         centred = values[others] - values[others].mean()
         spread = float((centred**2).sum())
         slope = float((centred * gains[others]).sum()) / spread if spread > 0 else 0.0
         mean = float(gains[others].mean())
-        predicted[~others] = mean + slope * (values[~others] - values[others].mean())
-        from_mean[~others] = mean
+        predicted[teacher] = mean + slope * (values[teacher] - values[others].mean())
+        from_mean[teacher], chosen[teacher] = mean, best
     return LeftOut(predicted, from_mean, chosen)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.sealed_files import DamagedFileError
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
-from experiments.config import load_config
+from experiments.config import ConfigError, load_config
 from experiments.study import pages, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
@@ -28,7 +28,8 @@ def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     changes = {"reader__context": "independent", "training__num_passages": 4}
     settings = toy_settings(folder, **changes, retrieval__candidates="both")
-    return folder, ["--questions", "6", "--out", str(folder / "pages"), *as_overrides(settings)]
+    sizes = ["--questions", "6", "--unseen", "4"]
+    return folder, [*sizes, "--out", str(folder / "pages"), *as_overrides(settings)]
 
 
 def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch, capsys):
@@ -52,7 +53,7 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
         return teach(*given)
 
     monkeypatch.setattr(prediction, "teach", killed_once)
-    monkeypatch.setattr(pages, "FEWEST_TEACHERS", 5)
+    monkeypatch.setattr(pages, "FEWEST_TEACHERS", 2)
     once = ["prediction", "--seeds", "1", *arguments]
     assert main(once) == INTERRUPTED
     (kept,) = folder.glob("runs/study/cells-*/*.json")
@@ -98,9 +99,11 @@ def check_pages(folder):
         assert f"{change.mean():+.3f} [" in page
         assert of.questions["gain/hr_at_5"] == pytest.approx(change)
         assert of.measures["gain/hr_at_5"].mean == pytest.approx(change.mean())
+        assert len(of.questions["hr_at_5"]) == 4
         assert len(of.questions["validation/hr_at_5@2"]) == len(of.questions["validation/hr_at_5@4"]) == 6
     labels = by_name["prediction/teacher=labels/seed=0"].measures
     assert labels["before/auc"].mean == 1.0
+    assert "before/fixed_preference" not in labels, "nobody asked them of another question"
     assert labels["before/mass_on_answers"].mean == pytest.approx(1.0, abs=1e-4)
     assert (folder / "pages" / "README.md").read_text().startswith("# The study")
     assert "<svg" in (folder / "pages" / "correlations-gain-hr_at_5.svg").read_text()[:2000]
@@ -160,11 +163,41 @@ def test_a_table_keeps_intervals_and_questions(tmp_path):
         (["--only", "no/*"], "no cell has such a name"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
         (["--questions", "1"], "--questions 1 must be at least 2"),
+        (["--unseen", "-1"], "--unseen -1 must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(given, said, tmp_path, capsys):
     assert main([*given, f"runs={tmp_path}", "--list"]) == USER_ERROR
     assert said in capsys.readouterr().err
+
+
+def test_nobody_learns_from_what_is_measured_on(command):
+    overrides = [word for word in command[1] if "=" in word]
+    material = Material.of("quickstart", overrides, 6, num_unseen=4)
+    train = material.datamodule.train
+    assert (material.reader_questions, material.questions, material.test_questions) == (
+        train[:2],
+        train[2:8],
+        train[8:],
+    )
+    material = Material.of("quickstart", overrides, 6, num_unseen=0)
+    assert material.questions == material.datamodule.train[6:]
+    assert material.test_questions == material.datamodule.test
+
+
+def test_questions_that_are_measured_on_are_never_taught_even_where_there_are_no_others(command):
+    overrides = [word for word in command[1] if "=" in word]
+    material = Material.of("quickstart", overrides, 6, num_unseen=14)
+    assert len(material.test_questions) == len(material.datamodule.train) == 12
+    with pytest.raises(ConfigError, match="there are only 12 training questions"):
+        _ = material.questions
+
+
+def test_more_questions_than_there_are(command):
+    _, arguments = command
+    material = Material.of("quickstart", [word for word in arguments if "=" in word], 9, 4)
+    with pytest.raises(ConfigError, match="--questions 9 and --unseen 4: there are only"):
+        _ = material.questions
 
 
 def test_readers_look_at_all_heads_where_no_teacher_chooses_some(tmp_path):
