@@ -27,9 +27,10 @@ from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from datamodules.matrix_index import MatrixIndex
 from lightning_modules.candidates import Candidates
 from lightning_modules.closed_book import ClosedBookModule
+from lightning_modules.optimization import LearningRate, LearningRateDecay
 from lightning_modules.sharded_index import ShardedIndex
 from tests.several_processes import run_script
-from tests.tiny_models import tiny_reader, toy_knowledge_base, toy_questions
+from tests.tiny_models import tiny_reader_of, toy_knowledge_base, toy_questions
 from tests.toy_training import (
     LIGHTNING_ADVICE,
     break_question,
@@ -148,6 +149,13 @@ TRAININGS = {
     "both models, a batch in parts": {"auto_batch": True, "batch_size": 2, "train_reader": True},
     "a retriever that is held back for two steps": {"holds": (1, 3), "batch_size": 2, "train_reader": True},
     "a reader that two share": {"shard_reader": True, "batch_size": 2},
+    "both models, the reader Fusion-in-Decoder": {
+        "reader": "fusion_in_decoder",
+        "train_reader": True,
+        # Adam makes whole steps of gradients that are next to nothing, whatever sign rounding gives them
+        "reader_rate": LearningRate(1e-5, decay=LearningRateDecay.CONSTANT),
+        "batch_size": 2,
+    },
     "a reader that two share, of an uneven batch": {
         "shard_reader": True,
         "objective": "pdist",
@@ -179,7 +187,7 @@ def train(folder: Path, name: str, processes: int) -> dict:
         **several(processes),
     )
     (folder / f"process{trainer.global_rank}").mkdir(exist_ok=True, parents=True)
-    settings["reader"] = tiny_reader(settings.get("reader", "concatenated"))
+    settings["reader"] = tiny_reader_of(settings.get("reader", "concatenated"))
     module = toy_module(folder / f"process{trainer.global_rank}", **settings)
     if breaks is not None:
         break_question(module, breaks)

@@ -1,4 +1,4 @@
-"""The parts of the benchmark of large knowledge bases, on a small one that is not killed."""
+"""The benchmark of large knowledge bases, on a small one."""
 
 import json
 
@@ -20,6 +20,28 @@ def test_what_is_built_is_encoded_found_and_refreshed(tmp_path, monkeypatch):
     assert first != second, "the retriever has changed"
     fingerprint = json.loads((second / "matrix.json").read_text())["fingerprint"]
     assert len(EmbeddingMatrix.open(second, fingerprint)) == 300
+
+
+def test_the_whole_of_it_is_killed_half_way_and_leaves_its_figures(tmp_path, capsys):
+    folder = tmp_path / "disk"
+    assert scale.main([str(folder), "--passages", "60000"]) == 0
+    shown = capsys.readouterr().out
+    assert "60,000 passages of 768 dimensions" in shown
+    found = json.loads((folder / "scale.json").read_text())
+    assert found["passages"] == 60_000
+    killed, rest = found["encode, until killed half way"]["passages"], found["encode the rest"]["passages"]
+    assert killed + rest == 60_000
+    assert 30_000 <= killed < 60_000
+    for part in ("build the knowledge base", "open it", "search for 1 question at once", "refresh the index"):
+        assert found[part]["seconds"] > 0, part
+        assert part in shown
+    assert [path.name for path in folder.iterdir()] == ["scale.json"], "what was made is deleted"
+
+
+def test_too_few_passages_to_be_killed_in_between(tmp_path, capsys):
+    assert scale.main([str(tmp_path), "--passages", "100"]) == 2
+    assert "measure with more --passages" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_passage_that_is_not_found_is_said(tmp_path, monkeypatch):
