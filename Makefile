@@ -11,7 +11,7 @@ TEST_TOOLS := $(VENV)/.test-tools
 .PHONY: help quickstart test lint wheel drill tensorboard clean
 
 help:
-	@echo "make quickstart   install, then train a retriever from attention (a few minutes)"
+	@echo "make quickstart   install, then train a retriever from a reader's signals (a few minutes)"
 	@echo "make test         install what tests need, then run them"
 	@echo "make lint         ruff and mypy"
 	@echo "make wheel        builds the package, and uses it away from this checkout"
