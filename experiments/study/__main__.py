@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the training questions the last, to measure on in place of the test questions (500)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="of each cell (3)")
+    parser.add_argument(
+        "--second", metavar="READER", help="a reader of another family: hub name, folder or .gguf file"
+    )
     parser.add_argument("--render", action="store_true", help="write the pages again, run nothing")
     return parser
 
@@ -60,6 +63,7 @@ def _study(options: argparse.Namespace) -> int:
         options.unseen,
         options.seeds,
         options.out,
+        options.second,
     )
     if options.list:
         study.list_cells()

@@ -88,6 +88,7 @@ class Material:
         num_questions: training questions that teach.
         folder: of all studies.
         num_unseen: training questions that retrievers are measured on; 0 = on the test questions.
+        second: another reader, of another family: hub name, folder or .gguf file; None = there is none.
 
     Attributes:
         folder: of what is kept with these settings of data and models: the slice of the knowledge base,
@@ -95,8 +96,16 @@ class Material:
         cells_folder: of the cells, which depend on how retrievers are trained too.
     """
 
-    def __init__(self, config: ExperimentConfig, num_questions: int, folder: Path, num_unseen: int) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        num_questions: int,
+        folder: Path,
+        num_unseen: int,
+        second: str | None = None,
+    ) -> None:
         self.config = config
+        self.second = second
         self.num_questions = num_questions
         self.num_unseen = num_unseen
         self.folder = folder / f"read-{self._fingerprint(*_READ)}"
@@ -107,7 +116,12 @@ class Material:
 
     @classmethod
     def of(
-        cls, experiment: str, overrides: Sequence[str], num_questions: int, num_unseen: int = NUM_UNSEEN
+        cls,
+        experiment: str,
+        overrides: Sequence[str],
+        num_questions: int,
+        num_unseen: int = NUM_UNSEEN,
+        second: str | None = None,
     ) -> "Material":
         """That of an experiment, with the study's settings and those of the command line.
 
@@ -122,7 +136,7 @@ class Material:
             raise ConfigError(f"--questions {num_questions} must be at least 2")
         if num_unseen < 0:
             raise ConfigError(f"--unseen {num_unseen} must be at least 0")
-        return cls(config, num_questions, Path(config.runs) / "study", num_unseen)
+        return cls(config, num_questions, Path(config.runs) / "study", num_unseen, second)
 
     @property
     def settings(self) -> str:

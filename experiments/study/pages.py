@@ -15,6 +15,7 @@ from experiments.study.before import VERDICT
 from experiments.study.cells import Result, of_part
 from experiments.study.figures import draw_bars, draw_curves, draw_scatter
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
+from experiments.study.readers import INITIAL
 from experiments.study.stopping import validations_of
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
@@ -416,7 +417,7 @@ def _teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         "gold_above_longest",
         "indicator1/spearman_p90",
     )
-    found = sorted(found, key=lambda of: (of.cell["reader"], -of.measures[shown[1]].mean))
+    found = sorted(found, key=lambda of: (of.cell["reader"], -_value(of, PRIMARY)))
     rows = [
         [
             of.cell["reader"],
@@ -426,23 +427,32 @@ def _teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         ]
         for of in found
     ]
-    best = max(found, key=lambda of: of.measures["auc_at_equal_length"].mean)
-    paper = [of for of in found if of.cell["signal"] == "answer" and of.cell["reader"] == "initial"]
-    sentence = (
-        f"The best signal at equal length is {best.cell['signal']} of reader {best.cell['reader']}, "
-        f"{_interval(best.measures['auc_at_equal_length'], 2)}"
-    )
-    if paper:
-        of_paper = _interval(paper[0].measures["auc_at_equal_length"], 2)
-        sentence += f"; the paper's (the answer's rows of the initial reader) has {of_paper}"
+    best = max(found, key=lambda of: _value(of, PRIMARY))
+    sentences = []
+    if PRIMARY in best.measures:
+        sentence = (
+            f"The best signal at equal length is {best.cell['signal']} of reader {best.cell['reader']}, "
+            f"{_interval(best.measures[PRIMARY], 2)}"
+        )
+        paper = [of for of in found if of.cell["signal"] == "answer" and of.cell["reader"] == INITIAL]
+        if paper and PRIMARY in paper[0].measures:
+            of_paper = _interval(paper[0].measures[PRIMARY], 2)
+            sentence += f"; the paper's (the answer's rows of the initial reader) has {of_paper}"
+        sentences = [f"{sentence}."]
     heads = ["reader", "signal", *(_label(name) for name in shown), "seconds a question"]
     page = ["# Teachers", "", _command(teacher_table.NAME), "", _OTHER_READERS, "", *_table(heads, rows)]
-    return [f"{sentence}."], page
+    return sentences, page
+
+
+def _value(of: Result, measure: str) -> float:
+    """Of a measure; less than all where it is undefined."""
+    return of.measures[measure].mean if measure in of.measures else -math.inf
 
 
 _OTHER_READERS = (
     "Any decoder-only reader of the hub, or a folder: `python -m experiments.study teachers --only "
     "'teachers/reader=initial/*' --out report/teachers reader.name=NAME`; *initial* is then that reader. "
+    "Beside the initial one: `--second NAME`, which is *second* then. "
     "Gold above the longest: CoRe's test, whether the best positive passage scores above the longest "
     "negative one that is at least twice as long. Seconds: of all signals together, on the machine that read."
 )

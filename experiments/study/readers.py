@@ -23,6 +23,8 @@ from lightning_modules.readers.base import Reader
 log = logging.getLogger(__name__)
 
 INITIAL = "initial"
+SECOND = "second"
+"""A reader of another family, which the command line names."""
 STEP1, SHUFFLED = "step1", "shuffled"
 """Followed by a number: steps of training on answers, share of the weights that change places."""
 STEP1_STEPS = (10, 40)
@@ -30,12 +32,16 @@ _STEP1_BATCH, _STEP1_PASSAGES, _STEP1_RATE = 4, 2, 2e-5
 READ_ALONE = "independent"
 
 
+class NoSuchSignalError(ValueError):
+    """There is nothing to make a teacher of; the cell is left out."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ReadingOf:
     """Which reader reads which candidates, and how.
 
     Attributes:
-        reader: `initial`, `step1-40`, `shuffled-0.05`.
+        reader: `initial`, `second`, `step1-40`, `shuffled-0.05`.
         shown: `independent`, one prompt a passage; `rank` or `shuffled`, one prompt for all in that order.
         candidates: who found them.
     """
@@ -64,9 +70,14 @@ class Readings:
 
     def __getitem__(self, of: ReadingOf) -> Reading:
         if of not in self._readings:
-            path = self.material.folder / "readings" / f"{of.name.replace(' ', '-')}.npz"
+            path = self.material.folder / "readings" / f"{self._file_name(of)}.npz"
             self._readings[of] = self._kept(path) or self._read_and_keep(of, path)
         return self._readings[of]
+
+    def _file_name(self, of: ReadingOf) -> str:
+        name = of.name.replace(" ", "-")
+        # there may have been another one
+        return f"{name}-{Path(_second(self.material)).stem}" if of.reader == SECOND else name
 
     def _kept(self, path: Path) -> Reading | None:
         try:
@@ -86,7 +97,7 @@ class Readings:
         material = self.material
         candidates = material.candidates(CandidateSource(of.candidates))
         # published lists of heads are of the reader as it comes; its likes have the same heads
-        masks = head_masks(self._reader(INITIAL))
+        masks = head_masks(self._reader(of.reader if of.reader == SECOND else INITIAL))
         reader = self._reader(of.reader)
         if of.shown != READ_ALONE:
             order = PassageOrder(of.shown)
@@ -107,20 +118,31 @@ def load_reader_of_study(material: Material, name: str) -> Reader:
 
     Raises:
         ConfigError: an unknown name.
+        NoSuchSignalError: the second one, which nobody has named.
     """
     kind, _, number = name.partition("-")
     reader_settings = dataclasses.replace(material.config.reader, context=READ_ALONE)
     config = dataclasses.replace(material.config, reader=reader_settings)
     if name == INITIAL:
         reader = build_reader(config)
+    elif name == SECOND:
+        named = dataclasses.replace(reader_settings, name=_second(material))
+        reader = build_reader(dataclasses.replace(config, reader=named))
     elif kind == SHUFFLED:
         reader = build_reader(config)
         shuffle_weights(reader.model, share=float(number))
     elif kind == STEP1:
         reader = build_reader(config, step1_reader(material, int(number)))
     else:
-        raise ConfigError(f"reader {name!r} is none of the study's: {INITIAL}, {STEP1}-N, {SHUFFLED}-SHARE")
+        known = f"{INITIAL}, {SECOND}, {STEP1}-N, {SHUFFLED}-SHARE"
+        raise ConfigError(f"reader {name!r} is none of the study's: {known}")
     return reader.eval().requires_grad_(False)
+
+
+def _second(material: Material) -> str:
+    if material.second is None:
+        raise NoSuchSignalError("there is no second reader; --second names one")
+    return material.second
 
 
 def step1_reader(material: Material, num_steps: int) -> Path:

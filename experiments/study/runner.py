@@ -12,8 +12,7 @@ from experiments.config import ConfigError
 from experiments.study.cells import Cell, Results, read_table, write_table
 from experiments.study.material import Material
 from experiments.study.parts import PARTS
-from experiments.study.readers import Readings
-from experiments.study.teachers import NoSuchSignalError
+from experiments.study.readers import NoSuchSignalError, Readings
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,7 @@ class Study:
         num_unseen: int,
         num_seeds: int,
         out: Path,
+        second: str | None = None,
     ) -> "Study":
         """As the command line says.
 
@@ -64,7 +64,7 @@ class Study:
         ]
         if only is not None:
             cells = _chosen(cells, only)
-        material = Material.of(experiment, overrides, num_questions, num_unseen)
+        material = Material.of(experiment, overrides, num_questions, num_unseen, second)
         return cls(material, cells, Results(material.cells_folder), out)
 
     def list_cells(self) -> None:

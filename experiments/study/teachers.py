@@ -9,7 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.study.material import Candidates
-from experiments.study.readers import INITIAL, SHUFFLED, STEP1, STEP1_STEPS, ReadingOf, Readings
+from experiments.study.readers import (
+    INITIAL,
+    SECOND,
+    SHUFFLED,
+    STEP1,
+    STEP1_STEPS,
+    NoSuchSignalError,
+    ReadingOf,
+    Readings,
+)
 from experiments.study.readings import ALL_HEADS, Scores, Signals, named
 from lightning_modules.length_control import num_words
 from lightning_modules.objectives.signals import ATTENTION
@@ -19,10 +28,6 @@ TEMPERATURE = 0.5
 """Of standardised scores."""
 PAPER_TEMPERATURE = 0.05
 """Of raw ones: what the embedded experiments of the paper's method have."""
-
-
-class NoSuchSignalError(ValueError):
-    """A reader does not give what a teacher is made of; the cell is left out."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +178,11 @@ def _of_other_readers() -> list[Teacher]:
     for reader in OTHER_READERS:
         reading, family = ReadingOf(reader), reader.partition("-")[0]
         made += [Teacher(f"{reader} {name}", family, ((name, 1.0),), reading) for name in _SIGNALS]
-    last = f"{STEP1}-{STEP1_STEPS[-1]}"
-    made.append(Teacher(f"{last} answer+question+likelihood", STEP1, _SUM, ReadingOf(last)))
+    for reader in (SECOND, f"{STEP1}-{STEP1_STEPS[-1]}"):
+        family = reader.partition("-")[0]
+        made.append(Teacher(f"{reader} answer+question+likelihood", family, _SUM, ReadingOf(reader)))
+    made.append(Teacher(f"{SECOND} last", SECOND, (("last", 1.0),), ReadingOf(SECOND)))
+    made.append(Teacher(f"{SECOND} question+likelihood", SECOND, _SUM[1:], ReadingOf(SECOND)))
     return made
 
 
@@ -189,12 +197,13 @@ def _of_other_contexts() -> list[Teacher]:
 
 
 OTHER_READERS = (
+    SECOND,
     f"{STEP1}-{STEP1_STEPS[-1]}",
     f"{SHUFFLED}-1.0",
     *(f"{STEP1}-{steps}" for steps in STEP1_STEPS[:-1]),
     f"{SHUFFLED}-0.02",
 )
-"""Made of the initial one; those that differ most from it come first."""
+"""All but the second made of the initial one; those that differ most from it come first."""
 
 
 def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> Scores:

@@ -246,6 +246,21 @@ def test_mistakes_in_files_and_settings(capsys, tmp_path, settings, changes, mes
     assert nothing_left(tmp_path)
 
 
+@pytest.mark.parametrize(("left", "is_kept"), [("0a.partial", True), ("0a.embeddings", True), ("0a", False)])
+def test_a_run_that_ends_with_a_message_keeps_passages_that_it_has_encoded(
+    capsys, tmp_path, settings, monkeypatch, left, is_kept
+):
+    """At full size they are hours, and what the message says can be mended."""
+
+    def fails(config, made, began_s):
+        (made.index / left).mkdir(parents=True)
+        raise ValueError("there is no room for the index; free the GPU")
+
+    monkeypatch.setattr(run, "_execute", fails)
+    refused(capsys, quickstart(settings))
+    assert bool(list(tmp_path.glob(f"runs/quickstart/*/index/{left}"))) is is_kept
+
+
 def test_a_slice_that_is_too_small_for_its_gold_passages(capsys, tmp_path, settings):
     titled = [
         {"question": f"what is said of {passage.title}", "answers": [passage.title], "title": passage.title}

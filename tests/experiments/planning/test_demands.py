@@ -89,6 +89,17 @@ def test_an_exact_index_that_several_gpus_share(tmp_path):
     assert parts(demands_of(whole)[2])["index"][0] == WIKIPEDIA * (64 + 8)
 
 
+def test_the_part_that_validations_search_is_gathered_from_all_processes(tmp_path):
+    def part(*overrides):
+        _, memory, gpu = (parts(demand) for demand in demands_of(setup_of("step2_nq", tmp_path, *overrides)))
+        return memory["part that validations search"][0], gpu["part that validations search"][0]
+
+    of_part = 1_000_000 * 768 * 2
+    assert part() == (of_part, of_part)
+    # of each of two processes: its share, what is gathered and what is kept
+    assert part("trainer.devices=2") == (2 * 2.5 * of_part, 2 * of_part)
+
+
 def test_an_index_that_is_searched_elsewhere(tmp_path):
     assert "index" not in parts(demands_of(setup_of("step2_nq", tmp_path, "index.gpu=false"))[2])
     approximate = setup_of("step2_nq", tmp_path, "index.factory=IVF16384,PQ64")

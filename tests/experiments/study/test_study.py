@@ -16,6 +16,7 @@ from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
+from tests.tiny_models import save_tiny_models
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
 
@@ -85,6 +86,20 @@ def test_a_cell_that_fails_ends_no_other(command, tmp_path, monkeypatch, capsys)
     assert main(["prediction", "--seeds", "1", *only, *arguments, "seed=7", "--out", str(tmp_path)]) == FAILED
     assert ran == [f"prediction/teacher={name}/seed=0" for name in ("initial-last", "length")]
     assert "initial-last/seed=0: the disk is on fire" in capsys.readouterr().err
+
+
+def test_a_second_reader_is_of_another_family(command, tmp_path, capsys):
+    _, arguments = command
+    second, _ = save_tiny_models(tmp_path / "models", family="falcon_rw")
+    part = ["teachers", "--only", "*=second/signal=likelihood/*", "--only", "*=second/signal=last/*"]
+    elsewhere = [*part, *arguments, f"runs={tmp_path / 'runs'}", "--out", str(tmp_path / "pages")]
+    assert main(elsewhere) == USER_ERROR, "there is nothing to write"
+    assert capsys.readouterr().out.count("left out, there is no second reader; --second names one") == 2
+    assert main([*elsewhere, "--second", str(second)]) == 0
+    found = read_table(tmp_path / "pages" / TABLE)
+    assert {result.cell["reader"] for result in found} == {"second"}
+    assert all(0 <= result.measures["auc"].mean <= 1 for result in found)
+    assert list(tmp_path.glob("runs/study/read-*/readings/second-independent-both-reader.npz"))
 
 
 def check_pages(folder):
