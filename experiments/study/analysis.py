@@ -1,17 +1,17 @@
 """What the cells of part `prediction` say together; from the table of results alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
-from experiments.study.before import VERDICT
+from experiments.study.before import VERDICT, VERDICTS
 from experiments.study.cells import Result, of_part
 from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, NAME, VALIDATION
-from experiments.study.readers import INITIAL
+from experiments.study.readers import INITIAL, SECOND
 from experiments.study.teachers import CONTROLS, Teacher, teachers
 from lightning_modules.metrics.bootstrap import crossed_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
@@ -25,11 +25,13 @@ from lightning_modules.metrics.prediction import (
     rank_correlation,
     reliability,
 )
+from lightning_modules.preflight.verdict import Advice, about_fixed_preference
 
 OUTCOMES = {BEYOND_LENGTH: "gain beyond length", GAIN: "gain", MRR_GAIN: "gain in MRR@20"}
 """What is predicted: changes on the questions that are measured on. The first is the one that counts."""
 EARLY = "early"
 """No measure of the check, but its rival: what a quarter of the training does to validation questions."""
+VERDICT_NOW = "verdict_now"
 _LESS_IS_BETTER = ("fixed_preference", "length_tau_size")
 _EITHER = ("length_tau", "entropy")
 
@@ -119,7 +121,22 @@ class Predictions:
         measured = {
             name: np.array([of_teacher.get(name, unknown).mean for of_teacher in found]) for name in names
         }
-        return {**measured, EARLY: np.array([self._early(teacher.name) for teacher in of])}
+        return {
+            **measured,
+            VERDICT_NOW: np.array([self.verdict_now(teacher.name) for teacher in of]),
+            EARLY: np.array([self._early(teacher.name) for teacher in of]),
+        }
+
+    def verdict_then(self, teacher: str) -> float:
+        """The check's verdict as it was when the study was run: by AUCs and passage length."""
+        return self.before(teacher)[VERDICT].mean
+
+    def verdict_now(self, teacher: str) -> float:
+        """The check's verdict with what it looks at since the study: the order for an unrelated question."""
+        before = self.before(teacher)
+        preference = before.get("fixed_preference")
+        by_order = VERDICTS[Advice.GO if preference is None else about_fixed_preference(preference)[0]]
+        return min(before[VERDICT].mean, by_order)
 
     def _early(self, teacher: str) -> float:
         """The change on validation questions after the first validation, over all seeds."""
@@ -151,6 +168,15 @@ class Predictions:
             teacher
             for teacher in self.readers_teachers
             if teacher.reading is not None and teacher.reading.reader == INITIAL
+        ]
+
+    @cached_property
+    def of_second_reader(self) -> list[Teacher]:
+        """Those of the reader of another family."""
+        return [
+            teacher
+            for teacher in self.readers_teachers
+            if teacher.reading is not None and teacher.reading.reader == SECOND
         ]
 
     @cached_property
@@ -242,12 +268,11 @@ class Predictions:
             else math.nan,
         )
 
-    def verdicts(self) -> dict[str, tuple[float, bool | None]]:
-        """Of each teacher with a reader the verdict of the check, and whether it was worth it."""
-        return {
-            teacher.name: (self.before(teacher.name)[VERDICT].mean, self.is_worth_it[teacher.name])
-            for teacher in self.readers_teachers
-        }
+    def verdicts(
+        self, verdict: Callable[[str], float], of: Sequence[Teacher]
+    ) -> dict[str, tuple[float, bool | None]]:
+        """Of each of some teachers a verdict of the check, and whether it was worth it."""
+        return {teacher.name: (verdict(teacher.name), self.is_worth_it[teacher.name]) for teacher in of}
 
 
 SEEN_BEFORE = frozenset(

@@ -24,7 +24,7 @@ from lightning_modules.preflight.verdict import Advice, judge, of_matched
 
 VERDICT = "verdict"
 """1 = go, 0 = unsure, -1 = no-go."""
-_VERDICTS = {Advice.GO: 1.0, Advice.UNSURE: 0.0, Advice.NO_GO: -1.0}
+VERDICTS = {Advice.GO: 1.0, Advice.UNSURE: 0.0, Advice.NO_GO: -1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,9 @@ def measures_before(
         "gold_above_longest": estimate(gold_above_longest(scores, asked.has_answer, asked.lengths)),
         "fixed_preference": estimate(_fixed_preference(teacher, scores, reading)),
     }
+    # by AUCs and length, as when the study was first run: what the order adds can be told from the table
     verdict = judge(auc.numpy(), of_retriever.numpy(), matched, length_tau.numpy())
-    measures[VERDICT] = _exactly(_VERDICTS[verdict.advice])
+    measures[VERDICT] = _exactly(VERDICTS[verdict.advice])
     if reading is not None and teacher.attention is not None:
         indicators: Mapping[str, Any] = reading.indicators[teacher.attention]
         measures |= {name: estimate(values) for name, values in indicators.items()}

@@ -10,13 +10,14 @@ import numpy as np
 
 from experiments.config import ConfigError
 from experiments.study import collapse, prediction, stopping, tables, teacher_table
-from experiments.study.analysis import EARLY, OUTCOMES, Predictions, crossed_estimate
+from experiments.study.analysis import EARLY, OUTCOMES, VERDICT_NOW, Predictions, crossed_estimate
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result, of_part
 from experiments.study.figures import draw_bars, draw_curves, draw_scatter
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.readers import INITIAL
 from experiments.study.stopping import validations_of
+from experiments.study.teachers import Teacher
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
 
@@ -35,7 +36,8 @@ LABELS = {
     "length_tau_size": "Kendall's tau with length, without its sign",
     "gold_above_longest": "gold above the longest",
     "fixed_preference": "preference whatever is asked",
-    VERDICT: "the check's verdict",
+    VERDICT: "the check's verdict, then",
+    VERDICT_NOW: "the check's verdict, now",
     EARLY: "validation after a quarter of the training",
     **measure_labels(),
 }
@@ -118,7 +120,7 @@ FEWEST_TEACHERS = 8
 PRIMARY = "auc_at_equal_length"
 """The measure whose correlation was the study's question before it was run; the others are beside it."""
 PAPERS = "indicator1/spearman_p90"
-_IN_FINDINGS = (PRIMARY, "auc", VERDICT, "fixed_preference", PAPERS, EARLY)
+_IN_FINDINGS = (PRIMARY, "auc", "fixed_preference", VERDICT, PAPERS, EARLY)
 
 
 def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
@@ -193,6 +195,7 @@ def _correlations(found: Predictions, outcome: str, words: str, out: Path) -> li
         "all can be measured of": found.attending,
         "with a reader": found.readers_teachers,
         "of the initial reader": found.of_initial_reader,
+        "of the second reader": found.of_second_reader,
         "that had not taught before": found.new,
         "and controls": found.teachers,
     }
@@ -300,32 +303,56 @@ def _rules(found: Predictions) -> list[str]:
         "",
         *_table(heads, rows),
         "",
-        "The check's own verdict of the teachers with a reader:",
+        "The check's own verdict of the teachers with a reader, as it was when the study was run, and as it has "
+        "been since, which also looks at the order for an unrelated question; of the second reader's teachers, "
+        "which had no part in that change, by themselves:",
         "",
-        *_table(["verdict", "worth it", "undecided", "not worth it"], _verdict_counts(found)),
-    ]
-
-
-def _verdict_counts(found: Predictions) -> list[list[str]]:
-    verdicts = list(found.verdicts().values())
-    return [
-        [
-            words,
-            *(str(sum(v == value and worth is is_worth for v, worth in verdicts)) for is_worth in _WORTH),
-        ]
-        for words, value in (("go", 1.0), ("unsure", 0.0), ("no-go", -1.0))
+        *_table(["verdict", "worth it", "undecided", "not worth it"], _verdict_rows(found)),
     ]
 
 
 _WORTH = (True, None, False)
 
 
+def _verdict_rows(found: Predictions) -> list[list[str]]:
+    groups = {
+        "then": (found.verdict_then, found.readers_teachers),
+        "now": (found.verdict_now, found.readers_teachers),
+        "now, second reader": (found.verdict_now, found.of_second_reader),
+    }
+    return [
+        [f"{name}: {words}", *counts]
+        for name, (verdict, of) in groups.items()
+        for words, counts in _verdict_counts(found, verdict, of).items()
+        if of
+    ]
+
+
+def _verdict_counts(
+    found: Predictions, verdict: Callable[[str], float], of: Sequence[Teacher]
+) -> dict[str, list[str]]:
+    """How many of each verdict were worth it, undecided, and not worth it."""
+    verdicts = list(found.verdicts(verdict, of).values())
+    return {
+        words: [str(sum(v == value and worth is is_worth for v, worth in verdicts)) for is_worth in _WORTH]
+        for words, value in (("go", 1.0), ("unsure", 0.0), ("no-go", -1.0))
+    }
+
+
 def _of_rules(found: Predictions) -> list[str]:
-    counts = "; ".join(
-        f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
-        for words, worth, undecided, not_worth in _verdict_counts(found)
+    then, now = (
+        "; ".join(
+            f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
+            for words, (worth, undecided, not_worth) in _verdict_counts(
+                found, verdict, found.readers_teachers
+            ).items()
+        )
+        for verdict in (found.verdict_then, found.verdict_now)
     )
-    sentences = [f"What the check said of the teachers with a reader, and what they were: {counts}."]
+    sentences = [
+        f"What the check said of the teachers with a reader, and what they were: {then}. With the order for "
+        f"an unrelated question, at which it looks since then: {now}."
+    ]
     rule = found.rule(CHECK_MEASURES)
     if rule is not None:
         sentences.append(

@@ -138,6 +138,7 @@ def judge_configured(collected: QuestionScores, configured: Variant, level: floa
         matched_auc(scores, has_answer, lengths, level),
         kendall_tau(scores, lengths).numpy(),
         level,
+        kendall_tau(scores, collected.unrelated_scores(configured)).numpy(),
     )
 
 

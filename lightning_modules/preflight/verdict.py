@@ -20,6 +20,10 @@ FEWEST_PAIRS = 10
 LARGEST_LENGTH_TAU = 0.5
 """A teacher whose Kendall's tau with passage length is surely beyond this, with either sign, is refused."""
 
+LARGEST_FIXED_PREFERENCE = 0.3
+"""A teacher that puts passages into the same order whatever is asked, by more than this as Kendall's tau, is
+refused. Of the study's teachers beyond it none was worth its reader (docs/study)."""
+
 
 class Advice(Choice):
     """Whether the configured teacher should be distilled."""
@@ -50,6 +54,7 @@ def judge(
     at_equal_length: MatchedAUC,
     length_tau: ArrayLike,
     level: float = 0.95,
+    fixed_preference: ArrayLike = (),
 ) -> Verdict:
     """Decides from AUCs over the same questions, NaN where all passages hold an answer or none does.
 
@@ -58,7 +63,9 @@ def judge(
     retriever that it is to teach (else the retriever would forget). Attention summed over a passage favours
     long ones, and these hold answers more often: a reader whose weights were shuffled has the AUC of length
     alone, which can be well above chance, and ruins the retriever. A teacher whose order follows length is
-    refused whatever its AUCs, and however few questions have them: the retriever learns length first.
+    refused whatever its AUCs, and however few questions have them: the retriever learns length first. And a
+    teacher must order passages by what is asked: of two with the same AUC, the one that prefers the same
+    passages for an unrelated question teaches less, or harms.
 
     Args:
         teacher_auc, retriever_auc: of the teacher's target and of p_RETR.
@@ -66,6 +73,8 @@ def judge(
         length_tau: Kendall's tau between the teacher's order and passage length, of every question read; NaN
             where all passages are alike.
         level: of the intervals.
+        fixed_preference: Kendall's tau between the teacher's orders for a question and for an unrelated one,
+            of each question where that was asked; of fewer than `FEWEST_QUESTIONS` nothing follows.
     """
     by_length = estimate(length_tau, level)
     is_refused = by_length.n >= FEWEST_QUESTIONS and follows_length(by_length)
@@ -87,6 +96,9 @@ def judge(
     ]
     if by_length.n:
         checks.append((Advice.NO_GO if is_refused else Advice.GO, _about_length(by_length)))
+    fixed = estimate(fixed_preference, level)
+    if fixed.n >= FEWEST_QUESTIONS:
+        checks.append(about_fixed_preference(fixed))
     found = [advice for advice, _ in checks]
     if Advice.NO_GO in found:
         advice = Advice.NO_GO
@@ -115,6 +127,26 @@ def _about_length(length_tau: Estimate) -> str:
             f"(refused beyond {LARGEST_LENGTH_TAU:g} with either sign)"
         )
     return f"{shown}: not surely beyond {LARGEST_LENGTH_TAU:g} with either sign"
+
+
+def about_fixed_preference(preference: Estimate) -> tuple[Advice, str]:
+    """What follows from how alike the orders for unrelated questions are, and why."""
+    bound = LARGEST_FIXED_PREFERENCE
+    shown = (
+        f"Kendall's tau of its order with that for an unrelated question is {preference.text} over "
+        f"{preference.n} questions"
+    )
+    if preference.low > bound:
+        return (
+            Advice.NO_GO,
+            f"{shown}: it prefers the same passages whatever is asked (refused above {bound:g})",
+        )
+    if preference.mean > bound:
+        return (
+            Advice.UNSURE,
+            f"{shown}: the same may come first whatever is asked (above {bound:g}, not surely)",
+        )
+    return Advice.GO, f"{shown}: not above {bound:g}"
 
 
 def of_matched(found: MatchedAUC) -> Estimate:
