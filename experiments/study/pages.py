@@ -303,9 +303,9 @@ def _rules(found: Predictions) -> list[str]:
         "",
         *_table(heads, rows),
         "",
-        "The check's own verdict of the teachers with a reader, as it was when the study was run, and as it has "
-        "been since, which also looks at the order for an unrelated question; of the second reader's teachers, "
-        "which had no part in that change, by themselves:",
+        "The check's own verdict of the teachers with a reader, as it was when the study was run, and as it "
+        "has been since, which also looks at the order for an unrelated question; of the second reader's "
+        "teachers, which had no part in that change, by themselves:",
         "",
         *_table(["verdict", "worth it", "undecided", "not worth it"], _verdict_rows(found)),
     ]

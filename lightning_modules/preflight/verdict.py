@@ -142,10 +142,7 @@ def about_fixed_preference(preference: Estimate) -> tuple[Advice, str]:
             f"{shown}: it prefers the same passages whatever is asked (refused above {bound:g})",
         )
     if preference.mean > bound:
-        return (
-            Advice.UNSURE,
-            f"{shown}: the same may come first whatever is asked (above {bound:g}, not surely)",
-        )
+        return Advice.UNSURE, f"{shown}: above {bound:g}, but not surely"
     return Advice.GO, f"{shown}: not above {bound:g}"
 
 

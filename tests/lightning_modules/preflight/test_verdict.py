@@ -106,6 +106,33 @@ def test_passages_of_one_length_refuse_nothing():
     assert len(verdict.reasons) == 3
 
 
+@pytest.mark.parametrize(
+    ("mean", "num_asked", "advice", "said"),
+    [
+        (0.05, 24, Advice.GO, "not above 0.3"),
+        (0.28, 24, Advice.GO, "not above 0.3"),
+        (0.34, 24, Advice.UNSURE, "above 0.3, but not surely"),
+        (0.70, 24, Advice.NO_GO, "the same passages come first whatever is asked"),
+        # of a handful of questions nothing follows
+        (0.70, FEWEST_QUESTIONS - 1, Advice.GO, None),
+        (0.70, 0, Advice.GO, None),
+    ],
+)
+def test_a_teacher_must_order_passages_by_what_is_asked(mean, num_asked, advice, said):
+    asked = np.full(60, np.nan)
+    asked[:num_asked] = aucs(mean, n=num_asked, spread=0.3, seed=4) if num_asked else []
+    verdict = judge(aucs(0.85), CHANCE, KNOWS, LOOSELY, fixed_preference=asked)
+    assert verdict.advice is advice
+    about = [reason for reason in verdict.reasons if "unrelated question" in reason]
+    assert len(about) == (said is not None)
+    for reason in about:
+        assert said in reason
+        assert f"{mean:.2f} [" in reason
+        assert f"over {num_asked} questions" in reason
+    if advice is not Advice.GO:
+        assert verdict.reasons[0] == about[0]
+
+
 @pytest.mark.parametrize("sees_length", [False, True])
 @pytest.mark.parametrize("n", [20, 60])
 def test_a_bad_teacher_rarely_gets_go(n, sees_length):
