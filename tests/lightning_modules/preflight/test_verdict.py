@@ -112,7 +112,7 @@ def test_passages_of_one_length_refuse_nothing():
         (0.05, 24, Advice.GO, "not above 0.3"),
         (0.28, 24, Advice.GO, "not above 0.3"),
         (0.34, 24, Advice.UNSURE, "above 0.3, but not surely"),
-        (0.70, 24, Advice.NO_GO, "the same passages come first whatever is asked"),
+        (0.70, 24, Advice.NO_GO, "it prefers the same passages whatever is asked"),
         # of a handful of questions nothing follows
         (0.70, FEWEST_QUESTIONS - 1, Advice.GO, None),
         (0.70, 0, Advice.GO, None),
