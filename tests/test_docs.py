@@ -8,6 +8,9 @@ import pytest
 
 from experiments import plan
 from experiments.planning import demands
+from experiments.study import pages
+from experiments.study.analysis import Predictions
+from experiments.study.cells import read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +44,17 @@ def test_the_page_of_keys_is_that_of_the_configuration():
 def test_the_figure_of_the_method_is_that_of_its_script():
     draw = runpy.run_path(str(ROOT / "docs" / "draw_method.py"))["draw"]
     assert (ROOT / "docs" / "method.svg").read_text() == draw(), "run: python docs/draw_method.py"
+
+
+def test_the_pages_of_the_study_are_those_of_its_table():
+    """Its teachers and what it says of them; the correlations would take minutes."""
+    folder = ROOT / "docs" / "study"
+    results = read_table(folder / "results.parquet")
+    found = Predictions(results)
+    page = (folder / "prediction.md").read_text()
+    assert "\n".join(pages._table_of_teachers(found)) in page, "run: python -m experiments.study --render"
+    assert pages._of_gains(found) in (folder / "README.md").read_text()
+    pages.check_advice(results, folder / pages.ADVICE)
 
 
 def test_the_plan_of_the_docs_is_what_the_command_prints(tmp_path, monkeypatch, capsys):

@@ -395,8 +395,13 @@ class Material:
 
 
 def _some(passages: list[Passage], questions: Sequence[Question], size: int) -> list[Passage]:
-    """The gold passages of the questions, and others at even distances up to a size, in order."""
-    titles = {question.title for question in questions}
+    """The gold passages of the questions, and others at even distances up to a size, in order.
+
+    All of them where nobody knows the gold ones: else most questions could not be answered.
+    """
+    titles = {question.title for question in questions if question.title}
+    if not titles:
+        return passages
     gold = [row for row, passage in enumerate(passages) if passage.title in titles]
     others = sorted(set(range(len(passages))) - set(gold))
     num_others = min(len(others), max(0, size - len(gold)))

@@ -1,6 +1,7 @@
 """The study on tiny models: cells run once, go on after a kill, and become pages that show their numbers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ import torch
 from datamodules.sealed_files import DamagedFileError
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.config import ConfigError, load_config
-from experiments.study import pages, prediction
+from experiments.study import material, pages, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
 from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
-from tests.tiny_models import save_tiny_models
+from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
 
@@ -188,31 +189,40 @@ def test_what_cannot_be_is_refused(given, said, tmp_path, capsys):
 
 def test_nobody_learns_from_what_is_measured_on(command):
     overrides = [word for word in command[1] if "=" in word]
-    material = Material.of("quickstart", overrides, 6, num_unseen=4)
-    train = material.datamodule.train
-    assert (material.reader_questions, material.questions, material.test_questions) == (
+    made = Material.of("quickstart", overrides, 6, num_unseen=4)
+    train = made.datamodule.train
+    assert (made.reader_questions, made.questions, made.test_questions) == (
         train[:2],
         train[2:8],
         train[8:],
     )
-    material = Material.of("quickstart", overrides, 6, num_unseen=0)
-    assert material.questions == material.datamodule.train[6:]
-    assert material.test_questions == material.datamodule.test
+    made = Material.of("quickstart", overrides, 6, num_unseen=0)
+    assert made.questions == made.datamodule.train[6:]
+    assert made.test_questions == made.datamodule.test
 
 
 def test_questions_that_are_measured_on_are_never_taught_even_where_there_are_no_others(command):
     overrides = [word for word in command[1] if "=" in word]
-    material = Material.of("quickstart", overrides, 6, num_unseen=14)
-    assert len(material.test_questions) == len(material.datamodule.train) == 12
+    made = Material.of("quickstart", overrides, 6, num_unseen=14)
+    assert len(made.test_questions) == len(made.datamodule.train) == 12
     with pytest.raises(ConfigError, match="there are only 12 training questions"):
-        _ = material.questions
+        _ = made.questions
+
+
+def test_some_passages_are_searched_where_the_gold_ones_are_known_and_else_all():
+    passages = toy_passages()
+    titled = replace(toy_questions()[0], title=passages[7].title)
+    some = material._some(passages, [titled], 4)
+    assert len(some) == 4
+    assert passages[7] in some
+    assert material._some(passages, [replace(titled, title="")], 4) == passages
 
 
 def test_more_questions_than_there_are(command):
     _, arguments = command
-    material = Material.of("quickstart", [word for word in arguments if "=" in word], 9, 4)
+    made = Material.of("quickstart", [word for word in arguments if "=" in word], 9, 4)
     with pytest.raises(ConfigError, match="--questions 9 and --unseen 4: there are only"):
-        _ = material.questions
+        _ = made.questions
 
 
 def test_readers_look_at_all_heads_where_no_teacher_chooses_some(tmp_path):
