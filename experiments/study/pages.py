@@ -522,7 +522,12 @@ def _collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[str
         f"The answer's rows change HR@5 by {_interval(gains[worst])} at worst ({' '.join(worst)}), by "
         f"{_interval(gains[best])} at best ({' '.join(best)})."
     )
-    page = ["# When the paper's signal ruins a retriever", "", _command(collapse.NAME), ""]
+    num_seeds = len({result.cell.seed for result in found})
+    run = (
+        f"{len(found)} of {len(collapse.cells(range(num_seeds)))} cells have been run; the others are "
+        "combinations of readers, contexts and candidates that are not in the table."
+    )
+    page = ["# When the paper's signal ruins a retriever", "", _command(collapse.NAME), "", run, ""]
     return [sentence], [*page, "![Validations](collapse.svg)", "", *_table(heads, rows)]
 
 
