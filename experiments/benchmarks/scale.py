@@ -137,6 +137,8 @@ def _command(part: str, folder: Path, batch_size: int) -> list[str]:
 
 def _killed_half_way(folder: Path, batch_size: int) -> dict[str, float]:
     """The process is killed as soon as half of the chunks are written."""
+    from datamodules.sealed_files import DamagedFileError
+
     started, memory_gb = time.perf_counter(), 0.0
     matrix: EmbeddingMatrix | None = None
     num_written = 0
@@ -145,7 +147,9 @@ def _killed_half_way(folder: Path, batch_size: int) -> dict[str, float]:
             time.sleep(0.05)
             memory_gb = max(memory_gb, _own_memory_gb(process.pid))
             matrix = matrix or _begun(folder)
-            num_written = 0 if matrix is None else len(matrix.shape.chunks) - len(matrix.missing())
+            if matrix is not None:
+                with contextlib.suppress(DamagedFileError):  # it has got its name just now, and is whole
+                    num_written = len(matrix.shape.chunks) - len(matrix.missing())
         process.send_signal(signal.SIGKILL)
     if matrix is None or process.returncode != -signal.SIGKILL:
         raise ValueError("the encoding ended before it could be killed; measure with more --passages")

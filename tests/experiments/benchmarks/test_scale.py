@@ -1,10 +1,11 @@
 """The benchmark of large knowledge bases, on a small one."""
 
 import json
+import shutil
 
 import pytest
 
-from datamodules.embedding_matrix import EmbeddingMatrix
+from datamodules.embedding_matrix import EmbeddingMatrix, MatrixShape
 from experiments.benchmarks import scale
 
 
@@ -22,7 +23,9 @@ def test_what_is_built_is_encoded_found_and_refreshed(tmp_path, monkeypatch):
     assert len(EmbeddingMatrix.open(second, fingerprint)) == 300
 
 
-def test_the_whole_of_it_is_killed_half_way_and_leaves_its_figures(tmp_path, capsys):
+def test_the_whole_of_it_is_killed_half_way_and_leaves_its_figures(tmp_path, capsys, monkeypatch):
+    # but for what is killed all parts run here, which saves starting three processes
+    monkeypatch.setattr(scale, "_in_process", scale._part)
     folder = tmp_path / "disk"
     assert scale.main([str(folder), "--passages", "60000"]) == 0
     shown = capsys.readouterr().out
@@ -38,10 +41,16 @@ def test_the_whole_of_it_is_killed_half_way_and_leaves_its_figures(tmp_path, cap
     assert [path.name for path in folder.iterdir()] == ["scale.json"], "what was made is deleted"
 
 
-def test_too_few_passages_to_be_killed_in_between(tmp_path, capsys):
-    assert scale.main([str(tmp_path), "--passages", "100"]) == 2
-    assert "measure with more --passages" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_too_few_passages_to_be_killed_in_between(tmp_path, monkeypatch, is_begun):
+    """The encoding comes to its end, and is given its name, before anybody looks."""
+    if is_begun:
+        begun = EmbeddingMatrix.begin(tmp_path / "0a.partial", MatrixShape("abc", num_passages=50, dim=6))
+        monkeypatch.setattr(scale, "_begun", lambda folder: begun)
+        shutil.rmtree(begun.folder)
+    monkeypatch.setattr(scale, "_command", lambda part, folder, batch_size: ["sleep", "0.3"])
+    with pytest.raises(ValueError, match="measure with more --passages"):
+        scale._killed_half_way(tmp_path, 64)
 
 
 def test_a_passage_that_is_not_found_is_said(tmp_path, monkeypatch):
