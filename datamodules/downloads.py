@@ -163,16 +163,21 @@ def _receive(source: _Source, file: IO[bytes], progress: Progress | None) -> Dig
     try:
         return _receive_from(start, version, source, file, progress)
     except _AllThereError:  # an attempt was killed after the last byte
-        digests = Digests(source.checksum)
-        file.seek(0)
-        digests.update_from(file)
-        return digests
+        return _digests_so_far(source, file)
+
+
+def _digests_so_far(source: _Source, file: IO[bytes]) -> Digests:
+    """Of what has arrived; the file is at its end then."""
+    digests = Digests(source.checksum)
+    file.seek(0)
+    digests.update_from(file)
+    return digests
 
 
 def _receive_from(
     start: int, version: str, source: _Source, file: IO[bytes], progress: Progress | None
 ) -> Digests:
-    version_file = _version_file(Path(file.name))
+    """The file from a byte on, or all of it where the server sends that."""
     with _answer(source, start, version, file) as answer:
         start, total = _extent(answer, start, file)
         chunk = _read(answer)
@@ -180,10 +185,8 @@ def _receive_from(
         _refuse_other_things(answer, source, total, chunk if start == 0 else b"")
         _check_room(Path(file.name), start, total)
         file.truncate(start)
-        version_file.write_text(_version(answer.headers))
-        digests = Digests(source.checksum)
-        file.seek(0)
-        digests.update_from(file)
+        _version_file(Path(file.name)).write_text(_version(answer.headers))
+        digests = _digests_so_far(source, file)
         while chunk:
             if source.max_bytes is not None and file.tell() + len(chunk) > source.max_bytes:
                 file.truncate(0)

@@ -6,8 +6,8 @@ from pathlib import Path
 from datamodules.batches import Question
 from datamodules.errors import DataError
 from datamodules.questions import title_of
-from datamodules.records import Record, json_list, whole_json
-from datamodules.text_files import existing_file, numbered_lines
+from datamodules.records import Record, json_list, objects_under, whole_json
+from datamodules.text_files import existing_file, first_line
 
 _QUESTION_KEYS = ("question", "question_tokens")
 """NQ's own spelling of a question is another than that of DPR's files."""
@@ -42,13 +42,11 @@ def read_gold_titles(path: Path | str) -> dict[str, str]:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    first = next((line.strip() for _, line in numbered_lines(path) if line.strip()), "")
-    if first.startswith("["):
+    if first_line(path).startswith("["):
         yield from json_list(path)
         return
-    whole = whole_json(path)
-    listed = whole.get("data") if isinstance(whole, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(record, dict) for record in listed):
+    listed = objects_under(whole_json(path), "data")
+    if listed is None:
         raise DataError(
             f'{path}: neither a list of objects nor an object with such a list as "data"; give a file of '
             "gold passages as DPR publishes them, or set data.gold_titles=null"

@@ -25,11 +25,12 @@ from datamodules.records import (
     json_lines,
     json_list,
     missing,
+    objects_under,
     optional_text,
     parquet_rows,
     whole_json,
 )
-from datamodules.text_files import format_suffix, numbered_lines
+from datamodules.text_files import first_line, format_suffix, numbered_lines
 from datamodules.trec import Qrels
 
 # Where a question stands ("nq.jsonl, line 3"), for messages, and the question.
@@ -193,10 +194,10 @@ def _format_of(path: Path) -> QuestionFormat:
         case ".jsonl":
             return QuestionFormat.JSONL
         case ".csv" | ".tsv":
-            return QuestionFormat.QRELS if beir.is_judgements(path, _first_line(path)) else QuestionFormat.DPR
+            return QuestionFormat.QRELS if beir.is_judgements(path, first_line(path)) else QuestionFormat.DPR
         case ".parquet":
             return QuestionFormat.QRELS if beir.is_judgements(path) else QuestionFormat.PARQUET
-    first = _first_line(path)
+    first = first_line(path)
     if first.startswith("["):
         return QuestionFormat.JSON
     if "\t" in first and not first.startswith("{"):
@@ -207,10 +208,6 @@ def _format_of(path: Path) -> QuestionFormat:
             f"{path}: neither the name nor the first line tells the format; choose one of: {known}"
         )
     return _format_of_objects(path, first)
-
-
-def _first_line(path: Path) -> str:
-    return next((line.strip() for _, line in numbered_lines(path) if line.strip()), "")
 
 
 def _format_of_objects(path: Path, first: str) -> QuestionFormat:
@@ -357,15 +354,15 @@ def _read_dpr(path: Path, needs_answers: bool) -> Iterator[_Placed]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of the row's first line, fields) of the rows that are not blank."""
     rows = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), delimiter="\t")
-    first_line = 1
+    began_at = 1
     try:
         for row in rows:
             if any(field.strip() for field in row):
-                yield first_line, row
-            first_line = rows.line_num + 1
+                yield began_at, row
+            began_at = rows.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {first_line}: not CSV ({error}); is a quotation mark opened and never closed?"
+            f"{path}, line {began_at}: not CSV ({error}); is a quotation mark opened and never closed?"
         ) from error
 
 
@@ -390,8 +387,8 @@ def _read_triviaqa(path: Path, needs_answers: bool) -> Iterator[_Placed]:
 
 def _triviaqa_records(path: Path) -> list[dict[str, Any]]:
     release = whole_json(path)
-    records = release.get("Data") if isinstance(release, dict) else None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+    records = objects_under(release, "Data")
+    if records is None:
         raise DataError(
             f'{path}: no list of questions under "Data", as TriviaQA has it; choose another format'
         )

@@ -100,6 +100,13 @@ def whole_json(path: Path) -> Any:
     return parse_json(text, str(path), "is the file whole?")
 
 
+def objects_under(whole: Any, key: str) -> list[dict[str, Any]] | None:
+    """The list of objects that an object holds under a key; None where it is none."""
+    listed = whole.get(key) if isinstance(whole, dict) else None
+    is_list = isinstance(listed, list) and all(isinstance(item, dict) for item in listed)
+    return listed if is_list else None
+
+
 def parquet_rows(path: Path, keys: Collection[str]) -> Iterator[Record]:
     """Rows of a parquet file.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from datamodules.batches import Passage
 from datamodules.errors import DataError
-from datamodules.records import whole_json
+from datamodules.records import objects_under, whole_json
 
 
 def begins(line: str) -> bool:
@@ -58,7 +58,7 @@ def _paragraphs(path: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 
 def _list_of(record: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    value = record.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    value = objects_under(record, key)
+    if value is None:
         raise DataError(f'{where}: no list of objects under "{key}", as SQuAD has it; choose another format')
     return value

@@ -6,6 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BLOCK_LENGTH = 1 << 20
+_DECODER = json.JSONDecoder()
 _LONGEST_VALUE = 1 << 26
 """What is longer and still no whole JSON is broken, and not read to the file's end to find out."""
 
@@ -66,6 +68,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(
             f"{path}, after line {number}: cannot be read ({error}); is the file whole?"
         ) from error
+
+
+def first_line(path: Path) -> str:
+    """The first line that is not blank, without white space around it; "" of a file without one."""
+    return next((line.strip() for _, line in numbered_lines(path) if line.strip()), "")
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -144,23 +151,23 @@ class _JsonText:
             DataError: there is none, or a broken one.
         """
         self.peek()
+        with _json_errors(where, "is the file whole?"):
+            value, end = self._decoded()
+        if "\\u" in self._text[self._place : end]:
+            _refuse_lone_surrogates(value, where)
+        self._place = end
+        return value
+
+    def _decoded(self) -> tuple[Any, int]:
+        """The next value, and where it ends."""
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self._text, self._place)
-            except RecursionError as error:
-                raise DataError(
-                    f"{where}: JSON that is nested too deep to be read; is the file whole?"
-                ) from error
-            except ValueError as error:
+                return _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError as error:
                 # most often the rest of it is in the next block
                 if len(self._text) - self._place > _LONGEST_VALUE or not self._grow():
-                    message = error.msg if isinstance(error, json.JSONDecodeError) else error
-                    raise DataError(f"{where}: broken JSON ({message}); is the file whole?") from error
-            else:
-                if "\\u" in self._text[self._place : end]:
-                    _refuse_lone_surrogates(value, where)
-                self._place = end
-                return value
+                    # without the place, which is not that in the file
+                    raise ValueError(error.msg) from error
 
     def _grow(self) -> bool:
         block = next(self._blocks, None)
@@ -193,8 +200,15 @@ def parse_json(text: str, where: str, way_out: str) -> Any:
     Raises:
         DataError: it is no JSON, or one that is nested too deep to be read.
     """
-    try:
+    with _json_errors(where, way_out):
         return json.loads(text)
+
+
+@contextmanager
+def _json_errors(where: str, way_out: str) -> Iterator[None]:
+    """Inside, JSON that cannot be read is an error of the data; see `parse_json`."""
+    try:
+        yield
     except ValueError as error:
         raise DataError(f"{where}: broken JSON ({error}); {way_out}") from error
     except RecursionError as error:
