@@ -68,8 +68,8 @@ def gold_settings(config: ExperimentConfig) -> tuple[str, ...]:
         return ()
     published, split = gold_titles(name), question_split(config.data.validation)
     if published is not None:
-        is_of_dpr = split is not None and not isinstance(_published(config, "validation"), HubFile)
-        if not is_of_dpr or split is None or split.dataset != published[0]:
+        is_theirs = split is not None and split.dataset == published[0]
+        if not is_theirs or isinstance(_published(config, "validation"), HubFile):
             return ()
     return (GOLD_TITLES,)
 

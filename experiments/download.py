@@ -58,16 +58,16 @@ def _run(options: argparse.Namespace) -> int:
             + (f"; not {' '.join(names)}" if names else "")
         )
     models: list[str] = []
+    parts: list[tuple[ExperimentConfig, tuple[str, ...]]] = []
     if options.exp:
         config = _config(options.exp, overrides)
         parts = [(config, (*data_settings(config), *gold_settings(config)))]
         models = hub_models(config)
     else:
-        configs = {name: _config(_DATASETS[name][0], overrides) for name in names}
-        parts = [
-            (config, (*_DATASETS[name][1], *(gold_settings(config) if name != "wikipedia" else ())))
-            for name, config in configs.items()
-        ]
+        for experiment, settings in (_DATASETS[name] for name in names):
+            config = _config(experiment, overrides)
+            titles = gold_settings(config) if "validation" in settings else ()
+            parts.append((config, (*settings, *titles)))
     provide_files(parts[0][0], [file for config, settings in parts for file in data_files(config, settings)])
     found = [(config, file) for config, settings in parts for file in data_files(config, settings)]
     for config, file in found:
