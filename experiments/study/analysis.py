@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from experiments.study.before import VERDICT, VERDICTS
 from experiments.study.cells import Result, of_part
-from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, NAME, VALIDATION
-from experiments.study.readers import INITIAL, SECOND
+from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, NAME
+from experiments.study.readers import INITIAL
+from experiments.study.stopping import validations_of
 from experiments.study.teachers import CONTROLS, Teacher, teachers
 from lightning_modules.metrics.bootstrap import crossed_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
@@ -142,11 +143,8 @@ class Predictions:
         """The change on validation questions after the first validation, over all seeds."""
         changes = []
         for result in self.results[teacher]:
-            steps = sorted(
-                int(name.removeprefix(VALIDATION)) for name in result.questions if name.startswith(VALIDATION)
-            )
-            start, first = (np.mean(result.questions[f"{VALIDATION}{step}"]) for step in steps[:2])
-            changes.append(first - start)
+            start, first, *_ = validations_of(result).values()
+            changes.append(first.mean() - start.mean())
         return float(np.mean(changes))
 
     # ---- what orders teachers ----
@@ -161,22 +159,12 @@ class Predictions:
         """Those whose scores are attention, at least in part, so that everything can be measured of them."""
         return [teacher for teacher in self.readers_teachers if teacher.attention is not None]
 
-    @cached_property
-    def of_initial_reader(self) -> list[Teacher]:
-        """Those of the reader as it comes: which signal of one reader?"""
+    def of_reader(self, name: str) -> list[Teacher]:
+        """Those of one reader: which of its signals?"""
         return [
             teacher
             for teacher in self.readers_teachers
-            if teacher.reading is not None and teacher.reading.reader == INITIAL
-        ]
-
-    @cached_property
-    def of_second_reader(self) -> list[Teacher]:
-        """Those of the reader of another family."""
-        return [
-            teacher
-            for teacher in self.readers_teachers
-            if teacher.reading is not None and teacher.reading.reader == SECOND
+            if teacher.reading is not None and teacher.reading.reader == name
         ]
 
     @cached_property

@@ -10,14 +10,14 @@ import numpy as np
 
 from experiments.config import ConfigError
 from experiments.study import collapse, prediction, stopping, tables, teacher_table
-from experiments.study.analysis import EARLY, OUTCOMES, VERDICT_NOW, Predictions, crossed_estimate
+from experiments.study.analysis import EARLY, OUTCOMES, VERDICT_NOW, Predictions, Rule, crossed_estimate
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result, of_part
 from experiments.study.figures import draw_bars, draw_curves, draw_scatter
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
-from experiments.study.readers import INITIAL
+from experiments.study.readers import INITIAL, SECOND
 from experiments.study.stopping import validations_of
-from experiments.study.teachers import Teacher
+from experiments.study.teachers import CONTROLS, Teacher
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
 
@@ -136,12 +136,17 @@ def _prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
             f"predicts their gains is not said of fewer than {FEWEST_TEACHERS}."
         )
         return [*sentences, too_few], [*page, "", too_few]
+    groups = _groups(found)
     for outcome, words in OUTCOMES.items():
+        columns = {head: found.correlations(outcome, of) for head, of in groups.items()}
+        ceilings = {head: found.ceiling(outcome, of) for head, of in groups.items()}
         page += ["", f"## Which measure orders teachers by their {words}?", ""]
-        page += _correlations(found, outcome, words, out)
-    sentences += _of_correlations(found)
-    page += ["", *_scatters(found, out), "## A rule for the verdict", "", *_rules(found)]
-    sentences += _of_rules(found)
+        page += _correlations(columns, ceilings, outcome, out)
+        if outcome == BEYOND_LENGTH:
+            sentences += _of_correlations(found, columns[_ATTENDING], ceilings[_ATTENDING])
+    rules = {name: found.rule(measures) for name, measures in _RULES.items()}
+    page += ["", *_scatters(found, out), "## A rule for the verdict", "", *_rules(found, rules)]
+    sentences += _of_rules(found, rules[_OF_CHECK])
     return [*sentences, "", "![AUC at equal length and gain](gain-by-auc.svg)"], page
 
 
@@ -180,7 +185,7 @@ def _of_gains(found: Predictions) -> str:
     start = np.mean([np.mean(result.questions["start/hr_at_5"]) for result in found.results[best]])
     controls = ", ".join(
         f"{name} {_interval(found.estimate(name, BEYOND_LENGTH))}"
-        for name in prediction.controls()
+        for name in CONTROLS
         if name in found.results
     )
     return (
@@ -190,17 +195,25 @@ def _of_gains(found: Predictions) -> str:
     )
 
 
-def _correlations(found: Predictions, outcome: str, words: str, out: Path) -> list[str]:
-    groups = {
-        "all can be measured of": found.attending,
+_ATTENDING = "all can be measured of"
+
+
+def _groups(found: Predictions) -> dict[str, list[Teacher]]:
+    """Teachers that correlations are over, by what their column is called."""
+    return {
+        _ATTENDING: found.attending,
         "with a reader": found.readers_teachers,
-        "of the initial reader": found.of_initial_reader,
-        "of the second reader": found.of_second_reader,
+        "of the initial reader": found.of_reader(INITIAL),
+        "of the second reader": found.of_reader(SECOND),
         "that had not taught before": found.new,
         "and controls": found.teachers,
     }
-    columns = {head: found.correlations(outcome, of) for head, of in groups.items()}
-    first = columns["all can be measured of"]
+
+
+def _correlations(
+    columns: dict[str, dict[str, Estimate]], ceilings: dict[str, float], outcome: str, out: Path
+) -> list[str]:
+    words, first = OUTCOMES[outcome], columns[_ATTENDING]
     draw_bars(
         [(_label(name), of) for name, of in first.items() if not math.isnan(of.mean)],
         f"Spearman's correlation with the {words}",
@@ -211,24 +224,22 @@ def _correlations(found: Predictions, outcome: str, words: str, out: Path) -> li
         for name, of in first.items()
         if not math.isnan(of.mean)
     ]
-    ceilings = [f"{found.ceiling(outcome, of):.2f}" for of in groups.values()]
+    known = [f"{ceiling:.2f}" for ceiling in ceilings.values()]
     return [
         f"![Correlations with the {words}](correlations-{_file(outcome)}.svg)",
         "",
         "Spearman's correlations over teachers, with the number of teachers in round brackets.",
         "",
-        *_table(["measured before", *groups], [*rows, ["*how well the gains are known*", *ceilings]]),
+        *_table(["measured before", *columns], [*rows, ["*how well the gains are known*", *known]]),
     ]
 
 
-def _of_correlations(found: Predictions) -> list[str]:
+def _of_correlations(found: Predictions, known: dict[str, Estimate], ceiling: float) -> list[str]:
     """Of the gain beyond length, and of measures that were named before."""
-    known = found.correlations(BEYOND_LENGTH, found.attending)
     named = ", ".join(f"{_label(name)} {_interval(known[name], 2)}" for name in _IN_FINDINGS if name in known)
     sentence = (
         f"With the gain beyond length correlate over the {len(found.attending)} teachers that attend "
-        f"(Spearman): {named}; the gains themselves are known to "
-        f"{found.ceiling(BEYOND_LENGTH, found.attending):.2f}."
+        f"(Spearman): {named}; the gains themselves are known to {ceiling:.2f}."
     )
     strongest = next((name for name, of in known.items() if not math.isnan(of.mean)), None)
     if strongest is not None and strongest not in _IN_FINDINGS:
@@ -260,17 +271,17 @@ def _scatters(found: Predictions, out: Path) -> list[str]:
     return page
 
 
+_OF_CHECK = "one measure of the check"
 _RULES = {
-    "one measure of the check": CHECK_MEASURES,
+    _OF_CHECK: CHECK_MEASURES,
     "AUC at equal length alone": (PRIMARY,),
     "one part of the paper's indicators": INDICATORS,
 }
 
 
-def _rules(found: Predictions) -> list[str]:
+def _rules(found: Predictions, rules: dict[str, Rule | None]) -> list[str]:
     rows = []
-    for name, measures in _RULES.items():
-        rule = found.rule(measures)
+    for name, rule in rules.items():
         if rule is not None:
             chosen = Counter(measure for measure in rule.left_out.chosen if measure)
             rows.append(
@@ -318,7 +329,7 @@ def _verdict_rows(found: Predictions) -> list[list[str]]:
     groups = {
         "then": (found.verdict_then, found.readers_teachers),
         "now": (found.verdict_now, found.readers_teachers),
-        "now, second reader": (found.verdict_now, found.of_second_reader),
+        "now, second reader": (found.verdict_now, found.of_reader(SECOND)),
     }
     return [
         [f"{name}: {words}", *counts]
@@ -339,7 +350,7 @@ def _verdict_counts(
     }
 
 
-def _of_rules(found: Predictions) -> list[str]:
+def _of_rules(found: Predictions, rule: Rule | None) -> list[str]:
     then, now = (
         "; ".join(
             f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
@@ -353,7 +364,6 @@ def _of_rules(found: Predictions) -> list[str]:
         f"What the check said of the teachers with a reader, and what they were: {then}. With the order for "
         f"an unrelated question, at which it looks since then: {now}."
     ]
-    rule = found.rule(CHECK_MEASURES)
     if rule is not None:
         sentences.append(
             f"A rule that goes by one measure of the check, made for each of {rule.num_teachers} teachers of "

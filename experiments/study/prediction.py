@@ -9,7 +9,7 @@ from experiments.study.cells import Cell, Result, exactly
 from experiments.study.material import Material
 from experiments.study.readers import ReadingOf, Readings
 from experiments.study.students import KS, K, Lesson, Taught, teach
-from experiments.study.teachers import CONTROLS, Teacher, scores_of, teachers
+from experiments.study.teachers import Teacher, scores_of, teachers
 from lightning_modules.candidates import CandidateSource
 from lightning_modules.metrics.estimates import estimate
 
@@ -86,8 +86,3 @@ def after(cell: Cell, taught: Taught) -> Result:
         "seconds/evaluate": exactly(taught.evaluate_s),
     }
     return result
-
-
-def controls() -> tuple[str, ...]:
-    """The teachers that ask no reader."""
-    return tuple(CONTROLS)

@@ -1,6 +1,6 @@
 """Does a measure of a teacher say beforehand what the teacher will do? Pure maths over many teachers."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,14 @@ def correlation_with_gain(
     Returns:
         With the number of teachers as `n`; NaN of fewer than `FEWEST_TEACHERS`, or of a constant measure.
     """
-    return _difference(measure, np.zeros_like(measure), gains, families, level, num_samples, seed)
+    known = ~np.isnan(measure)
+
+    def correlation(
+        chosen: Int[np.ndarray, "samples drawn"], means: Float[np.ndarray, "samples drawn"]
+    ) -> Float[np.ndarray, " samples"]:
+        return rank_correlation(measure[known][chosen], means)
+
+    return _over_teachers(correlation, gains[known], np.asarray(families)[known], level, num_samples, seed)
 
 
 def difference_of_correlations(
@@ -74,34 +81,32 @@ def difference_of_correlations(
         gains, families, level, num_samples, seed: as in `correlation_with_gain`; each sample is the same for
             both.
     """
-    return _difference(first, second, gains, families, level, num_samples, seed)
+    known = ~np.isnan(first) & ~np.isnan(second)
+
+    def difference(
+        chosen: Int[np.ndarray, "samples drawn"], means: Float[np.ndarray, "samples drawn"]
+    ) -> Float[np.ndarray, " samples"]:
+        one, other = (rank_correlation(of[known][chosen], means) for of in (first, second))
+        return one - other
+
+    return _over_teachers(difference, gains[known], np.asarray(families)[known], level, num_samples, seed)
 
 
-def _difference(
-    first: Float[np.ndarray, " teachers"],
-    second: Float[np.ndarray, " teachers"],
+def _over_teachers(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
     gains: Float[np.ndarray, "teachers seeds questions"],
-    families: Sequence[str],
+    families: np.ndarray,
     level: float,
     num_samples: int,
     seed: int,
 ) -> Estimate:
-    """Of both correlations; of a second measure that is 0 throughout, the first correlation."""
-    known = ~np.isnan(first) & ~np.isnan(second)
-    first, second, gains = first[known], second[known], gains[known]
-    num_teachers = len(first)
+    """A statistic of teachers, as they are numbered, and of their mean gains; see `correlation_with_gain`."""
+    num_teachers = len(gains)
     if num_teachers < FEWEST_TEACHERS:
         return Estimate(np.nan, np.nan, np.nan, num_teachers)
-
-    def both(
-        chosen: Int[np.ndarray, "samples drawn"], means: Float[np.ndarray, "samples drawn"]
-    ) -> Float[np.ndarray, " samples"]:
-        found = rank_correlation(first[chosen], means)
-        return found - rank_correlation(second[chosen], means) if second.any() else found
-
-    value = float(both(np.arange(num_teachers)[None], gains.mean(axis=(1, 2))[None])[0])
-    draws = _draws(gains, np.asarray(families)[known], num_samples, np.random.default_rng(seed))
-    sampled = np.concatenate([both(chosen, means) for chosen, means in draws])
+    value = float(statistic(np.arange(num_teachers)[None], gains.mean(axis=(1, 2))[None])[0])
+    draws = _draws(gains, families, num_samples, np.random.default_rng(seed))
+    sampled = np.concatenate([statistic(chosen, means) for chosen, means in draws])
     # samples in which nothing is defined, such as those of one teacher alone, are left out
     sampled = sampled[~np.isnan(sampled)]
     if np.isnan(value) or not len(sampled):
