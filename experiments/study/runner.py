@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TABLE = "results.parquet"
 """Within the folder of the pages: all results."""
+SECOND_READER = "second_reader.txt"
+"""Within the folder of the cells: the name of the second reader that they are of."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,11 @@ class Study:
 
         Returns:
             How many failed, those left out not counted.
+
+        Raises:
+            ConfigError: finished cells are of another second reader.
         """
+        self._note_second_reader()
         to_run = [cell for cell in self.cells if not self.results.has(cell)]
         print(f"{len(self.cells)} cells, {len(self.cells) - len(to_run)} of them finished", flush=True)
         readings, started = Readings(self.material), time.perf_counter()
@@ -107,6 +113,24 @@ class Study:
         if num_failed:
             print(f"{num_failed} cells failed; the same command tries them again", file=sys.stderr)
         return num_failed
+
+    def _note_second_reader(self) -> None:
+        """Cells call a second reader `second`, whichever it is, so those of a folder are of one alone.
+
+        Raises:
+            ConfigError: they are of another one.
+        """
+        if self.material.second is None:
+            return
+        name, path = Path(self.material.second).name, self.results.folder / SECOND_READER
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noted = path.read_text(encoding="utf-8") if path.is_file() else name
+        if noted != name:
+            raise ConfigError(
+                f"--second {self.material.second}: the cells in {self.results.folder} are of the second "
+                f"reader {noted}; set runs to another folder, and give another --out"
+            )
+        path.write_text(name, encoding="utf-8")
 
     def write_pages(self) -> None:
         """The table of all results, and the pages that are made of it."""

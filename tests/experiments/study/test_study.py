@@ -101,6 +101,9 @@ def test_a_second_reader_is_of_another_family(command, tmp_path, capsys):
     assert {result.cell["reader"] for result in found} == {"second"}
     assert all(0 <= result.measures["auc"].mean <= 1 for result in found)
     assert list(tmp_path.glob("runs/study/read-*/readings/second-independent-both-reader.npz"))
+    capsys.readouterr()
+    assert main([*elsewhere, "--second", "owner/another"]) == USER_ERROR, "its cells would be the first one's"
+    assert "are of the second reader reader; set runs to another folder" in capsys.readouterr().err
 
 
 def check_pages(folder):
