@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float32
 from transformers import BatchEncoding
 
-from datamodules.batches import Passage
+from datamodules.batches import Passage, in_batches
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.fingerprint import config_of_outputs
 from lightning_modules.memory import give_memory_back
-from lightning_modules.retriever import Retriever
+from lightning_modules.retriever import Retriever, parts_of_similar_length
 
 _PASSAGES_SORTED_TOGETHER = 20_000
-_BATCHES_AHEAD = 4
+_BATCHES_TOKENIZED_TOGETHER = 16
 
 
 def encode_rows(
@@ -78,35 +78,37 @@ def encode_passages(
     """
     out = np.zeros((len(passages), retriever.dim), dtype=np.float32)
     with eval_mode(retriever):
-        for places, tokens in _tokenized(retriever, _length_sorted_batches(passages, batch_size)):
+        for places, tokens in _batches_by_length(retriever, passages, batch_size):
             out[places] = retriever.embed_passages(tokens).float().cpu().numpy()
             if progress is not None:
                 progress(len(places))
     return out
 
 
-def _tokenized(
-    retriever: Retriever, batches: Iterable[tuple[list[int], list[Passage]]]
+def _batches_by_length(
+    retriever: Retriever, passages: list[Passage], batch_size: int
 ) -> Iterator[tuple[list[int], BatchEncoding]]:
-    """The next batches are split into tokens while one is encoded."""
+    """Batches of passages of similar length, with their places; the next are tokenised while one is encoded.
+
+    Characters sort all of them, tokens those that are tokenised together.
+    """
+    order = sorted(range(len(passages)), key=lambda i: len(passages[i].title) + len(passages[i].text))
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[tuple[list[int], Future[BatchEncoding]]] = deque()
-        for places, batch in batches:
-            waiting.append((places, pool.submit(retriever.tokenize_passages, batch)))
-            if len(waiting) > _BATCHES_AHEAD:
-                ready, tokens = waiting.popleft()
-                yield ready, tokens.result()
-        for ready, tokens in waiting:
-            yield ready, tokens.result()
+        for places in in_batches(order, _BATCHES_TOKENIZED_TOGETHER * batch_size):
+            waiting.append((places, pool.submit(retriever.tokenize_passages, [passages[i] for i in places])))
+            if len(waiting) > 1:
+                yield from _parts(*waiting.popleft(), batch_size)
+        for places, tokens in waiting:
+            yield from _parts(places, tokens, batch_size)
 
 
-def _length_sorted_batches(
-    passages: list[Passage], batch_size: int
-) -> Iterator[tuple[list[int], list[Passage]]]:
-    order = sorted(range(len(passages)), key=lambda i: len(passages[i].title) + len(passages[i].text))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        yield places, [passages[i] for i in places]
+def _parts(
+    places: list[int], tokens: Future[BatchEncoding], batch_size: int
+) -> Iterator[tuple[list[int], BatchEncoding]]:
+    order, parts = parts_of_similar_length(tokens.result(), batch_size)
+    for some, part in zip(order.split(batch_size), parts, strict=True):
+        yield [places[i] for i in some.tolist()], BatchEncoding(part)
 
 
 def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,11 +213,11 @@ class Retriever(nn.Module):
         if not torch.is_grad_enabled():
             return self._embed(encoder, inputs)
         if self.num_at_once is not None and count > self.num_at_once:
-            order, parts = _parts_of_similar_length(inputs, self.num_at_once)
+            order, parts = parts_of_similar_length(inputs, self.num_at_once)
             # the second pass draws the same dropout as the first
             embeddings = [checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts]
         elif device.type == "cpu":
-            order, parts = _parts_of_similar_length(inputs, _AT_ONCE_ON_CPU)
+            order, parts = parts_of_similar_length(inputs, _AT_ONCE_ON_CPU)
             embeddings = [self._embed(encoder, part) for part in parts]
         else:
             return self._embed(encoder, inputs)
@@ -231,18 +231,25 @@ class Retriever(nn.Module):
         return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings
 
 
-def _parts_of_similar_length(
-    inputs: dict[str, Tensor], size: int
+def parts_of_similar_length(
+    inputs: Mapping[str, Tensor], size: int
 ) -> tuple[Int[Tensor, " texts"], list[dict[str, Tensor]]]:
-    """The texts' order by length, and so many at a time in this order, without what pads all of these."""
+    """The texts' order by length, and so many at a time in this order, without what pads all of these.
+
+    Args:
+        inputs: tokens of texts with their `attention_mask`, padded on either side.
+        size: texts of a part.
+    """
     mask = inputs["attention_mask"]
-    ends = mask.shape[1] - mask.flip(1).argmax(dim=1)
-    in_order, order = ends.sort(stable=True)
-    lengths = in_order.tolist()  # at once: a GPU is waited for
+    order = mask.sum(dim=1).argsort(stable=True)
+    starts, ends = mask.argmax(dim=1), mask.shape[1] - mask.flip(1).argmax(dim=1)
+    # at once: a GPU is waited for
+    bounds = torch.stack([starts[order], ends[order]]).tolist()
     parts = []
-    for start in range(0, len(lengths), size):
-        rows, longest = order[start : start + size], max(lengths[start : start + size])
-        parts.append({name: tensor[rows, :longest] for name, tensor in inputs.items()})
+    for start in range(0, len(order), size):
+        first, last = min(bounds[0][start : start + size]), max(bounds[1][start : start + size])
+        rows = order[start : start + size]
+        parts.append({name: tensor[rows, first:last] for name, tensor in inputs.items()})
     return order, parts
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from datamodules.choices import Choice
 from lightning_modules.readers.outputs import EmbeddedPass
 
+_AT_LEAST_AT_ONCE = 16
+"""Prompts read again in one pass: what is left of few is too little work for a pass of its own."""
+
 
 class TokenDrops(Choice):
     """How the drop in the answer's log-likelihood is found when a token's embedding is masked (set to 0)."""
@@ -70,14 +73,16 @@ def drops_by_masking(
         mask: True = token to be masked; the others' drop is 0.
         whole: log-likelihoods of the answers, nothing masked.
         log_likelihoods_of: of the answers of some prompts, by row, given their input embeddings and the first
-            place at which one of them has changed. It is called with as many prompts at a time as there are.
+            place at which one of them has changed. It is called with as many prompts at a time as there are,
+            or with 16 where there are fewer.
     """
     drops = torch.zeros(mask.shape, device=inputs.device)
     masked_tokens = mask.nonzero()
     # in the order of their places: a causal reader has read what stands before them already
     in_order = masked_tokens[masked_tokens[:, 1].argsort(stable=True)]
-    first_places = in_order[:: len(inputs), 1].tolist()  # at once: a GPU is waited for
-    for of_batch, first in zip(in_order.split(len(inputs)), first_places, strict=True):
+    at_once = max(len(inputs), _AT_LEAST_AT_ONCE)
+    first_places = in_order[::at_once, 1].tolist()  # together: a GPU is waited for
+    for of_batch, first in zip(in_order.split(at_once), first_places, strict=True):
         rows, tokens = of_batch.unbind(dim=1)
         masked = inputs[rows]
         masked[torch.arange(len(rows), device=inputs.device), tokens] = 0.0

@@ -1,6 +1,7 @@
 """Answers to several questions at once, beside one question at a time."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -34,6 +35,11 @@ def measure(setting: Setting) -> list[Comparison]:
         found.append(
             Comparison(what, "one at a time", took["together"], took["one by one"], reach, agreement)
         )
+        # what no way of decoding can go without
+        took = in_turns(
+            {"answers": works["together"], "prompts": partial(_prompts_alone, shown, batch)}, setting
+        )
+        found.append(Comparison(what, "a pass over the prompts alone", took["answers"], took["prompts"]))
     return found
 
 
@@ -53,6 +59,12 @@ def _reader_and_batch(setting: Setting) -> tuple[DecoderOnlyReader, Batch]:
 def _together(reader: Reader, batch: Batch) -> list[str]:
     uniform = torch.zeros(len(batch), batch.num_passages, device=reader.device).log_softmax(dim=-1)
     return reader.generate(batch, uniform, _NEW_TOKENS)
+
+
+@torch.no_grad()
+def _prompts_alone(reader: Reader, batch: Batch) -> None:
+    prompts = reader.prompts.build(replace(batch, answers=())).to(reader.device)
+    reader.model.base_model(prompts.input_ids, attention_mask=prompts.attention_mask)
 
 
 def _one_by_one(reader: Reader, batch: Batch) -> list[str]:

@@ -272,10 +272,15 @@ def test_chosen_heads_are_found_without_waiting_for_the_device():
     assert waits[1] == waits[0] > 0
 
 
-def test_masking_waits_for_the_device_twice_however_many_tokens_there_are():
+@pytest.mark.parametrize(
+    ("num_prompts", "wanted_firsts"),
+    [(20, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 6])],  # of few prompts, those of several places are read at once
+)
+def test_masking_waits_for_the_device_twice_however_many_tokens_there_are(num_prompts, wanted_firsts):
     generator = torch.Generator().manual_seed(0)
-    inputs, whole = torch.randn(3, 7, 4, generator=generator), torch.randn(3, generator=generator)
-    mask = torch.ones(3, 7, dtype=torch.bool)
+    inputs = torch.randn(num_prompts, 7, 4, generator=generator)
+    whole = torch.randn(num_prompts, generator=generator)
+    mask = torch.ones(num_prompts, 7, dtype=torch.bool)
     mask[1, :3] = False
     firsts = []
 
@@ -289,7 +294,7 @@ def test_masking_waits_for_the_device_twice_however_many_tokens_there_are():
         found = drops_by_masking(*moved, log_likelihoods_of)
         assert device.num_waits == 2  # for the tokens' places, and for where each batch of them begins
         torch.testing.assert_close(found.cpu(), wanted)
-    assert firsts == [0, 1, 3, 4, 5, 6] * 2
+    assert firsts == wanted_firsts * 2
 
 
 def test_a_retriever_trains_without_waiting_for_the_device():

@@ -6,7 +6,7 @@ import torch
 from datamodules.batches import Passage
 from experiments.build import build_retriever
 from experiments.config import ExperimentConfig
-from lightning_modules.retriever import PASSAGE_ENCODER, Retriever
+from lightning_modules.retriever import PASSAGE_ENCODER, Retriever, parts_of_similar_length
 from tests.tiny_models import tiny_bert, tiny_retriever, tiny_tokenizer, toy_passages, toy_questions
 
 QUERIES = [question.text for question in toy_questions()[:3]] + ["Paris"]
@@ -203,3 +203,17 @@ def test_the_second_pass_of_a_part_draws_the_dropout_of_the_first():
     with torch.no_grad():
         other = retriever.encode_queries(["France", "Peru and Chile", "Rome", "Oslo", "Cuba"])
     assert not torch.allclose(other.sum(), embeddings.sum(), rtol=1e-4), "dropout does make a difference"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_parts_of_similar_length_hold_each_text_once_without_what_pads_all_of_them(side):
+    lengths = [3, 7, 1, 7, 2, 5, 4]
+    texts = [torch.arange(1, length + 1) + 10 * i for i, length in enumerate(lengths)]
+    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_side=side)
+    order, parts = parts_of_similar_length({"input_ids": ids, "attention_mask": (ids > 0).long()}, 2)
+    assert [lengths[i] for i in order.tolist()] == sorted(lengths)
+    assert [part["input_ids"].shape[1] for part in parts] == [2, 4, 7, 7]
+    for part in parts:
+        assert torch.equal(part["attention_mask"] > 0, part["input_ids"] > 0)
+    rows = [row[row > 0].tolist() for part in parts for row in part["input_ids"]]
+    assert rows == [texts[i].tolist() for i in order.tolist()]
