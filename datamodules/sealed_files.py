@@ -268,6 +268,11 @@ def read_with_checksum(path: Path) -> str:
     return content
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether `with_checksum` has made a text, so that what `read_with_checksum` gives is as it was written."""
+    return _COMMENT.search(path.read_text(encoding="utf-8")) is not None
+
+
 # ---- files whose checksums somebody else keeps ----
 
 

@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from datamodules.errors import DataError
 from datamodules.questions import HELD_OUT
-from datamodules.sealed_files import DamagedFileError
+from datamodules.sealed_files import DamagedFileError, has_checksum
 from datamodules.sources import passage_set, question_split
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
@@ -164,8 +164,10 @@ def _read_run(path: Path) -> Run:
     folder = RunFolder(path)
     try:
         config = read_config(folder.config)
-        with _naming_file(folder.config):
-            check_each_setting(config)
+        # what the run has written, it has checked; to check it again takes the code of the models
+        if not has_checksum(folder.config):
+            with _naming_file(folder.config):
+                check_each_setting(config)
     except (YAMLError, RecursionError) as error:
         said = str(error).splitlines()[0]
         raise ConfigError(f"{folder.config} cannot be read: {said}; leave {path} out") from error
