@@ -269,7 +269,7 @@ def read_with_checksum(path: Path) -> str:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether `with_checksum` has made a text, so that what `read_with_checksum` gives is as it was written."""
+    """Whether a text has `with_checksum`'s line, so that `read_with_checksum` gives it as it was written."""
     return _COMMENT.search(path.read_text(encoding="utf-8")) is not None
 
 

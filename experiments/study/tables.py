@@ -84,8 +84,9 @@ def _result(cell: Cell, found: RunFolder) -> Result:
         for when, prefix in (("after", ""), ("before", "start/")):
             if values.get(when) is not None:
                 result.measures[f"{prefix}{name}"] = exactly(values[when])
-    lines = found.validations.read_text(encoding="utf-8").splitlines()
-    for line in map(json.loads, lines):
+    # a run that trains nothing has no validations
+    text = found.validations.read_text(encoding="utf-8") if found.validations.is_file() else ""
+    for line in map(json.loads, text.splitlines()):
         if "validation/hr_at_5" in line["metrics"]:
             value = float(line["metrics"]["validation/hr_at_5"])
             result.measures[f"validation/mean_hr_at_5@{line['step']}"] = exactly(value)
