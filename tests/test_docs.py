@@ -11,6 +11,7 @@ from experiments.planning import demands
 from experiments.study import pages
 from experiments.study.analysis import Predictions
 from experiments.study.cells import read_table
+from experiments.study.pages.prediction_page import of_gains
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +51,7 @@ def test_the_pages_of_the_study_are_those_of_its_table():
     """What it says of its teachers; the whole takes minutes."""
     folder = ROOT / "docs" / "study"
     results = read_table(folder / "results.parquet")
-    gains = pages._of_gains(Predictions(results))
+    gains = of_gains(Predictions(results))
     assert gains in (folder / "README.md").read_text(), "run: python -m experiments.study --render"
     pages.check_advice(results, folder / pages.ADVICE)
 

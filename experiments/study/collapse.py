@@ -17,14 +17,22 @@ _READERS = (INITIAL, f"{STEP1}-{STEP1_STEPS[-1]}")
 _SHOWN = (READ_ALONE, "rank", "shuffled")
 _CANDIDATES = (CandidateSource.BOTH.value, CandidateSource.INDEX.value)
 AS_IT_IS, TAKEN_OFF = "as-it-is", "taken-off"
+FACTORS: dict[str, tuple[str, ...]] = {
+    "reader": _READERS,
+    "shown": _SHOWN,
+    "candidates": _CANDIDATES,
+    "rate": RATES,
+    "length": (AS_IT_IS, TAKEN_OFF),
+}
+"""What is crossed; steps are within a cell."""
 
 
 def cells(seeds: Sequence[int]) -> list[Cell]:
-    """Reader, context, candidates, rate, and whether length is taken off; steps are within a cell."""
-    grid = product(seeds, _READERS, _SHOWN, _CANDIDATES, RATES, (AS_IT_IS, TAKEN_OFF))
+    """All combinations with the first seed, then with the next."""
     return [
-        Cell.of(NAME, seed, reader=reader, shown=shown, candidates=candidates, rate=rate, length=length)
-        for seed, reader, shown, candidates, rate, length in grid
+        Cell.of(NAME, seed, **dict(zip(FACTORS, levels, strict=True)))
+        for seed in seeds
+        for levels in product(*FACTORS.values())
     ]
 
 

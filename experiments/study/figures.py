@@ -6,7 +6,18 @@ from typing import Any
 
 from lightning_modules.metrics.estimates import Estimate
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#767676", "#1c1c1c", "#b2df8a")
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#767676",
+    "#1c1c1c",
+    "#b2df8a",
+    "#8b4513",
+)
 _LOOKS: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",

@@ -10,10 +10,11 @@ import torch
 from datamodules.sealed_files import DamagedFileError
 from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.config import ConfigError, load_config
-from experiments.study import material, pages, prediction
+from experiments.study import material, prediction
 from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly, read_table, write_table
 from experiments.study.material import Material
+from experiments.study.pages import prediction_page
 from experiments.study.parts import PARTS
 from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
@@ -55,7 +56,7 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
         return teach(*given)
 
     monkeypatch.setattr(prediction, "teach", killed_once)
-    monkeypatch.setattr(pages, "FEWEST_TEACHERS", 2)
+    monkeypatch.setattr(prediction_page, "FEWEST_TEACHERS", 2)
     once = ["prediction", "--seeds", "1", *arguments]
     assert main(once) == INTERRUPTED
     (kept,) = folder.glob("runs/study/cells-*/*.json")

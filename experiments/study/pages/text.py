@@ -1,0 +1,77 @@
+"""What the pages of the study have in common: names of measures, tables, intervals."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from experiments.study.analysis import EARLY, VERDICT_NOW, crossed_estimate
+from experiments.study.before import VERDICT
+from experiments.study.cells import Result
+from lightning_modules.metrics.estimates import Estimate
+from lightning_modules.metrics.measures import measure_labels
+
+LABELS = {
+    "auc": "teacher AUC",
+    "auc_at_equal_length": "AUC at equal length",
+    "mrr": "MRR",
+    "mass_on_answers": "mass on answers",
+    "entropy": "entropy of the target",
+    "length_tau": "Kendall's tau with length",
+    "length_tau_size": "Kendall's tau with length, without its sign",
+    "gold_above_longest": "gold above the longest",
+    "fixed_preference": "preference whatever is asked",
+    VERDICT: "the check's verdict, then",
+    VERDICT_NOW: "the check's verdict, now",
+    EARLY: "validation after a quarter of the training",
+    **measure_labels(),
+}
+"""Of what is measured before."""
+PRIMARY = "auc_at_equal_length"
+"""The measure whose correlation was the study's question before it was run; the others are beside it."""
+
+
+def over_seeds(results: Sequence[Result], name: str) -> Estimate:
+    """The mean of a value of each question, with an interval over seeds and questions."""
+    return crossed_estimate(np.array([result.questions[name] for result in results]))
+
+
+def label(measure: str) -> str:
+    """What people call a measure."""
+    return LABELS.get(measure, measure)
+
+
+def with_n(of: Estimate | None) -> str:
+    """With its interval and the number that it is over; "-" where there is none."""
+    return "-" if of is None or math.isnan(of.mean) else f"{interval(of, 2)} ({of.n})"
+
+
+def command(part: str) -> str:
+    """How a page is made, and from which rows."""
+    return f"`python -m experiments.study {part}`; [results.parquet](results.parquet), rows of part `{part}`."
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def mean(of: Estimate | None) -> str:
+    """Without its interval; "-" where there is none."""
+    return "-" if of is None or math.isnan(of.mean) else f"{of.mean:.2f}"
+
+
+def interval(of: Estimate, decimals: int = 3) -> str:
+    """A mean with its interval; three decimals are those of a change, which has a sign."""
+    if math.isnan(of.mean):
+        return "-"
+    if math.isnan(of.low):
+        return f"{of.mean:.{decimals}f}"
+    sign = "+" if decimals == 3 else ""
+    return f"{of.mean:{sign}.{decimals}f} [{of.low:.{decimals}f}, {of.high:.{decimals}f}]"
+
+
+def file_name(name: str) -> str:
+    """Of a measure, without what parts folders."""
+    return name.replace("/", "-")
