@@ -21,7 +21,8 @@ from lightning_modules.memory import give_memory_back
 from lightning_modules.retriever import Retriever, parts_of_similar_length
 
 _PASSAGES_SORTED_TOGETHER = 20_000
-_BATCHES_TOKENIZED_TOGETHER = 16
+_TOKENIZED_TOGETHER = 1024
+"""Passages, or a batch of more: a GPU waits for the first ones of each call."""
 
 
 def encode_rows(
@@ -95,7 +96,7 @@ def _batches_by_length(
     order = sorted(range(len(passages)), key=lambda i: len(passages[i].title) + len(passages[i].text))
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[tuple[list[int], Future[BatchEncoding]]] = deque()
-        for places in in_batches(order, _BATCHES_TOKENIZED_TOGETHER * batch_size):
+        for places in in_batches(order, max(1, _TOKENIZED_TOGETHER // batch_size) * batch_size):
             waiting.append((places, pool.submit(retriever.tokenize_passages, [passages[i] for i in places])))
             if len(waiting) > 1:
                 yield from _parts(*waiting.popleft(), batch_size)

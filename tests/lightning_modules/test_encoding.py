@@ -16,9 +16,15 @@ def knowledge_base(tmp_path):
     return toy_knowledge_base(tmp_path)
 
 
-@pytest.mark.parametrize(("batch_size", "sorted_together"), [(5, 20_000), (1, 20_000), (4, 7)])
-def test_equals_encoding_in_order(knowledge_base, monkeypatch, batch_size, sorted_together):
+@pytest.mark.parametrize(
+    ("batch_size", "sorted_together", "tokenized_together"),
+    [(5, 20_000, 1024), (1, 20_000, 1024), (4, 7, 1024), (3, 20_000, 7), (3, 20_000, 2)],
+)
+def test_equals_encoding_in_order(
+    knowledge_base, monkeypatch, batch_size, sorted_together, tokenized_together
+):
     monkeypatch.setattr(encoding, "_PASSAGES_SORTED_TOGETHER", sorted_together)
+    monkeypatch.setattr(encoding, "_TOKENIZED_TOGETHER", tokenized_together)
     retriever = tiny_retriever()
     counted = []
     rows = range(len(knowledge_base))
