@@ -47,7 +47,7 @@ def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         sentences.append(f"What changes it, on average over all else: {said}.")
     page = ["# When the paper's signal ruins a retriever", "", command(collapse.NAME), "", run, ""]
     page += ["![Validations](collapse.svg)", "", "## What each factor does", "", *_of_effects(effects)]
-    return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors)]
+    return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors, gains)]
 
 
 def _by_factors(found: Sequence[Result]) -> dict[_Factors, dict[int, Result]]:
@@ -59,12 +59,14 @@ def _by_factors(found: Sequence[Result]) -> dict[_Factors, dict[int, Result]]:
     return by_factors
 
 
-def _combinations(by_factors: Mapping[_Factors, Mapping[int, Result]]) -> list[str]:
+def _combinations(
+    by_factors: Mapping[_Factors, Mapping[int, Result]], gains: Mapping[_Factors, Estimate]
+) -> list[str]:
     rows = [
         [
             *factors,
             str(len(of_seeds)),
-            interval(over_seeds(list(of_seeds.values()), GAIN)),
+            interval(gains[factors]),
             interval(over_seeds(list(of_seeds.values()), BEYOND_LENGTH)),
             f"{np.mean([of.measures['words'].mean for of in of_seeds.values()]):.0f}",
         ]
