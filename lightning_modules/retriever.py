@@ -208,27 +208,39 @@ class Retriever(nn.Module):
         )
 
     def _encode(self, encoder: PreTrainedModel, tokens: BatchEncoding) -> Tensor:
-        device = next(encoder.parameters()).device
-        inputs, count = dict(tokens.to(device)), len(tokens["input_ids"])
+        inputs = dict(tokens.to(next(encoder.parameters()).device))
         if not torch.is_grad_enabled():
             return self._embed(encoder, inputs)
-        if self.num_at_once is not None and count > self.num_at_once:
-            order, parts = parts_of_similar_length(inputs, self.num_at_once)
-            # the second pass draws the same dropout as the first
-            embeddings = [checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts]
-        elif device.type == "cpu":
-            order, parts = parts_of_similar_length(inputs, _AT_ONCE_ON_CPU)
+        keeps_all = self.num_at_once is None or len(inputs["input_ids"]) <= self.num_at_once
+        order, parts = training_parts(inputs, None if keeps_all else self.num_at_once)
+        if keeps_all:
             embeddings = [self._embed(encoder, part) for part in parts]
         else:
-            return self._embed(encoder, inputs)
+            # the second pass draws the same dropout as the first
+            embeddings = [checkpoint(self._embed, encoder, part, use_reentrant=False) for part in parts]
         return torch.cat(embeddings)[order.argsort()]
 
     def _embed(self, encoder: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         mask = inputs["attention_mask"].bool()
-        with _plain_attention_backward(encoder):
+        with plain_attention_backward(encoder):
             hidden = encoder(**inputs).last_hidden_state
         embeddings = pool(hidden.float(), mask, self.embedding.pooling)
         return F.normalize(embeddings, dim=-1) if self.embedding.normalize else embeddings
+
+
+def training_parts(
+    inputs: dict[str, Tensor], num_at_once: int | None = None
+) -> tuple[Int[Tensor, " texts"], list[dict[str, Tensor]]]:
+    """The texts' order, and in this order those that make one pass each where there is gradient.
+
+    Args:
+        inputs: as in `parts_of_similar_length`.
+        num_at_once: texts of a pass; None = what is fastest: on a CPU a few, on a GPU all.
+    """
+    mask = inputs["attention_mask"]
+    if num_at_once is None and mask.device.type != "cpu":
+        return torch.arange(len(mask), device=mask.device), [inputs]
+    return parts_of_similar_length(inputs, num_at_once or _AT_ONCE_ON_CPU)
 
 
 def parts_of_similar_length(
@@ -254,7 +266,7 @@ def parts_of_similar_length(
 
 
 @contextlib.contextmanager
-def _plain_attention_backward(encoder: PreTrainedModel) -> Iterator[None]:
+def plain_attention_backward(encoder: PreTrainedModel) -> Iterator[None]:
     """Plain attention where there is gradient on a CPU: backward, the fused kernel takes longer there."""
     is_fused = encoder.config._attn_implementation == "sdpa"
     if not (is_fused and torch.is_grad_enabled() and encoder.device.type == "cpu"):

@@ -22,11 +22,15 @@ BENCHMARKS = {
     "refresh": "encoding the corpus, against the file's order",
     "search": "exact and approximate search, against a product and topk of torch",
     "indicators": "the indicators of 1,000 questions, against a loop of NumPy and SciPy",
+    "precision": "a frozen reader in bfloat16, against float32",
     "generate": "answers to several questions at once, against one at a time",
     "masking": "token scores of likelihoods, against a pass for each token",
     "start": "how long commands take to begin",
+    "quickstart": "the whole of quickstart, against an earlier version; only where it is named",
 }
 """The modules of this package that compare the suite with a baseline, and what each does."""
+_ONLY_BY_NAME = ("quickstart",)
+"""What takes so long that it is no part of all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +68,7 @@ def _measure(options: argparse.Namespace) -> int:
     setting = Setting(device_named(options.device), Size(options.size), options.seconds)
     found: dict[str, Any] = {"environment": environment(setting), "benchmarks": {}}
     console.print(", ".join(f"{name} {value}" for name, value in found["environment"].items()))
-    for name in options.names or BENCHMARKS:
+    for name in options.names or [name for name in BENCHMARKS if name not in _ONLY_BY_NAME]:
         comparisons = import_module(f"experiments.benchmarks.{name}").measure(setting)
         console.print(table_of(name, comparisons))
         for line in dict.fromkeys(f"{one.what}: {one.agreement}" for one in comparisons if one.agreement):

@@ -32,6 +32,14 @@ _MEMORY_TURNS = 3
 
 
 @dataclass(frozen=True)
+class _Captured:
+    """Last hidden states and token scores."""
+
+    hidden: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
 class _Work:
     """Prompts of random tokens, whose last rows are the answer's."""
 
@@ -63,13 +71,13 @@ class _Work:
         ids = self.ids
         return self.model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
 
-    def captured(self) -> Tensor:
-        """The token scores."""
+    def captured(self) -> "_Captured":
+        """The token scores, of a pass that gives what it always does."""
         rows = torch.zeros(self.num_prompts, self.num_tokens, dtype=torch.bool, device=self.model.device)
         rows[:, -_ANSWER_ROWS - 1 : -1] = True
         with AnswerAttention(rows, self.model.config.num_hidden_layers) as attention:
-            self.plain()
-        return attention.token_scores()
+            hidden = self.plain()
+        return _Captured(hidden, attention.token_scores())
 
     def eager(self) -> Tensor:
         """The same from matrices that are all kept; of the family of Llama alone."""
@@ -112,7 +120,7 @@ def measure(setting: Setting) -> list[Comparison]:
         if beside_eager and can_measure(setting.device):
             found.append(_extra_memory(work, setting))
     longest = _longest(setting, smollm2)
-    found += _time(longest, setting, beside_eager=False, is_warm=setting.size is not Size.TINY)
+    found += _time(longest, setting, beside_eager=False)
     found.append(_beyond_eager(longest, setting))
     del smollm2, longest
     for num_prompts, num_tokens in _falcon_shapes(setting):
@@ -165,14 +173,17 @@ def _falcon_shapes(setting: Setting) -> list[tuple[int, int]]:
 # ---- what is measured ----
 
 
-def _time(work: _Work, setting: Setting, beside_eager: bool, is_warm: bool = False) -> list[Comparison]:
-    works: dict[str, Callable[[], Tensor]] = {"captured": work.captured, "plain": work.plain}
+def _time(work: _Work, setting: Setting, beside_eager: bool) -> list[Comparison]:
+    works: dict[str, Callable[[], object]] = {"captured": work.captured, "plain": work.plain}
+    untouched = agreement_of("hidden states", work.captured().hidden, work.plain(), within=0.0)
     agreement = ""
     if beside_eager:
         works["eager"] = work.eager
-        agreement = agreement_of("token scores", work.captured(), work.eager(), within=1e-3)
-    took = in_turns(works, setting, is_warm)
-    found = [Comparison(work.what, "the pass alone", took["captured"], took["plain"], AtMost(1.05))]
+        agreement = agreement_of("token scores", work.captured().scores, work.eager(), within=1e-3)
+    took = in_turns(works, setting, is_warm=True)
+    found = [
+        Comparison(work.what, "the pass alone", took["captured"], took["plain"], AtMost(1.05), untouched)
+    ]
     if beside_eager:
         eager = Comparison(
             work.what, "eager attention", took["captured"], took["eager"], AtMost(0.5), agreement

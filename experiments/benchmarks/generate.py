@@ -24,22 +24,19 @@ def measure(setting: Setting) -> list[Comparison]:
     found = []
     for context in Context:
         shown = reader.showing(context=context)
-        works: dict[str, Callable[[], list[str]]] = {
+        agreement = _agreement(_together(shown, batch), _one_by_one(shown, batch))
+        works: dict[str, Callable[[], object]] = {
             "together": partial(_together, shown, batch),
             "one by one": partial(_one_by_one, shown, batch),
+            "prompts": partial(_prompts_alone, shown, batch),  # what no way of decoding can go without
         }
-        agreement = _agreement(works["together"](), works["one by one"]())
-        took = in_turns(works, setting, is_warm=True)
-        what = f"{context.value}, {len(batch)} questions, {_NEW_TOKENS} tokens each"
-        reach = TimesFaster(2)
-        found.append(
-            Comparison(what, "one at a time", took["together"], took["one by one"], reach, agreement)
-        )
-        # what no way of decoding can go without
-        took = in_turns(
-            {"answers": works["together"], "prompts": partial(_prompts_alone, shown, batch)}, setting
-        )
-        found.append(Comparison(what, "a pass over the prompts alone", took["answers"], took["prompts"]))
+        took = in_turns(works, setting)
+        what = f"{context.value}, {len(batch)} questions, at most {_NEW_TOKENS} tokens each"
+        together = took["together"]
+        found += [
+            Comparison(what, "one at a time", together, took["one by one"], TimesFaster(2), agreement),
+            Comparison(what, "a pass over the prompts alone", together, took["prompts"]),
+        ]
     return found
 
 

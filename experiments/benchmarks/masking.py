@@ -1,4 +1,9 @@
-"""Token scores of likelihoods: what the answer loses when a token is masked, beside a pass for each token."""
+"""Token scores of likelihoods: what the answer loses when a token is masked, beside a pass for each token.
+
+All tokens of a prompt are masked, since the indicators may be asked for attention as a share of the prompt's
+(`attention_normalization`), also later, of what was saved. What this takes beyond masking the passages'
+tokens alone stands in a row of its own.
+"""
 
 from collections.abc import Callable
 
@@ -19,6 +24,7 @@ from experiments.benchmarks.comparison import (
 from lightning_modules.readers.base import log_probs_of
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.readers.outputs import mean_log_prob
+from lightning_modules.token_drops import drops_by_masking
 
 _WITHIN = 2e-3
 """Of differences between log-likelihoods that are a hundred times as large."""
@@ -32,12 +38,20 @@ def measure(setting: Setting) -> list[Comparison]:
     agreement = agreement_of("drops", suite, baseline, _WITHIN)
     works: dict[str, Callable[[], object]] = {
         "suite": lambda: reader.read_drops(batch),
+        "passages": lambda: _of_passages(reader, batch),
         "baseline": lambda: _one_by_one(reader, prompts),
     }
     took = in_turns(works, setting, is_warm=True)
     what = f"{len(prompts.input_ids)} prompts of {prompts.input_ids.shape[1]} tokens"
-    baseline_is = "a pass for each token"
-    return [Comparison(what, baseline_is, took["suite"], took["baseline"], TimesFaster(3), agreement)]
+    return [
+        Comparison(what, "a pass for each token", took["suite"], took["baseline"], TimesFaster(3), agreement),
+        Comparison(
+            f"{what}, {int(prompts.content_mask.sum())} of passages",
+            "masking the passages' alone",
+            took["suite"],
+            took["passages"],
+        ),
+    ]
 
 
 def _reader_and_batch(setting: Setting) -> tuple[DecoderOnlyReader, Batch]:
@@ -52,6 +66,12 @@ def _reader_and_batch(setting: Setting) -> tuple[DecoderOnlyReader, Batch]:
     prompts = PromptBuilder(tokenizer, Context.INDEPENDENT, max_tokens_per_passage=128 if is_full else 40)
     reader = DecoderOnlyReader(model, prompts).to(setting.device).eval()
     return reader, made_up.made_up_batch(1, num_passages=5 if is_full else 2, answer_words=2)
+
+
+@torch.no_grad()
+def _of_passages(reader: DecoderOnlyReader, batch: Batch) -> Tensor:
+    made = reader.embed_each_alone(batch)
+    return drops_by_masking(made.inputs, made.prompts.content_mask, made.log_likelihoods, made.rescore)
 
 
 @torch.no_grad()

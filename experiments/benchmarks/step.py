@@ -1,12 +1,14 @@
 """One distillation step of a Lightning run, beside nothing but the models' passes that it cannot do without.
 
 A step retrieves, builds prompts, reads with the capture, encodes, teaches, goes backward and updates. Beside
-it, on the same questions and passages, tokenised beforehand: a forward pass of the reader, and one of the
-retriever forward and backward.
+it, on the same questions and passages, tokenised beforehand: a forward pass of the reader up to its last
+layer, of which the capture needs the queries and keys, and the passes of the retriever that the suite makes,
+forward and backward. In every second step these come first.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +28,7 @@ from experiments.benchmarks.comparison import (
     Size,
     Spread,
     agreement_of,
+    seconds_of,
     wait_for,
 )
 from lightning_modules import RetrieverReaderModule
@@ -33,7 +36,7 @@ from lightning_modules.encoding import build_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import ADist
 from lightning_modules.readers.base import Reader
-from lightning_modules.retriever import Retriever
+from lightning_modules.retriever import Retriever, plain_attention_backward, training_parts
 
 _BATCH_SIZE = 2
 _WITHIN = 1e-4
@@ -101,7 +104,7 @@ def _trainer(setting: Setting, folder: Path, callback: L.Callback) -> L.Trainer:
 
 
 class _BothWays(L.Callback):
-    """Times each step, and then the passes alone on the same questions and passages.
+    """Times each step, and before or after it the passes alone on the same questions and passages.
 
     Attributes:
         step_s, models_s: seconds of each turn; the first, which warms up, is left out.
@@ -115,7 +118,7 @@ class _BothWays(L.Callback):
         self.agreements: list[str] = []
         self._began = time.perf_counter()
         self._started = 0.0
-        self._batch: Batch | None = None
+        self._work: _Passes | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -123,29 +126,32 @@ class _BothWays(L.Callback):
         assert isinstance(pl_module, RetrieverReaderModule)
         # what the step is about to retrieve
         answers = [question.answers[0] for question in batch]
-        self._batch = Batch(batch, pl_module.retrieve_candidates(batch), answers)
+        self._work = _Passes(pl_module, Batch(batch, pl_module.retrieve_candidates(batch), answers))
+        if batch_idx == 0:  # this also warms both up
+            self.agreements = self._work.agreements()
+        elif _passes_come_first(batch_idx):
+            self.models_s.append(seconds_of(self._work.run, self.setting.device))
         wait_for(self.setting.device)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, RetrieverReaderModule)
-        assert self._batch is not None, "the step has begun"
+        assert self._work is not None, "the step has begun"
         wait_for(self.setting.device)
         step_s = time.perf_counter() - self._started
-        work = _Passes(pl_module, self._batch)
-        wait_for(self.setting.device)
-        started = time.perf_counter()
-        work.run()
-        wait_for(self.setting.device)
         if batch_idx == 0:
-            self.agreements = work.agreements()
-        else:
-            self.step_s.append(step_s)
-            self.models_s.append(time.perf_counter() - started)
+            self._work.run()
+            return
+        self.step_s.append(step_s)
+        if not _passes_come_first(batch_idx):
+            self.models_s.append(seconds_of(self._work.run, self.setting.device))
         if len(self.step_s) >= 2 and time.perf_counter() - self._began > self.setting.seconds:
             trainer.should_stop = True
+
+
+def _passes_come_first(batch_idx: int) -> bool:
+    return batch_idx % 2 == 0
 
 
 class _Passes:
@@ -164,11 +170,30 @@ class _Passes:
 
     def run(self) -> None:
         """Forward through both, and backward through the retriever."""
-        with torch.no_grad():
+        with torch.no_grad(), self._without_last_layer():
             self.read()
-        loss = sum(self.encode(tokens).sum() for tokens in (self.queries, self.passages))
-        loss.backward()  # type: ignore[union-attr]
-        self.module.retriever.zero_grad(set_to_none=True)
+        retriever, loss = self.module.retriever, torch.zeros((), device=self.module.device)
+        for encoder, tokens in (
+            (retriever.query_encoder, self.queries),
+            (retriever.passage_encoder, self.passages),
+        ):
+            _, parts = training_parts(dict(tokens))
+            with plain_attention_backward(encoder):
+                for part in parts:
+                    loss = loss + encoder(**part).last_hidden_state.sum()
+        loss.backward()
+        retriever.zero_grad(set_to_none=True)
+
+    @contextlib.contextmanager
+    def _without_last_layer(self) -> Iterator[None]:
+        """So that none of its work, of which the capture needs a part, can hide what the suite adds."""
+        model: Any = self.module.reader.model.base_model
+        layers = model.layers
+        model.layers = layers[:-1]
+        try:
+            yield
+        finally:
+            model.layers = layers
 
     def read(self) -> Tensor:
         """The reader's last hidden states."""
@@ -180,17 +205,14 @@ class _Passes:
         )
         return output.last_hidden_state
 
-    def encode(self, tokens: Any) -> Tensor:
-        """The retriever's last hidden states."""
-        return self.module.retriever.query_encoder(**tokens).last_hidden_state
-
     @torch.no_grad()
     def agreements(self) -> list[str]:
         """That these are the passes that the suite makes."""
         retriever = self.module.retriever
         with eval_mode(retriever):
             mask = self.passages["attention_mask"][..., None].float()
-            pooled = (self.encode(self.passages) * mask).sum(dim=1) / mask.sum(dim=1)
+            hidden_of_passages = retriever.passage_encoder(**self.passages).last_hidden_state
+            pooled = (hidden_of_passages * mask).sum(dim=1) / mask.sum(dim=1)
             ours = retriever.embed_passages(self.passages)
         hidden = self.module.reader.read(self.batch).last_hidden
         real = self.prompts.attention_mask[..., None]

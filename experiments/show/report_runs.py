@@ -164,7 +164,7 @@ def _read_run(path: Path) -> Run:
     folder = RunFolder(path)
     try:
         config = read_config(folder.config)
-        # what the run has written, it has checked; to check it again takes the code of the models
+        # what the run has written, it has checked, by the rules of its version; again takes models' code
         if not has_checksum(folder.config):
             with _naming_file(folder.config):
                 check_each_setting(config)

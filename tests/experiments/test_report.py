@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
-from experiments.config import load_config
+from experiments.config import ConfigError, load_config
 from experiments.show import figures
 from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
@@ -442,6 +442,23 @@ def test_runs_with_other_settings_are_not_pooled(runs):
         "training.retriever_lr=0.5",
     }
     assert len(first.runs) == len(second.runs) == 1
+
+
+def test_a_configuration_that_the_run_has_not_written_is_checked(runs):
+    """One that has its checksum is what the run has checked itself, perhaps an earlier version of it."""
+    folder = next(runs.glob("offshelf_vital/*-seed1"))
+    config = folder / "config.yaml"
+    text = read_with_checksum(config).replace("passage_order: rank", "passage_order: nowhere")
+    assert "passage_order: nowhere" in text
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml.*nowhere"):
+        collect_runs([folder])
+    config.write_text(with_checksum(text))
+    [run] = collect_runs([folder])
+    assert run.config.reader.passage_order == "nowhere"
+    config.write_text(with_checksum(text).replace("nowhere", "anywhere"))
+    with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
+        collect_runs([folder])
 
 
 def test_of_many_heads_a_row_names_a_few(runs):

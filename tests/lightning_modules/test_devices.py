@@ -28,6 +28,7 @@ from lightning_modules.objectives import OBJECTIVES, make_objective
 from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.outputs import TokenEmbeddings
+from lightning_modules.retriever import parts_of_similar_length
 from lightning_modules.scores import sum_by_place
 from lightning_modules.token_drops import TokenDrops, drops_by_masking
 from tests.pretended_device import DEVICE, PretendedDevice
@@ -310,6 +311,23 @@ def test_a_retriever_trains_without_waiting_for_the_device():
         assert found.requires_grad
         assert device.num_waits == 2 * num_of_model
         torch.testing.assert_close(found.detach().cpu(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_parts_of_similar_length_are_found_with_one_wait_for_the_device(side):
+    texts = [torch.arange(1, length + 1) for length in (3, 7, 1, 7, 2, 5, 4)]
+    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_side=side)
+    inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    wanted_order, wanted = parts_of_similar_length(inputs, 2)
+    with PretendedDevice() as device:
+        moved = {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
+        before = device.num_waits
+        order, parts = parts_of_similar_length(moved, 2)
+        assert device.num_waits == before + 1
+        assert order.tolist() == wanted_order.tolist()
+        for part, wanted_part in zip(parts, wanted, strict=True):
+            for name in inputs:
+                assert part[name].tolist() == wanted_part[name].tolist()
 
 
 def test_sums_by_place():

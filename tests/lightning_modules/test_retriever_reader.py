@@ -1,5 +1,6 @@
 """The training step and the evaluation, in a real Trainer, against the paper's equations written out."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lightning_modules.encoding import build_index
 from lightning_modules.eval_mode import eval_mode
 from lightning_modules.objectives import ADist
 from lightning_modules.optimization import LearningRate, LearningRateDecay
+from lightning_modules.read_once import ReadOnce
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.retrieval import RetrievalModule
 from lightning_modules.retriever import Retriever
@@ -224,6 +226,45 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     first, again, other = trained(0, "a"), trained(0, "b"), trained(1, "c")
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("objective", ["adist", "signals", "pdist"])
+def test_what_makes_steps_fast_changes_no_loss(objective, tmp_path, monkeypatch):
+    """Parts of similar length, plain attention, passes that end early, readings that are kept."""
+
+    def losses(name, is_kept):
+        found = []
+        folder = tmp_path / name
+        folder.mkdir()
+        reader = tiny_reader("independent")
+        reader = type(reader)(reader.model, reader.prompts, AttentionHeads.parse("0.1"))
+        kept = ReadOnce(reader, folder / "kept") if is_kept else None
+        watch = On(on_before_backward=lambda trainer, module, loss: found.append(loss.item()))
+        module = toy_module(folder, reader=reader, objective=objective, read_once=kept, **MODES["retriever"])
+        trainer(folder, watch, max_steps=8).fit(module, toy_datamodule(batch_size=4))
+        return found
+
+    fast = losses("kept", is_kept=True), losses("fast", is_kept=False)
+    monkeypatch.setattr("lightning_modules.retriever.training_parts", whole := Whole())
+    monkeypatch.setattr("lightning_modules.retriever.plain_attention_backward", contextlib.nullcontext)
+    monkeypatch.setattr("lightning_modules.retriever_reader.TeachingPasses", lambda reader: reader)
+    slow = losses("slow", is_kept=False)
+    assert whole.num_called > 0
+    assert len(slow) == 8
+    assert len(set(slow)) == 8, "something is learnt"
+    for found in fast:
+        np.testing.assert_allclose(found, slow, rtol=1e-4)
+
+
+class Whole:
+    """All texts in one pass."""
+
+    def __init__(self):
+        self.num_called = 0
+
+    def __call__(self, inputs, num_at_once=None):
+        self.num_called += 1
+        return torch.arange(len(inputs["input_ids"])), [inputs]
 
 
 def test_the_canonical_answer_is_trained_on(tmp_path):

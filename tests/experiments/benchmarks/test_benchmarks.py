@@ -1,10 +1,12 @@
 """Every benchmark at its smallest: the results agree, and the table and the JSON have their form."""
 
 import json
+import subprocess
 
 import pytest
 import torch
 
+from experiments.benchmarks import quickstart
 from experiments.benchmarks.__main__ import BENCHMARKS, main, table_of
 from experiments.benchmarks.comparison import (
     AtMost,
@@ -19,7 +21,7 @@ from experiments.benchmarks.comparison import (
 from experiments.show.console import WIDTH, new_console
 from tests.toy_training import LIGHTNING_ADVICE
 
-IN_PROCESS = [name for name in BENCHMARKS if name != "start"]
+IN_PROCESS = [name for name in BENCHMARKS if name not in ("start", "quickstart")]
 
 
 @pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -39,6 +41,47 @@ def test_a_benchmark_at_its_smallest(name, tmp_path, capsys):
         assert (row["ratio"] is None) is (row["baseline"] is None)
         assert row["is_met"] in ((None,) if row["reach"] is None or row["ratio"] is None else (True, False))
     assert any(row["agreement"] for row in rows), "nothing was compared but time"
+
+
+class TestQuickstart:
+    """The whole takes minutes: what it is compared with, and what it refuses."""
+
+    def test_an_earlier_version_is_checked_out_for_a_while(self, clone):
+        with quickstart.checked_out("HEAD~1", clone) as folder:
+            assert (folder / "file").read_text() == "before"
+            assert (clone / "file").read_text() == "now"
+        assert not folder.exists()
+        assert "before" not in git(clone, "worktree", "list")
+
+    def test_a_clone_without_its_history(self, clone):
+        with (
+            pytest.raises(ValueError, match="clone the repository with its history: git fetch --unshallow"),
+            quickstart.checked_out("HEAD~7", clone),
+        ):
+            pass
+
+    def test_another_result_is_no_gain(self):
+        one, like_it = quickstart.Run(300, 0.388, 0.596), quickstart.Run(600, 0.388, 0.592)
+        said = quickstart.agreement([one], [like_it])
+        assert said == "HR@5 0.388 -> 0.596, before HR@5 0.388 -> 0.592"
+        with pytest.raises(ValueError, match=r"comes to HR@5 0.388 -> 0.596, and came to HR@5 0.388 -> 0.5"):
+            quickstart.agreement([one], [quickstart.Run(600, 0.388, 0.5)])
+
+    @pytest.fixture
+    def clone(self, tmp_path):
+        folder = tmp_path / "clone"
+        folder.mkdir()
+        git(folder, "init", "--quiet")
+        for text in ("before", "now"):
+            (folder / "file").write_text(text)
+            git(folder, "add", "file")
+            git(folder, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", text)
+        return folder
+
+
+def git(folder, *arguments):
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 class TestComparison:
