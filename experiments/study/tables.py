@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
+from experiments import control_length
 from experiments.command_line import INTERRUPTED
 from experiments.runs import RunFolder
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.material import Material
+from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.readers import Readings
 from experiments.sweep import find_run_of, launch
+from lightning_modules.metrics.estimates import Estimate
 
 NAME = "tables"
 SETTINGS = {
@@ -19,6 +23,15 @@ SETTINGS = {
     "perplexity": "perplexity_vital",
 }
 """Settings of the paper, and the experiments that they are; Step 2 comes after the Step 1 that it needs."""
+LEARNS = ("off-the-shelf", "step-2", "perplexity")
+"""The settings whose retriever is trained."""
+HITS = "hit_at_5"
+VALIDATION = "validation/mean_hr_at_5@"
+INDICATORS = tuple(
+    f"indicator{number}/{name}" for number in (1, 2) for name in ("attention_p90", "spearman_p90")
+)
+"""Of the test questions that are read, with the models at the end."""
+_K = 5
 _CUT_DOWN = (
     "data.max_validation=100",
     "data.max_passages=3000",
@@ -84,10 +97,35 @@ def _result(cell: Cell, found: RunFolder) -> Result:
         for when, prefix in (("after", ""), ("before", "start/")):
             if values.get(when) is not None:
                 result.measures[f"{prefix}{name}"] = exactly(values[when])
+    for name in INDICATORS:
+        value = summary.get("indicators", {}).get(name, {}).get("after")
+        if value is not None:
+            result.measures[name] = exactly(value)
+    hits = _hits(found.predictions)
+    result.questions[HITS] = list(hits.values())
+    if cell["setting"] in LEARNS:
+        start = _hits(found.predictions_start)
+        result.questions[GAIN] = [hit - start[question] for question, hit in hits.items()]
+        result.measures[BEYOND_LENGTH] = _beyond_length(found)
     # a run that trains nothing has no validations
     text = found.validations.read_text(encoding="utf-8") if found.validations.is_file() else ""
     for line in map(json.loads, text.splitlines()):
         if "validation/hr_at_5" in line["metrics"]:
             value = float(line["metrics"]["validation/hr_at_5"])
-            result.measures[f"validation/mean_hr_at_5@{line['step']}"] = exactly(value)
+            result.measures[f"{VALIDATION}{line['step']}"] = exactly(value)
     return result
+
+
+def _hits(predictions: Path) -> dict[str, float]:
+    """Whether an answer is among the first five passages, by the question's id."""
+    records = map(json.loads, predictions.read_text(encoding="utf-8").splitlines())
+    ranks = {record["id"]: record["first_hit_rank"] for record in records}
+    return {question: float(rank is not None and rank < _K) for question, rank in ranks.items()}
+
+
+def _beyond_length(found: RunFolder) -> Estimate:
+    """The gain that no preference for some length explains, measured once a run."""
+    if not found.length_control.is_file() and control_length.main([str(found.path), "--k", str(_K)]) != 0:
+        raise ValueError(f"the gain of {found.path} cannot be controlled for length")
+    control = json.loads(found.length_control.read_text(encoding="utf-8"))
+    return Estimate(**control["beyond_length"])

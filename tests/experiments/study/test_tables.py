@@ -1,11 +1,16 @@
 """The study's runs of the paper's settings, with tiny models."""
 
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from experiments import run
 from experiments.study import tables
+from experiments.study.cells import Cell, Result, exactly
+from experiments.study.pages.tables_page import of_tables
+from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from tests.toy_files import as_overrides, toy_settings
 
 
@@ -41,7 +46,57 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
         "step-2": [f"{at}{n}" for n in (0, 1, 2)],
     }
     assert found["initial"].measures["hr_at_5"] == found["step-1"].measures["start/hr_at_5"]
-    assert {"em", "f1"} <= found["step-2"].measures.keys()
+    assert {"em", "f1", *tables.INDICATORS} <= found["step-2"].measures.keys()
+    for result in found.values():
+        hits = result.questions["hit_at_5"]
+        assert np.mean(hits) == pytest.approx(result.measures["hr_at_5"].mean)
+    assert [setting for setting, result in found.items() if GAIN in result.questions] == ["step-2"]
+    step_2 = found["step-2"]
+    change = step_2.measures["hr_at_5"].mean - step_2.measures["start/hr_at_5"].mean
+    assert np.mean(step_2.questions[GAIN]) == pytest.approx(change)
+    assert step_2.measures[BEYOND_LENGTH].n == len(step_2.questions[GAIN])
     again = tables.run(cells["step-2"], material, None)
     assert again.measures == found["step-2"].measures
     assert len(launched) == 3
+
+
+class TestPage:
+    def test_gains_orderings_and_the_papers_numbers(self, tmp_path):
+        results = [
+            made_up(setting, seed, hits)
+            for seed in (0, 1)
+            for setting, hits in {
+                "initial": 4,
+                "off-the-shelf": 2,
+                "step-1": 4,
+                "step-2": 8,
+            }.items()
+        ]
+        [said], page = of_tables(results, tmp_path)
+        assert "off-the-shelf -0.200 [" in said
+        assert "step-2 +0.400 [" in said
+        assert re.search(r"step-1 less off-the-shelf \+0\.200 .* where the paper has \+0\.361", said)
+        assert re.search(r"step-2 less step-1 \+0\.400 .* where the paper has \+0\.254 \(as there\)", said)
+        [row] = [line for line in page if line.startswith("| step-2 | 2 |")]
+        assert row.split(" | ")[2] == "0.800, 0.800"
+        assert row.endswith("| 0.645 |")
+        assert "0.250, 0.250 (0.316)" in "\n".join(page), "Indicator 1 beside the paper's"
+        assert (tmp_path / "tables.svg").is_file()
+
+    def test_half_a_table_has_no_ordering(self, tmp_path):
+        [said], _ = of_tables([made_up("off-the-shelf", 0, 2)], tmp_path)
+        assert "order of the paper" not in said
+
+
+def made_up(setting, seed, num_hits):
+    """Ten questions, of which four are hits at the start."""
+    hits = [float(i < num_hits) for i in range(10)]
+    values = {"hr_at_5": num_hits / 10, "em": 0.1, "f1": 0.2, "passage_words": 50}
+    values |= dict.fromkeys(tables.INDICATORS, 0.25)
+    result = Result(Cell.of("tables", seed, setting=setting), {n: exactly(v) for n, v in values.items()})
+    result.questions["hit_at_5"] = hits
+    if setting in tables.LEARNS:
+        result.questions[GAIN] = [hit - float(i < 4) for i, hit in enumerate(hits)]
+        result.measures[BEYOND_LENGTH] = exactly(0.1)
+        result.measures |= {f"{tables.VALIDATION}{step}": exactly(step / 100) for step in (0, 30, 60)}
+    return result
