@@ -12,7 +12,9 @@ from experiments.study.teachers import Teacher
 from lightning_modules.candidates import CandidateSource
 
 NAME = "collapse"
-RATES = ("3e-5", "1e-4")
+_WARMED_UP = "-warmed-up"
+RATES = ("3e-5", "1e-4", f"1e-4{_WARMED_UP}")
+"""Peak rates; the last one is reached after half of the steps, where the others are after four."""
 _READERS = (INITIAL, f"{STEP1}-{STEP1_STEPS[-1]}")
 _SHOWN = (READ_ALONE, "rank", "shuffled")
 _CANDIDATES = (CandidateSource.BOTH.value, CandidateSource.INDEX.value)
@@ -46,5 +48,8 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
         without_length=cell["length"] == TAKEN_OFF,
     )
     num_steps = 2 * material.config.trainer.max_steps
-    lesson = Lesson(teacher.scale, teacher.temperature, float(cell["rate"]), num_steps)
+    rate = cell["rate"]
+    warmup_steps = num_steps // 2 if rate.endswith(_WARMED_UP) else None
+    peak = float(rate.removesuffix(_WARMED_UP))
+    lesson = Lesson(teacher.scale, teacher.temperature, peak, num_steps, warmup_steps)
     return measure_and_teach(cell, teacher, lesson, material, readings)

@@ -38,12 +38,14 @@ class Lesson:
         scale, temperature: of the teacher's target.
         rate: peak learning rate.
         num_steps: of training.
+        warmup_steps: in which the rate rises; None = as in all other lessons.
     """
 
     scale: Scale
     temperature: float
     rate: float
     num_steps: int
+    warmup_steps: int | None = None
 
 
 @dataclass
@@ -161,6 +163,9 @@ def _train(
     validate: Callback,
 ) -> None:
     config = material.config
+    warmup_steps = (
+        config.training.retriever_warmup_steps if lesson.warmup_steps is None else lesson.warmup_steps
+    )
     module = RetrieverReaderModule(
         retriever,
         None,
@@ -170,9 +175,7 @@ def _train(
             scale=lesson.scale,
             scored={one.question.id: one for one in scored},
         ),
-        retriever_rate=LearningRate(
-            lesson.rate, config.training.retriever_warmup_steps, LearningRateDecay(config.training.decay)
-        ),
+        retriever_rate=LearningRate(lesson.rate, warmup_steps, LearningRateDecay(config.training.decay)),
         retrieval_temperature=config.objective.retrieval_temperature,
         in_batch=config.objective.in_batch,
         num_passages=min(NUM_SHOWN, config.training.num_passages),

@@ -1,5 +1,7 @@
 """What each factor of the part `collapse` does, against gains that are made of known effects."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,15 @@ from experiments.study import collapse
 from experiments.study.cells import Result, exactly
 from experiments.study.pages import collapse_page
 
-EFFECTS = {"step1-40": 0.04, "rank": -0.05, "shuffled": 0.02, "index": 0.0, "1e-4": -0.1, "taken-off": 0.03}
+EFFECTS = {
+    "step1-40": 0.04,
+    "rank": -0.05,
+    "shuffled": 0.02,
+    "index": 0.0,
+    "1e-4": -0.1,
+    "1e-4-warmed-up": -0.04,
+    "taken-off": 0.03,
+}
 NUM_QUESTIONS = 40
 
 
@@ -39,19 +49,20 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
     effects = collapse_page._effects(collapse_page._by_factors(results))
     found = {words: (pairs, of_gain.mean, beyond.mean) for words, pairs, of_gain, beyond in effects}
     wanted = {
-        "step1-40 instead of initial": (24, 0.04),
-        "rank instead of independent": (16, -0.05),
-        "shuffled instead of rank": (16, 0.07),
-        "index instead of both": (24, 0.0),
+        "step1-40 instead of initial": (36, 0.04),
+        "rank instead of independent": (24, -0.05),
+        "shuffled instead of rank": (24, 0.07),
+        "index instead of both": (36, 0.0),
         "1e-4 instead of 3e-5": (24, -0.1),
-        "taken-off instead of as-it-is": (24, 0.03),
+        "1e-4-warmed-up instead of 1e-4": (24, 0.06),
+        "taken-off instead of as-it-is": (36, 0.03),
     }
     assert found == {
         words: (pairs, pytest.approx(effect), pytest.approx(effect / 2))
         for words, (pairs, effect) in wanted.items()
     }
     assert all(of_gain.low <= of_gain.mean <= of_gain.high for _, _, of_gain, _ in effects)
-    assert "96 of 96 cells have been run." in page
+    assert "144 of 144 cells have been run." in page
     assert sentences[1].startswith("What changes it, on average over all else: 1e-4 instead of 3e-5 -0.100")
     assert "<svg" in (tmp_path / "out" / "collapse.svg").read_text()[:2000]
 
@@ -65,3 +76,15 @@ def test_combinations_that_lack_a_seed_are_left_out_of_effects(results):
 
 def test_without_results_there_is_no_page(tmp_path):
     assert collapse_page.of_collapse([], tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("rate", "peak", "warmup_steps"),
+    [("3e-5", 3e-5, None), ("1e-4", 1e-4, None), ("1e-4-warmed-up", 1e-4, 32)],
+)
+def test_a_rate_that_rises_for_half_of_the_steps(rate, peak, warmup_steps, monkeypatch):
+    monkeypatch.setattr(collapse, "measure_and_teach", lambda cell, teacher, lesson, *rest: lesson)
+    material = SimpleNamespace(config=SimpleNamespace(trainer=SimpleNamespace(max_steps=32)))
+    [cell, *_] = [cell for cell in collapse.cells([0]) if cell["rate"] == rate]
+    lesson = collapse.run(cell, material, None)
+    assert (lesson.rate, lesson.num_steps, lesson.warmup_steps) == (peak, 64, warmup_steps)
