@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from experiments.benchmarks.comparison import AtMost, Comparison, Setting, Size, Spread
 
 _ROOT = Path(__file__).parents[2]
-_BEFORE = "9f91901c"
+_BEFORE = "9f91901279"
 _SETTINGS_SINCE = (
     "reader.attention_heads=qrhead:16",
     "objective.signals.answer=0",

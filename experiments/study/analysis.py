@@ -55,6 +55,8 @@ class Rule:
         left_out: what it predicts; NaN of teachers that have too few strangers.
         num_teachers: that it was judged on.
         error, error_of_mean: mean absolute error of the predicted gains, and of the strangers' mean.
+        advantage: how much smaller the first is, with an interval over families.
+        num_decided: teachers of which it is decided whether they are worth it.
         correlation: Spearman's, of predicted and true gains.
         accuracy: balanced, of "worth it" where the predicted gain is above the bound, over teachers of which
             that is decided.
@@ -64,6 +66,8 @@ class Rule:
     num_teachers: int
     error: float
     error_of_mean: float
+    advantage: Estimate
+    num_decided: int
     correlation: float
     accuracy: float
 
@@ -225,12 +229,7 @@ class Predictions:
 
         None: too few of these measures are known, or no teacher has strangers enough.
         """
-        of = self.attending
-        measures = {
-            name: values * (direction(name) or 1)
-            for name, values in self.measures(of).items()
-            if name in names and not np.isnan(values).any()
-        }
+        of, measures = self._known_of_most(names)
         if not measures or not {"labels", "uniform"} <= self.results.keys():
             return None
         gains = self.outcomes(BEYOND_LENGTH, of).mean(axis=(1, 2))
@@ -245,16 +244,35 @@ class Predictions:
         }
         decided = {name: worth for name, worth in self.is_worth_it.items() if worth is not None}
         both = [name for name in said if name in decided]
+        error, error_of_mean = (
+            np.abs(predicted - gains)[judged] for predicted in (left_out.predicted, left_out.from_mean)
+        )
+        families = np.array([teacher.family for teacher in of])[judged]
         return Rule(
             left_out,
             int(judged.sum()),
-            float(np.abs(left_out.predicted - gains)[judged].mean()),
-            float(np.abs(left_out.from_mean - gains)[judged].mean()),
+            float(error.mean()),
+            float(error_of_mean.mean()),
+            _over_families(error_of_mean - error, families),
+            len(both),
             float(rank_correlation(left_out.predicted[judged], gains[judged])),
             balanced_accuracy([said[name] for name in both], [decided[name] for name in both])
             if both
             else math.nan,
         )
+
+    def _known_of_most(self, names: Sequence[str]) -> tuple[list[Teacher], dict[str, np.ndarray]]:
+        """Measures that are known of all teachers with a reader, or else of all that attend."""
+        measures: dict[str, np.ndarray] = {}
+        for of in (self.readers_teachers, self.attending):
+            measures = {
+                name: values * (direction(name) or 1)
+                for name, values in self.measures(of).items()
+                if name in names and not np.isnan(values).any()
+            }
+            if measures:
+                return of, measures
+        return [], {}
 
     def verdicts(
         self, verdict: Callable[[str], float], of: Sequence[Teacher]
@@ -274,6 +292,15 @@ def crossed_estimate(changes: Float[np.ndarray, "seeds questions"]) -> Estimate:
     """The mean, with an interval over seeds and questions."""
     low, high = crossed_bootstrap_interval(changes)
     return Estimate(float(changes.mean()), low, high, changes.size)
+
+
+def _over_families(values: np.ndarray, families: np.ndarray, num_samples: int = 2000) -> Estimate:
+    """The mean over teachers, with an interval over the families that they are drawn by."""
+    _, family = np.unique(families, return_inverse=True)
+    sums, counts = np.bincount(family, values), np.bincount(family)
+    drawn = np.random.default_rng(0).integers(0, len(sums), size=(num_samples, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
 def _sign(differences: Float[np.ndarray, "seeds questions"]) -> bool | None:

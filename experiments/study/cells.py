@@ -31,7 +31,7 @@ _SCHEMA = pa.schema(
         ("questions", pa.list_(pa.float32())),
     ]
 )
-_SETTINGS = b"settings"
+_SETTINGS, _SECOND = b"settings", b"second_reader"
 
 
 @dataclass(frozen=True)
@@ -160,29 +160,38 @@ def _read(path: Path) -> Result:
     )
 
 
-def write_table(results: Iterable[Result], path: Path, settings: str) -> None:
+def write_table(results: Iterable[Result], path: Path, settings: str, second: str = "") -> None:
     """All results as one Parquet file, a row for each cell and measure; cells that are in it alone stay.
 
     Args:
         results: of the cells.
         path: of the file.
         settings: that they are of.
+        second: name of the second reader, which cells call `second` whichever it is; empty = there is none,
+            and the file's stays.
 
     Raises:
-        ConfigError: the file holds results of other settings.
+        ConfigError: the file holds results of other settings, or of another second reader.
     """
     by_cell = {result.cell: result for result in results}
     if path.is_file():
-        found = (pq.read_schema(path).metadata or {}).get(_SETTINGS, b"").decode()
-        if found != settings:
+        noted = pq.read_schema(path).metadata or {}
+        if noted.get(_SETTINGS, b"").decode() != settings:
             raise ConfigError(
                 f"{path} holds results of other settings, which are not mixed with these; give another --out"
             )
+        its_second = noted.get(_SECOND, b"").decode()
+        if second and its_second and second != its_second:
+            raise ConfigError(
+                f"{path} holds results of the second reader {its_second}, which are not mixed with those of "
+                f"{second}; give another --out"
+            )
+        second = second or its_second
         by_cell = {result.cell: result for result in read_table(path)} | by_cell
     ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)
     rows = [row for result in ordered for row in result.rows()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = _SCHEMA.with_metadata({_SETTINGS: settings.encode()})
+    schema = _SCHEMA.with_metadata({_SETTINGS: settings.encode(), _SECOND: second.encode()})
     with durably(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 

@@ -76,8 +76,12 @@ class Readings:
 
     def _file_name(self, of: ReadingOf) -> str:
         name = of.name.replace(" ", "-")
-        # there may have been another one
-        return f"{name}-{Path(_second(self.material)).stem}" if of.reader == SECOND else name
+        if of.reader != SECOND:
+            return name
+        # there may have been another one: a name of the hub is told from others by its owner and its end
+        second = _second(self.material)
+        is_file = Path(second).suffix == ".gguf" or Path(second).exists()
+        return f"{name}-{Path(second).stem if is_file else second.replace('/', '--')}"
 
     def _kept(self, path: Path) -> Reading | None:
         try:

@@ -122,7 +122,7 @@ class Study:
         """
         if self.material.second is None:
             return
-        name, path = Path(self.material.second).name, self.results.folder / SECOND_READER
+        name, path = _name_of(self.material.second), self.results.folder / SECOND_READER
         path.parent.mkdir(parents=True, exist_ok=True)
         noted = path.read_text(encoding="utf-8") if path.is_file() else name
         if noted != name:
@@ -139,11 +139,16 @@ class Study:
         results = self.results.all()
         table = self.out / TABLE
         if results:
-            write_table(results, table, self.material.settings)
+            write_table(results, table, self.material.settings, _name_of(self.material.second))
         elif not table.is_file():
             raise ConfigError(f"there are no results in {self.results.folder} yet; run some cells first")
         write_pages(read_table(table), self.out)
         print(f"{self.out / 'README.md'}")
+
+
+def _name_of(second: str | None) -> str:
+    """Of the second reader, wherever its file is."""
+    return "" if second is None else Path(second).name
 
 
 def _chosen(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:

@@ -25,6 +25,7 @@ class Replayed:
         num_steps: of the run.
         lowest_from: the step of its first validation below the start.
         end: mean of the last validation less that of the start.
+        came_back: whether a validation after the stop was as high as the start.
         test: change of the Hit Rate@5 on the questions that are measured on.
     """
 
@@ -33,6 +34,7 @@ class Replayed:
     num_steps: int
     lowest_from: int | None
     end: float
+    came_back: bool
     test: Estimate
 
     @property
@@ -93,12 +95,14 @@ def _replay(result: Result, patience: int) -> Replayed:
     steps, values = [step for step, _ in later], np.array([hits for _, hits in later])
     rule = DeclineRule(patience=patience, num_validations=len(later))
     declined = rule.first_decline(start, values)
-    below = [step for step, mean in zip(steps, values.mean(axis=1), strict=True) if mean < start.mean()]
+    means = values.mean(axis=1)
+    below = [step for step, mean in zip(steps, means, strict=True) if mean < start.mean()]
     return Replayed(
         result.cell.name,
         None if declined is None else steps[declined],
         steps[-1],
         below[0] if below else None,
-        float(values[-1].mean() - start.mean()),
+        float(means[-1] - start.mean()),
+        declined is not None and bool((means[declined + 1 :] >= start.mean()).any()),
         estimate(result.questions[GAIN]),
     )

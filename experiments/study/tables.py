@@ -38,25 +38,33 @@ _CUT_DOWN = (
     "reader.num_examples=0",  # the settings differ in nothing else
     "trainer.validate_every_steps=30",
     "training.num_passages=3",
-    "evaluation.num_read=2",  # indicators are no part of this
+    "evaluation.num_read=2",  # the indicators shown are those of the test
     "evaluation.token_drops=gradient",
     "evaluation.num_read_test=24",
     "index.refresh='0-1000000:30'",
 )
 _NUM_STEPS = 60
+_DATA = "vital"
 
 
 def cells(seeds: Sequence[int]) -> list[Cell]:
     """All settings with the first seed, then with the next."""
-    return [Cell.of(NAME, seed, setting=setting) for seed in seeds for setting in SETTINGS]
+    return [
+        Cell.of(NAME, seed, setting=setting, steps=str(_NUM_STEPS)) for seed in seeds for setting in SETTINGS
+    ]
 
 
 def run(cell: Cell, material: Material, readings: Readings) -> Result:
     """Starts a run, or goes on with it, and takes what it measured from its summary.
 
     Raises:
-        ValueError: the run has not come to its end.
+        ValueError: the run has not come to its end, or the study is of other questions.
     """
+    if material.config.data.train != _DATA:
+        raise ValueError(
+            f"part {NAME} runs experiments of Vital QA, whose names say so; with "
+            f"data.train={material.config.data.train} name the other parts"
+        )
     experiment = SETTINGS[cell["setting"]]
     overrides = [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}"]
     if cell["setting"] != "initial":
@@ -84,7 +92,7 @@ def _step_1(cell: Cell, material: Material) -> RunFolder:
     found = find_run_of(SETTINGS["step-1"], overrides)
     if found is None or not found.is_finished:
         raise ValueError(
-            f"Step 2 starts from the reader of Step 1: run tables/setting=step-1/seed={cell.seed}"
+            f"Step 2 starts from the reader of Step 1: run tables/setting=step-1/*/seed={cell.seed}"
         )
     return found
 

@@ -1,7 +1,8 @@
 """Page `collapse`: when the paper's signal ruins a retriever."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from lightning_modules.metrics.estimates import Estimate
 _Factors = tuple[str, ...]
 _CURVES_OF = ("rate", "shown")
 """Factors of which the figure has a line for each combination, the mean over all others."""
+_APART = "candidates"
+"""The factor whose levels the others' effects are shown for."""
 
 
 def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
@@ -36,18 +39,38 @@ def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     worst, best = min(gains, key=lambda of: gains[of].mean), max(gains, key=lambda of: gains[of].mean)
     lower = sum(of.high < 0 for of in gains.values())
     effects = _effects(by_factors)
+    beyond = [over_seeds(list(of_seeds.values()), BEYOND_LENGTH) for of_seeds in by_factors.values()]
     sentences = [
-        f"The answer's rows change HR@5 by {interval(gains[worst])} at worst ({' '.join(worst)}), by "
-        f"{interval(gains[best])} at best ({' '.join(best)}); {lower} of {len(gains)} combinations "
-        "end surely below their start."
+        f"Of {len(gains)} combinations with the answer's rows as the teacher {lower} end surely below their "
+        f"start, {sum(of.low > 0 for of in gains.values())} surely above it, and "
+        f"{sum(of.low > 0 for of in beyond)} surely above it beyond length; HR@5 changes by "
+        f"{interval(gains[worst])} at worst ({' '.join(worst)}), by {interval(gains[best])} in the one that "
+        f"is best ({' '.join(best)})."
     ]
     if effects:
-        by_size = sorted(effects, key=lambda row: -abs(row[2].mean))
-        said = "; ".join(f"{words} {interval(of)}" for words, _, of, _ in by_size)
+        by_size = sorted(effects, key=lambda of: -abs(of.of_gain.mean))
+        said = "; ".join(f"{of.words} {interval(of.of_gain)}" for of in by_size)
         sentences.append(f"What changes it, on average over all else: {said}.")
-    page = ["# When the paper's signal ruins a retriever", "", command(collapse.NAME), "", run, ""]
+    page = [
+        "# When the paper's signal ruins a retriever",
+        "",
+        command(collapse.NAME),
+        "",
+        run,
+        "",
+        _ABOUT,
+        "",
+    ]
     page += ["![Validations](collapse.svg)", "", "## What each factor does", "", *_of_effects(effects)]
     return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors, gains)]
+
+
+_ABOUT = (
+    "The reader is frozen, its scores of a question's candidates are fixed, and only queries learn: what "
+    "ruins here is the signal, not what joint training does to the reader. *Shown*: all passages in one "
+    "prompt, in the order of their ranks or shuffled, or each alone (independent). *Taken off*: what of the "
+    "scores passage length explains."
+)
 
 
 def _by_factors(found: Sequence[Result]) -> dict[_Factors, dict[int, Result]]:
@@ -78,8 +101,23 @@ def _combinations(
 # ---- what a factor does ----
 
 
-_Effect = tuple[str, int, Estimate, Estimate]
-"""In words, pairs of combinations that differ in nothing else, change of the gain, and beyond length."""
+@dataclass(frozen=True)
+class _Effect:
+    """One level of a factor instead of another, all else the same.
+
+    Attributes:
+        words: both levels.
+        up, down: pairs of combinations in which the gain rises or falls.
+        of_gain, beyond: the mean change over all pairs, of the gain and of the gain beyond length.
+        by_candidates: the change of the gain with candidates from each source alone.
+    """
+
+    words: str
+    up: int
+    down: int
+    of_gain: Estimate
+    beyond: Estimate
+    by_candidates: Mapping[str, Estimate]
 
 
 def _effects(by_factors: Mapping[_Factors, Mapping[int, Result]]) -> list[_Effect]:
@@ -88,22 +126,38 @@ def _effects(by_factors: Mapping[_Factors, Mapping[int, Result]]) -> list[_Effec
     whole = {factors: of for factors, of in by_factors.items() if set(of) == set(seeds)}
     effects = []
     for place, levels in enumerate(collapse.FACTORS.values()):
-        for level, other in pairwise(levels):
-            pairs = [
-                (whole[factors], whole[instead])
+        for level, other in combinations(levels, 2):
+            pairs = {
+                factors: (whole[factors], whole[instead])
                 for factors in whole
                 if factors[place] == level
                 and (instead := (*factors[:place], other, *factors[place + 1 :])) in whole
-            ]
+            }
             if pairs:
-                of_gain, beyond = (_change(pairs, seeds, outcome) for outcome in (GAIN, BEYOND_LENGTH))
-                effects.append((f"{other} instead of {level}", len(pairs), of_gain, beyond))
+                effects.append(_effect(f"{other} instead of {level}", pairs, seeds))
     return effects
 
 
-def _change(
-    pairs: Sequence[tuple[Mapping[int, Result], Mapping[int, Result]]], seeds: Sequence[int], outcome: str
-) -> Estimate:
+_Pair = tuple[Mapping[int, Result], Mapping[int, Result]]
+
+
+def _effect(words: str, pairs: Mapping[_Factors, _Pair], seeds: Sequence[int]) -> _Effect:
+    changes = [_change([pair], seeds, GAIN).mean for pair in pairs.values()]
+    place = list(collapse.FACTORS).index(_APART)
+    by_source: dict[str, list[_Pair]] = {}
+    for factors, pair in pairs.items():
+        by_source.setdefault(factors[place], []).append(pair)
+    return _Effect(
+        words,
+        sum(change > 0 for change in changes),
+        sum(change < 0 for change in changes),
+        _change(list(pairs.values()), seeds, GAIN),
+        _change(list(pairs.values()), seeds, BEYOND_LENGTH),
+        {source: _change(of_source, seeds, GAIN) for source, of_source in by_source.items()},
+    )
+
+
+def _change(pairs: Sequence[_Pair], seeds: Sequence[int], outcome: str) -> Estimate:
     """The mean over pairs, with an interval over seeds and questions."""
     return crossed_estimate(
         np.array(
@@ -124,14 +178,24 @@ def _change(
 def _of_effects(effects: Sequence[_Effect]) -> list[str]:
     if not effects:
         return ["No two combinations that differ in one factor have been run with every seed."]
+    sources = collapse.FACTORS[_APART]
     rows = [
-        [words, str(pairs), interval(of_gain), interval(beyond)] for words, pairs, of_gain, beyond in effects
+        [
+            of.words,
+            f"{of.up} up, {of.down} down",
+            interval(of.of_gain),
+            *(interval(of.by_candidates[name]) if len(of.by_candidates) > 1 else "-" for name in sources),
+            interval(of.beyond),
+        ]
+        for of in effects
     ]
+    heads = ["instead of", "pairs", "change of the gain", *(f"with {name}" for name in sources)]
     return [
         "One level instead of another, all else the same: the mean over all pairs of combinations that have "
-        "every seed; intervals over seeds and questions.",
+        "every seed; intervals over seeds and questions. Factors depend on each other, candidates most: so "
+        "their sources stand apart as well.",
         "",
-        *table(["instead of", "pairs", "change of the gain", "beyond length"], rows),
+        *table([*heads, "change beyond length"], rows),
     ]
 
 

@@ -12,7 +12,17 @@ from experiments.study.analysis import EARLY, OUTCOMES, Predictions, Rule
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result
 from experiments.study.figures import draw_bars, draw_scatter
-from experiments.study.pages.text import PRIMARY, command, file_name, interval, label, mean, table, with_n
+from experiments.study.pages.text import (
+    FEW,
+    PRIMARY,
+    command,
+    file_name,
+    interval,
+    label,
+    mean,
+    table,
+    with_n,
+)
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.readers import INITIAL, SECOND
 from experiments.study.teachers import CONTROLS, Teacher
@@ -33,7 +43,8 @@ INDICATORS = tuple(
 FEWEST_TEACHERS = 8
 """Of fewer no correlation is shown, nor a rule."""
 PAPERS = "indicator1/spearman_p90"
-_IN_FINDINGS = (PRIMARY, "auc", "fixed_preference", VERDICT, PAPERS, EARLY)
+PAPERS_SECOND = "indicator2/lift_p90"
+_IN_FINDINGS = (PRIMARY, "auc", "fixed_preference", VERDICT, PAPERS, PAPERS_SECOND, EARLY)
 
 
 def of_prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
@@ -130,14 +141,14 @@ def _correlations(
 ) -> list[str]:
     words, first = OUTCOMES[outcome], columns[_ATTENDING]
     draw_bars(
-        [(label(name), of) for name, of in first.items() if not math.isnan(of.mean)],
+        [(label(name), of) for name, of in first.items() if not math.isnan(of.mean) and name != FEW],
         f"Spearman's correlation with the {words}",
         out / f"correlations-{file_name(outcome)}.svg",
     )
     rows = [
         [label(name), *(with_n(of_group.get(name)) for of_group in columns.values())]
         for name, of in first.items()
-        if not math.isnan(of.mean)
+        if not math.isnan(of.mean) and name != FEW
     ]
     known = [f"{ceiling:.2f}" for ceiling in ceilings.values()]
     return [
@@ -163,12 +174,19 @@ def _of_correlations(found: Predictions, known: dict[str, Estimate], ceiling: fl
             f"{interval(known[strongest], 2)}."
         )
     sentences = [sentence]
-    advantage = found.advantage(PRIMARY, PAPERS, BEYOND_LENGTH)
-    if advantage is not None and not math.isnan(advantage.mean):
-        sentences.append(
-            f"The correlation of {label(PRIMARY)} is larger than that of the paper's {label(PAPERS)} by "
-            f"{interval(advantage, 2)}."
+    compared = {
+        other: advantage
+        for other in (PAPERS, PAPERS_SECOND, "fixed_preference")
+        if (advantage := found.advantage(PRIMARY, other, BEYOND_LENGTH)) is not None
+        and not math.isnan(advantage.mean)
+    }
+    if compared:
+        said = "; ".join(
+            f"than that of {label(other)} by {interval(of, 2)}"
+            f"{'' if of.low > 0 or of.high < 0 else ', which cannot be told apart'}"
+            for other, of in compared.items()
         )
+        sentences.append(f"The correlation of {label(PRIMARY)}, named before, is larger {said}.")
     return sentences
 
 
@@ -207,6 +225,8 @@ def _rules(found: Predictions, rules: dict[str, Rule | None]) -> list[str]:
                     f"{rule.correlation:.2f}",
                     f"{rule.error:.3f}",
                     f"{rule.error_of_mean:.3f}",
+                    interval(rule.advantage),
+                    str(rule.num_decided),
                     "-" if math.isnan(rule.accuracy) else f"{rule.accuracy:.2f}",
                 ]
             )
@@ -219,13 +239,15 @@ def _rules(found: Predictions, rules: dict[str, Rule | None]) -> list[str]:
         "Spearman of predicted and true",
         "mean error",
         "error of the strangers' mean",
+        "difference",
+        "decided",
         "balanced accuracy",
     ]
     return [
         "For each teacher a rule is made of its strangers alone, the teachers that have neither its reader "
         "nor its signals: the measure that orders them best, and a straight line. It says *worth it* where "
-        "what it predicts is above the bound. *Balanced accuracy*, over teachers of which that is decided: "
-        "0.5 is chance.",
+        "what it predicts is above the bound. The *difference* of both errors has an interval over "
+        "families. *Balanced accuracy*, over teachers of which that is decided: 0.5 is chance.",
         "",
         *table(heads, rows),
         "",
@@ -283,6 +305,7 @@ def _of_rules(found: Predictions, rule: Rule | None) -> list[str]:
         sentences.append(
             f"A rule that goes by one measure of the check, made for each of {rule.num_teachers} teachers of "
             f"others that share neither its reader nor its signals, errs by {rule.error:.3f} HR@5 beyond "
-            f"length on average, where the mean of those others errs by {rule.error_of_mean:.3f}."
+            f"length on average, where the mean of those others errs by {rule.error_of_mean:.3f}: "
+            f"{interval(rule.advantage)} less."
         )
     return sentences

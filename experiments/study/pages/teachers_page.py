@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.study import teacher_table
 from experiments.study.cells import Result, of_part
-from experiments.study.pages.text import PRIMARY, command, interval, label, table
+from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, PRIMARY, command, interval, label, table
 from experiments.study.readers import INITIAL
 
 
@@ -28,7 +28,7 @@ def of_teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         [
             of.cell["reader"],
             of.cell["signal"],
-            *(interval(of.measures[name], 2) if name in of.measures else "-" for name in shown),
+            *(_shown(of, name) for name in shown),
             f"{of.measures['seconds'].mean:.2f}",
         ]
         for of in found
@@ -37,8 +37,8 @@ def of_teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     sentences = []
     if PRIMARY in best.measures:
         sentence = (
-            f"The best signal at equal length is {best.cell['signal']} of reader {best.cell['reader']}, "
-            f"{interval(best.measures[PRIMARY], 2)}"
+            f"Of {len(found)} signals the best at equal length is {best.cell['signal']} of reader "
+            f"{best.cell['reader']}, {interval(best.measures[PRIMARY], 2)}"
         )
         paper = [of for of in found if of.cell["signal"] == "answer" and of.cell["reader"] == INITIAL]
         if paper and PRIMARY in paper[0].measures:
@@ -48,6 +48,13 @@ def of_teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     heads = ["reader", "signal", *(label(name) for name in shown), "seconds a question"]
     page = ["# Teachers", "", command(teacher_table.NAME), "", _OTHER_READERS, "", *table(heads, rows)]
     return sentences, page
+
+
+def _shown(of: Result, name: str) -> str:
+    """With its interval; of the condition that few questions meet, "-" where they are too few."""
+    if name not in of.measures or (name == FEW and of.measures[name].n < FEWEST_QUESTIONS):
+        return "-"
+    return interval(of.measures[name], 2)
 
 
 def _value(of: Result, measure: str) -> float:
@@ -60,5 +67,7 @@ _OTHER_READERS = (
     "'teachers/reader=initial/*' --out report/teachers reader.name=NAME`; *initial* is then that reader. "
     "Beside the initial one: `--second NAME`, which is *second* then. "
     "Gold above the longest: CoRe's test, whether the best positive passage scores above the longest "
-    "negative one that is at least twice as long. Seconds: of all signals together, on the machine that read."
+    'negative one that is at least twice as long; "-" where fewer than ten questions have such ones. '
+    "Seconds: of all signals of a reader together, on a shared machine, with the calibration's passes where "
+    "it has them."
 )

@@ -20,13 +20,15 @@ LABELS = {
     "length_tau": "Kendall's tau with length",
     "length_tau_size": "Kendall's tau with length, without its sign",
     "gold_above_longest": "gold above the longest",
-    "fixed_preference": "preference whatever is asked",
+    "fixed_preference": "same order for unrelated questions",
     VERDICT: "the check's verdict, then",
     VERDICT_NOW: "the check's verdict, now",
     EARLY: "validation after a quarter of the training",
     **measure_labels(),
 }
 """Of what is measured before."""
+FEW, FEWEST_QUESTIONS = "gold_above_longest", 10
+"""A measure that few questions decide, and how many it takes to be shown."""
 PRIMARY = "auc_at_equal_length"
 """The measure whose correlation was the study's question before it was run; the others are beside it."""
 

@@ -47,21 +47,30 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
     (tmp_path / "out").mkdir()
     sentences, page = collapse_page.of_collapse(results, tmp_path / "out")
     effects = collapse_page._effects(collapse_page._by_factors(results))
-    found = {words: (pairs, of_gain.mean, beyond.mean) for words, pairs, of_gain, beyond in effects}
+    found = {of.words: (of.up + of.down, of.of_gain.mean, of.beyond.mean) for of in effects}
     wanted = {
         "step1-40 instead of initial": (36, 0.04),
         "rank instead of independent": (24, -0.05),
         "shuffled instead of rank": (24, 0.07),
-        "index instead of both": (36, 0.0),
+        "shuffled instead of independent": (24, 0.02),
+        "1e-4-warmed-up instead of 3e-5": (24, -0.04),
         "1e-4 instead of 3e-5": (24, -0.1),
         "1e-4-warmed-up instead of 1e-4": (24, 0.06),
         "taken-off instead of as-it-is": (36, 0.03),
     }
+    assert found.pop("index instead of both")[1] == pytest.approx(0.0)
     assert found == {
         words: (pairs, pytest.approx(effect), pytest.approx(effect / 2))
         for words, (pairs, effect) in wanted.items()
     }
-    assert all(of_gain.low <= of_gain.mean <= of_gain.high for _, _, of_gain, _ in effects)
+    tiny = 1e-9
+    assert all(of.of_gain.low - tiny <= of.of_gain.mean <= of.of_gain.high + tiny for of in effects)
+    [rank] = [of for of in effects if of.words == "rank instead of independent"]
+    assert (rank.up, rank.down) == (0, 24)
+    assert {source: of.mean for source, of in rank.by_candidates.items()} == {
+        source: pytest.approx(-0.05) for source in ("both", "index")
+    }
+    assert "surely above it beyond length" in sentences[0]
     assert "144 of 144 cells have been run." in page
     assert sentences[1].startswith("What changes it, on average over all else: 1e-4 instead of 3e-5 -0.100")
     assert "<svg" in (tmp_path / "out" / "collapse.svg").read_text()[:2000]
@@ -69,7 +78,7 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
 
 def test_combinations_that_lack_a_seed_are_left_out_of_effects(results):
     kept = [of for of in results if not (of.cell.seed == 1 and of.cell["rate"] == "1e-4")]
-    words = [words for words, *_ in collapse_page._effects(collapse_page._by_factors(kept))]
+    words = [of.words for of in collapse_page._effects(collapse_page._by_factors(kept))]
     assert "1e-4 instead of 3e-5" not in words
     assert "rank instead of independent" in words
 

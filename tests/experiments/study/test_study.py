@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from experiments.study.cells import Cell, Result, exactly, read_table, write_tab
 from experiments.study.material import Material
 from experiments.study.pages import prediction_page
 from experiments.study.parts import PARTS
+from experiments.study.readers import ReadingOf, Readings
 from experiments.study.readings import Reading, Signals
 from experiments.study.runner import TABLE
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
@@ -137,6 +139,23 @@ def test_other_settings_are_not_mixed_into_a_table(tmp_path):
     assert [result.cell["signal"] for result in read_table(table)] == ["a", "b"]
     with pytest.raises(ValueError, match="results of other settings"):
         write_table([first], table, "others")
+    write_table([first], table, "settings", "gemma.gguf")
+    write_table([second], table, "settings")
+    with pytest.raises(ValueError, match=r"of the second reader gemma\.gguf, .* with those of qwen\.gguf"):
+        write_table([second], table, "settings", "qwen.gguf")
+
+
+@pytest.mark.parametrize(
+    ("second", "end"),
+    [
+        ("/models/gemma-q4.gguf", "gemma-q4"),
+        ("meta-llama/Llama-3.2-1B", "meta-llama--Llama-3.2-1B"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama--Llama-3.1-8B"),
+    ],
+)
+def test_readings_of_second_readers_are_told_apart(second, end, tmp_path):
+    readings = Readings(SimpleNamespace(second=second, folder=tmp_path))
+    assert readings._file_name(ReadingOf("second")).endswith(f"-{end}")
 
 
 def test_advice_must_cite_cells_that_are_there(tmp_path, command, capsys):

@@ -26,9 +26,10 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "launch", launch)
     monkeypatch.setattr(tables, "_CUT_DOWN", tuple(toy))
     monkeypatch.setattr(tables, "_NUM_STEPS", 2)
-    material = SimpleNamespace(folder=tmp_path)
+    config = SimpleNamespace(data=SimpleNamespace(train="vital"))
+    material = SimpleNamespace(folder=tmp_path, config=config)
     cells = {cell["setting"]: cell for cell in tables.cells([0])}
-    with pytest.raises(ValueError, match=r"run tables/setting=step-1/seed=0"):
+    with pytest.raises(ValueError, match=r"run tables/setting=step-1/\*/seed=0"):
         tables.run(cells["step-2"], material, None)
     assert not launched
     found = {
@@ -58,6 +59,12 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
     again = tables.run(cells["step-2"], material, None)
     assert again.measures == found["step-2"].measures
     assert len(launched) == 3
+
+
+def test_other_questions_are_refused():
+    material = SimpleNamespace(config=SimpleNamespace(data=SimpleNamespace(train="nq.jsonl")))
+    with pytest.raises(ValueError, match=r"with data\.train=nq\.jsonl name the other parts"):
+        tables.run(tables.cells([0])[0], material, None)
 
 
 class TestPage:
