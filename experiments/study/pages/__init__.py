@@ -15,6 +15,8 @@ from experiments.study.pages.teachers_page import of_teachers
 
 ADVICE = "advice.md"
 """Written by hand; each cell that it cites, `(cell: NAME)`, must be in the table."""
+SUMMARY = "summary.md"
+"""Written by hand likewise: the findings in ten sentences."""
 _HOW = "how.md"
 """Written by hand: what was run, and what was cut down for the cost."""
 
@@ -23,10 +25,11 @@ def write_pages(results: Sequence[Result], out: Path) -> None:
     """Writes the pages for which there are results into a folder.
 
     Raises:
-        ConfigError: the advice cites a cell that is not there.
+        ConfigError: the advice, or the summary, cites a cell that is not there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    check_advice(results, out / ADVICE)
+    for cites in (ADVICE, SUMMARY):
+        check_advice(results, out / cites)
     writers: dict[str, Callable[[Sequence[Result], Path], tuple[list[str], list[str]]]] = {
         prediction.NAME: of_prediction,
         stopping.NAME: of_stopping,
@@ -42,7 +45,11 @@ def write_pages(results: Sequence[Result], out: Path) -> None:
         (out / f"{name}.md").write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
         findings += [f"**{name}** ([all numbers]({name}.md))", "", *found, ""]
     how = out / _HOW
-    lines = ["# The study", "", _ABOUT, "", "## Findings", "", *findings]
+    lines = ["# The study", "", _ABOUT, ""]
+    summary = out / SUMMARY
+    if summary.is_file():
+        lines += [summary.read_text(encoding="utf-8").rstrip(), ""]
+    lines += ["## Findings", "", *findings]
     if (out / ADVICE).is_file():
         lines += [f"What follows for who wants to train a retriever: [advice]({ADVICE}).", ""]
     if how.is_file():

@@ -183,7 +183,7 @@ def _of_correlations(found: Predictions, known: dict[str, Estimate], ceiling: fl
     if compared:
         said = "; ".join(
             f"than that of {label(other)} by {interval(of, 2)}"
-            f"{'' if of.low > 0 or of.high < 0 else ', which cannot be told apart'}"
+            f"{'' if of.low > 0 or of.high < 0 else ' (they cannot be told apart)'}"
             for other, of in compared.items()
         )
         sentences.append(f"The correlation of {label(PRIMARY)}, named before, is larger {said}.")

@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from experiments.benchmarks.operators import main
 
 
@@ -22,7 +20,3 @@ def test_shares_of_operators(capsys):
 def test_an_unknown_size(capsys):
     assert main(["--size", "huge"]) == 2
     assert "choose one of: tiny, small, full" in capsys.readouterr().err
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])
