@@ -42,6 +42,12 @@ def test_the_page_of_keys_is_that_of_the_configuration():
     assert page == write(), "run: python docs/write_configuration.py"
 
 
+def test_the_table_of_benchmarks_is_that_of_their_values():
+    write = runpy.run_path(str(ROOT / "docs" / "write_performance.py"))["write"]
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert page == write(), "run: python docs/write_performance.py"
+
+
 def test_the_figure_of_the_method_is_that_of_its_script():
     draw = runpy.run_path(str(ROOT / "docs" / "draw_method.py"))["draw"]
     assert (ROOT / "docs" / "method.svg").read_text() == draw(), "run: python docs/draw_method.py"
@@ -53,7 +59,9 @@ def test_the_pages_of_the_study_are_those_of_its_table():
     results = read_table(folder / "results.parquet")
     gains = of_gains(Predictions(results))
     assert gains in (folder / "README.md").read_text(), "run: python -m experiments.study --render"
-    pages.check_advice(results, folder / pages.ADVICE)
+    for page in (pages.ADVICE, pages.SUMMARY):
+        pages.check_advice(results, folder / page)
+    assert (folder / pages.SUMMARY).read_text().rstrip() in (folder / "README.md").read_text()
 
 
 def test_the_plan_of_the_docs_is_what_the_command_prints(tmp_path, monkeypatch, capsys):
