@@ -1,6 +1,7 @@
 """Models and tokenizers from the hub, from a folder, or from a GGUF file; safe formats only."""
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,19 +129,40 @@ def _load_gguf(name: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 def _decode_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As transformers does it."""
     file = {"gguf_file": path.name}
-    model = _load(
-        "reader",
-        path.parent,
-        AutoModelForCausalLM.from_pretrained,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        **file,
-    )
+    with _reading_fields_once():
+        model = _load(
+            "reader",
+            path.parent,
+            AutoModelForCausalLM.from_pretrained,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            **file,
+        )
+        tokenizer = _load_tokenizer("reader", path.parent, **file)
     # the weights are plain numbers now; a saved copy must not look for the GGUF file again
     del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
-    return model, _load_tokenizer("reader", path.parent, **file)
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _reading_fields_once() -> Iterator[None]:
+    """Within it a .gguf file's fields and names are found once, where transformers takes seconds thrice."""
+    try:
+        import gguf
+    except ImportError:  # which transformers will say
+        yield
+        return
+    package: Any = gguf
+    slow = {name: getattr(package, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in slow.items():
+        setattr(package, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in slow.items():
+            setattr(package, name, function)
 
 
 def load_seq2seq(
