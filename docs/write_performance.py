@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.__main__ import three_digits
+from experiments.study.pages.text import table
+
 _FOLDER = Path(__file__).parent
 _PAGE = _FOLDER / "performance.md"
 _FILES = ("all.json", "search-1m.json", "quickstart.json")
@@ -19,9 +22,8 @@ def write() -> str:
     before, rest = _PAGE.read_text(encoding="utf-8").split(_BEGIN)
     _, after = rest.split(_END)
     rows = [row for name in _FILES for row in _rows(json.loads((_FOLDER / "benchmarks" / name).read_text()))]
-    lines = [_HEADS, ["---"] * len(_HEADS), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{before}{_BEGIN}\n\n{table}\n\n{_END}{after}"
+    lines = "\n".join(table(_HEADS, rows))
+    return f"{before}{_BEGIN}\n\n{lines}\n\n{_END}{after}"
 
 
 def _rows(found: dict[str, Any]) -> list[list[str]]:
@@ -45,18 +47,13 @@ def _ratio(row: dict[str, Any]) -> str:
     if row["ratio"] is None:
         return "-"
     is_speed = row["reach"] is not None and row["reach"].startswith("at least")
-    return f"{_number(row['ratio'])} times as fast" if is_speed else _number(row["ratio"])
+    return f"{three_digits(row['ratio'])} times as fast" if is_speed else three_digits(row["ratio"])
 
 
 def _spread(of: dict[str, Any], unit: str) -> str:
     low, high = of["quartiles"]
-    width = "" if low == high else f" ({_number(low)} to {_number(high)})"
-    return f"{_number(of['median'])} {unit}{width}"
-
-
-def _number(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+    width = "" if low == high else f" ({three_digits(low)} to {three_digits(high)})"
+    return f"{three_digits(of['median'])} {unit}{width}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from datamodules.durable_files import delete_partials_of_dead, partial_beside
 from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
 from datamodules.templates import TEMPLATES, find_template
+from datamodules.text_files import json_objects
 from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
 
 SUITE = "attention-distillation"
@@ -499,3 +500,14 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def read_first_hits(path: Path) -> dict[str, int | None]:
+    """Rank of the first passage with an answer by question, from 0; None = there is none.
+
+    Args:
+        path: of what was written, beside which the shares of other processes lie.
+    """
+    files = (path, *sorted(path.parent.glob(f"{path.name}.rank*")))
+    records = (record for file in files for _, record in json_objects(file))
+    return {record["id"]: record["first_hit_rank"] for record in records}

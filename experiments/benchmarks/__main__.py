@@ -136,12 +136,12 @@ def table_of(name: str, comparisons: "Sequence[Comparison]") -> Any:
 
 def _cell(spread: "Spread", unit: str) -> str:
     low, high = spread.quartiles
-    return f"{_number(spread.median)} {unit}\n{_number(low)}-{_number(high)}"
+    return f"{three_digits(spread.median)} {unit}\n{three_digits(low)}-{three_digits(high)}"
 
 
-def _number(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def _reach(comparison: "Comparison") -> str:

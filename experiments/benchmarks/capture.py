@@ -71,7 +71,7 @@ class _Work:
         ids = self.ids
         return self.model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
 
-    def captured(self) -> "_Captured":
+    def captured(self) -> _Captured:
         """The token scores, of a pass that gives what it always does."""
         rows = torch.zeros(self.num_prompts, self.num_tokens, dtype=torch.bool, device=self.model.device)
         rows[:, -_ANSWER_ROWS - 1 : -1] = True
@@ -175,11 +175,12 @@ def _falcon_shapes(setting: Setting) -> list[tuple[int, int]]:
 
 def _time(work: _Work, setting: Setting, beside_eager: bool) -> list[Comparison]:
     works: dict[str, Callable[[], object]] = {"captured": work.captured, "plain": work.plain}
-    untouched = agreement_of("hidden states", work.captured().hidden, work.plain(), within=0.0)
+    captured = work.captured()
+    untouched = agreement_of("hidden states", captured.hidden, work.plain(), within=0.0)
     agreement = ""
     if beside_eager:
         works["eager"] = work.eager
-        agreement = agreement_of("token scores", work.captured().scores, work.eager(), within=1e-3)
+        agreement = agreement_of("token scores", captured.scores, work.eager(), within=1e-3)
     took = in_turns(works, setting, is_warm=True)
     found = [
         Comparison(work.what, "the pass alone", took["captured"], took["plain"], AtMost(1.05), untouched)

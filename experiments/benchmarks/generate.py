@@ -30,7 +30,8 @@ def measure(setting: Setting) -> list[Comparison]:
             "one by one": partial(_one_by_one, shown, batch),
             "prompts": partial(_prompts_alone, shown, batch),  # what no way of decoding can go without
         }
-        took = in_turns(works, setting)
+        works["prompts"]()  # warms up what was not done just now
+        took = in_turns(works, setting, is_warm=True)
         what = f"{context.value}, {len(batch)} questions, at most {_NEW_TOKENS} tokens each"
         together = took["together"]
         found += [

@@ -7,18 +7,16 @@ run of each takes minutes: it is measured where it is asked for by name.
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from experiments.benchmarks.commands import ROOT, run_python
 from experiments.benchmarks.comparison import AtMost, Comparison, Setting, Size, Spread
 
-_ROOT = Path(__file__).parents[2]
 _BEFORE = "9f91901279"
 _SETTINGS_SINCE = (
     "reader.attention_heads=qrhead:16",
@@ -62,7 +60,7 @@ def measure(setting: Setting) -> list[Comparison]:
     suite, baseline = [], []
     with checked_out(before) as folder:
         for _ in range(_NUM_TURNS[setting.size]):
-            suite.append(_run(_ROOT, further))
+            suite.append(_run(ROOT, further))
             baseline.append(_run(folder, (*further, *_SETTINGS_SINCE)))
     took, before_took = (Spread([run.seconds for run in runs]) for runs in (suite, baseline))
     said = agreement(suite, baseline)
@@ -82,7 +80,7 @@ def agreement(suite: Sequence[Run], baseline: Sequence[Run]) -> str:
 
 
 @contextlib.contextmanager
-def checked_out(commit: str, repository: Path = _ROOT) -> Iterator[Path]:
+def checked_out(commit: str, repository: Path = ROOT) -> Iterator[Path]:
     """A work tree of a commit, for as long as it is needed.
 
     Raises:
@@ -109,20 +107,9 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _run(folder: Path, overrides: Sequence[str]) -> Run:
     with TemporaryDirectory() as runs:
-        command = ["-m", "experiments.run", "--exp", "quickstart", f"runs={runs}", *overrides]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
         started = time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, *command],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run_python(["-m", "experiments.run", "--exp", "quickstart", f"runs={runs}", *overrides], folder)
         seconds = time.perf_counter() - started
-        if ended.returncode != 0:
-            raise ValueError(f"quickstart failed in {folder}: {ended.stderr[-500:]}")
         [summary] = Path(runs).glob("quickstart/*/summary.json")
         hr_at_5 = json.loads(summary.read_text(encoding="utf-8"))["hr_at_5"]
     return Run(seconds, hr_at_5["before"], hr_at_5["after"])

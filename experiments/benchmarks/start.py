@@ -1,12 +1,10 @@
 """How long commands take to begin: those that only read files, and a run up to its first training step."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from experiments.benchmarks.commands import run_python
 from experiments.benchmarks.comparison import (
     AtMost,
     Comparison,
@@ -77,10 +75,10 @@ def _quick_commands() -> dict[str, list[str]]:
 
 def _commands_on_a_run(folder: Path) -> dict[str, list[str]]:
     """Those that look at what a run has written: a small one, which is made here."""
-    _run(["-m", "experiments.run", "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN])
+    run_python(["-m", "experiments.run", "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN])
     [run] = (folder / "runs" / "quickstart").iterdir()
     tokens = folder / "tokens.parquet"
-    _run(["-m", "experiments.analyse", "--run", str(run), "--instances", "2", "--out", str(tokens)])
+    run_python(["-m", "experiments.analyse", "--run", str(run), "--instances", "2", "--out", str(tokens)])
     return {
         "report RUN": ["-m", "experiments.report", str(run), "--out", str(folder / "report")],
         "analyse --from FILE": ["-m", "experiments.analyse", "--from", str(tokens)],
@@ -88,7 +86,7 @@ def _commands_on_a_run(folder: Path) -> dict[str, list[str]]:
 
 
 def _quick(name: str, command: Sequence[str], setting: Setting) -> Comparison:
-    took = in_turns({"command": lambda: _run(command)}, setting)["command"]
+    took = in_turns({"command": lambda: run_python(command)}, setting)["command"]
     limit = Spread([_LIMIT_S] * len(took.values))
     return Comparison(name, f"{_LIMIT_S:g} seconds", took, limit, AtMost(1.0))
 
@@ -99,16 +97,8 @@ def _first_step(folder: Path, setting: Setting) -> Comparison:
 
     run = ["-c", _TO_FIRST_STEP, "--exp", "quickstart", f"runs={folder}/runs", *_SMALL_RUN]
     by_hand = ["-c", _BY_HAND, str(embedded.reader_gguf()), str(embedded.retriever_folder())]
-    took = in_turns({"run": lambda: _run(run), "by hand": lambda: _run(by_hand)}, setting, is_warm=True)
+    took = in_turns(
+        {"run": lambda: run_python(run), "by hand": lambda: run_python(by_hand)}, setting, is_warm=True
+    )
     what = "run --exp quickstart on 100 passages, up to its first step"
     return Comparison(what, "both models loaded by hand", took["run"], took["by hand"])
-
-
-def _run(arguments: Sequence[str]) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
-    ended = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if ended.returncode != 0:
-        raise ValueError(f"{' '.join(arguments)[:80]} failed: {ended.stderr[-500:]}")

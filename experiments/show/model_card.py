@@ -13,11 +13,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from datamodules.durable_files import write_durably
 from datamodules.sealed_files import DamagedFileError, read_json
 from datamodules.sources import question_split
-from datamodules.text_files import json_objects
 from datamodules.vital import VITAL
 from experiments.config import ExperimentConfig, read_config
 from experiments.models import EMBEDDED, is_of_hub
-from experiments.runs import SUITE, RunFolder
+from experiments.runs import SUITE, RunFolder, read_first_hits
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
 from lightning_modules.objectives import OBJECTIVES, Signals
@@ -59,7 +58,7 @@ def write_model_card(run: RunFolder, summary: Mapping[str, Any]) -> Path:
 def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     """The card: metadata of the Hugging Face hub, and the text."""
     config = read_config(run.config)
-    before, after = (_first_hits(path) for path in (run.predictions_start, run.predictions))
+    before, after = (read_first_hits(path) for path in (run.predictions_start, run.predictions))
     results = list(_hit_rates(config, before, after))
     verdict = newest_verdict(config) or "none (`experiments.probe`)"
     blocks = [
@@ -145,13 +144,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except DamagedFileError as error:
         log.warning("%s; the model card does without", error)
         return None
-
-
-def _first_hits(path: Path) -> dict[str, int | None]:
-    """Rank of the first passage with an answer by question, from 0; None = there is none."""
-    files = (path, *sorted(path.parent.glob(f"{path.name}.rank*")))
-    records = (record for file in files for _, record in json_objects(file))
-    return {record["id"]: record["first_hit_rank"] for record in records}
 
 
 def _hit_rates(

@@ -14,7 +14,7 @@ from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, 
 from experiments.study.readers import INITIAL
 from experiments.study.stopping import validations_of
 from experiments.study.teachers import CONTROLS, Teacher, teachers
-from lightning_modules.metrics.bootstrap import crossed_bootstrap_interval
+from lightning_modules.metrics.bootstrap import clustered_bootstrap_interval, crossed_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import Better, all_measures
 from lightning_modules.metrics.prediction import (
@@ -247,13 +247,15 @@ class Predictions:
         error, error_of_mean = (
             np.abs(predicted - gains)[judged] for predicted in (left_out.predicted, left_out.from_mean)
         )
-        families = np.array([teacher.family for teacher in of])[judged]
+        advantage = error_of_mean - error
+        families = [teacher.family for teacher, is_judged in zip(of, judged, strict=True) if is_judged]
+        low, high = clustered_bootstrap_interval(advantage, families)
         return Rule(
             left_out,
             int(judged.sum()),
             float(error.mean()),
             float(error_of_mean.mean()),
-            _over_families(error_of_mean - error, families),
+            Estimate(float(advantage.mean()), low, high, len(advantage)),
             len(both),
             float(rank_correlation(left_out.predicted[judged], gains[judged])),
             balanced_accuracy([said[name] for name in both], [decided[name] for name in both])
@@ -292,15 +294,6 @@ def crossed_estimate(changes: Float[np.ndarray, "seeds questions"]) -> Estimate:
     """The mean, with an interval over seeds and questions."""
     low, high = crossed_bootstrap_interval(changes)
     return Estimate(float(changes.mean()), low, high, changes.size)
-
-
-def _over_families(values: np.ndarray, families: np.ndarray, num_samples: int = 2000) -> Estimate:
-    """The mean over teachers, with an interval over the families that they are drawn by."""
-    _, family = np.unique(families, return_inverse=True)
-    sums, counts = np.bincount(family, values), np.bincount(family)
-    drawn = np.random.default_rng(0).integers(0, len(sums), size=(num_samples, len(sums)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
 def _sign(differences: Float[np.ndarray, "seeds questions"]) -> bool | None:

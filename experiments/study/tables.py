@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.sealed_files import read_json
 from experiments import control_length
 from experiments.command_line import INTERRUPTED
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, read_first_hits
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.material import Material
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
@@ -126,8 +127,7 @@ def _result(cell: Cell, found: RunFolder) -> Result:
 
 def _hits(predictions: Path) -> dict[str, float]:
     """Whether an answer is among the first five passages, by the question's id."""
-    records = map(json.loads, predictions.read_text(encoding="utf-8").splitlines())
-    ranks = {record["id"]: record["first_hit_rank"] for record in records}
+    ranks = read_first_hits(predictions)
     return {question: float(rank is not None and rank < _K) for question, rank in ranks.items()}
 
 
@@ -135,5 +135,4 @@ def _beyond_length(found: RunFolder) -> Estimate:
     """The gain that no preference for some length explains, measured once a run."""
     if not found.length_control.is_file() and control_length.main([str(found.path), "--k", str(_K)]) != 0:
         raise ValueError(f"the gain of {found.path} cannot be controlled for length")
-    control = json.loads(found.length_control.read_text(encoding="utf-8"))
-    return Estimate(**control["beyond_length"])
+    return Estimate(**read_json(found.length_control)["beyond_length"])

@@ -1,5 +1,7 @@
 """How certain a mean over instances is: the percentile bootstrap."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -75,6 +77,30 @@ def crossed_bootstrap_interval(
         with np.errstate(invalid="ignore"):  # a sample may hold nothing that is defined
             means[start : start + count] = sums / counts
     return _percentiles(means[~np.isnan(means)], level)
+
+
+def clustered_bootstrap_interval(
+    values: Float[np.ndarray, " values"],
+    clusters: Sequence[str],
+    num_samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over values of which some belong together.
+
+    Args:
+        values: none of them NaN.
+        clusters: which each belongs to; clusters are drawn whole.
+        num_samples, level, seed: as in `bootstrap_interval`.
+
+    Example:
+        >>> clustered_bootstrap_interval(np.array([1.0, 1.0, 3.0]), ["a", "a", "b"])
+        (1.0, 3.0)
+    """
+    _, cluster = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(cluster, values), np.bincount(cluster)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), size=(num_samples, len(sums)))
+    return _percentiles(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), level)
 
 
 def _defined(values: ArrayLike) -> np.ndarray:

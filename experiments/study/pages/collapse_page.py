@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.study import collapse
 from experiments.study.analysis import crossed_estimate
@@ -35,15 +36,17 @@ def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     run = f"{len(found)} of {num_cells} cells have been run."
     if len(found) < num_cells:
         run += " The others are combinations of readers, contexts and candidates that are not in the table."
-    gains = {factors: over_seeds(list(of_seeds.values()), GAIN) for factors, of_seeds in by_factors.items()}
+    gains, beyond = (
+        {factors: over_seeds(list(of_seeds.values()), outcome) for factors, of_seeds in by_factors.items()}
+        for outcome in (GAIN, BEYOND_LENGTH)
+    )
     worst, best = min(gains, key=lambda of: gains[of].mean), max(gains, key=lambda of: gains[of].mean)
     lower = sum(of.high < 0 for of in gains.values())
     effects = _effects(by_factors)
-    beyond = [over_seeds(list(of_seeds.values()), BEYOND_LENGTH) for of_seeds in by_factors.values()]
     sentences = [
         f"Of {len(gains)} combinations with the answer's rows as the teacher {lower} end surely below their "
         f"start, {sum(of.low > 0 for of in gains.values())} surely above it, and "
-        f"{sum(of.low > 0 for of in beyond)} surely above it beyond length; HR@5 changes by "
+        f"{sum(of.low > 0 for of in beyond.values())} surely above it beyond length; HR@5 changes by "
         f"{interval(gains[worst])} at worst ({' '.join(worst)}), by {interval(gains[best])} in the one that "
         f"is best ({' '.join(best)})."
     ]
@@ -62,7 +65,7 @@ def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         "",
     ]
     page += ["![Validations](collapse.svg)", "", "## What each factor does", "", *_of_effects(effects)]
-    return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors, gains)]
+    return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors, gains, beyond)]
 
 
 _ABOUT = (
@@ -83,14 +86,16 @@ def _by_factors(found: Sequence[Result]) -> dict[_Factors, dict[int, Result]]:
 
 
 def _combinations(
-    by_factors: Mapping[_Factors, Mapping[int, Result]], gains: Mapping[_Factors, Estimate]
+    by_factors: Mapping[_Factors, Mapping[int, Result]],
+    gains: Mapping[_Factors, Estimate],
+    beyond: Mapping[_Factors, Estimate],
 ) -> list[str]:
     rows = [
         [
             *factors,
             str(len(of_seeds)),
             interval(gains[factors]),
-            interval(over_seeds(list(of_seeds.values()), BEYOND_LENGTH)),
+            interval(beyond[factors]),
             f"{np.mean([of.measures['words'].mean for of in of_seeds.values()]):.0f}",
         ]
         for factors, of_seeds in by_factors.items()
@@ -142,7 +147,8 @@ _Pair = tuple[Mapping[int, Result], Mapping[int, Result]]
 
 
 def _effect(words: str, pairs: Mapping[_Factors, _Pair], seeds: Sequence[int]) -> _Effect:
-    changes = [_change([pair], seeds, GAIN).mean for pair in pairs.values()]
+    changes = [_changes([pair], seeds, GAIN).mean() for pair in pairs.values()]
+    of_all = list(pairs.values())
     place = list(collapse.FACTORS).index(_APART)
     by_source: dict[str, list[_Pair]] = {}
     for factors, pair in pairs.items():
@@ -151,27 +157,27 @@ def _effect(words: str, pairs: Mapping[_Factors, _Pair], seeds: Sequence[int]) -
         words,
         sum(change > 0 for change in changes),
         sum(change < 0 for change in changes),
-        _change(list(pairs.values()), seeds, GAIN),
-        _change(list(pairs.values()), seeds, BEYOND_LENGTH),
-        {source: _change(of_source, seeds, GAIN) for source, of_source in by_source.items()},
+        crossed_estimate(_changes(of_all, seeds, GAIN)),
+        crossed_estimate(_changes(of_all, seeds, BEYOND_LENGTH)),
+        {source: crossed_estimate(_changes(of, seeds, GAIN)) for source, of in by_source.items()},
     )
 
 
-def _change(pairs: Sequence[_Pair], seeds: Sequence[int], outcome: str) -> Estimate:
-    """The mean over pairs, with an interval over seeds and questions."""
-    return crossed_estimate(
-        np.array(
-            [
-                np.mean(
-                    [
-                        np.subtract(other[seed].questions[outcome], one[seed].questions[outcome])
-                        for one, other in pairs
-                    ],
-                    axis=0,
-                )
-                for seed in seeds
-            ]
-        )
+def _changes(
+    pairs: Sequence[_Pair], seeds: Sequence[int], outcome: str
+) -> Float[np.ndarray, "seeds questions"]:
+    """The mean over pairs."""
+    return np.array(
+        [
+            np.mean(
+                [
+                    np.subtract(other[seed].questions[outcome], one[seed].questions[outcome])
+                    for one, other in pairs
+                ],
+                axis=0,
+            )
+            for seed in seeds
+        ]
     )
 
 

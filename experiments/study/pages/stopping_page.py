@@ -21,28 +21,32 @@ def of_stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         late = [run.late for run in stopped if run.late is not None]
         num_lower = sum(run.ended_lower for run in runs)
         num_last = sum(run.stopped_at == run.num_steps for run in runs)
+        stopped_lower = sum(run.ended_lower for run in stopped)
+        num_false, num_back = sum(run.is_false for run in stopped), sum(run.came_back for run in stopped)
+        num_missed = sum(run.is_missed for run in runs)
+        saved = np.average([run.saved for run in runs], weights=[run.num_steps for run in runs])
         rows.append(
             [
                 str(patience),
                 str(len(runs)),
                 str(num_lower),
                 str(len(stopped)),
-                str(sum(run.ended_lower for run in stopped)),
-                str(sum(run.is_false for run in stopped)),
-                str(sum(run.came_back for run in stopped)),
+                str(stopped_lower),
+                str(num_false),
+                str(num_back),
                 str(num_last),
-                str(sum(run.is_missed for run in runs)),
+                str(num_missed),
                 f"{np.mean(late):.1f}" if late else "-",
                 f"{np.mean([run.saved for run in stopped]):.0%}" if stopped else "-",
-                f"{np.average([run.saved for run in runs], weights=[run.num_steps for run in runs]):.0%}",
+                f"{saved:.0%}",
             ]
         )
         sentences.append(
             f"Replayed on {len(runs)} runs, of which {num_lower} end surely below their start, the rule with "
-            f"patience {patience} stops {len(stopped)} before their end: {rows[-1][4]} of them end surely "
-            f"lower, {rows[-1][5]} no lower than they started, and {rows[-1][6]} come back to their start in "
-            f"a later validation. It lets {rows[-1][8]} go on that end surely lower, and saves "
-            f"{rows[-1][-1]} of all steps."
+            f"patience {patience} stops {len(stopped)} before their end: {stopped_lower} of them end surely "
+            f"lower, {num_false} no lower than they started, and {num_back} come back to their start in "
+            f"a later validation. It lets {num_missed} go on that end surely lower, and saves "
+            f"{saved:.0%} of all steps."
         )
     heads = [
         "patience",

@@ -95,7 +95,7 @@ def _table_1(groups: _Groups) -> list[str]:
             _of_seeds(of_seeds, BEYOND_LENGTH),
             *(_of_seeds(of_seeds, name) for name in ("em", "f1")),
             _of_seeds(of_seeds, "passage_words", decimals=0),
-            _paper_of(setting, "table1", "hr5", 3),
+            _paper_of(setting, "table1", "hr5"),
         ]
         for setting, of_seeds in groups.items()
     ]
@@ -116,7 +116,7 @@ def _indicators(groups: _Groups) -> list[str]:
         row = [setting]
         for name in tables.INDICATORS:
             number, measure = name.removeprefix("indicator").split("/")
-            paper = _paper_of(setting, "table3" if number == "1" else "table4", measure, 3)
+            paper = _paper_of(setting, "table3" if number == "1" else "table4", measure)
             row.append(f"{_of_seeds(of_seeds, name)} ({paper})")
         rows.append(row)
     return [
@@ -127,9 +127,9 @@ def _indicators(groups: _Groups) -> list[str]:
     ]
 
 
-def _paper_of(setting: str, of_table: str, name: str, decimals: int) -> str:
+def _paper_of(setting: str, of_table: str, name: str) -> str:
     found = paper_value(of_table, _PAPER.get(setting, setting), _DATA, name)
-    return "-" if found is None else f"{found[0]:.{decimals}f}"
+    return "-" if found is None else f"{found[0]:.3f}"
 
 
 def _of_seeds(results: Sequence[Result], name: str, decimals: int = 3) -> str:
