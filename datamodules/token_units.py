@@ -23,7 +23,7 @@ class TokenUnit:
         token_ids: tokens of its title and text, as far as the reader saw them.
         token_texts: the same as pieces of text.
         token_scores: s_t, unnormalised.
-        prompt_total: sum of the scores over the whole prompt.
+        prompt_total: sum of the scores over the whole prompt; NaN where passages' tokens alone have one.
         answer_similarity_input, answer_similarity_contextual: similarity of each token to the answer, by the
             reader's embedding matrix and by its last hidden layer; None where there is no answer token.
         noun_similarity_input, noun_similarity_contextual: to the question's nouns; None where it has none.

@@ -7,6 +7,7 @@ computes the indicators from such a file again, in seconds, with other settings.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def _measure(options: argparse.Namespace) -> Path:
     if num_questions < 1:
         raise ConfigError(f"--instances {num_questions}: give 1 or more questions")
     quieten()
+    from experiments.checks import check_token_scores
     from experiments.runs import snapshot_of_experiment, snapshot_of_run
     from experiments.write_tokens import evaluation_settings, write_tokens
 
@@ -98,7 +100,9 @@ def _measure(options: argparse.Namespace) -> Path:
         if snapshot.is_start and not options.start:
             print(f"{options.run} has not finished: its weights at the start are analysed")
     # before minutes are spent on reading
-    _settings(evaluation_settings(snapshot.config), options)
+    asked = _settings(evaluation_settings(snapshot.config), options)
+    evaluation = replace(snapshot.config.evaluation, attention_normalization=str(asked.normalization))
+    check_token_scores(replace(snapshot.config, evaluation=evaluation))
     split = options.split or SPLITS[0]
     path = Path(options.out) if options.out is not None else snapshot.token_file(split)
     num_read = write_tokens(snapshot, split, num_questions, path)

@@ -32,6 +32,7 @@ from experiments.each_setting import check_each_setting, value_of
 from experiments.models import model_name, models_without_commit
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
+from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
@@ -240,6 +241,24 @@ def _check_objective(config: ExperimentConfig) -> None:
             "objective.in_batch=true puts other questions' passages beside a question's own, and "
             f"objective.name={name} is about its own alone; set objective.in_batch=false, or take another "
             "objective"
+        )
+    check_token_scores(config)
+
+
+def check_token_scores(config: ExperimentConfig) -> None:
+    """The whole prompt has scores where its sum is asked for.
+
+    Raises:
+        ConfigError: passages' tokens alone are scored.
+    """
+    objective, evaluation = OBJECTIVES[config.objective.name], config.evaluation
+    if evaluation.attention_normalization != AttentionNormalization.PROMPT:
+        return
+    if not objective.scores_prompt(TokenDrops(evaluation.token_drops)):
+        raise ConfigError(
+            "evaluation.attention_normalization=prompt needs a score for every token of the prompt, and with "
+            f"objective.name={config.objective.name} evaluation.token_drops={evaluation.token_drops} scores "
+            "the passages' alone; set evaluation.token_drops=masked_prompt"
         )
 
 

@@ -96,8 +96,8 @@ class RetrieverReaderModule(RetrievalModule):
         token_embeddings: what the indicators' similarities are computed from, `input` or `contextual`.
         attention_normalization: of the attention in the indicators.
         read_once: keeps what the frozen reader gave for each pair; None = it reads every time.
-        token_drops: where likelihoods teach, how the indicators' token scores are found, `masked` or
-            `gradient`.
+        token_drops: where likelihoods teach, how the indicators' token scores are found: `masked`,
+            `masked_prompt` or `gradient`.
         shard_reader: whether the processes of a run share the layers of a frozen decoder-only reader, each
             holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
@@ -111,7 +111,8 @@ class RetrieverReaderModule(RetrievalModule):
 
     Raises:
         ValueError: fewer passages than the objective needs, a reader that it cannot learn from, or one that
-            `read_once` cannot keep; a batch that cannot be computed in parts.
+            `read_once` cannot keep; attention normalised over a prompt of which passages alone are scored; a
+            batch that cannot be computed in parts.
     """
 
     def __init__(
@@ -169,6 +170,12 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"reader: objective {self.objective.name} asks one, and there is none")
         elif (refusal := self.objective.unfit(reader)) is not None:
             raise ValueError(f"objective: {refusal}")
+        is_of_prompt = AttentionNormalization(attention_normalization) is AttentionNormalization.PROMPT
+        if is_of_prompt and not self.objective.scores_prompt(TokenDrops(token_drops)):
+            raise ValueError(
+                "attention_normalization=prompt needs a score for every token of the prompt, and "
+                f"token_drops={token_drops} scores the passages' alone; set token_drops=masked_prompt"
+            )
         if in_batch and not self.objective.takes_others:
             raise ValueError(
                 f"in_batch: objective {self.objective.name} is about a question's own passages; set "

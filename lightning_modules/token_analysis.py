@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.answer_matching import AnswerMatch
 from datamodules.durable_files import write_durably
+from datamodules.errors import DataError
 from datamodules.token_file import TokenBatch, TokenFile
 from lightning_modules.evaluation import ScoredQuestions
 from lightning_modules.metrics.bootstrap import bootstrap_interval
@@ -110,7 +111,7 @@ def analyse(file: TokenFile, settings: AnalysisSettings) -> Analysis:
     """Computes every measure of a teacher from the file alone, a row group at a time.
 
     Raises:
-        DataError: the file lacks the similarities asked for.
+        DataError: the file lacks the similarities asked for, or the prompts' totals.
     """
     measures = [measure for measure in all_measures(settings.percentiles) if measure.of_read is not None]
     question_ids: list[str] = []
@@ -128,11 +129,18 @@ def analyse(file: TokenFile, settings: AnalysisSettings) -> Analysis:
 
 
 def _scored(batch: TokenBatch, settings: AnalysisSettings) -> ScoredQuestions:
+    # a passage that the reader saw nothing of is no unit of the indicators
+    seen = batch.mask.any(dim=1)
+    is_of_prompt = settings.normalization is AttentionNormalization.PROMPT
+    if is_of_prompt and bool(batch.prompt_total[seen].isnan().any()):
+        raise DataError(
+            f"question {batch.question_ids[0]}: the passages' tokens alone were scored, so that there is no "
+            "total of the prompt to normalise by; write the file again with "
+            "evaluation.token_drops=masked_prompt, or choose passage or none"
+        )
     attention = normalize_attention(
         batch.token_scores, batch.mask, AttentionNormalization(settings.normalization), batch.prompt_total
     )
-    # a passage that the reader saw nothing of is no unit of the indicators
-    seen = batch.mask.any(dim=1)
     num_passages = len(batch.question_of_unit) // len(batch.question_ids)
     units = PassageUnits(
         attention[seen],

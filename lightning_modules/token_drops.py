@@ -18,7 +18,10 @@ class TokenDrops(Choice):
     """How the drop in the answer's log-likelihood is found when a token's embedding is masked (set to 0)."""
 
     MASKED = "masked"
-    """By masking the tokens one by one: a forward pass for each token of each prompt."""
+    """By masking the passages' tokens one by one: a forward pass for each of them. What stands around the
+    passages has no score (NaN)."""
+    MASKED_PROMPT = "masked_prompt"
+    """By masking every token of the prompt, as attention normalised over the prompt needs."""
     GRADIENT = "gradient"
     """To first order, all tokens from one backward pass. Exact for small changes only, and masking is none:
     on SmolLM2-135M the two do not agree at all (`experiments.benchmarks.token_drops`)."""
@@ -28,12 +31,24 @@ class TokenDrops(Choice):
         """Whether the pass must record gradients."""
         return self is TokenDrops.GRADIENT
 
+    @property
+    def is_of_prompt(self) -> bool:
+        """Whether also what stands around the passages has a score."""
+        return self is not TokenDrops.MASKED
+
 
 def drops_of_pass(made: EmbeddedPass, how: TokenDrops) -> Float[Tensor, "prompts tokens"]:
-    """The drop of every token of a pass, at least 0; 0 on padding."""
+    """The drop of every token of a pass, at least 0; 0 on padding.
+
+    NaN on what stands around the passages where `how` leaves it out: its sum is no total of the prompt.
+    """
     tokens = made.prompts.attention_mask
     match how:
         case TokenDrops.MASKED:
+            of_passages = made.prompts.content_mask
+            drops = drops_by_masking(made.inputs, of_passages, made.log_likelihoods, made.rescore)
+            return drops.masked_fill(tokens & ~of_passages, torch.nan)
+        case TokenDrops.MASKED_PROMPT:
             return drops_by_masking(made.inputs, tokens, made.log_likelihoods, made.rescore)
         case TokenDrops.GRADIENT:
             (gradients,) = torch.autograd.grad(made.log_likelihoods.sum(), made.inputs)

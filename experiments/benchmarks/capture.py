@@ -174,18 +174,15 @@ def _falcon_shapes(setting: Setting) -> list[tuple[int, int]]:
 
 
 def _time(work: _Work, setting: Setting, beside_eager: bool) -> list[Comparison]:
-    works: dict[str, Callable[[], object]] = {"captured": work.captured, "plain": work.plain}
     captured = work.captured()
     untouched = agreement_of("hidden states", captured.hidden, work.plain(), within=0.0)
-    agreement = ""
-    if beside_eager:
-        works["eager"] = work.eager
-        agreement = agreement_of("token scores", captured.scores, work.eager(), within=1e-3)
-    took = in_turns(works, setting, is_warm=True)
+    took = in_turns({"captured": work.captured, "plain": work.plain}, setting, is_warm=True)
     found = [
         Comparison(work.what, "the pass alone", took["captured"], took["plain"], AtMost(1.05), untouched)
     ]
-    if beside_eager:
+    if beside_eager:  # in turns of their own: what eager attention leaves of the memory is others' time
+        agreement = agreement_of("token scores", captured.scores, work.eager(), within=1e-3)
+        took = in_turns({"captured": work.captured, "eager": work.eager}, setting, is_warm=True)
         eager = Comparison(
             work.what, "eager attention", took["captured"], took["eager"], AtMost(0.5), agreement
         )

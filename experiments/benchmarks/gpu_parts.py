@@ -39,6 +39,7 @@ from lightning_modules.readers.base import Reader
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from lightning_modules.retriever import Retriever
 from lightning_modules.scores import log_p_retr
+from lightning_modules.token_drops import TokenDrops
 
 _BITS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _TEACHER = "Llama, a prompt a passage"
@@ -263,8 +264,7 @@ def _numbers_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:
     }
     if reader.gives_signals:
         found["token scores of the question"] = reader.read_signals(batch).question_scores
-    drops = reader.read_drops(batch)
-    found["drops in likelihood"] = drops.token_scores
+    found["drops in likelihood"] = reader.read_drops(batch, TokenDrops.MASKED_PROMPT).token_scores
     return {name: values.float().cpu() for name, values in found.items()}
 
 

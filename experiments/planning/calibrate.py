@@ -229,7 +229,7 @@ def _evaluations(
 def _masks_tokens(config: ExperimentConfig) -> bool:
     """Whether reading a question takes a pass for each of its tokens."""
     is_likelihood = issubclass(OBJECTIVES[config.objective.name], LikelihoodObjective)
-    return is_likelihood and config.evaluation.token_drops == TokenDrops.MASKED
+    return is_likelihood and not TokenDrops(config.evaluation.token_drops).needs_gradient
 
 
 def _training(

@@ -145,8 +145,8 @@ def _read(setup: Setup, speed: _Speed) -> float:
     flops = _pass_flops(setup, setup.reader) * _passes_of_teacher(setup)
     if issubclass(OBJECTIVES[setup.config.objective.name], LikelihoodObjective):
         masked = num_passages * setup.config.reader.max_tokens_per_passage
-        is_masked = setup.config.evaluation.token_drops == TokenDrops.MASKED
-        flops += (masked if is_masked else 3 * num_passages) * _pass_flops(setup, setup.reader, 1)
+        by_gradient = TokenDrops(setup.config.evaluation.token_drops).needs_gradient
+        flops += (3 * num_passages if by_gradient else masked) * _pass_flops(setup, setup.reader, 1)
     flops += _encoder_flops(setup, num_passages * PASSAGE_TOKENS + QUERY_TOKENS)
     return speed.seconds(flops) + _PASS_S + _QUESTION_S
 

@@ -40,7 +40,7 @@ class PassageUnits:
         rank_of_unit: 0..K-1, rank of the passage.
         prompt_of_unit: the prompt that shows the passage.
         prompt_total: sum of the token scores over the whole prompt; over all prompts of the question where
-            one softmax runs over them.
+            one softmax runs over them; NaN where passages' tokens alone have a score.
     """
 
     attention: Float[Tensor, "units tokens"]

@@ -183,6 +183,11 @@ class Objective(ABC, Generic[OutputT]):
         """
         return reader.read(batch)
 
+    @classmethod
+    def scores_prompt(cls, drops: TokenDrops) -> bool:
+        """Whether `read_tokens` also scores what stands around the passages."""
+        return True
+
     # ---- the target ----
 
     @abstractmethod
@@ -313,6 +318,10 @@ class LikelihoodObjective(Objective[AnswerLikelihoods]):
         self, reader: Passes, batch: Batch, output: AnswerLikelihoods, drops: TokenDrops
     ) -> TokenOutput:
         return reader.read_drops(batch, drops)
+
+    @classmethod
+    def scores_prompt(cls, drops: TokenDrops) -> bool:
+        return drops.is_of_prompt
 
 
 def kl_divergence(

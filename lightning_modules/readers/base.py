@@ -261,7 +261,7 @@ class Reader(nn.Module, ABC):
 
         Args:
             batch: as in `read`.
-            how: by masking each token for real, or to first order.
+            how: by masking each token for real, of the passages or of the whole prompt, or to first order.
         """
         how = TokenDrops(how)
         with torch.inference_mode(False), torch.set_grad_enabled(how.needs_gradient), eval_mode(self.model):

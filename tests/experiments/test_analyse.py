@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -266,6 +267,11 @@ def refused(capsys, arguments) -> str:
             ["--from", "{lacking}", "--embeddings", "contextual"],
             "lacks the column answer_similarity_contextual",
         ),
+        (["--from", "{partial}", "--normalization", "prompt"], "the passages' tokens alone were scored"),
+        (
+            ["--run", "{run}", "objective.name=pdist", "--normalization", "prompt"],
+            "token_drops=masked_prompt",
+        ),
         (["--from", "{file}", "--start", "a=1"], "--start, a=1: of no use with --from"),
         (["--from", "{file}", "--show", "-1"], "--show -1: give 0 or more questions"),
     ],
@@ -273,16 +279,28 @@ def refused(capsys, arguments) -> str:
 )
 def test_mistakes(capsys, trained, measured, tmp_path, arguments, message):
     file, lacking = measured / "tokens.parquet", tmp_path / "lacking.parquet"
+    partial = tmp_path / "partial.parquet"
     whole = pq.ParquetFile(file)
-    table = whole.read().drop_columns(["answer_similarity_contextual"])
+    table = whole.read()
     metadata = {k: v for k, v in whole.metadata.metadata.items() if k != b"ARROW:schema"}
-    pq.write_table(table.replace_schema_metadata(metadata), lacking)
-    names = {"run": trained.path, "config": trained.config, "file": file, "lacking": lacking}
+    shorter = table.drop_columns(["answer_similarity_contextual"])
+    pq.write_table(shorter.replace_schema_metadata(metadata), lacking)
+    place = table.column_names.index("prompt_total")
+    unknown = pa.array([float("nan")] * len(table), pa.float32())
+    of_passages = table.set_column(place, table.schema.field(place), unknown)
+    pq.write_table(of_passages.replace_schema_metadata(metadata), partial)
+    names = {
+        "run": trained.path,
+        "config": trained.config,
+        "file": file,
+        "lacking": lacking,
+        "partial": partial,
+    }
     before = sorted(trained.path.rglob("*"))
     capsys.readouterr()
     assert message in refused(capsys, [argument.format(**names) for argument in arguments])
     assert sorted(trained.path.rglob("*")) == before
-    assert list(tmp_path.iterdir()) == [lacking]
+    assert sorted(tmp_path.iterdir()) == [lacking, partial]
 
 
 def test_a_reader_that_is_gone(capsys, trained, tmp_path):

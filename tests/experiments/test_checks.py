@@ -86,6 +86,19 @@ def test_a_frozen_reader_has_no_settings_of_training(overrides, message):
     check(*overrides, "reader.lora_rank=8", "training.train_reader=true")
 
 
+def test_the_prompts_total_needs_scores_of_the_whole_prompt():
+    of_prompt = ["evaluation.attention_normalization=prompt"]
+    likelihoods = [*of_prompt, "objective.name=pdist"]
+    with pytest.raises(
+        ConfigError, match=r"token_drops=masked scores the .*set evaluation.token_drops=maske"
+    ):
+        check(*likelihoods)
+    check(*of_prompt, "objective.name=adist")
+    check(*likelihoods, "evaluation.token_drops=masked_prompt")
+    check(*likelihoods, "evaluation.token_drops=gradient")
+    check("objective.name=pdist")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -107,7 +107,9 @@ def test_passes_of_a_reader(kind, dtype):
             found = numbers_of(outputs)
     assert found.keys() == wanted.keys()
     for name, values in wanted.items():
-        error = (found[name] - values).abs().max() / values.abs().max()
+        known = ~values.isnan()  # what stands around passages has no drop where they alone are masked
+        assert torch.equal(~found[name].isnan(), known), name
+        error = (found[name] - values)[known].abs().max() / values[known].abs().max()
         # bfloat16 rounds each of two ways to the same sums by itself; drops are differences of such sums
         in_bf16 = 0.3 if name.startswith(("masked", "gradient")) else 0.06
         assert error < (1e-4 if dtype is torch.float32 else in_bf16), name

@@ -170,6 +170,19 @@ def test_validation_masks_tokens_for_real_where_it_is_asked_to(tmp_path):
     assert spearman["gradient"] != spearman["masked"]
 
 
+def test_attention_over_the_prompt_needs_scores_of_all_of_it(tmp_path):
+    settings = {"objective": PDist(), "attention_normalization": "prompt"}
+    with pytest.raises(ValueError, match="token_drops=masked_prompt"):
+        make_module(tmp_path, "independent", **settings)
+    module = make_module(tmp_path, "independent", **settings, token_drops="masked_prompt")
+    indicators = LogIndicators()
+    make_trainer(tmp_path, indicators).validate(module, datamodule(), verbose=False)
+    shares = indicators.latest["indicator1/attention_p90"]
+    module = make_module(tmp_path, "independent", objective=PDist(), token_drops="masked_prompt")
+    make_trainer(tmp_path, indicators).validate(module, datamodule(), verbose=False)
+    assert 0 < shares < indicators.latest["indicator1/attention_p90"], "a part of what the prompt gets"
+
+
 def test_one_pass_serves_both_models_where_it_can(tmp_path):
     """ADist without dropout; any other objective, or dropout, needs a pass of its own."""
     for objective, dropout, shared in ((ADist(), 0.0, True), (ADist(), 0.5, False), (PDist(), 0.0, False)):

@@ -69,20 +69,34 @@ def test_agree_with_masking_to_first_order(reader):
     assert 0.2 < (drops > 0).float().mean() < 0.8
 
 
-def test_masking_equals_masking_one_token_in_a_plain_pass(reader):
-    output = reader.read_drops(BATCH, "masked")
+@pytest.mark.parametrize("how", ["masked", "masked_prompt"])
+def test_masking_equals_masking_one_token_in_a_plain_pass(reader, how):
+    output = reader.read_drops(BATCH, how)
     reader.double()
-    whole = likelihoods(reader)
-    for row, real in enumerate(output.prompts.attention_mask):
+    whole, prompts = likelihoods(reader), output.prompts
+    for row, real in enumerate(prompts.content_mask if how == "masked" else prompts.attention_mask):
         for token in real.nonzero()[:, 0].tolist():
             with Fade(reader, output.prompts, row, token, 0.0):
                 lost = float(whole[row] - likelihoods(reader)[row])
             assert output.token_scores[row, token].item() == pytest.approx(max(lost, 0.0), abs=2e-5)
-    assert 0.2 < (output.token_scores > 0).float().mean() < 0.8
+    found = output.token_scores[output.prompts.content_mask]
+    assert 0.2 < (found > 0).float().mean() < 0.8
+
+
+def test_what_stands_around_the_passages_has_no_score_where_they_alone_are_masked(reader):
+    output = reader.read_drops(BATCH, "masked")
+    units = passage_units(output, reader)
+    around = output.prompts.attention_mask & ~output.prompts.content_mask
+    assert around.any()
+    assert output.token_scores[around].isnan().all()
+    assert units.prompt_total.isnan().all(), "it is no total of the prompt"
+    whole = passage_units(reader.read_drops(BATCH, "masked_prompt"), reader)
+    torch.testing.assert_close(units.attention, whole.attention, atol=1e-5, rtol=1e-4)
+    assert (whole.prompt_total > 0).all()
 
 
 @pytest.mark.parametrize("how", list(TokenDrops))
-def test_both_ways_are_passes_over_the_same_prompts(reader, how):
+def test_all_ways_are_passes_over_the_same_prompts(reader, how):
     """All that the indicators need, whatever the similarities are computed from."""
     output = reader.read_drops(BATCH, how)
     for embeddings in TokenEmbeddings:
@@ -98,7 +112,7 @@ def test_leave_no_trace(reader, how):
         output = reader.read_drops(BATCH, how)
     assert not output.token_scores.requires_grad
     assert not output.token_scores[~output.prompts.attention_mask].any()
-    assert (output.token_scores >= 0).all()
+    assert (output.token_scores[output.prompts.content_mask] >= 0).all()
     assert not isinstance(output, AttentionOutput), "drops have no rows"
     assert all(parameter.grad is None for parameter in reader.parameters())
     assert reader.training
