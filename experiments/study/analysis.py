@@ -1,7 +1,7 @@
 """What the cells of part `prediction` say together; from the table of results alone."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,10 @@ from lightning_modules.preflight.verdict import Advice, about_fixed_preference
 
 OUTCOMES = {BEYOND_LENGTH: "gain beyond length", GAIN: "gain", MRR_GAIN: "gain in MRR@20"}
 """What is predicted: changes on the questions that are measured on. The first is the one that counts."""
+PRIMARY = "auc_at_equal_length"
+"""The measure whose correlation was the study's question before it was run; the others are beside it."""
+PAPERS, PAPERS_SECOND = "indicator1/spearman_p90", "indicator2/lift_p90"
+"""The paper's indicators, the part of each that is shown."""
 EARLY = "early"
 """No measure of the check, but its rival: what a quarter of the training does to validation questions."""
 VERDICT_NOW = "verdict_now"
@@ -203,20 +207,28 @@ class Predictions:
     # ---- what is worth it ----
 
     @cached_property
-    def is_worth_it(self) -> dict[str, bool | None]:
-        """Whether each teacher brings surely more (less) than half of the way from no teacher to true labels.
+    def above_half(self) -> dict[str, Estimate]:
+        """By how much each teacher's gain beyond length is above half of the way from no teacher to labels.
 
-        Of the gain beyond length; None where the interval of the difference holds 0, or where labels are not
-        surely better than `uniform`.
+        Empty where labels are not surely better than `uniform`.
         """
-        undecided: dict[str, bool | None] = dict.fromkeys(self.results)
         if not {"labels", "uniform"} <= self.results.keys():
-            return undecided
+            return {}
         labels, uniform = (self._changes(name, BEYOND_LENGTH) for name in ("labels", "uniform"))
         if not crossed_estimate(labels - uniform).low > 0:
-            return undecided
+            return {}
         bound = (labels + uniform) / 2
-        return {name: _sign(self._changes(name, BEYOND_LENGTH) - bound) for name in self.results}
+        return {name: crossed_estimate(self._changes(name, BEYOND_LENGTH) - bound) for name in self.results}
+
+    @property
+    def is_worth_it(self) -> dict[str, bool | None]:
+        """Whether each teacher brings surely more (less) than half of that way; None = undecided."""
+        undecided: dict[str, bool | None] = dict.fromkeys(self.results)
+        return undecided | {name: is_sure(above) for name, above in self.above_half.items()}
+
+    def difference(self, teacher: str, other: str, name: str) -> Estimate:
+        """How much larger a teacher's change is than another's, question by question."""
+        return crossed_estimate(self._changes(teacher, name) - self._changes(other, name))
 
     @property
     def bound(self) -> float:
@@ -276,12 +288,6 @@ class Predictions:
                 return of, measures
         return [], {}
 
-    def verdicts(
-        self, verdict: Callable[[str], float], of: Sequence[Teacher]
-    ) -> dict[str, tuple[float, bool | None]]:
-        """Of each of some teachers a verdict of the check, and whether it was worth it."""
-        return {teacher.name: (verdict(teacher.name), self.is_worth_it[teacher.name]) for teacher in of}
-
 
 SEEN_BEFORE = frozenset(
     f"{INITIAL} {name}"
@@ -296,10 +302,16 @@ def crossed_estimate(changes: Float[np.ndarray, "seeds questions"]) -> Estimate:
     return Estimate(float(changes.mean()), low, high, changes.size)
 
 
-def _sign(differences: Float[np.ndarray, "seeds questions"]) -> bool | None:
-    """Whether they are surely above 0, or surely below."""
-    found = crossed_estimate(differences)
-    return True if found.low > 0 else False if found.high < 0 else None
+def over_seeds(results: Sequence[Result], name: str) -> Estimate:
+    """The mean of a value of each question, with an interval over seeds and questions."""
+    return crossed_estimate(np.array([result.questions[name] for result in results]))
+
+
+def is_sure(difference: Estimate | None) -> bool | None:
+    """Whether a difference is surely above 0 (True) or surely below (False); None = undecided."""
+    if difference is None:
+        return None
+    return True if difference.low > 0 else False if difference.high < 0 else None
 
 
 def _strength(of: Estimate) -> float:

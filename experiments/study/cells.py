@@ -1,37 +1,17 @@
 """Cells of the study, and what is kept of each: a file that later calls find."""
 
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from datamodules.durable_files import durably
 from datamodules.sealed_files import read_json, write_json
-from experiments.config import ConfigError
 from lightning_modules.metrics.estimates import Estimate
 
-_SCHEMA = pa.schema(
-    [
-        ("part", pa.string()),
-        ("cell", pa.string()),
-        ("seed", pa.int32()),
-        ("factors", pa.string()),
-        ("measure", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n", pa.int32()),
-        ("questions", pa.list_(pa.float32())),
-    ]
-)
-_SETTINGS, _SECOND = b"settings", b"second_reader"
+Factors = tuple[tuple[str, str], ...]
+"""Names and values, in order."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +25,7 @@ class Cell:
     """
 
     part: str
-    factors: tuple[tuple[str, str], ...]
+    factors: Factors
     seed: int = 0
 
     @classmethod
@@ -61,11 +41,15 @@ class Cell:
             >>> Cell.of("prediction", 1, teacher="initial question+likelihood").name
             'prediction/teacher=initial-question+likelihood/seed=1'
         """
-        parts = [self.part, *(f"{name}={_fit(value)}" for name, value in self.factors), f"seed={self.seed}"]
-        return "/".join(parts)
+        return f"{name_of(self.part, self.factors)}/seed={self.seed}"
 
     def __getitem__(self, factor: str) -> str:
         return dict(self.factors)[factor]
+
+
+def name_of(part: str, factors: Factors) -> str:
+    """A part and factors as the start of a name that is fit for a file."""
+    return "/".join([part, *(f"{name}={_fit(value)}" for name, value in factors)])
 
 
 def _fit(value: str) -> str:
@@ -93,28 +77,6 @@ class Result:
         """The first measure, for who watches."""
         name, found = next(iter(self.measures.items()), ("nothing", exactly(math.nan)))
         return f"{name} {found.mean:+.3f}"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """As rows of the table of all results."""
-        about = {
-            "part": self.cell.part,
-            "cell": self.cell.name,
-            "seed": self.cell.seed,
-            "factors": json.dumps(dict(self.cell.factors)),
-        }
-        names = dict.fromkeys([*self.measures, *self.questions])
-        unknown = Estimate(math.nan, math.nan, math.nan, 0)
-        return [
-            about
-            | {"measure": name, "questions": self.questions.get(name)}
-            | _row(self.measures.get(name, unknown))
-            for name in names
-        ]
-
-
-def _row(of: Estimate) -> dict[str, Any]:
-    found = {"value": of.mean, "low": of.low, "high": of.high}
-    return {**{name: None if math.isnan(value) else value for name, value in found.items()}, "n": of.n}
 
 
 def exactly(value: float) -> Estimate:
@@ -158,57 +120,6 @@ def _read(path: Path) -> Result:
         found["questions"],
         found["seconds"],
     )
-
-
-def write_table(results: Iterable[Result], path: Path, settings: str, second: str = "") -> None:
-    """All results as one Parquet file, a row for each cell and measure; cells that are in it alone stay.
-
-    Args:
-        results: of the cells.
-        path: of the file.
-        settings: that they are of.
-        second: name of the second reader, which cells call `second` whichever it is; empty = there is none,
-            and the file's stays.
-
-    Raises:
-        ConfigError: the file holds results of other settings, or of another second reader.
-    """
-    by_cell = {result.cell: result for result in results}
-    if path.is_file():
-        noted = pq.read_schema(path).metadata or {}
-        if noted.get(_SETTINGS, b"").decode() != settings:
-            raise ConfigError(
-                f"{path} holds results of other settings, which are not mixed with these; give another --out"
-            )
-        its_second = noted.get(_SECOND, b"").decode()
-        if second and its_second and second != its_second:
-            raise ConfigError(
-                f"{path} holds results of the second reader {its_second}, which are not mixed with those of "
-                f"{second}; give another --out"
-            )
-        second = second or its_second
-        by_cell = {result.cell: result for result in read_table(path)} | by_cell
-    ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)
-    rows = [row for result in ordered for row in result.rows()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = _SCHEMA.with_metadata({_SETTINGS: settings.encode(), _SECOND: second.encode()})
-    with durably(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-
-
-def read_table(path: Path) -> list[Result]:
-    """The results that `write_table` wrote, without the seconds that each took."""
-    by_cell: dict[str, Result] = {}
-    for row in pq.read_table(path).to_pylist():
-        factors: Mapping[str, str] = json.loads(row["factors"])
-        cell = Cell(row["part"], tuple(factors.items()), row["seed"])
-        result = by_cell.setdefault(row["cell"], Result(cell))
-        if row["n"]:
-            mean, low, high = (math.nan if row[of] is None else row[of] for of in ("value", "low", "high"))
-            result.measures[row["measure"]] = Estimate(mean, low, high, row["n"])
-        if row["questions"] is not None:
-            result.questions[row["measure"]] = row["questions"]
-    return list(by_cell.values())
 
 
 def of_part(results: Sequence[Result], part: str) -> list[Result]:

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.config import ConfigError
-from experiments.study.cells import Cell, Results, read_table, write_table
+from experiments.study.cells import Cell, Results
 from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readers import NoSuchSignalError, Readings
+from experiments.study.results_file import TABLE, write_table
 
 log = logging.getLogger(__name__)
 
-TABLE = "results.parquet"
-"""Within the folder of the pages: all results."""
 SECOND_READER = "second_reader.txt"
 """Within the folder of the cells: the name of the second reader that they are of."""
 
@@ -142,7 +141,7 @@ class Study:
             write_table(results, table, self.material.settings, _name_of(self.material.second))
         elif not table.is_file():
             raise ConfigError(f"there are no results in {self.results.folder} yet; run some cells first")
-        write_pages(read_table(table), self.out)
+        write_pages(self.out)
         print(f"{self.out / 'README.md'}")
 
 

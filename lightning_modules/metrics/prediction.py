@@ -11,6 +11,10 @@ from lightning_modules.metrics.estimates import Estimate
 
 FEWEST_TEACHERS = 4
 """Over fewer teachers an order says nothing."""
+FEWEST_FOR_INTERVAL = 8
+"""Over fewer teachers an interval is about as wide as a correlation can be, and is not given."""
+_RANKED_DECIMALS = 10
+"""Of the largest of a row: far above what sums in another order differ by, far below what is measured."""
 
 
 def rank_correlation(
@@ -18,16 +22,27 @@ def rank_correlation(
 ) -> Float[np.ndarray, "*samples"]:
     """Spearman's correlation along the last axis; ties share ranks, NaN where either side is constant.
 
+    Values that differ by less than about 1e-10 of the largest are ties: means of equal values that were
+    summed in another order, as they are with another number of threads, must not be ranked by their last bit.
+
     Example:
         >>> float(rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0])))
         0.5
     """
-    ranks = [rankdata(values, axis=-1) for values in (first, second)]
+    ranks = [rankdata(_without_last_bits(values), axis=-1) for values in (first, second)]
     one, other = (of - of.mean(axis=-1, keepdims=True) for of in ranks)
     with np.errstate(invalid="ignore"):
         return np.asarray(
             (one * other).sum(axis=-1) / np.sqrt((one**2).sum(axis=-1) * (other**2).sum(axis=-1))
         )
+
+
+def _without_last_bits(
+    values: Float[np.ndarray, "*samples teachers"],
+) -> Float[np.ndarray, "*samples teachers"]:
+    """Relative to the largest of each row, rounded."""
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    return np.round(values / np.where(largest > 0, largest, 1.0), _RANKED_DECIMALS)
 
 
 def correlation_with_gain(
@@ -52,7 +67,8 @@ def correlation_with_gain(
         num_samples, seed: of the bootstrap.
 
     Returns:
-        With the number of teachers as `n`; NaN of fewer than `FEWEST_TEACHERS`, or of a constant measure.
+        With the number of teachers as `n`; NaN of fewer than `FEWEST_TEACHERS`, or of a constant measure, and
+        without an interval over fewer than `FEWEST_FOR_INTERVAL`.
     """
     known = ~np.isnan(measure)
 
@@ -105,6 +121,8 @@ def _over_teachers(
     if num_teachers < FEWEST_TEACHERS:
         return Estimate(np.nan, np.nan, np.nan, num_teachers)
     value = float(statistic(np.arange(num_teachers)[None], gains.mean(axis=(1, 2))[None])[0])
+    if num_teachers < FEWEST_FOR_INTERVAL:
+        return Estimate(value, np.nan, np.nan, num_teachers)
     draws = _draws(gains, families, num_samples, np.random.default_rng(seed))
     sampled = np.concatenate([statistic(chosen, means) for chosen, means in draws])
     # samples in which nothing is defined, such as those of one teacher alone, are left out

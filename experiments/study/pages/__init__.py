@@ -1,80 +1,99 @@
 """The pages of the study, written from the table of all results alone."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.config import ConfigError
 from experiments.study import collapse, prediction, stopping, tables, teacher_table
 from experiments.study.cells import Result
+from experiments.study.derived import derive
+from experiments.study.numbers import Numbers
 from experiments.study.pages.collapse_page import of_collapse
 from experiments.study.pages.prediction_page import of_prediction
 from experiments.study.pages.stopping_page import of_stopping
 from experiments.study.pages.tables_page import of_tables
 from experiments.study.pages.teachers_page import of_teachers
+from experiments.study.pages.templates import Rows, fill
+from experiments.study.pages.text import rows_over
+from experiments.study.results_file import TABLE, read_table, write_derived
 
-ADVICE = "advice.md"
-"""Written by hand; each cell that it cites, `(cell: NAME)`, must be in the table."""
-SUMMARY = "summary.md"
-"""Written by hand likewise: the findings in ten sentences."""
-_HOW = "how.md"
-"""Written by hand: what was run, and what was cut down for the cost."""
+ADVICE, SUMMARY, HOW = "advice.template.md", "summary.template.md", "how.md"
+"""Written by hand, with names of rows for numbers (`templates`): a page of its own; the findings in ten
+sentences, which open the README; what was run and what was cut down for the cost, which ends it."""
+_ADVICE_PAGE = "advice.md"
+README = "README.md"
 
 
-def write_pages(results: Sequence[Result], out: Path) -> None:
-    """Writes the pages for which there are results into a folder.
+def write_pages(out: Path) -> None:
+    """Computes what several cells say together, puts it into the table, and writes the pages from that.
+
+    Args:
+        out: folder of the table, of the pages written by hand and of those that are written; tables in
+            folders below that they name numbers of must have been rendered.
 
     Raises:
-        ConfigError: the advice, or the summary, cites a cell that is not there.
+        ConfigError: see `fill`; nothing has been written then.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for cites in (ADVICE, SUMMARY):
-        check_advice(results, out / cites)
-    writers: dict[str, Callable[[Sequence[Result], Path], tuple[list[str], list[str]]]] = {
+    results = read_table(out / TABLE)
+    numbers = derive(results)
+    written_by_hand = fill_all(out, Rows(results, numbers, out))
+    write_derived(numbers, out / TABLE)
+    for name, text in pages_of(results, numbers, written_by_hand, out).items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def fill_all(folder: Path, rows: Rows) -> dict[str, str]:
+    """Those pages written by hand that are there, with their numbers.
+
+    Raises:
+        ConfigError: see `fill`.
+    """
+    return {name: fill(folder / name, rows) for name in (ADVICE, SUMMARY, HOW) if (folder / name).is_file()}
+
+
+def pages_of(
+    results: Sequence[Result], numbers: Numbers, written_by_hand: dict[str, str], figures: Path
+) -> dict[str, str]:
+    """The text of each page for which there are results, by the name of its file; draws the figures.
+
+    Args:
+        results: of cells.
+        numbers: that are computed from them; nothing is computed here.
+        written_by_hand: from `fill_all`.
+        figures: folder that the figures are drawn into.
+    """
+    writers: dict[str, Callable[[Sequence[Result], Numbers, Path], tuple[list[str], list[str]]]] = {
         prediction.NAME: of_prediction,
         stopping.NAME: of_stopping,
         teacher_table.NAME: of_teachers,
         collapse.NAME: of_collapse,
         tables.NAME: of_tables,
     }
+    pages: dict[str, str] = {}
     findings: list[str] = []
     for name, write in writers.items():
-        found, page = write(results, out)
-        if not page:
-            continue
-        (out / f"{name}.md").write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
-        findings += [f"**{name}** ([all numbers]({name}.md))", "", *found, ""]
-    how = out / _HOW
+        found, page = write(results, numbers, figures)
+        if page:
+            pages[f"{name}.md"] = _joined(page)
+            findings += [f"**{name}** ([all numbers]({name}.md); {rows_over(name)})", "", *found, ""]
     lines = ["# The study", "", _ABOUT, ""]
-    summary = out / SUMMARY
-    if summary.is_file():
-        lines += [summary.read_text(encoding="utf-8").rstrip(), ""]
+    if SUMMARY in written_by_hand:
+        lines += [written_by_hand[SUMMARY].rstrip(), ""]
     lines += ["## Findings", "", *findings]
-    if (out / ADVICE).is_file():
-        lines += [f"What follows for who wants to train a retriever: [advice]({ADVICE}).", ""]
-    if how.is_file():
-        lines += [how.read_text(encoding="utf-8").rstrip()]
-    (out / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    if ADVICE in written_by_hand:
+        pages[_ADVICE_PAGE] = written_by_hand[ADVICE]
+        lines += [f"What follows for who wants to train a retriever: [advice]({_ADVICE_PAGE}).", ""]
+    if HOW in written_by_hand:
+        lines += [written_by_hand[HOW]]
+    return {**pages, README: _joined(lines)}
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "\n".join(lines).rstrip() + "\n"
 
 
 _ABOUT = (
     "Does the pre-flight check know beforehand what a teacher does to a retriever? Written by `python -m "
-    "experiments.study` from [results.parquet](results.parquet), which has a row for each cell and measure; "
-    "numbers in square brackets are 95% intervals."
+    "experiments.study` from [results.parquet](results.parquet), which has a row for each cell and measure, "
+    "and for each number that is computed from several cells (part `derived`); numbers in square brackets "
+    "are 95% intervals."
 )
-
-
-def check_advice(results: Sequence[Result], path: Path) -> None:
-    """Refuses advice that cites a cell which the table does not hold.
-
-    Raises:
-        ConfigError: names the first of them.
-    """
-    if not path.is_file():
-        return
-    cells = {result.cell.name for result in results}
-    for cited in re.findall(r"`([a-z]+/[^`]*seed=\d+)`", path.read_text(encoding="utf-8")):
-        if cited not in cells:
-            raise ConfigError(
-                f"{path} cites {cited}, which is no cell of the table; run it, or correct the page"
-            )

@@ -1,59 +1,34 @@
 """Page `collapse`: when the paper's signal ruins a retriever."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from experiments.study import collapse
-from experiments.study.analysis import crossed_estimate
-from experiments.study.cells import Result, of_part
+from experiments.study.cells import Result
+from experiments.study.derived.of_collapse import APART, Combination, by_combination
 from experiments.study.figures import draw_curves
-from experiments.study.pages.text import command, interval, over_seeds, table
+from experiments.study.numbers import Derived, Numbers
+from experiments.study.pages.text import command, count, interval, table
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.stopping import validations_of
-from lightning_modules.metrics.estimates import Estimate
 
-_Factors = tuple[str, ...]
 _CURVES_OF = ("rate", "shown")
 """Factors of which the figure has a line for each combination, the mean over all others."""
-_APART = "candidates"
-"""The factor whose levels the others' effects are shown for."""
 
 
-def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
+def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
     """The findings in sentences, and the lines of the page; both empty without results."""
-    found = of_part(results, collapse.NAME)
-    if not found:
+    by_levels = by_combination(results)
+    if not by_levels:
         return [], []
-    by_factors = _by_factors(found)
-    _draw(by_factors, out / "collapse.svg")
-    num_seeds = len({result.cell.seed for result in found})
-    num_cells = len(collapse.cells(range(num_seeds)))
-    run = f"{len(found)} of {num_cells} cells have been run."
-    if len(found) < num_cells:
+    _draw(by_levels, out / "collapse.svg")
+    counts = numbers.at(collapse.NAME)
+    run = f"{count(counts['cells_run'])} of {count(counts['cells'])} cells have been run."
+    if counts["cells_run"].mean < counts["cells"].mean:
         run += " The others are combinations of readers, contexts and candidates that are not in the table."
-    gains, beyond = (
-        {factors: over_seeds(list(of_seeds.values()), outcome) for factors, of_seeds in by_factors.items()}
-        for outcome in (GAIN, BEYOND_LENGTH)
-    )
-    worst, best = min(gains, key=lambda of: gains[of].mean), max(gains, key=lambda of: gains[of].mean)
-    lower = sum(of.high < 0 for of in gains.values())
-    effects = _effects(by_factors)
-    sentences = [
-        f"Of {len(gains)} combinations with the answer's rows as the teacher {lower} end surely below their "
-        f"start, {sum(of.low > 0 for of in gains.values())} surely above it, and "
-        f"{sum(of.low > 0 for of in beyond.values())} surely above it beyond length; HR@5 changes by "
-        f"{interval(gains[worst])} at worst ({' '.join(worst)}), by {interval(gains[best])} in the one that "
-        f"is best ({' '.join(best)})."
-    ]
-    if effects:
-        by_size = sorted(effects, key=lambda of: -abs(of.of_gain.mean))
-        said = "; ".join(f"{of.words} {interval(of.of_gain)}" for of in by_size)
-        sentences.append(f"What changes it, on average over all else: {said}.")
+    effects = numbers.having(collapse.NAME, "level", "instead_of")
     page = [
         "# When the paper's signal ruins a retriever",
         "",
@@ -64,8 +39,15 @@ def of_collapse(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         _ABOUT,
         "",
     ]
-    page += ["![Validations](collapse.svg)", "", "## What each factor does", "", *_of_effects(effects)]
-    return sentences, [*page, "", "## All combinations", "", *_combinations(by_factors, gains, beyond)]
+    page += [
+        "![Validations](collapse.svg)",
+        "",
+        "## What each factor does",
+        "",
+        *_of_effects(numbers, effects),
+    ]
+    page += ["", "## All combinations", "", *_combinations(numbers)]
+    return _sentences(numbers, effects), page
 
 
 _ABOUT = (
@@ -76,122 +58,57 @@ _ABOUT = (
 )
 
 
-def _by_factors(found: Sequence[Result]) -> dict[_Factors, dict[int, Result]]:
-    """Results by seed of each combination."""
-    by_factors: dict[_Factors, dict[int, Result]] = {}
-    for result in found:
-        factors = tuple(value for _, value in result.cell.factors)
-        by_factors.setdefault(factors, {})[result.cell.seed] = result
-    return by_factors
+def _sentences(numbers: Numbers, effects: Sequence[Derived]) -> list[str]:
+    counts = numbers.at(collapse.NAME)
+    by_gain = sorted(numbers.having(collapse.NAME, *collapse.FACTORS), key=lambda of: of.measures[GAIN].mean)
+    worst, best = by_gain[0], by_gain[-1]
+    sentences = [
+        f"Of {count(counts['combinations'])} combinations with the answer's rows as the teacher "
+        f"{count(counts['surely_lower'])} end surely below their start, {count(counts['surely_higher'])} "
+        f"surely above it, and {count(counts['surely_higher_beyond_length'])} surely above it beyond length; "
+        f"HR@5 changes by {interval(worst.measures[GAIN])} at worst ({_levels(worst)}), by "
+        f"{interval(best.measures[GAIN])} in the one that is best ({_levels(best)})."
+    ]
+    if effects:
+        by_size = sorted(effects, key=lambda of: -abs(of.measures[GAIN].mean))
+        said = "; ".join(f"{_words(of)} {interval(of.measures[GAIN])}" for of in by_size)
+        sentences.append(f"What changes it, on average over all else: {said}.")
+    return sentences
 
 
-def _combinations(
-    by_factors: Mapping[_Factors, Mapping[int, Result]],
-    gains: Mapping[_Factors, Estimate],
-    beyond: Mapping[_Factors, Estimate],
-) -> list[str]:
+def _levels(of: Derived) -> str:
+    return " ".join(of[name] for name in collapse.FACTORS)
+
+
+def _words(effect: Derived) -> str:
+    return f"{effect['level']} instead of {effect['instead_of']}"
+
+
+def _combinations(numbers: Numbers) -> list[str]:
     rows = [
         [
-            *factors,
-            str(len(of_seeds)),
-            interval(gains[factors]),
-            interval(beyond[factors]),
-            f"{np.mean([of.measures['words'].mean for of in of_seeds.values()]):.0f}",
+            *(of[name] for name in collapse.FACTORS),
+            str(of.measures["words"].n),
+            interval(of.measures[GAIN]),
+            interval(of.measures[BEYOND_LENGTH]),
+            f"{of.measures['words'].mean:.0f}",
         ]
-        for factors, of_seeds in by_factors.items()
+        for of in numbers.having(collapse.NAME, *collapse.FACTORS)
     ]
     return table([*collapse.FACTORS, "seeds", "gain", "beyond length", "words"], rows)
 
 
-# ---- what a factor does ----
-
-
-@dataclass(frozen=True)
-class _Effect:
-    """One level of a factor instead of another, all else the same.
-
-    Attributes:
-        words: both levels.
-        up, down: pairs of combinations in which the gain rises or falls.
-        of_gain, beyond: the mean change over all pairs, of the gain and of the gain beyond length.
-        by_candidates: the change of the gain with candidates from each source alone.
-    """
-
-    words: str
-    up: int
-    down: int
-    of_gain: Estimate
-    beyond: Estimate
-    by_candidates: Mapping[str, Estimate]
-
-
-def _effects(by_factors: Mapping[_Factors, Mapping[int, Result]]) -> list[_Effect]:
-    """Of each factor a level instead of the one before, over combinations that have every seed."""
-    seeds = sorted({seed for of_seeds in by_factors.values() for seed in of_seeds})
-    whole = {factors: of for factors, of in by_factors.items() if set(of) == set(seeds)}
-    effects = []
-    for place, levels in enumerate(collapse.FACTORS.values()):
-        for level, other in combinations(levels, 2):
-            pairs = {
-                factors: (whole[factors], whole[instead])
-                for factors in whole
-                if factors[place] == level
-                and (instead := (*factors[:place], other, *factors[place + 1 :])) in whole
-            }
-            if pairs:
-                effects.append(_effect(f"{other} instead of {level}", pairs, seeds))
-    return effects
-
-
-_Pair = tuple[Mapping[int, Result], Mapping[int, Result]]
-
-
-def _effect(words: str, pairs: Mapping[_Factors, _Pair], seeds: Sequence[int]) -> _Effect:
-    changes = [_changes([pair], seeds, GAIN).mean() for pair in pairs.values()]
-    of_all = list(pairs.values())
-    place = list(collapse.FACTORS).index(_APART)
-    by_source: dict[str, list[_Pair]] = {}
-    for factors, pair in pairs.items():
-        by_source.setdefault(factors[place], []).append(pair)
-    return _Effect(
-        words,
-        sum(change > 0 for change in changes),
-        sum(change < 0 for change in changes),
-        crossed_estimate(_changes(of_all, seeds, GAIN)),
-        crossed_estimate(_changes(of_all, seeds, BEYOND_LENGTH)),
-        {source: crossed_estimate(_changes(of, seeds, GAIN)) for source, of in by_source.items()},
-    )
-
-
-def _changes(
-    pairs: Sequence[_Pair], seeds: Sequence[int], outcome: str
-) -> Float[np.ndarray, "seeds questions"]:
-    """The mean over pairs."""
-    return np.array(
-        [
-            np.mean(
-                [
-                    np.subtract(other[seed].questions[outcome], one[seed].questions[outcome])
-                    for one, other in pairs
-                ],
-                axis=0,
-            )
-            for seed in seeds
-        ]
-    )
-
-
-def _of_effects(effects: Sequence[_Effect]) -> list[str]:
+def _of_effects(numbers: Numbers, effects: Sequence[Derived]) -> list[str]:
     if not effects:
         return ["No two combinations that differ in one factor have been run with every seed."]
-    sources = collapse.FACTORS[_APART]
+    sources = collapse.FACTORS[APART]
     rows = [
         [
-            of.words,
-            f"{of.up} up, {of.down} down",
-            interval(of.of_gain),
-            *(interval(of.by_candidates[name]) if len(of.by_candidates) > 1 else "-" for name in sources),
-            interval(of.beyond),
+            _words(of),
+            f"{count(of.measures['pairs_up'])} up, {count(of.measures['pairs_down'])} down",
+            interval(of.measures[GAIN]),
+            *(_with_candidates(numbers, of, source) for source in sources),
+            interval(of.measures[BEYOND_LENGTH]),
         ]
         for of in effects
     ]
@@ -205,16 +122,22 @@ def _of_effects(effects: Sequence[_Effect]) -> list[str]:
     ]
 
 
+def _with_candidates(numbers: Numbers, effect: Derived, source: str) -> str:
+    factors = {"level": effect["level"], "instead_of": effect["instead_of"], APART: source}
+    found = numbers.at(collapse.NAME, **factors)
+    return interval(found[GAIN]) if found else "-"
+
+
 # ---- curves ----
 
 
-def _draw(by_factors: Mapping[_Factors, Mapping[int, Result]], path: Path) -> None:
+def _draw(by_levels: Mapping[Combination, Mapping[int, Result]], path: Path) -> None:
     """A line for each combination of two factors, the mean over all others."""
     places = [list(collapse.FACTORS).index(name) for name in _CURVES_OF]
     lines: dict[str, dict[int, list[np.ndarray]]] = {}
     steps: list[int] = []
-    for factors, of_seeds in by_factors.items():
-        of_line = lines.setdefault(" ".join(factors[place] for place in places), {})
+    for levels, of_seeds in by_levels.items():
+        of_line = lines.setdefault(" ".join(levels[place] for place in places), {})
         for seed, result in of_seeds.items():
             curve = validations_of(result)
             steps = list(curve)

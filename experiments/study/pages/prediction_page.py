@@ -1,21 +1,34 @@
 """Page `prediction`: what the check says beforehand, and what became of the retriever."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from experiments.study import prediction
-from experiments.study.analysis import EARLY, OUTCOMES, Predictions, Rule
+from experiments.study.analysis import EARLY, OUTCOMES, PAPERS, PAPERS_SECOND, PRIMARY, Predictions, is_sure
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result
+from experiments.study.derived.of_prediction import (
+    ABOVE_HALF,
+    ATTENDING,
+    CHOSEN,
+    CONTROLS,
+    CORRELATION,
+    CORRELATION_LESS,
+    FEWEST_TEACHERS,
+    OF_CHECK,
+    OF_SECOND,
+    RULES,
+    SAID,
+    START,
+    WITH_A_READER,
+    WORTH,
+)
 from experiments.study.figures import draw_bars, draw_scatter
+from experiments.study.numbers import Numbers
 from experiments.study.pages.text import (
     FEW,
-    PRIMARY,
     command,
+    count,
     file_name,
     interval,
     label,
@@ -23,178 +36,160 @@ from experiments.study.pages.text import (
     table,
     with_n,
 )
-from experiments.study.prediction import BEYOND_LENGTH, GAIN
-from experiments.study.readers import INITIAL, SECOND
-from experiments.study.teachers import CONTROLS, Teacher
+from experiments.study.prediction import BEYOND_LENGTH, GAIN, NAME
+from experiments.study.teachers import CONTROLS as CONTROL_TEACHERS
 from lightning_modules.metrics.estimates import Estimate
+from lightning_modules.metrics.prediction import FEWEST_FOR_INTERVAL
 
-CHECK_MEASURES = (
-    "auc",
-    "auc_at_equal_length",
-    "mrr",
-    "mass_on_answers",
-    "length_tau_size",
-    "fixed_preference",
-)
-"""What a rule for the verdict may go by: all that the check knows beside the indicators."""
-INDICATORS = tuple(
-    f"indicator{n}/{part}_p{p}" for n in (1, 2) for part in ("spearman", "lift") for p in (90, 95)
-)
-FEWEST_TEACHERS = 8
-"""Of fewer no correlation is shown, nor a rule."""
-PAPERS = "indicator1/spearman_p90"
-PAPERS_SECOND = "indicator2/lift_p90"
 _IN_FINDINGS = (PRIMARY, "auc", "fixed_preference", VERDICT, PAPERS, PAPERS_SECOND, EARLY)
 
 
-def of_prediction(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
+def of_prediction(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
     """The findings in sentences, and the lines of the page; both empty without results."""
     found = Predictions(results)
     if not found.teachers:
         return [], []
     page = ["# What the check says beforehand, and what became of the retriever", ""]
-    page += [command(prediction.NAME), "", *_table_of_teachers(found)]
-    sentences = [of_gains(found)]
-    if len(found.readers_teachers) < FEWEST_TEACHERS:
+    page += [command(NAME), "", *_table_of_teachers(found, numbers)]
+    sentences = [of_gains(found, numbers)]
+    if not numbers.at(NAME, outcome=BEYOND_LENGTH, teachers=ATTENDING):
         too_few = (
-            f"{len(found.readers_teachers)} teachers with a reader have taught with every seed; what "
+            f"{_num(numbers, WITH_A_READER)} teachers with a reader have taught with every seed; what "
             f"predicts their gains is not said of fewer than {FEWEST_TEACHERS}."
         )
         return [*sentences, too_few], [*page, "", too_few]
-    groups = _groups(found)
     for outcome, words in OUTCOMES.items():
-        columns = {head: found.correlations(outcome, of) for head, of in groups.items()}
-        ceilings = {head: found.ceiling(outcome, of) for head, of in groups.items()}
         page += ["", f"## Which measure orders teachers by their {words}?", ""]
-        page += _correlations(columns, ceilings, outcome, out)
-        if outcome == BEYOND_LENGTH:
-            sentences += _of_correlations(found, columns[_ATTENDING], ceilings[_ATTENDING])
-    rules = {name: found.rule(measures) for name, measures in _RULES.items()}
-    page += ["", *_scatters(found, out), "## A rule for the verdict", "", *_rules(found, rules)]
-    sentences += _of_rules(found, rules[_OF_CHECK])
+        page += _correlations(numbers, outcome, out)
+    page += ["", *_scatters(found, numbers, out), "## A rule for the verdict", "", *_rules(numbers)]
+    sentences += [*_of_correlations(numbers), *_of_rules(numbers)]
     return [*sentences, "", "![AUC at equal length and gain](gain-by-auc.svg)"], page
 
 
-def _table_of_teachers(found: Predictions) -> list[str]:
+def _num(numbers: Numbers, group: str) -> str:
+    """How many teachers a group has."""
+    return count(numbers.at(NAME, teachers=group)["teachers"])
+
+
+def _gain_of(numbers: Numbers, teacher: str) -> Estimate:
+    """Beyond length."""
+    return numbers.at(NAME, teacher=teacher)[BEYOND_LENGTH]
+
+
+def _table_of_teachers(found: Predictions, numbers: Numbers) -> list[str]:
     shown = (PRIMARY, "auc", "length_tau", "fixed_preference", PAPERS, VERDICT)
     rows = []
-    for teacher in sorted(found.teachers, key=lambda of: -found.estimate(of.name, BEYOND_LENGTH).mean):
-        before, worth = found.before(teacher.name), found.is_worth_it[teacher.name]
+    for teacher in sorted(found.teachers, key=lambda of: -_gain_of(numbers, of.name).mean):
+        before, after = found.before(teacher.name), numbers.at(NAME, teacher=teacher.name)
         rows.append(
             [
                 teacher.name,
                 teacher.family,
                 *(mean(before.get(name)) for name in shown),
-                interval(found.estimate(teacher.name, GAIN)),
-                interval(found.estimate(teacher.name, BEYOND_LENGTH)),
-                "undecided" if worth is None else "yes" if worth else "no",
+                interval(after[GAIN]),
+                interval(after[BEYOND_LENGTH]),
+                {True: "yes", None: "undecided", False: "no"}[is_sure(after.get(ABOVE_HALF))],
             ]
         )
     heads = ["teacher", "family", *(label(name) for name in shown), "gain", "beyond length", "worth it"]
     about = (
-        f"{len(found.readers_teachers)} teachers with a reader and {len(rows) - len(found.readers_teachers)} "
-        f"controls, {found.num_seeds} seeds each; changes of the Hit Rate@5. *Worth it*: beyond length "
-        "surely more than half of the way from no teacher (`uniform`) to true labels; *no*: surely less. "
-        "Indicators are of the attention that teaches, so that a likelihood has none."
+        f"{_num(numbers, WITH_A_READER)} teachers with a reader and {_num(numbers, CONTROLS)} controls, "
+        f"{count(numbers.at(NAME)['seeds'])} seeds each; changes of the Hit Rate@5. *Worth it*: beyond "
+        "length surely more than half of the way from no teacher (`uniform`) to true labels; *no*: surely "
+        "less. Indicators are of the attention that teaches, so that a likelihood has none."
     )
     missing = [f"Left out, since a seed is missing: {', '.join(found.left_out)}.", ""] * bool(found.left_out)
     return [about, "", *missing, *table(heads, rows)]
 
 
-def of_gains(found: Predictions) -> str:
+def of_gains(found: Predictions, numbers: Numbers) -> str:
     """The best and the worst teacher, and the controls, in a sentence."""
-    named = {of.name: found.estimate(of.name, BEYOND_LENGTH) for of in found.readers_teachers}
+    named = {of.name: _gain_of(numbers, of.name) for of in found.readers_teachers}
     if not named:
         return "Controls alone have taught so far."
     best = max(named, key=lambda name: named[name].mean)
     worst = min(named, key=lambda name: named[name].mean)
-    start = np.mean([np.mean(result.questions["start/hr_at_5"]) for result in found.results[best]])
     controls = ", ".join(
-        f"{name} {interval(found.estimate(name, BEYOND_LENGTH))}"
-        for name in CONTROLS
-        if name in found.results
+        f"{name} {interval(_gain_of(numbers, name))}" for name in CONTROL_TEACHERS if name in found.results
     )
     return (
-        f"From the same start (HR@5 {start:.3f}) and the same candidates, the best of {len(named)} teachers "
-        f"with a reader ({best}) changes HR@5 beyond length by {interval(named[best])}, the worst ({worst}) "
-        f"by {interval(named[worst])}; controls: {controls}."
+        f"From the same start (HR@5 {numbers.at(NAME, teacher=best)[START].mean:.3f}) and the same "
+        f"candidates, the best of {_num(numbers, WITH_A_READER)} teachers with a reader ({best}) changes "
+        f"HR@5 beyond length by {interval(named[best])}, the worst ({worst}) by {interval(named[worst])}; "
+        f"controls: {controls}."
     )
 
 
-_ATTENDING = "all can be measured of"
+_GROUPS = {
+    ATTENDING: "all can be measured of",
+    WITH_A_READER: "with a reader",
+    "initial-reader": "of the initial reader",
+    OF_SECOND: "of the second reader",
+    "had-not-taught-before": "that had not taught before",
+    "and-controls": "and controls",
+}
+"""Teachers that correlations are over, and what their column is called."""
 
 
-def _groups(found: Predictions) -> dict[str, list[Teacher]]:
-    """Teachers that correlations are over, by what their column is called."""
-    return {
-        _ATTENDING: found.attending,
-        "with a reader": found.readers_teachers,
-        "of the initial reader": found.of_reader(INITIAL),
-        "of the second reader": found.of_reader(SECOND),
-        "that had not taught before": found.new,
-        "and controls": found.teachers,
-    }
+def _of_measures(over: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Correlations by measure, the strongest first."""
+    return {name.removeprefix(CORRELATION): of for name, of in over.items() if name.startswith(CORRELATION)}
 
 
-def _correlations(
-    columns: dict[str, dict[str, Estimate]], ceilings: dict[str, float], outcome: str, out: Path
-) -> list[str]:
-    words, first = OUTCOMES[outcome], columns[_ATTENDING]
+def _correlations(numbers: Numbers, outcome: str, out: Path) -> list[str]:
+    words = OUTCOMES[outcome]
+    over = {group: numbers.at(NAME, outcome=outcome, teachers=group) for group in _GROUPS}
+    first = {name: of for name, of in _of_measures(over[ATTENDING]).items() if name != FEW}
     draw_bars(
-        [(label(name), of) for name, of in first.items() if not math.isnan(of.mean) and name != FEW],
+        [(label(name), of) for name, of in first.items()],
         f"Spearman's correlation with the {words}",
         out / f"correlations-{file_name(outcome)}.svg",
     )
-    rows = [
-        [label(name), *(with_n(of_group.get(name)) for of_group in columns.values())]
-        for name, of in first.items()
-        if not math.isnan(of.mean) and name != FEW
-    ]
-    known = [f"{ceiling:.2f}" for ceiling in ceilings.values()]
+    columns = [_of_measures(of_group) for of_group in over.values()]
+    rows = [[label(name), *(with_n(column.get(name)) for column in columns)] for name in first]
+    known = [mean(of_group.get("reliability")) for of_group in over.values()]
     return [
         f"![Correlations with the {words}](correlations-{file_name(outcome)}.svg)",
         "",
-        "Spearman's correlations over teachers, with the number of teachers in round brackets.",
+        "Spearman's correlations over teachers, with the number of teachers in round brackets. Over fewer "
+        f"than {FEWEST_FOR_INTERVAL} teachers there is no interval: it would hold nearly every correlation.",
         "",
-        *table(["measured before", *columns], [*rows, ["*how well the gains are known*", *known]]),
+        *table(["measured before", *_GROUPS.values()], [*rows, ["*how well the gains are known*", *known]]),
     ]
 
 
-def _of_correlations(found: Predictions, known: dict[str, Estimate], ceiling: float) -> list[str]:
+def _of_correlations(numbers: Numbers) -> list[str]:
     """Of the gain beyond length, and of measures that were named before."""
+    over = numbers.at(NAME, outcome=BEYOND_LENGTH, teachers=ATTENDING)
+    known = _of_measures(over)
     named = ", ".join(f"{label(name)} {interval(known[name], 2)}" for name in _IN_FINDINGS if name in known)
     sentence = (
-        f"With the gain beyond length correlate over the {len(found.attending)} teachers that attend "
-        f"(Spearman): {named}; the gains themselves are known to {ceiling:.2f}."
+        f"With the gain beyond length correlate over the {count(over['teachers'])} teachers that attend "
+        f"(Spearman): {named}; the gains themselves are known to {mean(over.get('reliability'))}."
     )
-    strongest = next((name for name, of in known.items() if not math.isnan(of.mean)), None)
+    strongest = next(iter(known), None)
     if strongest is not None and strongest not in _IN_FINDINGS:
         sentence += (
-            f" Of all {len(known)}, looked at afterwards, the strongest is {label(strongest)}, "
+            f" Of all {count(over['measures'])}, looked at afterwards, the strongest is {label(strongest)}, "
             f"{interval(known[strongest], 2)}."
         )
     sentences = [sentence]
-    compared = {
-        other: advantage
-        for other in (PAPERS, PAPERS_SECOND, "fixed_preference")
-        if (advantage := found.advantage(PRIMARY, other, BEYOND_LENGTH)) is not None
-        and not math.isnan(advantage.mean)
-    }
+    compared = numbers.at(NAME, outcome=BEYOND_LENGTH, teachers=ATTENDING, measure=PRIMARY)
     if compared:
         said = "; ".join(
-            f"than that of {label(other)} by {interval(of, 2)}"
-            f"{'' if of.low > 0 or of.high < 0 else ' (they cannot be told apart)'}"
-            for other, of in compared.items()
+            f"than that of {label(name.removeprefix(CORRELATION_LESS))} by {interval(of, 2)}"
+            f"{' (they cannot be told apart)' if is_sure(of) is None else ''}"
+            for name, of in compared.items()
         )
         sentences.append(f"The correlation of {label(PRIMARY)}, named before, is larger {said}.")
     return sentences
 
 
-def _scatters(found: Predictions, out: Path) -> list[str]:
+def _scatters(found: Predictions, numbers: Numbers, out: Path) -> list[str]:
     page = []
     for name, file in ((PRIMARY, "gain-by-auc"), (PAPERS, "gain-by-indicator1")):
         points = [
-            (of.family, found.before(of.name)[name], found.estimate(of.name, BEYOND_LENGTH))
+            (of.family, found.before(of.name)[name], _gain_of(numbers, of.name))
             for of in found.teachers
             if name in found.before(of.name) and not math.isnan(found.before(of.name)[name].mean)
         ]
@@ -204,32 +199,26 @@ def _scatters(found: Predictions, out: Path) -> list[str]:
     return page
 
 
-_OF_CHECK = "one measure of the check"
-_RULES = {
-    _OF_CHECK: CHECK_MEASURES,
-    "AUC at equal length alone": (PRIMARY,),
-    "one part of the paper's indicators": INDICATORS,
-}
-
-
-def _rules(found: Predictions, rules: dict[str, Rule | None]) -> list[str]:
+def _rules(numbers: Numbers) -> list[str]:
     rows = []
-    for name, rule in rules.items():
-        if rule is not None:
-            chosen = Counter(measure for measure in rule.left_out.chosen if measure)
-            rows.append(
-                [
-                    name,
-                    str(rule.num_teachers),
-                    ", ".join(f"{label(measure)} ({times})" for measure, times in chosen.most_common()),
-                    f"{rule.correlation:.2f}",
-                    f"{rule.error:.3f}",
-                    f"{rule.error_of_mean:.3f}",
-                    interval(rule.advantage),
-                    str(rule.num_decided),
-                    "-" if math.isnan(rule.accuracy) else f"{rule.accuracy:.2f}",
-                ]
-            )
+    for name in RULES:
+        rule = numbers.at(NAME, rule=name)
+        if not rule:
+            continue
+        chosen = {of.removeprefix(CHOSEN): times for of, times in rule.items() if of.startswith(CHOSEN)}
+        rows.append(
+            [
+                name,
+                count(rule["teachers"]),
+                ", ".join(f"{label(measure)} ({count(times)})" for measure, times in chosen.items()),
+                mean(rule.get("correlation")),
+                f"{rule['error'].mean:.3f}",
+                f"{rule['error_of_mean'].mean:.3f}",
+                interval(rule["advantage"]),
+                count(rule["decided"]),
+                mean(rule.get("balanced_accuracy")),
+            ]
+        )
     if not rows:
         return ["Too few teachers have strangers that have taught with every seed."]
     heads = [
@@ -255,57 +244,51 @@ def _rules(found: Predictions, rules: dict[str, Rule | None]) -> list[str]:
         "has been since, which also looks at the order for an unrelated question; of the second reader's "
         "teachers, which had no part in that change, by themselves:",
         "",
-        *table(["verdict", "worth it", "undecided", "not worth it"], _verdict_rows(found)),
+        *table(["verdict", "worth it", "undecided", "not worth it"], _verdict_rows(numbers)),
     ]
 
 
-_WORTH = (True, None, False)
+_VERDICTS = {
+    "then": (WITH_A_READER, "then"),
+    "now": (WITH_A_READER, "now"),
+    "now, second reader": (OF_SECOND, "now"),
+}
+"""Of which teachers, and which verdict."""
 
 
-def _verdict_rows(found: Predictions) -> list[list[str]]:
-    groups = {
-        "then": (found.verdict_then, found.readers_teachers),
-        "now": (found.verdict_now, found.readers_teachers),
-        "now, second reader": (found.verdict_now, found.of_reader(SECOND)),
-    }
+def _verdict_rows(numbers: Numbers) -> list[list[str]]:
     return [
-        [f"{name}: {words}", *counts]
-        for name, (verdict, of) in groups.items()
-        for words, counts in _verdict_counts(found, verdict, of).items()
-        if of
+        [f"{name}: {said}", *counts]
+        for name, (group, verdict) in _VERDICTS.items()
+        for said, counts in _verdict_counts(numbers, group, verdict).items()
     ]
 
 
-def _verdict_counts(
-    found: Predictions, verdict: Callable[[str], float], of: Sequence[Teacher]
-) -> dict[str, list[str]]:
+def _verdict_counts(numbers: Numbers, group: str, verdict: str) -> dict[str, list[str]]:
     """How many of each verdict were worth it, undecided, and not worth it."""
-    verdicts = list(found.verdicts(verdict, of).values())
-    return {
-        words: [str(sum(v == value and worth is is_worth for v, worth in verdicts)) for is_worth in _WORTH]
-        for words, value in (("go", 1.0), ("unsure", 0.0), ("no-go", -1.0))
-    }
+    found = {said: numbers.at(NAME, teachers=group, verdict=verdict, said=said) for said in SAID}
+    return {said: [count(of[what]) for what in WORTH] for said, of in found.items() if of}
 
 
-def _of_rules(found: Predictions, rule: Rule | None) -> list[str]:
+def _of_rules(numbers: Numbers) -> list[str]:
     then, now = (
         "; ".join(
             f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
             for words, (worth, undecided, not_worth) in _verdict_counts(
-                found, verdict, found.readers_teachers
+                numbers, WITH_A_READER, verdict
             ).items()
         )
-        for verdict in (found.verdict_then, found.verdict_now)
+        for verdict in ("then", "now")
     )
     sentences = [
         f"What the check said of the teachers with a reader, and what they were: {then}. With the order for "
         f"an unrelated question, at which it looks since then: {now}."
     ]
-    if rule is not None:
+    if rule := numbers.at(NAME, rule=OF_CHECK):
         sentences.append(
-            f"A rule that goes by one measure of the check, made for each of {rule.num_teachers} teachers of "
-            f"others that share neither its reader nor its signals, errs by {rule.error:.3f} HR@5 beyond "
-            f"length on average, where the mean of those others errs by {rule.error_of_mean:.3f}: "
-            f"{interval(rule.advantage)} less."
+            f"A rule that goes by one measure of the check, made for each of {count(rule['teachers'])} "
+            f"teachers of others that share neither its reader nor its signals, errs by "
+            f"{rule['error'].mean:.3f} HR@5 beyond length on average, where the mean of those others errs by "
+            f"{rule['error_of_mean'].mean:.3f}: {interval(rule['advantage'])} less."
         )
     return sentences

@@ -1,53 +1,22 @@
 """Page `stopping`: the stopping rule, replayed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from experiments.study import stopping
 from experiments.study.cells import Result
-from experiments.study.pages.text import interval, table
+from experiments.study.derived.of_stopping import FIRST
+from experiments.study.numbers import Numbers
+from experiments.study.pages.text import count, interval, rows_over, table
+from experiments.study.prediction import GAIN
+from lightning_modules.metrics.estimates import Estimate
 
 
-def of_stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
+def of_stopping(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
     """The findings in sentences, and the lines of the page; both empty without results."""
-    rows, sentences = [], []
-    for patience in stopping.PATIENCES:
-        runs = stopping.replay(results, patience)
-        if not runs:
-            return [], []
-        stopped = [run for run in runs if run.saves_steps]
-        late = [run.late for run in stopped if run.late is not None]
-        num_lower = sum(run.ended_lower for run in runs)
-        num_last = sum(run.stopped_at == run.num_steps for run in runs)
-        stopped_lower = sum(run.ended_lower for run in stopped)
-        num_false, num_back = sum(run.is_false for run in stopped), sum(run.came_back for run in stopped)
-        num_missed = sum(run.is_missed for run in runs)
-        saved = np.average([run.saved for run in runs], weights=[run.num_steps for run in runs])
-        rows.append(
-            [
-                str(patience),
-                str(len(runs)),
-                str(num_lower),
-                str(len(stopped)),
-                str(stopped_lower),
-                str(num_false),
-                str(num_back),
-                str(num_last),
-                str(num_missed),
-                f"{np.mean(late):.1f}" if late else "-",
-                f"{np.mean([run.saved for run in stopped]):.0%}" if stopped else "-",
-                f"{saved:.0%}",
-            ]
-        )
-        sentences.append(
-            f"Replayed on {len(runs)} runs, of which {num_lower} end surely below their start, the rule with "
-            f"patience {patience} stops {len(stopped)} before their end: {stopped_lower} of them end surely "
-            f"lower, {num_false} no lower than they started, and {num_back} come back to their start in "
-            f"a later validation. It lets {num_missed} go on that end surely lower, and saves "
-            f"{saved:.0%} of all steps."
-        )
+    by_patience = [numbers.at(stopping.NAME, patience=str(patience)) for patience in stopping.PATIENCES]
+    if not all(by_patience):
+        return [], []
     heads = [
         "patience",
         "runs",
@@ -70,19 +39,64 @@ def of_stopping(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
         "Runs share questions and seeds, so that counts have no intervals; all of them have 32 or 64 steps, "
         "and none trains its reader.",
         "",
-        *table(heads, rows),
+        *table(
+            heads, [_row(patience, of) for patience, of in zip(stopping.PATIENCES, by_patience, strict=True)]
+        ),
     ]
-    stopped_runs = [run for run in stopping.replay(results, 1) if run.stopped_at is not None]
-    if stopped_runs:
-        page += ["", "The runs that patience 1 stops:", ""]
-        page += table(
-            ["run", "stopped at", "change on validation at the end", "on the questions measured on"],
-            [[f"`{r.cell}`", str(r.stopped_at), f"{r.end:+.3f}", interval(r.test)] for r in stopped_runs],
-        )
-    return sentences, page
+    return [_sentence(*of) for of in zip(stopping.PATIENCES, by_patience, strict=True)], [
+        *page,
+        *_stops(numbers),
+    ]
+
+
+def _row(patience: int, of: Mapping[str, Estimate]) -> list[str]:
+    counts = (
+        "runs",
+        "end_surely_lower",
+        "stopped",
+        "stopped_end_surely_lower",
+        "stopped_end_no_lower",
+        "stopped_come_back",
+        "stopped_by_the_last",
+        "end_surely_lower_not_stopped",
+    )
+    late, of_stopped = of.get("steps_to_the_stop"), of.get("steps_saved_of_stopped")
+    return [
+        str(patience),
+        *(count(of[name]) for name in counts),
+        "-" if late is None else f"{late.mean:.1f}",
+        "-" if of_stopped is None else f"{of_stopped.mean:.0%}",
+        f"{of['steps_saved'].mean:.0%}",
+    ]
+
+
+def _sentence(patience: int, of: Mapping[str, Estimate]) -> str:
+    said = {name: count(found) for name, found in of.items()}
+    return (
+        f"Replayed on {said['runs']} runs, of which {said['end_surely_lower']} end surely below their start, "
+        f"the rule with patience {patience} stops {said['stopped']} before their end: "
+        f"{said['stopped_end_surely_lower']} of them end surely lower, {said['stopped_end_no_lower']} no "
+        f"lower than they started, and {said['stopped_come_back']} come back to their start in a later "
+        f"validation. It lets {said['end_surely_lower_not_stopped']} go on that end surely lower, and saves "
+        f"{of['steps_saved'].mean:.0%} of all steps."
+    )
+
+
+def _stops(numbers: Numbers) -> list[str]:
+    rows = [
+        [
+            f"`{of['run']}`",
+            count(of.measures["stopped_at"]),
+            f"{of.measures['end'].mean:+.3f}",
+            interval(of.measures[GAIN]),
+        ]
+        for of in numbers.having(stopping.NAME, "run", patience=FIRST)
+    ]
+    heads = ["run", "stopped at", "change on validation at the end", "on the questions measured on"]
+    return ["", f"The runs that patience {FIRST} stops:", "", *table(heads, rows)] if rows else []
 
 
 _OF_ALL_PARTS = (
     "`python -m experiments.study`; [results.parquet](results.parquet), rows `validation/hr_at_5@STEP` of "
-    "all parts that train."
+    f"all parts that train, and {rows_over(stopping.NAME)} for what is over several cells."
 )

@@ -1,97 +1,70 @@
 """Page `tables`: the paper's settings at embedded scale."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from experiments.show.report_runs import paper_value
 from experiments.study import tables
-from experiments.study.analysis import crossed_estimate
-from experiments.study.cells import Result, of_part
+from experiments.study.analysis import is_sure
+from experiments.study.cells import Result
+from experiments.study.derived.of_tables import DATA, HITS, HITS_IN_PAPER, PAPER, groups_of
 from experiments.study.figures import draw_curves
-from experiments.study.pages.text import command, interval, label, over_seeds, table
+from experiments.study.numbers import Numbers
+from experiments.study.pages.text import command, count, interval, label, table
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from lightning_modules.metrics.estimates import Estimate
 
 _Groups = Mapping[str, Sequence[Result]]
-_PAPER = {"initial": "checkpoint", "off-the-shelf": "offshelf", "step-1": "step1", "step-2": "step2"}
-"""What the paper's tables call a setting."""
-_ORDER = ("off-the-shelf", "step-1", "step-2")
-"""Settings of the paper's Table 1, whose HR@5 rises in this order there."""
-_DATA = "nq"
 
 
-def of_tables(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
+def of_tables(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
     """The findings in sentences, and the lines of the page; both empty without results."""
-    found = of_part(results, tables.NAME)
-    if not found:
+    groups = groups_of(results)
+    if not groups:
         return [], []
-    groups = {
-        setting: of_setting
-        for setting in tables.SETTINGS
-        if (of_setting := [result for result in found if result.cell["setting"] == setting])
-    }
     _draw(groups, out / "tables.svg")
-    said = " ".join([*_gains(groups), *_ordering(groups)])
+    said = " ".join([*_gains(numbers), *_ordering(numbers)])
     page = ["# The paper's settings at embedded scale", "", command(tables.NAME), "", said, ""]
-    page += ["![Validations](tables.svg)", "", "## Table 1", "", *_table_1(groups), ""]
+    page += ["![Validations](tables.svg)", "", "## Table 1", "", *_table_1(groups, numbers), ""]
     return [said] if said else [], [*page, "## Tables 3 and 4", "", *_indicators(groups)]
 
 
-def _gains(groups: _Groups) -> list[str]:
+def _gains(numbers: Numbers) -> list[str]:
     """What each setting that trains the retriever does to it."""
-    said = [
-        f"{setting} {interval(over_seeds(groups[setting], GAIN))}, beyond length "
-        f"{_mean(groups[setting], BEYOND_LENGTH):+.3f} (surely above 0 with {_num_sure(groups[setting])} of "
-        f"{len(groups[setting])} seeds)"
-        for setting in tables.LEARNS
-        if setting in groups
-    ]
+    said = []
+    for setting in tables.LEARNS:
+        found = numbers.at(tables.NAME, setting=setting)
+        if GAIN in found:
+            sure = found["seeds_surely_above_0"]
+            said.append(
+                f"{setting} {interval(found[GAIN])}, beyond length {found[BEYOND_LENGTH].mean:+.3f} (surely "
+                f"above 0 with {count(sure)} of {sure.n} seeds)"
+            )
     return [f"HR@5 of test questions changes by: {'; '.join(said)}."] if said else []
 
 
-def _ordering(groups: _Groups) -> list[str]:
+def _ordering(numbers: Numbers) -> list[str]:
     """Whether the paper's is there: each setting of its Table 1 beside the one above it."""
-    said = []
-    for setting, above in pairwise(_ORDER):
-        if setting not in groups or above not in groups:
-            return []
-        difference = _difference(groups[above], groups[setting])
-        theirs = [paper_value("table1", _PAPER[name], _DATA, "hr5") for name in (above, setting)]
-        assert theirs[0] is not None, "the paper's Table 1 has it"
-        assert theirs[1] is not None, "the paper's Table 1 has it"
-        said.append(
-            f"{above} less {setting} {interval(difference)} where the paper has "
-            f"{theirs[0][0] - theirs[1][0]:+.3f} ({_sure(difference)})"
-        )
-    return [f"The order of the paper's Table 1 (NQ): {'; '.join(said)}."]
+    said = [
+        f"{of['setting']} less {of['less']} {interval(of.measures[HITS])} where the paper has "
+        f"{of.measures[HITS_IN_PAPER].mean:+.3f} ({_sure(of.measures[HITS])})"
+        for of in numbers.having(tables.NAME, "setting", "less")
+    ]
+    return [f"The order of the paper's Table 1 (NQ): {'; '.join(said)}."] if said else []
 
 
 def _sure(difference: Estimate) -> str:
     """Whether a setting is above another as it is in the paper."""
-    return "as there" if difference.low > 0 else "the other way round" if difference.high < 0 else "undecided"
+    return {True: "as there", False: "the other way round", None: "undecided"}[is_sure(difference)]
 
 
-def _difference(of: Sequence[Result], less: Sequence[Result]) -> Estimate:
-    """Of HR@5, over the seeds that both have, and their questions."""
-    by_seed = {result.cell.seed: result.questions[tables.HITS] for result in less}
-    pairs = [
-        np.subtract(result.questions[tables.HITS], by_seed[result.cell.seed])
-        for result in of
-        if result.cell.seed in by_seed
-    ]
-    return crossed_estimate(np.array(pairs))
-
-
-def _table_1(groups: _Groups) -> list[str]:
+def _table_1(groups: _Groups, numbers: Numbers) -> list[str]:
     rows = [
         [
             setting,
             str(len(of_seeds)),
             _of_seeds(of_seeds, "hr_at_5"),
-            interval(over_seeds(of_seeds, GAIN)) if setting in tables.LEARNS else "-",
+            _gain(numbers, setting),
             _of_seeds(of_seeds, BEYOND_LENGTH),
             *(_of_seeds(of_seeds, name) for name in ("em", "f1")),
             _of_seeds(of_seeds, "passage_words", decimals=0),
@@ -128,7 +101,7 @@ def _indicators(groups: _Groups) -> list[str]:
 
 
 def _paper_of(setting: str, of_table: str, name: str) -> str:
-    found = paper_value(of_table, _PAPER.get(setting, setting), _DATA, name)
+    found = paper_value(of_table, PAPER.get(setting, setting), DATA, name)
     return "-" if found is None else f"{found[0]:.3f}"
 
 
@@ -137,13 +110,9 @@ def _of_seeds(results: Sequence[Result], name: str, decimals: int = 3) -> str:
     return ", ".join(f"{value:.{decimals}f}" for value in values) or "-"
 
 
-def _mean(results: Sequence[Result], name: str) -> float:
-    return float(np.mean([of.measures[name].mean for of in results]))
-
-
-def _num_sure(results: Sequence[Result]) -> int:
-    """Seeds whose gain beyond length is surely one."""
-    return sum(of.measures[BEYOND_LENGTH].low > 0 for of in results)
+def _gain(numbers: Numbers, setting: str) -> str:
+    found = numbers.at(tables.NAME, setting=setting).get(GAIN)
+    return "-" if found is None else interval(found)
 
 
 def _draw(groups: _Groups, path: Path) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.study import teacher_table
+from experiments.study.analysis import PRIMARY
 from experiments.study.cells import Result, of_part
-from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, PRIMARY, command, interval, label, table
+from experiments.study.numbers import Numbers
+from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, command, count, interval, label, table
 from experiments.study.readers import INITIAL
 
 
-def of_teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[str]]:
+def of_teachers(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
     """The findings in sentences, and the lines of the page; both empty without results."""
     found = of_part(results, teacher_table.NAME)
     if not found:
@@ -37,8 +39,8 @@ def of_teachers(results: Sequence[Result], out: Path) -> tuple[list[str], list[s
     sentences = []
     if PRIMARY in best.measures:
         sentence = (
-            f"Of {len(found)} signals the best at equal length is {best.cell['signal']} of reader "
-            f"{best.cell['reader']}, {interval(best.measures[PRIMARY], 2)}"
+            f"Of {count(numbers.at(teacher_table.NAME)['signals'])} signals the best at equal length is "
+            f"{best.cell['signal']} of reader {best.cell['reader']}, {interval(best.measures[PRIMARY], 2)}"
         )
         paper = [of for of in found if of.cell["signal"] == "answer" and of.cell["reader"] == INITIAL]
         if paper and PRIMARY in paper[0].measures:

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from experiments.study.analysis import EARLY, VERDICT_NOW, crossed_estimate
+from experiments.study.analysis import EARLY, VERDICT_NOW
 from experiments.study.before import VERDICT
-from experiments.study.cells import Result
+from experiments.study.numbers import DERIVED, OF
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
 
@@ -29,13 +27,6 @@ LABELS = {
 """Of what is measured before."""
 FEW, FEWEST_QUESTIONS = "gold_above_longest", 10
 """A measure that few questions decide, and how many it takes to be shown."""
-PRIMARY = "auc_at_equal_length"
-"""The measure whose correlation was the study's question before it was run; the others are beside it."""
-
-
-def over_seeds(results: Sequence[Result], name: str) -> Estimate:
-    """The mean of a value of each question, with an interval over seeds and questions."""
-    return crossed_estimate(np.array([result.questions[name] for result in results]))
 
 
 def label(measure: str) -> str:
@@ -43,14 +34,27 @@ def label(measure: str) -> str:
     return LABELS.get(measure, measure)
 
 
+def count(of: Estimate) -> str:
+    """A whole number."""
+    return f"{of.mean:.0f}"
+
+
 def with_n(of: Estimate | None) -> str:
-    """With its interval and the number that it is over; "-" where there is none."""
+    """With its interval, where it has one, and the number that it is over; "-" where there is none."""
     return "-" if of is None or math.isnan(of.mean) else f"{interval(of, 2)} ({of.n})"
 
 
 def command(part: str) -> str:
     """How a page is made, and from which rows."""
-    return f"`python -m experiments.study {part}`; [results.parquet](results.parquet), rows of part `{part}`."
+    return (
+        f"`python -m experiments.study {part}`; [results.parquet](results.parquet), rows of part `{part}`, "
+        f"and {rows_over(part)} for what is over several cells."
+    )
+
+
+def rows_over(part: str) -> str:
+    """What the table's rows of numbers that are computed from several cells of a part are called."""
+    return f"rows `{DERIVED}/{OF}={part}...`"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

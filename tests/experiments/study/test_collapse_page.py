@@ -7,6 +7,8 @@ import pytest
 
 from experiments.study import collapse
 from experiments.study.cells import Result, exactly
+from experiments.study.derived.of_collapse import add_collapse
+from experiments.study.numbers import Numbers
 from experiments.study.pages import collapse_page
 
 EFFECTS = {
@@ -43,11 +45,31 @@ def results():
     return [result_of(cell, noise) for cell in collapse.cells(range(2))]
 
 
+def numbers_of(results):
+    numbers = Numbers()
+    add_collapse(numbers, results)
+    return numbers
+
+
+def effects_of(numbers):
+    """By both levels."""
+    found = numbers.having("collapse", "level", "instead_of")
+    return {f"{of['level']} instead of {of['instead_of']}": of.measures for of in found}
+
+
 def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
     (tmp_path / "out").mkdir()
-    sentences, page = collapse_page.of_collapse(results, tmp_path / "out")
-    effects = collapse_page._effects(collapse_page._by_factors(results))
-    found = {of.words: (of.up + of.down, of.of_gain.mean, of.beyond.mean) for of in effects}
+    numbers = numbers_of(results)
+    sentences, page = collapse_page.of_collapse(results, numbers, tmp_path / "out")
+    effects = effects_of(numbers)
+    found = {
+        words: (
+            of["pairs_up"].mean + of["pairs_down"].mean,
+            of["gain/hr_at_5"].mean,
+            of["gain/beyond_length"].mean,
+        )
+        for words, of in effects.items()
+    }
     wanted = {
         "step1-40 instead of initial": (36, 0.04),
         "rank instead of independent": (24, -0.05),
@@ -64,12 +86,18 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
         for words, (pairs, effect) in wanted.items()
     }
     tiny = 1e-9
-    assert all(of.of_gain.low - tiny <= of.of_gain.mean <= of.of_gain.high + tiny for of in effects)
-    [rank] = [of for of in effects if of.words == "rank instead of independent"]
-    assert (rank.up, rank.down) == (0, 24)
-    assert {source: of.mean for source, of in rank.by_candidates.items()} == {
-        source: pytest.approx(-0.05) for source in ("both", "index")
-    }
+    gains = [of["gain/hr_at_5"] for of in effects.values()]
+    assert all(of.low - tiny <= of.mean <= of.high + tiny for of in gains)
+    rank = effects["rank instead of independent"]
+    assert (rank["pairs_up"].mean, rank["pairs_down"].mean, rank["pairs_up"].n) == (0, 24, 24)
+    for source in ("both", "index"):
+        of_source = numbers.at("collapse", level="rank", instead_of="independent", candidates=source)
+        assert of_source["gain/hr_at_5"].mean == pytest.approx(-0.05)
+    counts = numbers.at("collapse")
+    assert counts["combinations"].mean == 72
+    assert counts["surely_lower"].mean == sum(
+        of.measures["gain/hr_at_5"].high < 0 for of in numbers.having("collapse", *collapse.FACTORS)
+    )
     assert "surely above it beyond length" in sentences[0]
     assert "144 of 144 cells have been run." in page
     assert sentences[1].startswith("What changes it, on average over all else: 1e-4 instead of 3e-5 -0.100")
@@ -78,13 +106,13 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
 
 def test_combinations_that_lack_a_seed_are_left_out_of_effects(results):
     kept = [of for of in results if not (of.cell.seed == 1 and of.cell["rate"] == "1e-4")]
-    words = [of.words for of in collapse_page._effects(collapse_page._by_factors(kept))]
+    words = effects_of(numbers_of(kept))
     assert "1e-4 instead of 3e-5" not in words
     assert "rank instead of independent" in words
 
 
 def test_without_results_there_is_no_page(tmp_path):
-    assert collapse_page.of_collapse([], tmp_path) == ([], [])
+    assert collapse_page.of_collapse([], numbers_of([]), tmp_path) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -13,13 +14,13 @@ from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.config import ConfigError, load_config
 from experiments.study import material, prediction
 from experiments.study.__main__ import main
-from experiments.study.cells import Cell, Result, exactly, read_table, write_table
+from experiments.study.cells import Cell, Result, exactly
+from experiments.study.derived import of_prediction
 from experiments.study.material import Material
-from experiments.study.pages import prediction_page
 from experiments.study.parts import PARTS
 from experiments.study.readers import ReadingOf, Readings
 from experiments.study.readings import Reading, Signals
-from experiments.study.runner import TABLE
+from experiments.study.results_file import TABLE, read_derived, read_table, write_table
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
@@ -58,7 +59,7 @@ def test_cells_run_once_go_on_after_a_kill_and_become_pages(command, monkeypatch
         return teach(*given)
 
     monkeypatch.setattr(prediction, "teach", killed_once)
-    monkeypatch.setattr(prediction_page, "FEWEST_TEACHERS", 2)
+    monkeypatch.setattr(of_prediction, "FEWEST_TEACHERS", 2)
     once = ["prediction", "--seeds", "1", *arguments]
     assert main(once) == INTERRUPTED
     (kept,) = folder.glob("runs/study/cells-*/*.json")
@@ -123,6 +124,10 @@ def check_pages(folder):
         assert of.measures["gain/hr_at_5"].mean == pytest.approx(change.mean())
         assert len(of.questions["hr_at_5"]) == 4
         assert len(of.questions["validation/hr_at_5@2"]) == len(of.questions["validation/hr_at_5@4"]) == 6
+    numbers = read_derived(folder / "pages" / TABLE)
+    gains = numbers.at("prediction", teacher="initial answer")["gain/beyond_length"]
+    assert f"{gains.mean:+.3f} [{gains.low:.3f}, {gains.high:.3f}]" in page
+    assert numbers.at("prediction", teachers="with-a-reader")["teachers"].mean == 2
     labels = by_name["prediction/teacher=labels/seed=0"].measures
     assert labels["before/auc"].mean == 1.0
     assert "before/fixed_preference" not in labels, "nobody asked them of another question"
@@ -158,15 +163,22 @@ def test_readings_of_second_readers_are_told_apart(second, end, tmp_path):
     assert readings._file_name(ReadingOf("second")).endswith(f"-{end}")
 
 
-def test_advice_must_cite_cells_that_are_there(tmp_path, command, capsys):
+def test_advice_must_cite_cells_and_name_rows_that_are_there(tmp_path, command, capsys):
     _, arguments = command
     out = tmp_path / "pages"
     table = out / TABLE
     write_table([Result(Cell.of("teachers", signal="a"), {"auc": exactly(0.5)})], table, "settings")
-    (out / "advice.md").write_text("Use it (`teachers/signal=b/seed=0`).\n")
-    elsewhere = [*arguments, f"runs={tmp_path / 'runs'}", "--out", str(out)]
-    assert main(["--render", *elsewhere]) == USER_ERROR
-    assert "cites teachers/signal=b/seed=0" in capsys.readouterr().err
+    written, advice = table.read_bytes(), out / "advice.template.md"
+    render = ["--render", *arguments, f"runs={tmp_path / 'runs'}", "--out", str(out)]
+    for text, said in {
+        "Use it (`teachers/signal=b/seed=0`).": "cites teachers/signal=b/seed=0",
+        "Use it, {{teachers/signal=a/seed=0 mrr}}.": "advice.template.md: {{teachers/signal=a/seed=0 mrr}}: ",
+    }.items():
+        advice.write_text(text)
+        assert main(render) == USER_ERROR
+        assert said in capsys.readouterr().err
+        assert table.read_bytes() == written
+        assert sorted(path.name for path in out.iterdir()) == [advice.name, TABLE], "nothing is half-written"
 
 
 def test_a_reading_that_is_not_what_was_written_is_read_again(tmp_path):
@@ -192,7 +204,8 @@ def test_a_table_keeps_intervals_and_questions(tmp_path):
     assert found.measures["auc"].mean == 0.25
     assert np.isnan(found.measures["auc"].low)
     assert found.questions["hits"] == [1.0, 0.0]
-    assert json.loads(result.rows()[0]["factors"]) == {"signal": "a b/c"}
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert json.loads(rows[0]["factors"]) == {"signal": "a b/c"}
 
 
 @pytest.mark.parametrize(

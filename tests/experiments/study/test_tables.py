@@ -9,6 +9,8 @@ import pytest
 from experiments import run
 from experiments.study import tables
 from experiments.study.cells import Cell, Result, exactly
+from experiments.study.derived.of_tables import add_tables
+from experiments.study.numbers import Numbers
 from experiments.study.pages.tables_page import of_tables
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from tests.toy_files import as_overrides, toy_settings
@@ -79,7 +81,7 @@ class TestPage:
                 "step-2": 8,
             }.items()
         ]
-        [said], page = of_tables(results, tmp_path)
+        [said], page = of_tables(results, numbers_of(results), tmp_path)
         assert "off-the-shelf -0.200 [" in said
         assert "step-2 +0.400 [" in said
         assert re.search(r"step-1 less off-the-shelf \+0\.200 .* where the paper has \+0\.361", said)
@@ -91,8 +93,15 @@ class TestPage:
         assert (tmp_path / "tables.svg").is_file()
 
     def test_half_a_table_has_no_ordering(self, tmp_path):
-        [said], _ = of_tables([made_up("off-the-shelf", 0, 2)], tmp_path)
+        results = [made_up("off-the-shelf", 0, 2)]
+        [said], _ = of_tables(results, numbers_of(results), tmp_path)
         assert "order of the paper" not in said
+
+
+def numbers_of(results):
+    numbers = Numbers()
+    add_tables(numbers, results)
+    return numbers
 
 
 def made_up(setting, seed, num_hits):

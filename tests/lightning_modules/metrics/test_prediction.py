@@ -22,6 +22,27 @@ def test_the_correlation_is_scipys_with_ties_and_nan_where_one_side_is_constant(
     assert np.isnan(rank_correlation(np.ones(5), second[0, :5]))
 
 
+def test_what_differs_in_its_last_bits_alone_is_a_tie():
+    """As means of the same values do that were summed in another order."""
+    first, second = np.array([0.1 + 0.2, 0.3, 0.3 - 1e-16, 1e-18, 0.0]), np.arange(5.0)
+    assert len(set(first.tolist())) == 5
+    expected = spearmanr([2, 2, 2, 0, 0], second).statistic
+    assert float(rank_correlation(first, second)) == pytest.approx(expected)
+    assert float(rank_correlation(second, 1e-12 * first)) == pytest.approx(expected), "whatever its unit"
+    apart = np.array([0.3 + 1e-8, 0.3, 0.3 - 1e-8, 1e-8, 0.0])
+    assert float(rank_correlation(apart, -second)) == pytest.approx(1.0)
+
+
+def test_the_interval_does_not_hang_on_the_order_of_summing():
+    """Several teachers have equal gains, with errors as another number of threads makes them."""
+    random = np.random.default_rng(0)
+    gains = random.integers(-1, 2, (9, 3, 20)).astype(float)
+    gains[4:] = gains[[0, 1, 2, 0, 1], :, ::-1]  # so that samples of teachers are full of ties
+    shaken = gains + random.uniform(-1e-15, 1e-15, gains.shape)
+    measure, families = random.normal(size=9), [str(i) for i in range(9)]
+    assert correlation_with_gain(measure, shaken, families) == correlation_with_gain(measure, gains, families)
+
+
 def noisy_gains(quality: np.ndarray, num_seeds: int, num_questions: int, noise: float) -> np.ndarray:
     random = np.random.default_rng(1)
     of_question = random.normal(size=num_questions)
@@ -83,6 +104,7 @@ def test_teachers_without_the_measure_are_left_out_and_few_say_nothing():
     measure = np.array([0.0, 1.0, 2.0, 3.0, np.nan, 5.0])
     found = correlation_with_gain(measure, gains, families)
     assert (found.mean, found.n) == (pytest.approx(1.0), 5)
+    assert np.isnan([found.low, found.high]).all(), "an interval over five would hold everything"
     few = correlation_with_gain(np.array([0.0, 1.0, 2.0, np.nan, np.nan, np.nan]), gains, families)
     assert np.isnan(few.mean)
     assert few.n == 3

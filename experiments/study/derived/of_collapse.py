@@ -1,0 +1,125 @@
+"""What becomes of a retriever by the factors of part `collapse`, and what each factor does."""
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.study import collapse
+from experiments.study.analysis import crossed_estimate, over_seeds
+from experiments.study.cells import Result, of_part
+from experiments.study.numbers import Numbers, counted, without_interval
+from experiments.study.prediction import BEYOND_LENGTH, GAIN
+from lightning_modules.metrics.estimates import Estimate
+
+APART = "candidates"
+"""The factor whose levels the others' effects are computed for, each alone."""
+Combination = tuple[str, ...]
+"""A level of each factor."""
+_BySeed = Mapping[int, Result]
+_Pair = tuple[_BySeed, _BySeed]
+
+
+def by_combination(results: Sequence[Result]) -> dict[Combination, dict[int, Result]]:
+    """Results of the part by seed of each combination."""
+    found: dict[Combination, dict[int, Result]] = {}
+    for result in of_part(results, collapse.NAME):
+        levels = tuple(value for _, value in result.cell.factors)
+        found.setdefault(levels, {})[result.cell.seed] = result
+    return found
+
+
+def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
+    """Of each combination over its seeds, of all together, and the effects of factors."""
+    by_levels = by_combination(results)
+    if not by_levels:
+        return
+    found = {levels: _of_combination(list(of_seeds.values())) for levels, of_seeds in by_levels.items()}
+    for levels, measures in found.items():
+        numbers.add(collapse.NAME, measures, **dict(zip(collapse.FACTORS, levels, strict=True)))
+    numbers.add(collapse.NAME, _counts(found.values(), [*by_levels.values()]))
+    _add_effects(numbers, by_levels)
+
+
+def _of_combination(of_seeds: Sequence[Result]) -> dict[str, Estimate]:
+    words = float(np.mean([of.measures["words"].mean for of in of_seeds]))
+    return {
+        GAIN: over_seeds(of_seeds, GAIN),
+        BEYOND_LENGTH: over_seeds(of_seeds, BEYOND_LENGTH),
+        "words": without_interval(words, len(of_seeds)),
+    }
+
+
+def _counts(found: Collection[Mapping[str, Estimate]], by_seed: Sequence[_BySeed]) -> dict[str, Estimate]:
+    num_seeds = len({seed for of in by_seed for seed in of})
+    num_cells = len(collapse.cells(range(num_seeds)))
+    of_combinations = {
+        "combinations": len(found),
+        "surely_lower": sum(of[GAIN].high < 0 for of in found),
+        "surely_higher": sum(of[GAIN].low > 0 for of in found),
+        "surely_higher_beyond_length": sum(of[BEYOND_LENGTH].low > 0 for of in found),
+    }
+    counts = {name: counted(number, len(found)) for name, number in of_combinations.items()}
+    return counts | {
+        "cells_run": counted(sum(len(of) for of in by_seed), num_cells),
+        "cells": counted(num_cells, num_cells),
+    }
+
+
+# ---- what a factor does ----
+
+
+def _add_effects(numbers: Numbers, by_levels: Mapping[Combination, _BySeed]) -> None:
+    """Of each factor a level instead of another, over combinations that have every seed."""
+    seeds = sorted({seed for of_seeds in by_levels.values() for seed in of_seeds})
+    whole = {levels: of for levels, of in by_levels.items() if set(of) == set(seeds)}
+    for place, levels in enumerate(collapse.FACTORS.values()):
+        for level, other in combinations(levels, 2):
+            pairs = {
+                of: (whole[of], whole[instead])
+                for of in whole
+                if of[place] == level and (instead := (*of[:place], other, *of[place + 1 :])) in whole
+            }
+            if pairs:
+                _add_effect(numbers, pairs, seeds, level=other, instead_of=level)
+
+
+def _add_effect(
+    numbers: Numbers, pairs: Mapping[Combination, _Pair], seeds: Sequence[int], **factors: str
+) -> None:
+    """Over all pairs of combinations that differ in nothing else, and with candidates of each source."""
+    of_all = list(pairs.values())
+    changes = [_changes([pair], seeds, GAIN).mean() for pair in of_all]
+    measures = {
+        "pairs_up": counted(sum(change > 0 for change in changes), len(pairs)),
+        "pairs_down": counted(sum(change < 0 for change in changes), len(pairs)),
+        GAIN: crossed_estimate(_changes(of_all, seeds, GAIN)),
+        BEYOND_LENGTH: crossed_estimate(_changes(of_all, seeds, BEYOND_LENGTH)),
+    }
+    numbers.add(collapse.NAME, measures, **factors)
+    by_source: dict[str, list[_Pair]] = {}
+    for levels, pair in pairs.items():
+        by_source.setdefault(levels[list(collapse.FACTORS).index(APART)], []).append(pair)
+    if len(by_source) > 1:
+        for source, of_source in by_source.items():
+            of_gain = {GAIN: crossed_estimate(_changes(of_source, seeds, GAIN))}
+            numbers.add(collapse.NAME, of_gain, **factors, **{APART: source})
+
+
+def _changes(
+    pairs: Sequence[_Pair], seeds: Sequence[int], outcome: str
+) -> Float[np.ndarray, "seeds questions"]:
+    """The mean over pairs."""
+    return np.array(
+        [
+            np.mean(
+                [
+                    np.subtract(other[seed].questions[outcome], one[seed].questions[outcome])
+                    for one, other in pairs
+                ],
+                axis=0,
+            )
+            for seed in seeds
+        ]
+    )
