@@ -45,14 +45,25 @@ _CUT_DOWN = (
     "index.refresh='0-1000000:30'",
 )
 _NUM_STEPS = 60
+LONGER = {"off-the-shelf": 240, "step-2": 240}
+"""Steps of the runs that show whether a gain holds; Step 2's reader is that of the same Step 1."""
 _DATA = "vital"
 
 
 def cells(seeds: Sequence[int]) -> list[Cell]:
-    """All settings with the first seed, then with the next."""
+    """All settings with the first seed, then with the next; then the longer runs likewise."""
+    steps = [dict.fromkeys(SETTINGS, _NUM_STEPS), LONGER]
     return [
-        Cell.of(NAME, seed, setting=setting, steps=str(_NUM_STEPS)) for seed in seeds for setting in SETTINGS
+        Cell.of(NAME, seed, setting=setting, steps=str(num_steps))
+        for of_settings in steps
+        for seed in seeds
+        for setting, num_steps in of_settings.items()
     ]
+
+
+def name_of(cell: Cell) -> str:
+    """A cell's setting, with its steps where they are more than others have."""
+    return cell["setting"] + (f", {cell['steps']} steps" if int(cell["steps"]) > _NUM_STEPS else "")
 
 
 def run(cell: Cell, material: Material, readings: Readings) -> Result:
@@ -69,7 +80,7 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
     experiment = SETTINGS[cell["setting"]]
     overrides = [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}"]
     if cell["setting"] != "initial":
-        overrides.append(f"trainer.max_steps={_NUM_STEPS}")
+        overrides.append(f"trainer.max_steps={cell['steps']}")
     if cell["setting"] == "step-2":
         overrides.append(f"init.reader_from={_step_1(cell, material).path}")
     found = find_run_of(experiment, overrides)

@@ -23,25 +23,36 @@ HITS, HITS_IN_PAPER = "hr_at_5", "paper/hr_at_5"
 
 
 def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Of each setting that has been run, in the paper's order."""
-    found = of_part(results, tables.NAME)
-    return {
-        setting: of_setting
-        for setting in tables.SETTINGS
-        if (of_setting := [result for result in found if result.cell["setting"] == setting])
-    }
+    """Of each setting that has been run, in the paper's order; longer runs after its others."""
+    found: dict[str, list[Result]] = {}
+    order = list(tables.SETTINGS)
+    for result in sorted(
+        of_part(results, tables.NAME),
+        key=lambda of: (order.index(of.cell["setting"]), int(of.cell["steps"]), of.cell.seed),
+    ):
+        found.setdefault(tables.name_of(result.cell), []).append(result)
+    return found
 
 
 def add_tables(numbers: Numbers, results: Sequence[Result]) -> None:
     """Of each setting the gain over its seeds; of each in `ORDER` how far it is above the one before."""
     groups = groups_of(results)
-    for setting, of_seeds in groups.items():
-        numbers.add(tables.NAME, _paper(setting), setting=setting)
+    for name, of_seeds in groups.items():
+        setting = of_seeds[0].cell["setting"]
+        numbers.add(tables.NAME, _paper(setting), setting=name)
         if setting in tables.LEARNS:
-            numbers.add(tables.NAME, _gains(of_seeds), setting=setting)
+            numbers.add(tables.NAME, _gains(of_seeds), setting=name)
+        if name != setting and setting in groups:
+            more = {HITS: _difference(groups, name, setting)}
+            numbers.add(tables.NAME, more, setting=name, longer_than=setting)
     if all(setting in groups for setting in ORDER):
         for setting, above in pairwise(ORDER):
-            numbers.add(tables.NAME, _difference(groups, above, setting), setting=above, less=setting)
+            theirs = [_paper(of)[HITS_IN_PAPER].mean for of in (above, setting)]
+            found = {
+                HITS: _difference(groups, above, setting),
+                HITS_IN_PAPER: without_interval(theirs[0] - theirs[1], 1),
+            }
+            numbers.add(tables.NAME, found, setting=above, less=setting)
 
 
 def _paper(setting: str) -> dict[str, Estimate]:
@@ -58,16 +69,12 @@ def _gains(of_seeds: Sequence[Result]) -> dict[str, Estimate]:
     }
 
 
-def _difference(groups: Mapping[str, Sequence[Result]], above: str, setting: str) -> dict[str, Estimate]:
-    """Of HR@5, over the seeds that both have, and their questions; and the paper's."""
+def _difference(groups: Mapping[str, Sequence[Result]], above: str, setting: str) -> Estimate:
+    """Of HR@5, over the seeds that both have, and their questions."""
     by_seed = {result.cell.seed: result.questions[tables.HITS] for result in groups[setting]}
     pairs = [
         np.subtract(result.questions[tables.HITS], by_seed[result.cell.seed])
         for result in groups[above]
         if result.cell.seed in by_seed
     ]
-    theirs = [_paper(of)[HITS_IN_PAPER].mean for of in (above, setting)]
-    return {
-        HITS: crossed_estimate(np.array(pairs)),
-        HITS_IN_PAPER: without_interval(theirs[0] - theirs[1], 1),
-    }
+    return crossed_estimate(np.array(pairs))

@@ -23,24 +23,34 @@ def of_tables(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[l
     if not groups:
         return [], []
     _draw(groups, out / "tables.svg")
-    said = " ".join([*_gains(numbers), *_ordering(numbers)])
+    said = " ".join([*_gains(groups, numbers), *_longer(groups, numbers), *_ordering(numbers)])
     page = ["# The paper's settings at embedded scale", "", command(tables.NAME), "", said, ""]
     page += ["![Validations](tables.svg)", "", "## Table 1", "", *_table_1(groups, numbers), ""]
     return [said] if said else [], [*page, "## Tables 3 and 4", "", *_indicators(groups)]
 
 
-def _gains(numbers: Numbers) -> list[str]:
+def _gains(groups: _Groups, numbers: Numbers) -> list[str]:
     """What each setting that trains the retriever does to it."""
     said = []
-    for setting in tables.LEARNS:
-        found = numbers.at(tables.NAME, setting=setting)
+    for name in groups:
+        found = numbers.at(tables.NAME, setting=name)
         if GAIN in found:
             sure = found["seeds_surely_above_0"]
             said.append(
-                f"{setting} {interval(found[GAIN])}, beyond length {found[BEYOND_LENGTH].mean:+.3f} (surely "
+                f"{name} {interval(found[GAIN])}, beyond length {found[BEYOND_LENGTH].mean:+.3f} (surely "
                 f"above 0 with {count(sure)} of {sure.n} seeds)"
             )
     return [f"HR@5 of test questions changes by: {'; '.join(said)}."] if said else []
+
+
+def _longer(groups: _Groups, numbers: Numbers) -> list[str]:
+    """What further steps do."""
+    found = {
+        name: numbers.at(tables.NAME, setting=name, longer_than=of_seeds[0].cell["setting"])
+        for name, of_seeds in groups.items()
+    }
+    said = [f"{name} {interval(of[HITS])}" for name, of in found.items() if of]
+    return [f"Longer runs beside the others: {'; '.join(said)}."] if said else []
 
 
 def _ordering(numbers: Numbers) -> list[str]:
@@ -61,16 +71,16 @@ def _sure(difference: Estimate) -> str:
 def _table_1(groups: _Groups, numbers: Numbers) -> list[str]:
     rows = [
         [
-            setting,
+            name,
             str(len(of_seeds)),
             _of_seeds(of_seeds, "hr_at_5"),
-            _gain(numbers, setting),
+            _gain(numbers, name),
             _of_seeds(of_seeds, BEYOND_LENGTH),
             *(_of_seeds(of_seeds, name) for name in ("em", "f1")),
             _of_seeds(of_seeds, "passage_words", decimals=0),
-            _paper_of(setting, "table1", "hr5"),
+            _paper_of(of_seeds[0], "table1", "hr5"),
         ]
-        for setting, of_seeds in groups.items()
+        for name, of_seeds in groups.items()
     ]
     heads = ["setting", "seeds", "HR@5", "gain", "beyond length", "EM", "F1", "words", "HR@5 in the paper"]
     return [
@@ -89,7 +99,7 @@ def _indicators(groups: _Groups) -> list[str]:
         row = [setting]
         for name in tables.INDICATORS:
             number, measure = name.removeprefix("indicator").split("/")
-            paper = _paper_of(setting, "table3" if number == "1" else "table4", measure)
+            paper = _paper_of(of_seeds[0], "table3" if number == "1" else "table4", measure)
             row.append(f"{_of_seeds(of_seeds, name)} ({paper})")
         rows.append(row)
     return [
@@ -100,7 +110,8 @@ def _indicators(groups: _Groups) -> list[str]:
     ]
 
 
-def _paper_of(setting: str, of_table: str, name: str) -> str:
+def _paper_of(result: Result, of_table: str, name: str) -> str:
+    setting = result.cell["setting"]
     found = paper_value(of_table, PAPER.get(setting, setting), DATA, name)
     return "-" if found is None else f"{found[0]:.3f}"
 
@@ -118,10 +129,10 @@ def _gain(numbers: Numbers, setting: str) -> str:
 def _draw(groups: _Groups, path: Path) -> None:
     """Validations of the settings that train the retriever."""
     lines = []
-    for setting in tables.LEARNS:
-        curves = [_validations(result) for result in groups.get(setting, ())]
-        if curves:
-            lines.append((setting, list(curves[0]), [list(curve.values()) for curve in curves]))
+    for name, of_seeds in groups.items():
+        if of_seeds[0].cell["setting"] in tables.LEARNS:
+            curves = [_validations(result) for result in of_seeds]
+            lines.append((name, list(curves[0]), [list(curve.values()) for curve in curves]))
     if lines:
         draw_curves(lines, "HR@5, validation", path)
 

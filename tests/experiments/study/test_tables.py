@@ -30,7 +30,7 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_NUM_STEPS", 2)
     config = SimpleNamespace(data=SimpleNamespace(train="vital"))
     material = SimpleNamespace(folder=tmp_path, config=config)
-    cells = {cell["setting"]: cell for cell in tables.cells([0])}
+    cells = {cell["setting"]: cell for cell in tables.cells([0]) if cell["steps"] == "2"}
     with pytest.raises(ValueError, match=r"run tables/setting=step-1/\*/seed=0"):
         tables.run(cells["step-2"], material, None)
     assert not launched
@@ -92,6 +92,16 @@ class TestPage:
         assert "0.250, 0.250 (0.316)" in "\n".join(page), "Indicator 1 beside the paper's"
         assert (tmp_path / "tables.svg").is_file()
 
+    def test_longer_runs_stand_beside_the_others(self, tmp_path):
+        results = [made_up("off-the-shelf", seed, 2, steps) for seed in (0, 1) for steps in (60, 240)]
+        results[1] = made_up("off-the-shelf", 0, 9, 240)
+        [said], page = of_tables(results, numbers_of(results), tmp_path)
+        assert "off-the-shelf -0.200 [" in said, "of the 60 steps alone"
+        assert "off-the-shelf, 240 steps +0.150 [" in said
+        assert "Longer runs beside the others: off-the-shelf, 240 steps +0.350 [" in said
+        [row] = [line for line in page if line.startswith("| off-the-shelf, 240 steps | 2 |")]
+        assert row.split(" | ")[2] == "0.900, 0.200"
+
     def test_half_a_table_has_no_ordering(self, tmp_path):
         results = [made_up("off-the-shelf", 0, 2)]
         [said], _ = of_tables(results, numbers_of(results), tmp_path)
@@ -104,12 +114,14 @@ def numbers_of(results):
     return numbers
 
 
-def made_up(setting, seed, num_hits):
+def made_up(setting, seed, num_hits, steps=60):
     """Ten questions, of which four are hits at the start."""
     hits = [float(i < num_hits) for i in range(10)]
     values = {"hr_at_5": num_hits / 10, "em": 0.1, "f1": 0.2, "passage_words": 50}
     values |= dict.fromkeys(tables.INDICATORS, 0.25)
-    result = Result(Cell.of("tables", seed, setting=setting), {n: exactly(v) for n, v in values.items()})
+    result = Result(
+        Cell.of("tables", seed, setting=setting, steps=str(steps)), {n: exactly(v) for n, v in values.items()}
+    )
     result.questions["hit_at_5"] = hits
     if setting in tables.LEARNS:
         result.questions[GAIN] = [hit - float(i < 4) for i, hit in enumerate(hits)]
