@@ -1,5 +1,6 @@
 """The one typed configuration; the YAML files hold differences from its defaults."""
 
+import copy
 import difflib
 import pkgutil
 import re
@@ -703,7 +704,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
             f"unknown experiment {name!r}{_nearest(name, experiment_names())}; --list shows all"
         )
     layers = (*_layers(path), OmegaConf.create({"name": name}))
-    config = _merge(OmegaConf.structured(ExperimentConfig), ((f"experiment {name}", of) for of in layers))
+    config = _merge(_defaults(), ((f"experiment {name}", of) for of in layers))
     return _typed(_override(config, overrides))
 
 
@@ -728,7 +729,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
         _refuse_interpolations(saved, where=str(path))
     if not isinstance(saved, DictConfig) or "name" not in saved:
         raise ConfigError(f"{path} is no configuration: it holds no settings; put a copy back")
-    return _typed(_override(_merge(OmegaConf.structured(ExperimentConfig), [(str(path), saved)]), overrides))
+    return _typed(_override(_merge(_defaults(), [(str(path), saved)]), overrides))
 
 
 def to_yaml(config: ExperimentConfig) -> str:
@@ -746,6 +747,17 @@ def save_config(config: ExperimentConfig, path: Path, comment: str = "") -> None
     """
     heading = f"# {comment}\n" if comment else ""
     write_durably(path, with_checksum(heading + to_yaml(config)))
+
+
+def _defaults() -> DictConfig:
+    """All keys with their defaults, to be changed in place."""
+    return copy.deepcopy(_structured())
+
+
+@cache
+def _structured() -> DictConfig:
+    """Once: a copy takes a fifth of the time."""
+    return OmegaConf.structured(ExperimentConfig)
 
 
 def _layers(path: Path) -> Iterator[DictConfig]:

@@ -16,7 +16,7 @@ from experiments.study.pages.templates import Rows, fill
 from experiments.study.pages.text import rows_over
 from experiments.study.results_file import TABLE, read_table, write_derived
 
-ADVICE, SUMMARY, HOW = "advice.template.md", "summary.template.md", "how.md"
+ADVICE, SUMMARY, HOW = "advice.template.md", "summary.template.md", "how.template.md"
 """Written by hand, with names of rows for numbers (`templates`): a page of its own; the findings in ten
 sentences, which open the README; what was run and what was cut down for the cost, which ends it."""
 _ADVICE_PAGE = "advice.md"

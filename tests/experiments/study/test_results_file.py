@@ -112,7 +112,7 @@ def test_a_derived_row_is_what_its_cells_give(committed):
 
 
 def test_the_program_that_traces_a_number_runs(monkeypatch, capsys):
-    [program] = re.findall(r"```python\n(.*?)```", (STUDY / "how.md").read_text(), flags=re.DOTALL)
+    [program] = re.findall(r"```python\n(.*?)```", (STUDY / "how.template.md").read_text(), flags=re.DOTALL)
     monkeypatch.chdir(STUDY.parents[1])
     exec(program, {})
     [row] = eval(capsys.readouterr().out)
