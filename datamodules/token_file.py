@@ -112,7 +112,7 @@ class TokenBatch:
         question_of_unit: 0..B-1; the units of a question are its K passages by rank.
         mask: True = token of the unit's passage. Empty for a passage that the reader saw no token of.
         token_scores: s_t.
-        prompt_total: of the units' prompts.
+        prompt_total: of the units' prompts; NaN where passages' tokens alone have a score.
         answer_similarity: similarity of each token to the answer; NaN where there is no target.
         noun_similarity: to the question's nouns.
         p_attn: the teacher's distribution.

@@ -32,12 +32,11 @@ from experiments.each_setting import check_each_setting, value_of
 from experiments.models import model_name, models_without_commit
 from experiments.processes import num_processes
 from lightning_modules.adapters import check_peft_is_there
-from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
 from lightning_modules.metrics.question_values import QuestionValues
 from lightning_modules.objectives import OBJECTIVES
-from lightning_modules.objectives.base import Cost
+from lightning_modules.objectives.base import Cost, check_prompt_total
 from lightning_modules.readers.fusion_in_decoder import FusionInDecoderReader
 from lightning_modules.token_drops import TokenDrops
 
@@ -251,15 +250,14 @@ def check_token_scores(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: passages' tokens alone are scored.
     """
-    objective, evaluation = OBJECTIVES[config.objective.name], config.evaluation
-    if evaluation.attention_normalization != AttentionNormalization.PROMPT:
-        return
-    if not objective.scores_prompt(TokenDrops(evaluation.token_drops)):
-        raise ConfigError(
-            "evaluation.attention_normalization=prompt needs a score for every token of the prompt, and with "
-            f"objective.name={config.objective.name} evaluation.token_drops={evaluation.token_drops} scores "
-            "the passages' alone; set evaluation.token_drops=masked_prompt"
-        )
+    evaluation = config.evaluation
+    try:
+        with naming("evaluation"):
+            check_prompt_total(
+                OBJECTIVES[config.objective.name], evaluation.attention_normalization, evaluation.token_drops
+            )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _check_scores(config: ExperimentConfig) -> None:

@@ -105,6 +105,7 @@ def _info(snapshot: Snapshot, datamodule: QuestionDataModule, split: str) -> dic
         "reader": str(snapshot.weights["reader"] or config.reader.name),
         "retriever": str(snapshot.weights["retriever"] or config.retriever.name),
         "objective": config.objective.name,
+        "token_drops": config.evaluation.token_drops,
         "num_passages": config.training.num_passages,
         "split": split,
         "num_questions": len(datamodule.test),

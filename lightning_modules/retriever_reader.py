@@ -24,7 +24,7 @@ from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.metrics.question_mean import QuestionMean
 from lightning_modules.metrics.units import passage_units
 from lightning_modules.objectives import ADist, Constants, Labels, Objective
-from lightning_modules.objectives.base import Cost, Passes, TeachingPasses
+from lightning_modules.objectives.base import Cost, Passes, TeachingPasses, check_prompt_total
 from lightning_modules.optimization import LearningRate, make_optimizer
 from lightning_modules.parts_of_batch import Losses, PartsOfBatch
 from lightning_modules.processes import gather, gather_rows, weight_of_share
@@ -170,12 +170,7 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"reader: objective {self.objective.name} asks one, and there is none")
         elif (refusal := self.objective.unfit(reader)) is not None:
             raise ValueError(f"objective: {refusal}")
-        is_of_prompt = AttentionNormalization(attention_normalization) is AttentionNormalization.PROMPT
-        if is_of_prompt and not self.objective.scores_prompt(TokenDrops(token_drops)):
-            raise ValueError(
-                "attention_normalization=prompt needs a score for every token of the prompt, and "
-                f"token_drops={token_drops} scores the passages' alone; set token_drops=masked_prompt"
-            )
+        check_prompt_total(type(self.objective), attention_normalization, token_drops)
         if in_batch and not self.objective.takes_others:
             raise ValueError(
                 f"in_batch: objective {self.objective.name} is about a question's own passages; set "

@@ -131,12 +131,13 @@ def analyse(file: TokenFile, settings: AnalysisSettings) -> Analysis:
 def _scored(batch: TokenBatch, settings: AnalysisSettings) -> ScoredQuestions:
     # a passage that the reader saw nothing of is no unit of the indicators
     seen = batch.mask.any(dim=1)
-    is_of_prompt = settings.normalization is AttentionNormalization.PROMPT
-    if is_of_prompt and bool(batch.prompt_total[seen].isnan().any()):
+    lacks_total = seen & batch.prompt_total.isnan()
+    if settings.normalization is AttentionNormalization.PROMPT and bool(lacks_total.any()):
+        first = batch.question_ids[int(batch.question_of_unit[lacks_total][0])]
         raise DataError(
-            f"question {batch.question_ids[0]}: the passages' tokens alone were scored, so that there is no "
-            "total of the prompt to normalise by; write the file again with "
-            "evaluation.token_drops=masked_prompt, or choose passage or none"
+            f"question {first}: the passages' tokens alone were scored, so that there is no total of the "
+            "prompt to normalise by; write the file again with evaluation.token_drops=masked_prompt, or "
+            "choose passage or none"
         )
     attention = normalize_attention(
         batch.token_scores, batch.mask, AttentionNormalization(settings.normalization), batch.prompt_total

@@ -167,7 +167,7 @@ def _longest(setting: Setting, model: Any) -> _Work:
 
 
 def _falcon_shapes(setting: Setting) -> list[tuple[int, int]]:
-    return [(2, 24)] if setting.size is Size.TINY else [(5, 128), (1, 640)]
+    return [(2, 24)] if setting.size is Size.TINY else [(5, 128), (1, 640), (1, 2048)]
 
 
 # ---- what is measured ----

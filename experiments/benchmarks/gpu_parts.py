@@ -264,7 +264,8 @@ def _numbers_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:
     }
     if reader.gives_signals:
         found["token scores of the question"] = reader.read_signals(batch).question_scores
-    found["drops in likelihood"] = reader.read_drops(batch, TokenDrops.MASKED_PROMPT).token_scores
+    for how in (TokenDrops.MASKED, TokenDrops.MASKED_PROMPT):
+        found[f"drops in likelihood, {how}"] = reader.read_drops(batch, how).token_scores.nan_to_num(0.0)
     return {name: values.float().cpu() for name, values in found.items()}
 
 

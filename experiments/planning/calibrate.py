@@ -227,7 +227,7 @@ def _evaluations(
 
 
 def _masks_tokens(config: ExperimentConfig) -> bool:
-    """Whether reading a question takes a pass for each of its tokens."""
+    """Whether reading a question takes a pass for each token of its passages, or of its prompts."""
     is_likelihood = issubclass(OBJECTIVES[config.objective.name], LikelihoodObjective)
     return is_likelihood and not TokenDrops(config.evaluation.token_drops).needs_gradient
 

@@ -1,5 +1,7 @@
 """How long things take, from the arithmetic of the models: floating-point operations, and bytes moved."""
 
+from typing import assert_never
+
 from experiments.planning.machines import GPU, Machine
 from experiments.planning.model_sizes import ModelSize
 from experiments.planning.setup import Setup
@@ -11,6 +13,8 @@ from lightning_modules.token_drops import TokenDrops
 PASSAGE_TOKENS = 140
 """Of 100 words with their title, in the retriever's."""
 QUERY_TOKENS = 16
+_AROUND_PASSAGE_TOKENS = 40
+"""Of the question and the template, in a prompt with one passage."""
 _CORE = GPU("a core", 0, bf16_tflops=0.04, fp32_tflops=0.04, bandwidth_gb_s=5)
 """Of a CPU."""
 _FILE_GB_S = 0.63
@@ -118,6 +122,21 @@ def _passes_of_teacher(setup: Setup) -> float:
             return 1.0
 
 
+def _passes_of_drops(setup: Setup) -> int:
+    """How many passes over a prompt find its tokens' drops in likelihood."""
+    tokens = setup.config.reader.max_tokens_per_passage
+    how = TokenDrops(setup.config.evaluation.token_drops)
+    match how:
+        case TokenDrops.GRADIENT:
+            return 3
+        case TokenDrops.MASKED_PROMPT:
+            return tokens
+        case TokenDrops.MASKED:
+            return max(1, tokens - _AROUND_PASSAGE_TOKENS)
+        case _:
+            assert_never(how)
+
+
 # ---- seconds ----
 
 
@@ -144,9 +163,7 @@ def _read(setup: Setup, speed: _Speed) -> float:
     num_passages = setup.config.training.num_passages
     flops = _pass_flops(setup, setup.reader) * _passes_of_teacher(setup)
     if issubclass(OBJECTIVES[setup.config.objective.name], LikelihoodObjective):
-        masked = num_passages * setup.config.reader.max_tokens_per_passage
-        by_gradient = TokenDrops(setup.config.evaluation.token_drops).needs_gradient
-        flops += (3 * num_passages if by_gradient else masked) * _pass_flops(setup, setup.reader, 1)
+        flops += num_passages * _passes_of_drops(setup) * _pass_flops(setup, setup.reader, 1)
     flops += _encoder_flops(setup, num_passages * PASSAGE_TOKENS + QUERY_TOKENS)
     return speed.seconds(flops) + _PASS_S + _QUESTION_S
 

@@ -14,6 +14,7 @@ from datamodules.batches import Batch, Passage, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
 from lightning_modules.head_lists import HeadRows
+from lightning_modules.metrics.indicators import AttentionNormalization
 from lightning_modules.readers.base import Reader
 from lightning_modules.readers.outputs import (
     AnswerLikelihoods,
@@ -322,6 +323,26 @@ class LikelihoodObjective(Objective[AnswerLikelihoods]):
     @classmethod
     def scores_prompt(cls, drops: TokenDrops) -> bool:
         return drops.is_of_prompt
+
+
+def check_prompt_total(
+    objective: type[Objective],
+    attention_normalization: AttentionNormalization | str,
+    token_drops: TokenDrops | str,
+) -> None:
+    """Attention that is a share of the prompt's needs a score for every token of the prompt.
+
+    Raises:
+        ValueError: passages' tokens alone would have one.
+    """
+    if AttentionNormalization(attention_normalization) is not AttentionNormalization.PROMPT:
+        return
+    if not objective.scores_prompt(TokenDrops(token_drops)):
+        raise ValueError(
+            "attention_normalization=prompt needs a score for every token of the prompt, and of "
+            f"{objective.name}'s likelihoods token_drops={token_drops} scores the passages' alone; set "
+            "token_drops=masked_prompt"
+        )
 
 
 def kl_divergence(

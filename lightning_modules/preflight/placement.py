@@ -44,7 +44,9 @@ def attention_shares(output: AttentionOutput) -> AttentionShares:
     is_first = _first_tokens(prompts.attention_mask)
     in_passages = prompts.content_mask & ~is_first
     parts = [
-        sum_by_place((scores * mask).sum(dim=-1), prompts.question_of_prompt, prompts.num_questions)
+        sum_by_place(
+            scores.masked_fill(~mask, 0.0).sum(dim=-1), prompts.question_of_prompt, prompts.num_questions
+        )
         for mask in (in_passages, is_first, ~in_passages & ~is_first)
     ]
     total = torch.stack(parts).sum(dim=0)

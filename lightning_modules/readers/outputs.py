@@ -139,7 +139,8 @@ class DropOutput(ReaderOutput):
     """What perplexity distillation looks at in place of attention.
 
     Attributes:
-        token_scores: s_t, how much of the answer's log-likelihood is lost without the token, at least 0.
+        token_scores: s_t, how much of the answer's log-likelihood is lost without the token, at least 0; NaN
+            on what stands around the passages where their tokens alone are scored (`TokenDrops.MASKED`).
     """
 
     scores_are: ClassVar[str] = "drop in the answer's likelihood without the token"
