@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -55,11 +56,17 @@ class Table:
 def read_whole(path: Path) -> Table:
     """What `write_table` wrote, without derived numbers and the seconds that each cell took."""
     noted = pq.read_schema(path).metadata or {}
-    return Table(read_table(path), noted.get(_SETTINGS, b"").decode(), noted.get(_SECOND, b"").decode())
+    return Table(
+        read_table(path, keep_undefined=True),
+        noted.get(_SETTINGS, b"").decode(),
+        noted.get(_SECOND, b"").decode(),
+    )
 
 
 def joined(table: Table, path: Path) -> Table:
-    """With the cells that a file has and the table has not, in the order of the file; nothing is written.
+    """With the cells that a file has and the table has not; nothing is written.
+
+    In the order and with the precision of the file, so that all that is made of it is what the file gives.
 
     Raises:
         ConfigError: the file holds results of other settings, or of another second reader.
@@ -74,9 +81,15 @@ def joined(table: Table, path: Path) -> Table:
             f"{path} holds results of the second reader {there.second}, which are not mixed with those of "
             f"{table.second}; give another --out"
         )
-    by_cell = {result.cell: result for result in (*there.results, *table.results)}
+    by_cell = {result.cell: result for result in (*there.results, *map(_as_kept, table.results))}
     ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)
     return Table(ordered, table.settings, table.second or there.second)
+
+
+def _as_kept(result: Result) -> Result:
+    """With values of questions as the file has them: of single precision."""
+    kept = {name: np.asarray(values, dtype=np.float32).tolist() for name, values in result.questions.items()}
+    return replace(result, questions=kept)
 
 
 def write_table(table: Table, numbers: Numbers, path: Path) -> None:
@@ -108,14 +121,19 @@ def write_table(table: Table, numbers: Numbers, path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
 
-def read_table(path: Path) -> list[Result]:
-    """The results of cells that `write_table` wrote, without the seconds that each took."""
+def read_table(path: Path, keep_undefined: bool = False) -> list[Result]:
+    """The results of cells that `write_table` wrote, without the seconds that each took.
+
+    Args:
+        path: of the table.
+        keep_undefined: whether with measures that are undefined (NaN), which have rows of their own.
+    """
     by_cell: dict[str, Result] = {}
     for row in pq.read_table(path, filters=~_IS_DERIVED).to_pylist():
         factors: Mapping[str, str] = json.loads(row["factors"])
         cell = Cell(row["part"], tuple(factors.items()), row["seed"])
         result = by_cell.setdefault(row["cell"], Result(cell))
-        if row["n"]:
+        if row["n"] or (keep_undefined and row["questions"] is None):
             result.measures[row["measure"]] = _estimate_of(row)
         if row["questions"] is not None:
             result.questions[row["measure"]] = row["questions"]

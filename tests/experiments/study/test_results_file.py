@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -56,6 +57,15 @@ def test_derived_rows_are_replaced_wholly_and_are_no_cells(tmp_path):
     assert (derived.measures["teachers"].mean, derived.measures["teachers"].n) == (0, 6)
 
 
+def test_a_table_that_is_written_again_keeps_rows_of_what_is_undefined(tmp_path):
+    result = Result(Cell.of("teachers", signal="a"), {"auc": exactly(math.nan, 0)}, {"hits": [1.0]})
+    write_table(Table([result], "settings"), Numbers(), tmp_path / TABLE)
+    rows = pq.read_table(tmp_path / TABLE)
+    write_table(joined(Table([], "settings"), tmp_path / TABLE), Numbers(), tmp_path / TABLE)
+    assert pq.read_table(tmp_path / TABLE).equals(rows)
+    assert rows["measure"].to_pylist() == ["auc", "hits"]
+
+
 def test_what_cells_give_together_is_written_with_them(tmp_path):
     for signal, number in (("b", 1), ("a", 2)):
         measures = {"auc": exactly(0.5), "seconds": exactly(1.0)}
@@ -76,6 +86,10 @@ def test_pages_are_made_of_cells_in_the_order_in_which_the_table_has_them(tmp_pa
         ["b", "c"],
         ["a", "b", "c"],
     ]
+    third = replace(made["a"], questions={"hits": [1 / 3]})
+    [kept, *_] = joined(Table([third], "settings"), tmp_path / TABLE).results
+    write_table(Table([third], "settings"), Numbers(), tmp_path / TABLE)
+    assert read_table(tmp_path / TABLE)[0].questions == kept.questions != third.questions
 
 
 def test_numbers_are_found_by_their_factors_and_undefined_ones_are_left_out():
