@@ -1,8 +1,8 @@
 """What the cells of part `prediction` say together; from the table of results alone."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,16 +14,12 @@ from experiments.study.prediction import BEFORE, BEYOND_LENGTH, GAIN, MRR_GAIN, 
 from experiments.study.readers import INITIAL
 from experiments.study.stopping import validations_of
 from experiments.study.teachers import CONTROLS, Teacher, teachers
-from lightning_modules.metrics.bootstrap import clustered_bootstrap_interval, crossed_bootstrap_interval
+from lightning_modules.metrics.bootstrap import crossed_bootstrap_interval
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import Better, all_measures
 from lightning_modules.metrics.prediction import (
-    LeftOut,
-    balanced_accuracy,
     correlation_with_gain,
     difference_of_correlations,
-    predict_left_out,
-    rank_correlation,
     reliability,
 )
 from lightning_modules.preflight.verdict import Advice, about_fixed_preference
@@ -37,6 +33,10 @@ PAPERS, PAPERS_SECOND = "indicator1/spearman_p90", "indicator2/lift_p90"
 EARLY = "early"
 """No measure of the check, but its rival: what a quarter of the training does to validation questions."""
 VERDICT_NOW = "verdict_now"
+LABELS, NO_TEACHER = "labels", "uniform"
+"""Controls between which a gain is judged."""
+SURE_BY_CHANCE = 0.025
+"""Share of 95% intervals that are wholly above what is so, or wholly below."""
 _LESS_IS_BETTER = ("fixed_preference", "length_tau_size")
 _EITHER = ("length_tau", "entropy")
 
@@ -51,31 +51,6 @@ def direction(measure: str) -> int:
     return {Better.HIGHER: 1, Better.LOWER: -1, Better.NEITHER: 0}[better]
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A rule for the verdict, judged on teachers that share neither reader nor signal with those it is of.
-
-    Attributes:
-        left_out: what it predicts; NaN of teachers that have too few strangers.
-        num_teachers: that it was judged on.
-        error, error_of_mean: mean absolute error of the predicted gains, and of the strangers' mean.
-        advantage: how much smaller the first is, with an interval over families.
-        num_decided: teachers of which it is decided whether they are worth it.
-        correlation: Spearman's, of predicted and true gains.
-        accuracy: balanced, of "worth it" where the predicted gain is above the bound, over teachers of which
-            that is decided.
-    """
-
-    left_out: LeftOut
-    num_teachers: int
-    error: float
-    error_of_mean: float
-    advantage: Estimate
-    num_decided: int
-    correlation: float
-    accuracy: float
-
-
 class Predictions:
     """Teachers that have taught with every seed, what was measured of them before, and what they did.
 
@@ -83,7 +58,7 @@ class Predictions:
         results: of all parts; teachers without a result for each seed are left out.
 
     Attributes:
-        num_seeds: of each teacher.
+        seeds: of each teacher: the most that some have, and of several such sets the most common.
         results: of each teacher by name, in the order of the seeds.
         teachers: that are not left out.
         left_out: names of those that are.
@@ -93,12 +68,16 @@ class Predictions:
         by_teacher: dict[str, list[Result]] = {}
         for result in of_part(results, NAME):
             by_teacher.setdefault(result.cell["teacher"], []).append(result)
-        self.num_seeds = max((len(found) for found in by_teacher.values()), default=0)
+        seeds_of = {
+            name: frozenset(result.cell.seed for result in found) for name, found in by_teacher.items()
+        }
+        number = Counter(seeds_of.values())
+        self.seeds = max(number, key=lambda seeds: (len(seeds), number[seeds]), default=frozenset())
         known: Mapping[str, Teacher] = teachers()
         self.results = {
             name: sorted(found, key=lambda result: result.cell.seed)
             for name, found in by_teacher.items()
-            if name in known and len(found) == self.num_seeds
+            if name in known and seeds_of[name] == self.seeds
         }
         self.teachers = [teacher for name, teacher in known.items() if name in self.results]
         self.left_out = [name for name in by_teacher if name not in self.results]
@@ -169,11 +148,7 @@ class Predictions:
 
     def of_reader(self, name: str) -> list[Teacher]:
         """Those of one reader: which of its signals?"""
-        return [
-            teacher
-            for teacher in self.readers_teachers
-            if teacher.reading is not None and teacher.reading.reader == name
-        ]
+        return [teacher for teacher in self.readers_teachers if teacher.reader == name]
 
     @cached_property
     def new(self) -> list[Teacher]:
@@ -212,12 +187,22 @@ class Predictions:
 
         Empty where labels are not surely better than `uniform`.
         """
-        if not {"labels", "uniform"} <= self.results.keys():
+        if not {LABELS, NO_TEACHER} <= self.results.keys():
             return {}
-        labels, uniform = (self._changes(name, BEYOND_LENGTH) for name in ("labels", "uniform"))
+        labels, uniform = (self._changes(name, BEYOND_LENGTH) for name in (LABELS, NO_TEACHER))
         if not crossed_estimate(labels - uniform).low > 0:
             return {}
-        bound = (labels + uniform) / 2
+        return self._above((labels + uniform) / 2)
+
+    @cached_property
+    def above_half_of_gain(self) -> dict[str, Estimate]:
+        """By how much each teacher's gain beyond length is above half of what labels gain; see `above_half`.
+
+        A harder bound where `uniform` harms, and an easier one where it gains.
+        """
+        return self._above(self._changes(LABELS, BEYOND_LENGTH) / 2) if self.above_half else {}
+
+    def _above(self, bound: Float[np.ndarray, "seeds questions"]) -> dict[str, Estimate]:
         return {name: crossed_estimate(self._changes(name, BEYOND_LENGTH) - bound) for name in self.results}
 
     @property
@@ -233,60 +218,8 @@ class Predictions:
     @property
     def bound(self) -> float:
         """Half of the way from `uniform` to `labels`, beyond length."""
-        found = [self.estimate(name, BEYOND_LENGTH).mean for name in ("labels", "uniform")]
+        found = [self.estimate(name, BEYOND_LENGTH).mean for name in (LABELS, NO_TEACHER)]
         return sum(found) / 2
-
-    def rule(self, names: Sequence[str]) -> Rule | None:
-        """A rule of some measures for each teacher, made of its strangers; controls take no part.
-
-        None: too few of these measures are known, or no teacher has strangers enough.
-        """
-        of, measures = self._known_of_most(names)
-        if not measures or not {"labels", "uniform"} <= self.results.keys():
-            return None
-        gains = self.outcomes(BEYOND_LENGTH, of).mean(axis=(1, 2))
-        left_out = predict_left_out(measures, gains, [teacher.traits for teacher in of])
-        judged = ~np.isnan(left_out.predicted)
-        if judged.sum() < 2:
-            return None
-        said = {
-            teacher.name: bool(value >= self.bound)
-            for teacher, value in zip(of, left_out.predicted, strict=True)
-            if not math.isnan(value)
-        }
-        decided = {name: worth for name, worth in self.is_worth_it.items() if worth is not None}
-        both = [name for name in said if name in decided]
-        error, error_of_mean = (
-            np.abs(predicted - gains)[judged] for predicted in (left_out.predicted, left_out.from_mean)
-        )
-        advantage = error_of_mean - error
-        families = [teacher.family for teacher, is_judged in zip(of, judged, strict=True) if is_judged]
-        low, high = clustered_bootstrap_interval(advantage, families)
-        return Rule(
-            left_out,
-            int(judged.sum()),
-            float(error.mean()),
-            float(error_of_mean.mean()),
-            Estimate(float(advantage.mean()), low, high, len(advantage)),
-            len(both),
-            float(rank_correlation(left_out.predicted[judged], gains[judged])),
-            balanced_accuracy([said[name] for name in both], [decided[name] for name in both])
-            if both
-            else math.nan,
-        )
-
-    def _known_of_most(self, names: Sequence[str]) -> tuple[list[Teacher], dict[str, np.ndarray]]:
-        """Measures that are known of all teachers with a reader, or else of all that attend."""
-        measures: dict[str, np.ndarray] = {}
-        for of in (self.readers_teachers, self.attending):
-            measures = {
-                name: values * (direction(name) or 1)
-                for name, values in self.measures(of).items()
-                if name in names and not np.isnan(values).any()
-            }
-            if measures:
-                return of, measures
-        return [], {}
 
 
 SEEN_BEFORE = frozenset(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from experiments.study.cells import exactly
 from experiments.study.readings import NUM_UNRELATED, Reading, Scores
 from experiments.study.teachers import LOOKS_AT_QUESTION, Teacher
 from lightning_modules.metrics.estimates import Estimate, estimate
@@ -72,7 +73,7 @@ def measures_before(
     }
     # by AUCs and length, as when the study was first run: what the order adds can be told from the table
     verdict = judge(auc.numpy(), of_retriever.numpy(), matched, length_tau.numpy())
-    measures[VERDICT] = _exactly(VERDICTS[verdict.advice])
+    measures[VERDICT] = exactly(VERDICTS[verdict.advice])
     if reading is not None and teacher.attention is not None:
         indicators: Mapping[str, Any] = reading.indicators[teacher.attention]
         measures |= {name: estimate(values) for name, values in indicators.items()}
@@ -94,7 +95,3 @@ def _size(of: Estimate) -> Estimate:
     bounds = sorted((abs(of.low), abs(of.high)))
     low = 0.0 if of.low < 0 < of.high else bounds[0]
     return Estimate(abs(of.mean), low, bounds[1], of.n)
-
-
-def _exactly(value: float) -> Estimate:
-    return Estimate(value, math.nan, math.nan, 1)

@@ -79,9 +79,9 @@ class Result:
         return f"{name} {found.mean:+.3f}"
 
 
-def exactly(value: float) -> Estimate:
-    """A number without an interval."""
-    return Estimate(float(value), math.nan, math.nan, 1)
+def exactly(value: float, n: int = 1) -> Estimate:
+    """A number without an interval: measured once, computed from so many, or a count among so many."""
+    return Estimate(float(value), math.nan, math.nan, n)
 
 
 class Results:

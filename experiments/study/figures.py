@@ -1,6 +1,6 @@
 """The study's figures, as SVG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +82,19 @@ def draw_bars(rows: Sequence[tuple[str, Estimate]], label: str, path: Path) -> N
     _save(figure, path)
 
 
-def draw_curves(
-    lines: Sequence[tuple[str, Sequence[int], Sequence[Sequence[float]]]], label: str, path: Path
-) -> None:
+def draw_curves(lines: Sequence[tuple[str, Sequence[Mapping[int, float]]]], label: str, path: Path) -> None:
     """A line for each name: the mean over seeds, and the least and the greatest as a band.
 
     Args:
-        lines: name, steps, and values by seed and step.
+        lines: name, and of each seed its values by step; of a step that some have not come to, the others'.
         label: of the ordinate.
         path: of the SVG.
     """
     figure, axes = _figure(7.6, 3.6)
-    for number, (name, steps, by_seed) in enumerate(lines):
+    for number, (name, by_seed) in enumerate(lines):
         colour = _COLOURS[number % len(_COLOURS)]
-        by_step = list(zip(*by_seed, strict=True))
+        steps = sorted({step for curve in by_seed for step in curve})
+        by_step = [[curve[step] for curve in by_seed if step in curve] for step in steps]
         lowest, highest = [min(of) for of in by_step], [max(of) for of in by_step]
         axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, linewidth=0)
         axes.plot(

@@ -74,13 +74,3 @@ class Numbers:
 
     def __iter__(self) -> Iterator[Derived]:
         return iter(self._found.values())
-
-
-def counted(number: int, of: int) -> Estimate:
-    """A count among so many; it has no interval."""
-    return Estimate(float(number), math.nan, math.nan, of)
-
-
-def without_interval(value: float, n: int) -> Estimate:
-    """A number that is computed from so many."""
-    return Estimate(float(value), math.nan, math.nan, n)

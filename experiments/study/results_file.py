@@ -2,10 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -36,47 +38,73 @@ _SETTINGS, _SECOND = b"settings", b"second_reader"
 _IS_DERIVED = pc.field("part") == DERIVED
 
 
-def write_table(results: Iterable[Result], path: Path, settings: str, second: str = "") -> None:
-    """All results as one Parquet file, a row for each cell and measure; cells that are in it alone stay.
+@dataclass(frozen=True)
+class Table:
+    """What a table holds beside numbers that are computed from it.
 
-    So do its derived numbers, those of the last rendering, until `write_derived` replaces them.
-
-    Args:
-        results: of the cells.
-        path: of the file.
+    Attributes:
+        results: of cells.
         settings: that they are of.
-        second: name of the second reader, which cells call `second` whichever it is; empty = there is none,
-            and the file's stays.
+        second: name of the second reader, which cells call `second` whichever it is; empty = there is none.
+    """
+
+    results: Sequence[Result]
+    settings: str
+    second: str = ""
+
+
+def read_whole(path: Path) -> Table:
+    """What `write_table` wrote, without derived numbers and the seconds that each cell took."""
+    noted = pq.read_schema(path).metadata or {}
+    return Table(
+        read_table(path, keep_undefined=True),
+        noted.get(_SETTINGS, b"").decode(),
+        noted.get(_SECOND, b"").decode(),
+    )
+
+
+def joined(table: Table, path: Path) -> Table:
+    """With the cells that a file has and the table has not; nothing is written.
+
+    In the order and with the precision of the file, so that all that is made of it is what the file gives.
 
     Raises:
         ConfigError: the file holds results of other settings, or of another second reader.
     """
-    by_cell = {result.cell: result for result in results}
-    if path.is_file():
-        noted = pq.read_schema(path).metadata or {}
-        if noted.get(_SETTINGS, b"").decode() != settings:
-            raise ConfigError(
-                f"{path} holds results of other settings, which are not mixed with these; give another --out"
-            )
-        its_second = noted.get(_SECOND, b"").decode()
-        if second and its_second and second != its_second:
-            raise ConfigError(
-                f"{path} holds results of the second reader {its_second}, which are not mixed with those of "
-                f"{second}; give another --out"
-            )
-        second = second or its_second
-        by_cell = {result.cell: result for result in read_table(path)} | by_cell
+    there = read_whole(path) if path.is_file() else Table([], table.settings)
+    if there.settings != table.settings:
+        raise ConfigError(
+            f"{path} holds results of other settings, which are not mixed with these; give another --out"
+        )
+    if table.second and there.second and table.second != there.second:
+        raise ConfigError(
+            f"{path} holds results of the second reader {there.second}, which are not mixed with those of "
+            f"{table.second}; give another --out"
+        )
+    by_cell = {result.cell: result for result in (*there.results, *map(_as_kept, table.results))}
     ordered = sorted(by_cell.values(), key=lambda result: result.cell.name)
+    return Table(ordered, table.settings, table.second or there.second)
+
+
+def _as_kept(result: Result) -> Result:
+    """With values of questions as the file has them: of single precision."""
+    kept = {name: np.asarray(values, dtype=np.float32).tolist() for name, values in result.questions.items()}
+    return replace(result, questions=kept)
+
+
+def write_table(table: Table, numbers: Numbers, path: Path) -> None:
+    """One Parquet file: a row for each cell and measure, and below them one for each number.
+
+    All at once, so that what is computed from several cells never stands beside others than those.
+
+    Args:
+        table: results of cells.
+        numbers: that are computed from them.
+        path: of the file, which is replaced.
+    """
+    ordered = sorted(table.results, key=lambda result: result.cell.name)
     rows = [row for result in ordered for row in _rows_of(result)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    schema = _SCHEMA.with_metadata({_SETTINGS: settings.encode(), _SECOND: second.encode()})
-    derived = [pq.read_table(path, filters=_IS_DERIVED)] if path.is_file() else []
-    _write([pa.Table.from_pylist(rows, schema=schema), *derived], path)
-
-
-def write_derived(numbers: Numbers, path: Path) -> None:
-    """Puts a row for each number into the table, in place of all such rows that it had; cells stay."""
-    rows = [
+    rows += [
         {
             "part": DERIVED,
             "cell": derived.name,
@@ -87,27 +115,25 @@ def write_derived(numbers: Numbers, path: Path) -> None:
         for derived in numbers
         for name, found in derived.measures.items()
     ]
-    cells = pq.read_table(path, filters=~_IS_DERIVED)
-    _write([cells, pa.Table.from_pylist(rows, schema=_SCHEMA)], path)
-
-
-def _write(tables: Sequence[pa.Table], path: Path) -> None:
-    """One below the other, with the metadata of the first."""
-    schema = _SCHEMA.with_metadata(tables[0].schema.metadata)
+    schema = _SCHEMA.with_metadata({_SETTINGS: table.settings.encode(), _SECOND: table.second.encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
     with durably(path) as partial:
-        pq.write_table(
-            pa.concat_tables([table.cast(schema) for table in tables]), partial, compression="zstd"
-        )
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
 
-def read_table(path: Path) -> list[Result]:
-    """The results of cells that `write_table` wrote, without the seconds that each took."""
+def read_table(path: Path, keep_undefined: bool = False) -> list[Result]:
+    """The results of cells that `write_table` wrote, without the seconds that each took.
+
+    Args:
+        path: of the table.
+        keep_undefined: whether with measures that are undefined (NaN), which have rows of their own.
+    """
     by_cell: dict[str, Result] = {}
     for row in pq.read_table(path, filters=~_IS_DERIVED).to_pylist():
         factors: Mapping[str, str] = json.loads(row["factors"])
         cell = Cell(row["part"], tuple(factors.items()), row["seed"])
         result = by_cell.setdefault(row["cell"], Result(cell))
-        if row["n"]:
+        if row["n"] or (keep_undefined and row["questions"] is None):
             result.measures[row["measure"]] = _estimate_of(row)
         if row["questions"] is not None:
             result.questions[row["measure"]] = row["questions"]
@@ -115,7 +141,7 @@ def read_table(path: Path) -> list[Result]:
 
 
 def read_derived(path: Path) -> Numbers:
-    """The numbers that `write_derived` wrote, in their order."""
+    """The numbers that `write_table` wrote below them, in their order."""
     numbers = Numbers()
     for row in pq.read_table(path, filters=_IS_DERIVED).to_pylist():
         factors: dict[str, str] = json.loads(row["factors"])

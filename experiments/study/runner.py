@@ -13,7 +13,7 @@ from experiments.study.cells import Cell, Results
 from experiments.study.material import Material
 from experiments.study.parts import PARTS
 from experiments.study.readers import NoSuchSignalError, Readings
-from experiments.study.results_file import TABLE, write_table
+from experiments.study.results_file import TABLE, Table, joined
 
 log = logging.getLogger(__name__)
 
@@ -136,12 +136,14 @@ class Study:
         from experiments.study.pages import write_pages
 
         results = self.results.all()
-        table = self.out / TABLE
         if results:
-            write_table(results, table, self.material.settings, _name_of(self.material.second))
-        elif not table.is_file():
+            second = _name_of(self.material.second)
+            table = joined(Table(results, self.material.settings, second), self.out / TABLE)
+            write_pages(self.out, table)
+        elif (self.out / TABLE).is_file():
+            write_pages(self.out)
+        else:
             raise ConfigError(f"there are no results in {self.results.folder} yet; run some cells first")
-        write_pages(self.out)
         print(f"{self.out / 'README.md'}")
 
 

@@ -1,4 +1,8 @@
-"""Part `stopping`: the stopping rule replayed on every run of the study; it runs no cells of its own."""
+"""Part `stopping`: the stopping rule replayed on runs of other parts; it runs no cells of its own.
+
+Those are runs whose results have the value of each validation question: `prediction` and `collapse`, not
+`tables`, whose runs had the rule itself.
+"""
 
 import re
 from collections.abc import Sequence
@@ -71,13 +75,18 @@ class Replayed:
 
 
 def replay(results: Sequence[Result], patience: int) -> list[Replayed]:
-    """Of all runs that were validated, whatever part they are of.
+    """Of all runs that have the value of each validation question, whatever part they are of.
 
     Args:
         results: of all parts.
         patience: validations in a row that must be lower.
     """
     return [_replay(result, patience) for result in results if validations_of(result)]
+
+
+def replayed_parts(results: Sequence[Result]) -> list[str]:
+    """Parts that such runs are of."""
+    return list(dict.fromkeys(result.cell.part for result in results if validations_of(result)))
 
 
 def validations_of(result: Result) -> dict[int, np.ndarray]:

@@ -44,7 +44,8 @@ _CUT_DOWN = (
     "evaluation.num_read_test=24",
     "index.refresh='0-1000000:30'",
 )
-_NUM_STEPS = 60
+NUM_STEPS = 60
+"""Of each setting."""
 LONGER = {"off-the-shelf": 240, "step-2": 240}
 """Steps of the runs that show whether a gain holds; Step 2's reader is that of the same Step 1."""
 _DATA = "vital"
@@ -52,7 +53,7 @@ _DATA = "vital"
 
 def cells(seeds: Sequence[int]) -> list[Cell]:
     """All settings with the first seed, then with the next; then the longer runs likewise."""
-    steps = [dict.fromkeys(SETTINGS, _NUM_STEPS), LONGER]
+    steps = [dict.fromkeys(SETTINGS, NUM_STEPS), LONGER]
     return [
         Cell.of(NAME, seed, setting=setting, steps=str(num_steps))
         for of_settings in steps
@@ -63,7 +64,22 @@ def cells(seeds: Sequence[int]) -> list[Cell]:
 
 def name_of(cell: Cell) -> str:
     """A cell's setting, with its steps where they are more than others have."""
-    return cell["setting"] + (f", {cell['steps']} steps" if int(cell["steps"]) > _NUM_STEPS else "")
+    return name_with(cell["setting"], int(cell["steps"]))
+
+
+def name_with(setting: str, num_steps: int) -> str:
+    """A setting that is trained so long."""
+    return setting + (f", {num_steps} steps" if num_steps > NUM_STEPS else "")
+
+
+def validations_of(result: Result) -> dict[int, float]:
+    """HR@5 of the validation questions by step, in order; empty where a run trains nothing."""
+    found = {
+        int(name.removeprefix(VALIDATION)): of.mean
+        for name, of in result.measures.items()
+        if name.startswith(VALIDATION)
+    }
+    return dict(sorted(found.items()))
 
 
 def run(cell: Cell, material: Material, readings: Readings) -> Result:
@@ -78,9 +94,8 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
             f"data.train={material.config.data.train} name the other parts"
         )
     experiment = SETTINGS[cell["setting"]]
-    overrides = [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}"]
-    if cell["setting"] != "initial":
-        overrides.append(f"trainer.max_steps={cell['steps']}")
+    num_steps = None if cell["setting"] == "initial" else int(cell["steps"])
+    overrides = _overrides(cell, material, num_steps)
     if cell["setting"] == "step-2":
         overrides.append(f"init.reader_from={_step_1(cell, material).path}")
     found = find_run_of(experiment, overrides)
@@ -94,14 +109,14 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
     return _result(cell, found)
 
 
+def _overrides(cell: Cell, material: Material, num_steps: int | None) -> list[str]:
+    """What a run differs in from its experiment; no steps = it trains nothing."""
+    of_steps = [] if num_steps is None else [f"trainer.max_steps={num_steps}"]
+    return [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}", *of_steps]
+
+
 def _step_1(cell: Cell, material: Material) -> RunFolder:
-    overrides = [
-        *_CUT_DOWN,
-        f"seed={cell.seed}",
-        f"runs={material.folder / 'runs'}",
-        f"trainer.max_steps={_NUM_STEPS}",
-    ]
-    found = find_run_of(SETTINGS["step-1"], overrides)
+    found = find_run_of(SETTINGS["step-1"], _overrides(cell, material, NUM_STEPS))
     if found is None or not found.is_finished:
         raise ValueError(
             f"Step 2 starts from the reader of Step 1: run tables/setting=step-1/*/seed={cell.seed}"

@@ -36,8 +36,8 @@ class Teacher:
 
     Attributes:
         name: of the cells that it teaches in.
-        family: teachers of one family are left out together where a rule is judged on teachers that it has
-            not seen.
+        family: teachers of one family are much alike, and are drawn together where intervals are over
+            teachers. It says nothing of models: readers of several families are made of one (`base_model`).
         parts: signals of the reading that are standardised and added up, by weight.
         reading: of which reader; None = the scores come from the candidates alone (`control`).
         control: scores without a reader.
@@ -64,10 +64,19 @@ class Teacher:
         return None
 
     @property
-    def traits(self) -> frozenset[str]:
-        """Its reader and its signals' rows: teachers that share one of them are no strangers."""
-        of_signals = {signal.partition(" ")[0] for signal, _ in self.parts}
-        return frozenset(of_signals if self.reading is None else {self.reading.reader, *of_signals})
+    def rows(self) -> frozenset[str]:
+        """What its signals are of: attention's rows, whichever heads and tokens, or the likelihood."""
+        return frozenset(signal.partition(" ")[0] for signal, _ in self.parts)
+
+    @property
+    def reader(self) -> str:
+        """Its reader's name; a control has none."""
+        return "" if self.reading is None else self.reading.reader
+
+    @property
+    def base_model(self) -> str:
+        """The model that its reader is, or was made of by training or shuffling; a control has none."""
+        return self.reader if self.reader in ("", SECOND) else INITIAL
 
     def scores(self, signals: Signals) -> Scores:
         """What its target is a softmax of, before scale and temperature."""

@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.study import collapse
-from experiments.study.analysis import crossed_estimate, over_seeds
-from experiments.study.cells import Result, of_part
-from experiments.study.numbers import Numbers, counted, without_interval
+from experiments.study.analysis import SURE_BY_CHANCE, crossed_estimate, over_seeds
+from experiments.study.cells import Result, exactly, of_part
+from experiments.study.numbers import Numbers
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from lightning_modules.metrics.estimates import Estimate
 
-APART = "candidates"
-"""The factor whose levels the others' effects are computed for, each alone."""
+APART, OF_CANDIDATES_APART = "candidates", "shown"
+"""The factor for whose levels, each alone, the others' effects are computed; and that for its own effect."""
 Combination = tuple[str, ...]
 """A level of each factor."""
 _BySeed = Mapping[int, Result]
@@ -35,11 +35,19 @@ def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
     by_levels = by_combination(results)
     if not by_levels:
         return
+    seeds = sorted({seed for of_seeds in by_levels.values() for seed in of_seeds})
+    whole = {levels: of for levels, of in by_levels.items() if set(of) == set(seeds)}
     found = {levels: _of_combination(list(of_seeds.values())) for levels, of_seeds in by_levels.items()}
     for levels, measures in found.items():
         numbers.add(collapse.NAME, measures, **dict(zip(collapse.FACTORS, levels, strict=True)))
-    numbers.add(collapse.NAME, _counts(found.values(), [*by_levels.values()]))
-    _add_effects(numbers, by_levels)
+    num_cells, num_run = len(collapse.cells(seeds)), sum(len(of) for of in by_levels.values())
+    cells = {
+        "cells_run": exactly(num_run, num_cells),
+        "cells": exactly(num_cells, num_cells),
+        "lack_a_seed": exactly(len(by_levels) - len(whole), len(by_levels)),
+    }
+    numbers.add(collapse.NAME, _counts([found[levels] for levels in whole]) | cells)
+    _add_effects(numbers, whole, seeds)
 
 
 def _of_combination(of_seeds: Sequence[Result]) -> dict[str, Estimate]:
@@ -47,34 +55,30 @@ def _of_combination(of_seeds: Sequence[Result]) -> dict[str, Estimate]:
     return {
         GAIN: over_seeds(of_seeds, GAIN),
         BEYOND_LENGTH: over_seeds(of_seeds, BEYOND_LENGTH),
-        "words": without_interval(words, len(of_seeds)),
+        "words": exactly(words, len(of_seeds)),
     }
 
 
-def _counts(found: Collection[Mapping[str, Estimate]], by_seed: Sequence[_BySeed]) -> dict[str, Estimate]:
-    num_seeds = len({seed for of in by_seed for seed in of})
-    num_cells = len(collapse.cells(range(num_seeds)))
-    of_combinations = {
+def _counts(found: Collection[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """Of combinations that have every seed."""
+    counts = {
         "combinations": len(found),
         "surely_lower": sum(of[GAIN].high < 0 for of in found),
         "surely_higher": sum(of[GAIN].low > 0 for of in found),
+        "surely_lower_beyond_length": sum(of[BEYOND_LENGTH].high < 0 for of in found),
         "surely_higher_beyond_length": sum(of[BEYOND_LENGTH].low > 0 for of in found),
+        "surely_higher_by_chance": SURE_BY_CHANCE * len(found),
     }
-    counts = {name: counted(number, len(found)) for name, number in of_combinations.items()}
-    return counts | {
-        "cells_run": counted(sum(len(of) for of in by_seed), num_cells),
-        "cells": counted(num_cells, num_cells),
-    }
+    return {name: exactly(number, len(found)) for name, number in counts.items()}
 
 
 # ---- what a factor does ----
 
 
-def _add_effects(numbers: Numbers, by_levels: Mapping[Combination, _BySeed]) -> None:
+def _add_effects(numbers: Numbers, whole: Mapping[Combination, _BySeed], seeds: Sequence[int]) -> None:
     """Of each factor a level instead of another, over combinations that have every seed."""
-    seeds = sorted({seed for of_seeds in by_levels.values() for seed in of_seeds})
-    whole = {levels: of for levels, of in by_levels.items() if set(of) == set(seeds)}
-    for place, levels in enumerate(collapse.FACTORS.values()):
+    for place, (factor, levels) in enumerate(collapse.FACTORS.items()):
+        apart = OF_CANDIDATES_APART if factor == APART else APART
         for level, other in combinations(levels, 2):
             pairs = {
                 of: (whole[of], whole[instead])
@@ -82,29 +86,29 @@ def _add_effects(numbers: Numbers, by_levels: Mapping[Combination, _BySeed]) -> 
                 if of[place] == level and (instead := (*of[:place], other, *of[place + 1 :])) in whole
             }
             if pairs:
-                _add_effect(numbers, pairs, seeds, level=other, instead_of=level)
+                _add_effect(numbers, pairs, seeds, apart, level=other, instead_of=level)
 
 
 def _add_effect(
-    numbers: Numbers, pairs: Mapping[Combination, _Pair], seeds: Sequence[int], **factors: str
+    numbers: Numbers, pairs: Mapping[Combination, _Pair], seeds: Sequence[int], apart: str, **factors: str
 ) -> None:
-    """Over all pairs of combinations that differ in nothing else, and with candidates of each source."""
+    """Over all pairs of combinations that differ in nothing else, and with each level of a further factor."""
     of_all = list(pairs.values())
     changes = [_changes([pair], seeds, GAIN).mean() for pair in of_all]
     measures = {
-        "pairs_up": counted(sum(change > 0 for change in changes), len(pairs)),
-        "pairs_down": counted(sum(change < 0 for change in changes), len(pairs)),
+        "pairs_up": exactly(sum(change > 0 for change in changes), len(pairs)),
+        "pairs_down": exactly(sum(change < 0 for change in changes), len(pairs)),
         GAIN: crossed_estimate(_changes(of_all, seeds, GAIN)),
         BEYOND_LENGTH: crossed_estimate(_changes(of_all, seeds, BEYOND_LENGTH)),
     }
     numbers.add(collapse.NAME, measures, **factors)
-    by_source: dict[str, list[_Pair]] = {}
+    by_level: dict[str, list[_Pair]] = {}
     for levels, pair in pairs.items():
-        by_source.setdefault(levels[list(collapse.FACTORS).index(APART)], []).append(pair)
-    if len(by_source) > 1:
-        for source, of_source in by_source.items():
-            of_gain = {GAIN: crossed_estimate(_changes(of_source, seeds, GAIN))}
-            numbers.add(collapse.NAME, of_gain, **factors, **{APART: source})
+        by_level.setdefault(levels[list(collapse.FACTORS).index(apart)], []).append(pair)
+    if len(by_level) > 1:
+        for level, of_level in by_level.items():
+            of_gain = {GAIN: crossed_estimate(_changes(of_level, seeds, GAIN))}
+            numbers.add(collapse.NAME, of_gain, **factors, **{apart: level})
 
 
 def _changes(

@@ -1,4 +1,4 @@
-"""How the stopping rule does, replayed on all runs of the study."""
+"""How the stopping rule does, replayed on the runs of parts `prediction` and `collapse`."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.study import stopping
 from experiments.study.cells import Result, exactly
-from experiments.study.numbers import Numbers, counted, without_interval
+from experiments.study.numbers import Numbers
 from experiments.study.prediction import GAIN
 from experiments.study.stopping import Replayed
 from lightning_modules.metrics.estimates import Estimate
@@ -42,8 +42,8 @@ def _counts(runs: Sequence[Replayed]) -> dict[str, Estimate]:
         "stopped_end_no_lower": sum(run.is_false for run in stopped),
         "stopped_come_back": sum(run.came_back for run in stopped),
     }
-    return {name: counted(number, len(runs)) for name, number in of_all.items()} | {
-        name: counted(number, len(stopped)) for name, number in of_stopped.items()
+    return {name: exactly(number, len(runs)) for name, number in of_all.items()} | {
+        name: exactly(number, len(stopped)) for name, number in of_stopped.items()
     }
 
 
@@ -52,10 +52,10 @@ def _steps(runs: Sequence[Replayed]) -> dict[str, Estimate]:
     stopped = [run for run in runs if run.saves_steps]
     late = [run.late for run in stopped if run.late is not None]
     saved = np.average([run.saved for run in runs], weights=[run.num_steps for run in runs])
-    found = {"steps_saved": without_interval(saved, len(runs))}
+    found = {"steps_saved": exactly(saved, len(runs))}
     if stopped:
         of_stopped = float(np.mean([run.saved for run in stopped]))
-        found["steps_saved_of_stopped"] = without_interval(of_stopped, len(stopped))
+        found["steps_saved_of_stopped"] = exactly(of_stopped, len(stopped))
     if late:
-        found["steps_to_the_stop"] = without_interval(float(np.mean(late)), len(late))
+        found["steps_to_the_stop"] = exactly(float(np.mean(late)), len(late))
     return found

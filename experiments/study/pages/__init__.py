@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from datamodules.durable_files import write_durably
 from experiments.study import collapse, prediction, stopping, tables, teacher_table
 from experiments.study.cells import Result
 from experiments.study.derived import derive
@@ -14,7 +16,7 @@ from experiments.study.pages.tables_page import of_tables
 from experiments.study.pages.teachers_page import of_teachers
 from experiments.study.pages.templates import Rows, fill
 from experiments.study.pages.text import rows_over
-from experiments.study.results_file import TABLE, read_table, write_derived
+from experiments.study.results_file import TABLE, Table, read_whole, write_table
 
 ADVICE, SUMMARY, HOW = "advice.template.md", "summary.template.md", "how.template.md"
 """Written by hand, with names of rows for numbers (`templates`): a page of its own; the findings in ten
@@ -23,22 +25,28 @@ _ADVICE_PAGE = "advice.md"
 README = "README.md"
 
 
-def write_pages(out: Path) -> None:
-    """Computes what several cells say together, puts it into the table, and writes the pages from that.
+def write_pages(out: Path, table: Table | None = None) -> None:
+    """Computes what several cells say together, and writes the table with it, the pages and the figures.
+
+    Whatever can be refused is made before the first of them is written.
 
     Args:
         out: folder of the table, of the pages written by hand and of those that are written; tables in
             folders below that they name numbers of must have been rendered.
+        table: results of cells; None = those of the table that is there.
 
     Raises:
         ConfigError: see `fill`; nothing has been written then.
     """
-    results = read_table(out / TABLE)
-    numbers = derive(results)
-    written_by_hand = fill_all(out, Rows(results, numbers, out))
-    write_derived(numbers, out / TABLE)
-    for name, text in pages_of(results, numbers, written_by_hand, out).items():
-        (out / name).write_text(text, encoding="utf-8")
+    table = table or read_whole(out / TABLE)
+    numbers = derive(table.results)
+    written_by_hand = fill_all(out, Rows(table.results, numbers, out))
+    with TemporaryDirectory() as drawn:
+        pages = pages_of(table.results, numbers, written_by_hand, Path(drawn))
+        figures = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(drawn).iterdir())}
+    write_table(table, numbers, out / TABLE)
+    for name, text in {**figures, **pages}.items():
+        write_durably(out / name, text)
 
 
 def fill_all(folder: Path, rows: Rows) -> dict[str, str]:
@@ -53,11 +61,11 @@ def fill_all(folder: Path, rows: Rows) -> dict[str, str]:
 def pages_of(
     results: Sequence[Result], numbers: Numbers, written_by_hand: dict[str, str], figures: Path
 ) -> dict[str, str]:
-    """The text of each page for which there are results, by the name of its file; draws the figures.
+    """The text of each page for which there are results, by the name of its file; draws the figures too.
 
     Args:
-        results: of cells.
-        numbers: that are computed from them; nothing is computed here.
+        results: of cells; tables show what is of one of them, figures its curves.
+        numbers: that are computed from several, for all else that pages say.
         written_by_hand: from `fill_all`.
         figures: folder that the figures are drawn into.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.study import collapse
 from experiments.study.cells import Result
-from experiments.study.derived.of_collapse import APART, Combination, by_combination
+from experiments.study.derived.of_collapse import APART, OF_CANDIDATES_APART, Combination, by_combination
 from experiments.study.figures import draw_curves
 from experiments.study.numbers import Derived, Numbers
 from experiments.study.pages.text import command, count, interval, table
@@ -60,14 +60,22 @@ _ABOUT = (
 
 def _sentences(numbers: Numbers, effects: Sequence[Derived]) -> list[str]:
     counts = numbers.at(collapse.NAME)
-    by_gain = sorted(numbers.having(collapse.NAME, *collapse.FACTORS), key=lambda of: of.measures[GAIN].mean)
+    lack = counts["lack_a_seed"]
+    left_out = [f"{count(lack)} combinations lack a seed and are in no count."] * bool(lack.mean)
+    found = numbers.having(collapse.NAME, *collapse.FACTORS)
+    most = max(of.measures["words"].n for of in found)
+    whole = [of for of in found if of.measures["words"].n == most]
+    by_gain = sorted(whole, key=lambda of: of.measures[GAIN].mean)
     worst, best = by_gain[0], by_gain[-1]
     sentences = [
+        *left_out,
         f"Of {count(counts['combinations'])} combinations with the answer's rows as the teacher "
-        f"{count(counts['surely_lower'])} end surely below their start, {count(counts['surely_higher'])} "
-        f"surely above it, and {count(counts['surely_higher_beyond_length'])} surely above it beyond length; "
-        f"HR@5 changes by {interval(worst.measures[GAIN])} at worst ({_levels(worst)}), by "
-        f"{interval(best.measures[GAIN])} in the one that is best ({_levels(best)})."
+        f"{count(counts['surely_lower'])} end surely below their start and {count(counts['surely_higher'])} "
+        f"surely above it; beyond length {count(counts['surely_lower_beyond_length'])} surely below and "
+        f"{count(counts['surely_higher_beyond_length'])} surely above it. By chance alone about "
+        f"{counts['surely_higher_by_chance'].mean:.0f} would be surely above it. HR@5 changes by "
+        f"{interval(worst.measures[GAIN])} at worst ({_levels(worst)}), by "
+        f"{interval(best.measures[GAIN])} in the one that is best ({_levels(best)}).",
     ]
     if effects:
         by_size = sorted(effects, key=lambda of: -abs(of.measures[GAIN].mean))
@@ -119,7 +127,17 @@ def _of_effects(numbers: Numbers, effects: Sequence[Derived]) -> list[str]:
         "their sources stand apart as well.",
         "",
         *table([*heads, "change beyond length"], rows),
+        *_of_candidates(numbers),
     ]
+
+
+def _of_candidates(numbers: Numbers) -> list[str]:
+    """What their source does, by how passages are shown."""
+    found = numbers.having(collapse.NAME, "level", "instead_of", OF_CANDIDATES_APART)
+    if not found:
+        return []
+    rows = [[_words(of), of[OF_CANDIDATES_APART], interval(of.measures[GAIN])] for of in found]
+    return ["", *table(["instead of", OF_CANDIDATES_APART, "change of the gain"], rows)]
 
 
 def _with_candidates(numbers: Numbers, effect: Derived, source: str) -> str:
@@ -134,17 +152,19 @@ def _with_candidates(numbers: Numbers, effect: Derived, source: str) -> str:
 def _draw(by_levels: Mapping[Combination, Mapping[int, Result]], path: Path) -> None:
     """A line for each combination of two factors, the mean over all others."""
     places = [list(collapse.FACTORS).index(name) for name in _CURVES_OF]
-    lines: dict[str, dict[int, list[np.ndarray]]] = {}
-    steps: list[int] = []
+    lines: dict[str, dict[int, dict[int, list[float]]]] = {}
     for levels, of_seeds in by_levels.items():
         of_line = lines.setdefault(" ".join(levels[place] for place in places), {})
         for seed, result in of_seeds.items():
-            curve = validations_of(result)
-            steps = list(curve)
-            of_line.setdefault(seed, []).append(np.array([hits.mean() for hits in curve.values()]))
+            of_seed = of_line.setdefault(seed, {})
+            for step, hits in validations_of(result).items():
+                of_seed.setdefault(step, []).append(float(hits.mean()))
     draw_curves(
         [
-            (name, steps, [list(np.mean(curves, axis=0)) for curves in of_seeds.values()])
+            (
+                name,
+                [{step: float(np.mean(of)) for step, of in of_seed.items()} for of_seed in of_seeds.values()],
+            )
             for name, of_seeds in sorted(lines.items())
         ],
         "HR@5, validation",

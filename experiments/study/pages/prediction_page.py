@@ -4,7 +4,17 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.study.analysis import EARLY, OUTCOMES, PAPERS, PAPERS_SECOND, PRIMARY, Predictions, is_sure
+from experiments.study.analysis import (
+    EARLY,
+    LABELS,
+    NO_TEACHER,
+    OUTCOMES,
+    PAPERS,
+    PAPERS_SECOND,
+    PRIMARY,
+    Predictions,
+    is_sure,
+)
 from experiments.study.before import VERDICT
 from experiments.study.cells import Result
 from experiments.study.derived.of_prediction import (
@@ -15,13 +25,16 @@ from experiments.study.derived.of_prediction import (
     CORRELATION,
     CORRELATION_LESS,
     FEWEST_TEACHERS,
+    GROUPS,
+    JUDGED,
     OF_CHECK,
-    OF_SECOND,
-    RULES,
+    PRIMARY_ALONE,
     SAID,
+    SAME_ORDER,
     START,
     WITH_A_READER,
     WORTH,
+    Judged,
 )
 from experiments.study.figures import draw_bars, draw_scatter
 from experiments.study.numbers import Numbers
@@ -37,11 +50,12 @@ from experiments.study.pages.text import (
     with_n,
 )
 from experiments.study.prediction import BEYOND_LENGTH, GAIN, NAME
+from experiments.study.rules import STRANGERS
 from experiments.study.teachers import CONTROLS as CONTROL_TEACHERS
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.prediction import FEWEST_FOR_INTERVAL
 
-_IN_FINDINGS = (PRIMARY, "auc", "fixed_preference", VERDICT, PAPERS, PAPERS_SECOND, EARLY)
+_IN_FINDINGS = (PRIMARY, "auc", SAME_ORDER, VERDICT, PAPERS, PAPERS_SECOND, EARLY)
 
 
 def of_prediction(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
@@ -77,7 +91,7 @@ def _gain_of(numbers: Numbers, teacher: str) -> Estimate:
 
 
 def _table_of_teachers(found: Predictions, numbers: Numbers) -> list[str]:
-    shown = (PRIMARY, "auc", "length_tau", "fixed_preference", PAPERS, VERDICT)
+    shown = (PRIMARY, "auc", "length_tau", SAME_ORDER, PAPERS, VERDICT)
     rows = []
     for teacher in sorted(found.teachers, key=lambda of: -_gain_of(numbers, of.name).mean):
         before, after = found.before(teacher.name), numbers.at(NAME, teacher=teacher.name)
@@ -95,8 +109,8 @@ def _table_of_teachers(found: Predictions, numbers: Numbers) -> list[str]:
     about = (
         f"{_num(numbers, WITH_A_READER)} teachers with a reader and {_num(numbers, CONTROLS)} controls, "
         f"{count(numbers.at(NAME)['seeds'])} seeds each; changes of the Hit Rate@5. *Worth it*: beyond "
-        "length surely more than half of the way from no teacher (`uniform`) to true labels; *no*: surely "
-        "less. Indicators are of the attention that teaches, so that a likelihood has none."
+        f"length surely more than half of the way from no teacher (`{NO_TEACHER}`) to true {LABELS}; *no*: "
+        "surely less. Indicators are of the attention that teaches, so that a likelihood has none."
     )
     missing = [f"Left out, since a seed is missing: {', '.join(found.left_out)}.", ""] * bool(found.left_out)
     return [about, "", *missing, *table(heads, rows)]
@@ -120,17 +134,6 @@ def of_gains(found: Predictions, numbers: Numbers) -> str:
     )
 
 
-_GROUPS = {
-    ATTENDING: "all can be measured of",
-    WITH_A_READER: "with a reader",
-    "initial-reader": "of the initial reader",
-    OF_SECOND: "of the second reader",
-    "had-not-taught-before": "that had not taught before",
-    "and-controls": "and controls",
-}
-"""Teachers that correlations are over, and what their column is called."""
-
-
 def _of_measures(over: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """Correlations by measure, the strongest first."""
     return {name.removeprefix(CORRELATION): of for name, of in over.items() if name.startswith(CORRELATION)}
@@ -138,7 +141,7 @@ def _of_measures(over: Mapping[str, Estimate]) -> dict[str, Estimate]:
 
 def _correlations(numbers: Numbers, outcome: str, out: Path) -> list[str]:
     words = OUTCOMES[outcome]
-    over = {group: numbers.at(NAME, outcome=outcome, teachers=group) for group in _GROUPS}
+    over = {group: numbers.at(NAME, outcome=outcome, teachers=group) for group in GROUPS}
     first = {name: of for name, of in _of_measures(over[ATTENDING]).items() if name != FEW}
     draw_bars(
         [(label(name), of) for name, of in first.items()],
@@ -154,7 +157,10 @@ def _correlations(numbers: Numbers, outcome: str, out: Path) -> list[str]:
         "Spearman's correlations over teachers, with the number of teachers in round brackets. Over fewer "
         f"than {FEWEST_FOR_INTERVAL} teachers there is no interval: it would hold nearly every correlation.",
         "",
-        *table(["measured before", *_GROUPS.values()], [*rows, ["*how well the gains are known*", *known]]),
+        *table(
+            ["measured before", *(of.words for of in GROUPS.values())],
+            [*rows, ["*how well the gains are known*", *known]],
+        ),
     ]
 
 
@@ -174,14 +180,14 @@ def _of_correlations(numbers: Numbers) -> list[str]:
             f"{interval(known[strongest], 2)}."
         )
     sentences = [sentence]
-    compared = numbers.at(NAME, outcome=BEYOND_LENGTH, teachers=ATTENDING, measure=PRIMARY)
-    if compared:
+    for compared in numbers.having(NAME, "measure", outcome=BEYOND_LENGTH, teachers=ATTENDING):
         said = "; ".join(
             f"than that of {label(name.removeprefix(CORRELATION_LESS))} by {interval(of, 2)}"
             f"{' (they cannot be told apart)' if is_sure(of) is None else ''}"
-            for name, of in compared.items()
+            for name, of in compared.measures.items()
         )
-        sentences.append(f"The correlation of {label(PRIMARY)}, named before, is larger {said}.")
+        named_before = ", named before," * (compared["measure"] == PRIMARY)
+        sentences.append(f"The correlation of {label(compared['measure'])}{named_before} is larger {said}.")
     return sentences
 
 
@@ -201,15 +207,15 @@ def _scatters(found: Predictions, numbers: Numbers, out: Path) -> list[str]:
 
 def _rules(numbers: Numbers) -> list[str]:
     rows = []
-    for name in RULES:
-        rule = numbers.at(NAME, rule=name)
-        if not rule:
-            continue
+    for found in numbers.having(NAME, "rule", "strangers"):
+        rule = found.measures
         chosen = {of.removeprefix(CHOSEN): times for of, times in rule.items() if of.startswith(CHOSEN)}
         rows.append(
             [
-                name,
+                found["rule"],
+                STRANGERS[found["strangers"]].words,
                 count(rule["teachers"]),
+                count(rule["strangers"]),
                 ", ".join(f"{label(measure)} ({count(times)})" for measure, times in chosen.items()),
                 mean(rule.get("correlation")),
                 f"{rule['error'].mean:.3f}",
@@ -223,7 +229,9 @@ def _rules(numbers: Numbers) -> list[str]:
         return ["Too few teachers have strangers that have taught with every seed."]
     heads = [
         "goes by",
+        "strangers share neither",
         "teachers",
+        "strangers (median)",
         "chosen (times)",
         "Spearman of predicted and true",
         "mean error",
@@ -233,10 +241,13 @@ def _rules(numbers: Numbers) -> list[str]:
         "balanced accuracy",
     ]
     return [
-        "For each teacher a rule is made of its strangers alone, the teachers that have neither its reader "
-        "nor its signals: the measure that orders them best, and a straight line. It says *worth it* where "
-        "what it predicts is above the bound. The *difference* of both errors has an interval over "
-        "families. *Balanced accuracy*, over teachers of which that is decided: 0.5 is chance.",
+        "For each teacher a rule is made of its strangers alone: the measure that orders them best, and a "
+        "straight line. Strangers are teachers with another reader and other signals; readers that were made "
+        "of one another, by training or shuffling, count as others by name, and not where strangers must "
+        "have another base model: there are two of these at most, so that fewer teachers have strangers "
+        "enough then, and most of them few. The rule says *worth it* where what it predicts is above the "
+        "bound. The *difference* of both errors has an interval over families. *Balanced accuracy*, over "
+        "teachers of which that is decided: 0.5 is chance.",
         "",
         *table(heads, rows),
         "",
@@ -248,25 +259,18 @@ def _rules(numbers: Numbers) -> list[str]:
     ]
 
 
-_VERDICTS = {
-    "then": (WITH_A_READER, "then"),
-    "now": (WITH_A_READER, "now"),
-    "now, second reader": (OF_SECOND, "now"),
-}
-"""Of which teachers, and which verdict."""
-
-
 def _verdict_rows(numbers: Numbers) -> list[list[str]]:
     return [
         [f"{name}: {said}", *counts]
-        for name, (group, verdict) in _VERDICTS.items()
-        for said, counts in _verdict_counts(numbers, group, verdict).items()
+        for name, judged in JUDGED.items()
+        for said, counts in _verdict_counts(numbers, judged).items()
     ]
 
 
-def _verdict_counts(numbers: Numbers, group: str, verdict: str) -> dict[str, list[str]]:
+def _verdict_counts(numbers: Numbers, judged: Judged) -> dict[str, list[str]]:
     """How many of each verdict were worth it, undecided, and not worth it."""
-    found = {said: numbers.at(NAME, teachers=group, verdict=verdict, said=said) for said in SAID}
+    factors = {"teachers": judged.group, "verdict": judged.verdict}
+    found = {said: numbers.at(NAME, **factors, said=said) for said in SAID}
     return {said: [count(of[what]) for what in WORTH] for said, of in found.items() if of}
 
 
@@ -274,21 +278,23 @@ def _of_rules(numbers: Numbers) -> list[str]:
     then, now = (
         "; ".join(
             f"{words}: {worth} worth it, {undecided} undecided, {not_worth} not"
-            for words, (worth, undecided, not_worth) in _verdict_counts(
-                numbers, WITH_A_READER, verdict
-            ).items()
+            for words, (worth, undecided, not_worth) in _verdict_counts(numbers, JUDGED[name]).items()
         )
-        for verdict in ("then", "now")
+        for name in ("then", "now")
     )
     sentences = [
         f"What the check said of the teachers with a reader, and what they were: {then}. With the order for "
         f"an unrelated question, at which it looks since then: {now}."
     ]
-    if rule := numbers.at(NAME, rule=OF_CHECK):
-        sentences.append(
-            f"A rule that goes by one measure of the check, made for each of {count(rule['teachers'])} "
-            f"teachers of others that share neither its reader nor its signals, errs by "
-            f"{rule['error'].mean:.3f} HR@5 beyond length on average, where the mean of those others errs by "
-            f"{rule['error_of_mean'].mean:.3f}: {interval(rule['advantage'])} less."
-        )
+    for name in (OF_CHECK, PRIMARY_ALONE):
+        said = [
+            f"of {count(of.measures['teachers'])} teachers, made of others that share neither "
+            f"{STRANGERS[of['strangers']].words}, by {of.measures['error'].mean:.3f} HR@5 beyond length on "
+            f"average where the mean of those others errs by {of.measures['error_of_mean'].mean:.3f} "
+            f"({interval(of.measures['advantage'])} less), balanced accuracy "
+            f"{mean(of.measures.get('balanced_accuracy'))}"
+            for of in numbers.having(NAME, "strangers", rule=name)
+        ]
+        if said:
+            sentences.append(f"A rule that goes by {name} errs: {'; '.join(said)}.")
     return sentences

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.study import stopping
-from experiments.study.cells import Result
+from experiments.study import stopping, tables
+from experiments.study.cells import Result, of_part
 from experiments.study.derived.of_stopping import FIRST
 from experiments.study.numbers import Numbers
 from experiments.study.pages.text import count, interval, rows_over, table
-from experiments.study.prediction import GAIN
+from experiments.study.prediction import GAIN, VALIDATION
+from experiments.study.stopping import replayed_parts
 from lightning_modules.metrics.estimates import Estimate
 
 
@@ -31,14 +32,22 @@ def of_stopping(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
         "share of their steps saved",
         "share of all steps saved",
     ]
-    page = ["# The stopping rule, replayed", "", _OF_ALL_PARTS, ""]
+    parts = " and ".join(f"`{name}`" for name in replayed_parts(results))
+    page = [
+        "# The stopping rule, replayed",
+        "",
+        f"`python -m experiments.study`; [results.parquet](results.parquet), rows `{VALIDATION}STEP` of "
+        f"parts {parts}, and {rows_over(stopping.NAME)} for what is over several cells.",
+        "",
+    ]
     page += [
-        "Every run of the study is validated every so many steps; the rule that a run has (a significant "
+        f"Every run of {parts} is validated every so many steps; the rule that a run has (a significant "
         "decline of the Hit Rate against the start, question by question) is asked after each what it would "
         "have done. *Surely lower*: of the questions that are measured on, by the interval of the change. "
         "Runs share questions and seeds, so that counts have no intervals; all of them have 32 or 64 steps, "
         "and none trains its reader.",
         "",
+        *_NOT_REPLAYED * bool(of_part(results, tables.NAME)),
         *table(
             heads, [_row(patience, of) for patience, of in zip(stopping.PATIENCES, by_patience, strict=True)]
         ),
@@ -96,7 +105,8 @@ def _stops(numbers: Numbers) -> list[str]:
     return ["", f"The runs that patience {FIRST} stops:", "", *table(heads, rows)] if rows else []
 
 
-_OF_ALL_PARTS = (
-    "`python -m experiments.study`; [results.parquet](results.parquet), rows `validation/hr_at_5@STEP` of "
-    f"all parts that train, and {rows_over(stopping.NAME)} for what is over several cells."
-)
+_NOT_REPLAYED = [
+    f"Runs of `{tables.NAME}` are not replayed: of their validations the table has means alone. "
+    "They had the rule itself, which ends a run.",
+    "",
+]

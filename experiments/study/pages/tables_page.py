@@ -7,7 +7,16 @@ from experiments.show.report_runs import paper_value
 from experiments.study import tables
 from experiments.study.analysis import is_sure
 from experiments.study.cells import Result
-from experiments.study.derived.of_tables import DATA, HITS, HITS_IN_PAPER, PAPER, groups_of
+from experiments.study.derived.of_tables import (
+    DATA,
+    HITS,
+    HITS_IN_PAPER,
+    LAST_LESS_FIRST,
+    LAST_LESS_HIGHEST,
+    PAPER,
+    SEEDS,
+    groups_of,
+)
 from experiments.study.figures import draw_curves
 from experiments.study.numbers import Numbers
 from experiments.study.pages.text import command, count, interval, label, table
@@ -49,15 +58,20 @@ def _longer(groups: _Groups, numbers: Numbers) -> list[str]:
         name: numbers.at(tables.NAME, setting=name, longer_than=of_seeds[0].cell["setting"])
         for name, of_seeds in groups.items()
     }
-    said = [f"{name} {interval(of[HITS])}" for name, of in found.items() if of]
+    said = [f"{name} {interval(of[HITS])} ({_seeds(of)})" for name, of in found.items() if of]
     return [f"Longer runs beside the others: {'; '.join(said)}."] if said else []
 
 
+def _seeds(of: Mapping[str, Estimate]) -> str:
+    """Of how many a difference is; of one its interval is over questions alone."""
+    return "1 seed" if of[SEEDS].mean == 1 else f"{count(of[SEEDS])} seeds"
+
+
 def _ordering(numbers: Numbers) -> list[str]:
-    """Whether the paper's is there: each setting of its Table 1 beside the one above it."""
+    """Whether the paper's is there: settings of its Table 1 beside those that are below them there."""
     said = [
         f"{of['setting']} less {of['less']} {interval(of.measures[HITS])} where the paper has "
-        f"{of.measures[HITS_IN_PAPER].mean:+.3f} ({_sure(of.measures[HITS])})"
+        f"{of.measures[HITS_IN_PAPER].mean:+.3f} ({_sure(of.measures[HITS])}, {_seeds(of.measures)})"
         for of in numbers.having(tables.NAME, "setting", "less")
     ]
     return [f"The order of the paper's Table 1 (NQ): {'; '.join(said)}."] if said else []
@@ -78,16 +92,20 @@ def _table_1(groups: _Groups, numbers: Numbers) -> list[str]:
             _of_seeds(of_seeds, BEYOND_LENGTH),
             *(_of_seeds(of_seeds, name) for name in ("em", "f1")),
             _of_seeds(of_seeds, "passage_words", decimals=0),
+            *(_over_seeds(numbers, name, of) for of in (LAST_LESS_FIRST, LAST_LESS_HIGHEST)),
             _paper_of(of_seeds[0], "table1", "hr5"),
         ]
         for name, of_seeds in groups.items()
     ]
-    heads = ["setting", "seeds", "HR@5", "gain", "beyond length", "EM", "F1", "words", "HR@5 in the paper"]
+    heads = ["setting", "seeds", "HR@5", "gain", "beyond length", "EM", "F1", "words"]
+    heads += ["last validation less the first", "last less the highest", "HR@5 in the paper"]
     return [
         "Of each seed; the gain is against the start, over seeds and questions. The end has the weights of "
         "the best validation, the start's where none is better, so that what a setting ruins shows in the "
-        "curves alone. EM and F1 are of few questions. Words are those of the first five passages. The "
-        "paper's numbers are those of NQ, after thousands of times as many steps.",
+        "validations alone, drawn above and in two columns: HR@5 of the last one less the first, and less "
+        "the highest of its run, the mean over seeds. EM and F1 are of few questions. Words are those of the "
+        "first five passages. Where there is one seed, intervals are over questions alone. The paper's "
+        "numbers are those of NQ, after thousands of times as many steps.",
         "",
         *table(heads, rows),
     ]
@@ -126,21 +144,17 @@ def _gain(numbers: Numbers, setting: str) -> str:
     return "-" if found is None else interval(found)
 
 
+def _over_seeds(numbers: Numbers, setting: str, measure: str) -> str:
+    found = numbers.at(tables.NAME, setting=setting).get(measure)
+    return "-" if found is None else f"{found.mean:+.3f}"
+
+
 def _draw(groups: _Groups, path: Path) -> None:
     """Validations of the settings that train the retriever."""
-    lines = []
-    for name, of_seeds in groups.items():
-        if of_seeds[0].cell["setting"] in tables.LEARNS:
-            curves = [_validations(result) for result in of_seeds]
-            lines.append((name, list(curves[0]), [list(curve.values()) for curve in curves]))
+    lines = [
+        (name, [tables.validations_of(result) for result in of_seeds])
+        for name, of_seeds in groups.items()
+        if of_seeds[0].cell["setting"] in tables.LEARNS
+    ]
     if lines:
         draw_curves(lines, "HR@5, validation", path)
-
-
-def _validations(result: Result) -> dict[int, float]:
-    found = {
-        int(name.removeprefix(tables.VALIDATION)): of.mean
-        for name, of in result.measures.items()
-        if name.startswith(tables.VALIDATION)
-    }
-    return dict(sorted(found.items()))

@@ -2,9 +2,11 @@
 
 A placeholder is a cell, a measure and, where it is not a change with its interval, a format:
 `{{derived/of=collapse surely_lower count}}`. A cell of the table in a folder below is `nq:` and its name.
-What is no result, such as a setting, is `{{= 0.5}}`.
+What is no result, such as a setting, is `{{= 0.5}}`. Words that claim something of a number ask for it by the
+format: `surely_up`, `surely_down` and `unsure` refuse a row that says otherwise.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +14,25 @@ from pathlib import Path
 from experiments.config import ConfigError
 from experiments.study.cells import Result
 from experiments.study.numbers import Numbers
-from experiments.study.pages.text import count, interval
+from experiments.study.pages.text import interval
 from experiments.study.results_file import TABLE, read_derived, read_table
 from lightning_modules.metrics.estimates import Estimate
 
 _PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)", re.DOTALL)
-"""Code, and where links lead."""
-_TYPED = re.compile(r"[-+]?\d+\.\d+|\d+%|\b\d+ of \d+\b")
-"""Numbers that look like results."""
+_FILLED = "\N{REPLACEMENT CHARACTER}"
+"""Stands for a placeholder where typed numbers are looked for."""
+_BLOCKS_AND_TARGETS = re.compile(r"```.*?```|\]\([^)]*\)", re.DOTALL)
+_INLINE_CODE = re.compile(r"`([^`]*)`")
+_SOME = rf"(?:\d[\d,]*|{_FILLED})"
+_TYPED = re.compile(
+    r"[-+]?(?:\d+|(?<![\w.]))\.\d+"
+    r"|\b\d+(?:\s?%|\s+per\s?cent\b)"
+    r"|\b\d+e[-+]?\d+\b"
+    rf"|(?<![\w/])(?!{_FILLED}\s*/\s*{_FILLED}){_SOME}\s*/\s*{_SOME}(?![\w/])"
+    rf"|(?<!\w)(?!{_FILLED}\s+(?:out\s+)?of\s+{_FILLED}){_SOME}\s+(?:out\s+)?of\s+{_SOME}(?!\w)"
+)
+"""Numbers that look like results, also where one of two is a placeholder."""
+_PLAIN_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CITED = re.compile(r"`([a-z]+/[^`]*seed=\d+|derived/[^`]*)`")
 _WORDS = (
     "none",
@@ -90,7 +102,7 @@ def fill(path: Path, rows: Rows) -> str:
             or a cell is cited that is not in the table; names the file and what is wrong in it.
     """
     text = path.read_text(encoding="utf-8")
-    typed = _TYPED.search(_NO_PROSE.sub("", _PLACEHOLDER.sub("", text)))
+    typed = _TYPED.search(_prose_of(text))
     if typed is not None:
         raise ConfigError(
             f"{path}: {typed[0]!r} is typed by hand; name its row, {{{{CELL MEASURE FORMAT}}}}, or write "
@@ -104,14 +116,30 @@ def fill(path: Path, rows: Rows) -> str:
     return _PLACEHOLDER.sub(lambda found: _filled(path, found[1], rows), text)
 
 
+def _prose_of(text: str) -> str:
+    """Without code, and without what links lead to; what is a number alone is no code."""
+    prose = _BLOCKS_AND_TARGETS.sub("", _PLACEHOLDER.sub(_FILLED, text))
+    return _INLINE_CODE.sub(lambda code: code[1] if _is_number(code[1]) else "", prose)
+
+
+def _is_number(code: str) -> bool:
+    return _TYPED.search(code) is not None and not re.search(r"[^\W\d]", _TYPED.sub("", code))
+
+
 def _filled(path: Path, placeholder: str, rows: Rows) -> str:
     words = placeholder.split()
-    if words[:1] == ["="]:
-        return " ".join(words[1:])
     try:
+        if words[:1] == ["="]:
+            return _setting(words[1:])
         return _shown(words, rows)
     except (LookupError, ValueError) as error:
         raise ConfigError(f"{path}: {{{{{' '.join(words)}}}}}: {error.args[0]}") from None
+
+
+def _setting(words: Sequence[str]) -> str:
+    if len(words) != 1 or not _PLAIN_NUMBER.fullmatch(words[0]):
+        raise ValueError("what is no result is one plain number")
+    return words[0]
 
 
 def _shown(words: Sequence[str], rows: Rows) -> str:
@@ -123,34 +151,65 @@ def _shown(words: Sequence[str], rows: Rows) -> str:
     return FORMATS[shape](rows.find(cell, measure))
 
 
+def _surely_up(of: Estimate) -> str:
+    """Words say that it is so: the whole interval must be."""
+    if not of.low > 0:
+        raise ValueError(f"is {interval(of)}, not surely above 0 as the sentence says; correct the sentence")
+    return interval(of)
+
+
+def _surely_down(of: Estimate) -> str:
+    if not of.high < 0:
+        raise ValueError(f"is {interval(of)}, not surely below 0 as the sentence says; correct the sentence")
+    return interval(of)
+
+
+def _unsure(of: Estimate) -> str:
+    if math.isnan(of.low):
+        raise ValueError("has no interval")
+    if not of.low <= 0 <= of.high:
+        raise ValueError(f"is {interval(of)}, which is sure; correct the sentence")
+    return interval(of)
+
+
 def _rise(of: Estimate) -> str:
-    """Words say which way it goes: it must go that way."""
-    if not of.mean > 0:
-        raise ValueError(f"is {of.mean:+.3f}, no such change as the sentence says; correct the sentence")
+    """Words say which way it goes: it must surely go that way."""
+    _surely_up(of)
     return f"{of.mean:.3f} [{of.low:.3f}, {of.high:.3f}]"
 
 
 def _fall(of: Estimate) -> str:
+    _surely_down(of)
     return _rise(Estimate(-of.mean, -of.high, -of.low, of.n))
 
 
-def _word(of: Estimate) -> str:
-    number = round(of.mean)
+def _whole(of: Estimate) -> int:
+    if of.mean < 0 or of.mean != round(of.mean):
+        raise ValueError(f"is {of.mean:g}, no count")
+    return round(of.mean)
+
+
+def _in_words(number: int) -> str:
     return _WORDS[number] if number < len(_WORDS) else str(number)
 
 
 FORMATS: dict[str, Callable[[Estimate], str]] = {
     "change": interval,
+    "surely_up": _surely_up,
+    "surely_down": _surely_down,
+    "unsure": _unsure,
     "rise": _rise,
     "fall": _fall,
     "correlation": lambda of: interval(of, 2),
     "interval": lambda of: f"[{of.low:.2f}, {of.high:.2f}]",
     "level": lambda of: f"{of.mean:.3f}",
     "value": lambda of: f"{of.mean:.2f}",
-    "count": count,
-    "word": _word,
+    "count": lambda of: str(_whole(of)),
+    "word": lambda of: _in_words(_whole(of)),
+    "about": lambda of: _in_words(round(of.mean)),
     "percent": lambda of: f"{of.mean:.0%}",
 }
-"""How a number may be shown: with a sign and its interval (`change`); the same without the sign, where words
-say that it rises or falls; with two decimals; without the number; without the interval, with three decimals
-or two; as a whole number, in figures or in words; in percent."""
+"""How a number may be shown: with a sign and its interval (`change`), where words say that it is surely above
+0, surely below, or neither; the same without the sign, where words say that it rises or falls; with two
+decimals; without the number; without the interval, with three decimals or two; a count, in figures or in
+words; rounded, in words; in percent."""

@@ -98,17 +98,43 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
     assert counts["surely_lower"].mean == sum(
         of.measures["gain/hr_at_5"].high < 0 for of in numbers.having("collapse", *collapse.FACTORS)
     )
-    assert "surely above it beyond length" in sentences[0]
+    of_combinations = [of.measures for of in numbers.having("collapse", *collapse.FACTORS)]
+    assert counts["surely_lower_beyond_length"].mean == sum(
+        of["gain/beyond_length"].high < 0 for of in of_combinations
+    )
+    assert counts["surely_higher_by_chance"].mean == pytest.approx(1.8)
+    assert "By chance alone about 2 would be surely above it." in sentences[0]
+    for shown in ("rank", "shuffled", "independent"):
+        of_candidates = numbers.at("collapse", level="index", instead_of="both", shown=shown)
+        assert of_candidates["gain/hr_at_5"].mean == pytest.approx(0.0)
+    assert sum("| index instead of both | " in line for line in page) == 4
     assert "144 of 144 cells have been run." in page
     assert sentences[1].startswith("What changes it, on average over all else: 1e-4 instead of 3e-5 -0.100")
     assert "<svg" in (tmp_path / "out" / "collapse.svg").read_text()[:2000]
 
 
-def test_combinations_that_lack_a_seed_are_left_out_of_effects(results):
+def test_combinations_that_lack_a_seed_are_left_out_of_effects_and_counts(results, tmp_path):
     kept = [of for of in results if not (of.cell.seed == 1 and of.cell["rate"] == "1e-4")]
-    words = effects_of(numbers_of(kept))
+    numbers = numbers_of(kept)
+    words = effects_of(numbers)
     assert "1e-4 instead of 3e-5" not in words
     assert "rank instead of independent" in words
+    counts = numbers.at("collapse")
+    assert {of: counts[of].mean for of in ("combinations", "lack_a_seed", "cells_run", "cells")} == {
+        "combinations": 48,
+        "lack_a_seed": 24,
+        "cells_run": 120,
+        "cells": 144,
+    }
+    with_low_rate = [
+        of
+        for of in numbers.having("collapse", *collapse.FACTORS)
+        if of["rate"] != "1e-4" and of.measures["gain/hr_at_5"].high < 0
+    ]
+    assert counts["surely_lower"].mean == len(with_low_rate) > 0
+    sentences, _ = collapse_page.of_collapse(kept, numbers, tmp_path)
+    assert sentences[0] == "24 combinations lack a seed and are in no count."
+    assert "rank index 1e-4 " not in sentences[1]
 
 
 def test_without_results_there_is_no_page(tmp_path):

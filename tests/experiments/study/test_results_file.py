@@ -3,15 +3,16 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from experiments.study.cells import Cell, Result, exactly
-from experiments.study.derived import derive
-from experiments.study.numbers import Numbers, counted
-from experiments.study.results_file import read_derived, read_table, write_derived, write_table
+from experiments.study.numbers import Numbers
+from experiments.study.pages import write_pages
+from experiments.study.results_file import TABLE, Table, joined, read_derived, read_table, write_table
 from lightning_modules.metrics.estimates import Estimate
 
 STUDY = Path(__file__).parents[3] / "docs" / "study"
@@ -22,17 +23,18 @@ SHOWN = re.compile(r"([-+]?\d\.\d+) \[(-?\d\.\d+), (-?\d\.\d+)\]")
 def numbers_of(**values: float) -> Numbers:
     numbers = Numbers()
     for name, value in values.items():
-        numbers.add("teachers", {"auc": Estimate(value, 0.1, 0.9, 6), "teachers": counted(0, 6)}, name=name)
+        numbers.add("teachers", {"auc": Estimate(value, 0.1, 0.9, 6), "teachers": exactly(0, 6)}, name=name)
     return numbers
 
 
 def test_derived_rows_are_replaced_wholly_and_are_no_cells(tmp_path):
     table = tmp_path / "t.parquet"
     result = Result(Cell.of("teachers", 3, signal="a b"), {"auc": exactly(0.25)}, {"hits": [1.0, 0.0]})
-    write_table([result], table, "settings", "gemma.gguf")
+    whole = Table([result], "settings", "gemma.gguf")
+    write_table(whole, Numbers(), table)
     before = pq.read_table(table)
-    write_derived(numbers_of(old=0.3, other=0.4), table)
-    write_derived(numbers_of(new=0.5), table)
+    write_table(whole, numbers_of(old=0.3, other=0.4), table)
+    write_table(joined(Table([], "settings"), table), numbers_of(new=0.5), table)
     [found] = read_table(table)
     assert (found.cell, found.measures["auc"].mean, found.questions) == (result.cell, 0.25, result.questions)
     rows = pq.read_table(table)
@@ -55,17 +57,39 @@ def test_derived_rows_are_replaced_wholly_and_are_no_cells(tmp_path):
     assert (derived.measures["teachers"].mean, derived.measures["teachers"].n) == (0, 6)
 
 
-def test_cells_that_are_added_leave_what_was_derived_until_it_is_derived_again(tmp_path):
-    table = tmp_path / "t.parquet"
-    for signal in ("b", "a"):
-        write_table([Result(Cell.of("teachers", signal=signal), {"auc": exactly(0.5)})], table, "settings")
-        if signal == "b":
-            write_derived(numbers_of(old=0.3), table)
-    assert [result.cell["signal"] for result in read_table(table)] == ["a", "b"]
-    assert [derived["name"] for derived in read_derived(table)] == ["old"]
-    write_derived(derive(read_table(table)), table)
-    [derived] = read_derived(table)
-    assert (derived.name, derived.measures["signals"].mean) == ("derived/of=teachers", 2)
+def test_a_table_that_is_written_again_keeps_rows_of_what_is_undefined(tmp_path):
+    result = Result(Cell.of("teachers", signal="a"), {"auc": exactly(math.nan, 0)}, {"hits": [1.0]})
+    write_table(Table([result], "settings"), Numbers(), tmp_path / TABLE)
+    rows = pq.read_table(tmp_path / TABLE)
+    write_table(joined(Table([], "settings"), tmp_path / TABLE), Numbers(), tmp_path / TABLE)
+    assert pq.read_table(tmp_path / TABLE).equals(rows)
+    assert rows["measure"].to_pylist() == ["auc", "hits"]
+
+
+def test_what_cells_give_together_is_written_with_them(tmp_path):
+    for signal, number in (("b", 1), ("a", 2)):
+        measures = {"auc": exactly(0.5), "seconds": exactly(1.0)}
+        result = Result(Cell.of("teachers", reader="initial", signal=signal), measures)
+        write_pages(tmp_path, joined(Table([result], "settings"), tmp_path / TABLE))
+        assert len(read_table(tmp_path / TABLE)) == number
+        [derived] = read_derived(tmp_path / TABLE)
+        assert (derived.name, derived.measures["signals"].mean) == ("derived/of=teachers", number)
+
+
+def test_pages_are_made_of_cells_in_the_order_in_which_the_table_has_them(tmp_path):
+    """Else a page that is made of new cells would not be the one that is made of the table."""
+    made = {signal: Result(Cell.of("teachers", signal=signal), {"auc": exactly(0.5)}) for signal in "abc"}
+    first = joined(Table([made["c"], made["b"]], "settings"), tmp_path / TABLE)
+    write_table(first, Numbers(), tmp_path / TABLE)
+    both = joined(Table([made["a"]], "settings"), tmp_path / TABLE)
+    assert [[of.cell["signal"] for of in table.results] for table in (first, both)] == [
+        ["b", "c"],
+        ["a", "b", "c"],
+    ]
+    third = replace(made["a"], questions={"hits": [1 / 3]})
+    [kept, *_] = joined(Table([third], "settings"), tmp_path / TABLE).results
+    write_table(Table([third], "settings"), Numbers(), tmp_path / TABLE)
+    assert read_table(tmp_path / TABLE)[0].questions == kept.questions != third.questions
 
 
 def test_numbers_are_found_by_their_factors_and_undefined_ones_are_left_out():

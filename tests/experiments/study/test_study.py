@@ -17,10 +17,12 @@ from experiments.study.__main__ import main
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.derived import of_prediction
 from experiments.study.material import Material
+from experiments.study.numbers import Numbers
+from experiments.study.pages import write_pages
 from experiments.study.parts import PARTS
 from experiments.study.readers import ReadingOf, Readings
 from experiments.study.readings import Reading, Signals
-from experiments.study.results_file import TABLE, read_derived, read_table, write_table
+from experiments.study.results_file import TABLE, Table, joined, read_derived, read_table, write_table
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
@@ -139,15 +141,19 @@ def check_pages(folder):
 def test_other_settings_are_not_mixed_into_a_table(tmp_path):
     table = tmp_path / TABLE
     first, second = (Result(Cell.of("teachers", signal=of), {"auc": exactly(0.5)}) for of in "ab")
-    write_table([first], table, "settings")
-    write_table([second], table, "settings")
+
+    def add(result, settings, of_second=""):
+        write_table(joined(Table([result], settings, of_second), table), Numbers(), table)
+
+    add(first, "settings")
+    add(second, "settings")
     assert [result.cell["signal"] for result in read_table(table)] == ["a", "b"]
     with pytest.raises(ValueError, match="results of other settings"):
-        write_table([first], table, "others")
-    write_table([first], table, "settings", "gemma.gguf")
-    write_table([second], table, "settings")
+        add(first, "others")
+    add(first, "settings", "gemma.gguf")
+    add(second, "settings")
     with pytest.raises(ValueError, match=r"of the second reader gemma\.gguf, .* with those of qwen\.gguf"):
-        write_table([second], table, "settings", "qwen.gguf")
+        add(second, "settings", "qwen.gguf")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,9 @@ def test_advice_must_cite_cells_and_name_rows_that_are_there(tmp_path, command, 
     _, arguments = command
     out = tmp_path / "pages"
     table = out / TABLE
-    write_table([Result(Cell.of("teachers", signal="a"), {"auc": exactly(0.5)})], table, "settings")
+    one = Result(Cell.of("teachers", signal="a"), {"auc": exactly(0.5)})
+    out.mkdir()
+    write_table(Table([one], "settings"), Numbers(), table)
     written, advice = table.read_bytes(), out / "advice.template.md"
     render = ["--render", *arguments, f"runs={tmp_path / 'runs'}", "--out", str(out)]
     for text, said in {
@@ -179,6 +187,23 @@ def test_advice_must_cite_cells_and_name_rows_that_are_there(tmp_path, command, 
         assert said in capsys.readouterr().err
         assert table.read_bytes() == written
         assert sorted(path.name for path in out.iterdir()) == [advice.name, TABLE], "nothing is half-written"
+
+
+def test_new_cells_come_into_the_table_with_the_pages_or_not_at_all(tmp_path):
+    """A page that is refused leaves the table as it was, so that no number stands beside other cells."""
+    out, one = tmp_path / "pages", Result(Cell.of("tables", 0, setting="initial", steps="60"))
+    one.questions["hit_at_5"] = [1.0, 0.0]
+    write_pages(out, Table([one], "settings"))
+    written = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "advice.template.md").write_text("{{derived/of=tables/steps=60 runs word}} {{no/such row}}")
+    two = replace(one, cell=replace(one.cell, seed=1))
+    with pytest.raises(ConfigError, match="has no row of cell 'no/such'"):
+        write_pages(out, joined(Table([two], "settings"), out / TABLE))
+    assert {name: (out / name).read_bytes() for name in written} == written
+    (out / "advice.template.md").write_text("{{derived/of=tables/steps=60 runs word}}")
+    write_pages(out, joined(Table([two], "settings"), out / TABLE))
+    assert (out / "advice.md").read_text() == "two"
+    assert len(read_table(out / TABLE)) == 2
 
 
 def test_a_reading_that_is_not_what_was_written_is_read_again(tmp_path):
@@ -197,7 +222,7 @@ def test_a_reading_that_is_not_what_was_written_is_read_again(tmp_path):
 
 def test_a_table_keeps_intervals_and_questions(tmp_path):
     result = Result(Cell.of("teachers", 3, signal="a b/c"), {"auc": exactly(0.25)}, {"hits": [1.0, 0.0]})
-    write_table([result], tmp_path / "t.parquet", "s")
+    write_table(Table([result], "s"), Numbers(), tmp_path / "t.parquet")
     (found,) = read_table(tmp_path / "t.parquet")
     assert found.cell == result.cell
     assert found.cell.name == "teachers/signal=a-b-c/seed=3"

@@ -27,7 +27,7 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tables, "launch", launch)
     monkeypatch.setattr(tables, "_CUT_DOWN", tuple(toy))
-    monkeypatch.setattr(tables, "_NUM_STEPS", 2)
+    monkeypatch.setattr(tables, "NUM_STEPS", 2)
     config = SimpleNamespace(data=SimpleNamespace(train="vital"))
     material = SimpleNamespace(folder=tmp_path, config=config)
     cells = {cell["setting"]: cell for cell in tables.cells([0]) if cell["steps"] == "2"}
@@ -85,7 +85,9 @@ class TestPage:
         assert "off-the-shelf -0.200 [" in said
         assert "step-2 +0.400 [" in said
         assert re.search(r"step-1 less off-the-shelf \+0\.200 .* where the paper has \+0\.361", said)
-        assert re.search(r"step-2 less step-1 \+0\.400 .* where the paper has \+0\.254 \(as there\)", said)
+        assert re.search(
+            r"step-2 less step-1 \+0\.400 .* where the paper has \+0\.254 \(as there, 2 seeds\)", said
+        )
         [row] = [line for line in page if line.startswith("| step-2 | 2 |")]
         assert row.split(" | ")[2] == "0.800, 0.800"
         assert row.endswith("| 0.645 |")
@@ -99,8 +101,39 @@ class TestPage:
         assert "off-the-shelf -0.200 [" in said, "of the 60 steps alone"
         assert "off-the-shelf, 240 steps +0.150 [" in said
         assert "Longer runs beside the others: off-the-shelf, 240 steps +0.350 [" in said
+        assert "(2 seeds)" in said
         [row] = [line for line in page if line.startswith("| off-the-shelf, 240 steps | 2 |")]
         assert row.split(" | ")[2] == "0.900, 0.200"
+
+    def test_the_papers_claim_and_a_late_fall_are_numbers(self, tmp_path):
+        hits = {"off-the-shelf": 2, "step-1": 4, "step-2": 8}
+        results = [made_up(setting, seed, of) for seed in (0, 1) for setting, of in hits.items()]
+        results += [made_up(setting, 0, hits[setting], 240) for setting in ("off-the-shelf", "step-2")]
+        results[-1].measures |= {f"{tables.VALIDATION}{n}": exactly(v) for n, v in ((90, 0.9), (120, 0.3))}
+        numbers = numbers_of(results)
+        claim = numbers.at("tables", setting="step-2", less="off-the-shelf")
+        assert claim["hr_at_5"].mean == pytest.approx(0.6)
+        assert claim["paper/hr_at_5"].mean == pytest.approx(0.645 - 0.03)
+        longer = numbers.at("tables", setting="step-2, 240 steps", less="off-the-shelf, 240 steps")
+        assert (longer["hr_at_5"].mean, longer["hr_at_5"].n) == (pytest.approx(0.6), 10)
+        of_longer = numbers.at("tables", setting="step-2, 240 steps")
+        assert of_longer["validation/last_less_first"].mean == pytest.approx(0.3)
+        assert of_longer["validation/last_less_highest"].mean == pytest.approx(-0.6)
+        runs = {steps: numbers.at("tables", steps=steps) for steps in ("60", "240")}
+        assert [of["runs"].mean for of in runs.values()] == [6, 2]
+        assert [of["seeds"].mean for of in runs.values()] == [2, 1]
+        assert [of["ended_early"].mean for of in runs.values()] == [0, 2]
+        _, page = of_tables(results, numbers, tmp_path)
+        [row] = [line for line in page if line.startswith("| step-2, 240 steps | 1 |")]
+        assert row.endswith("| +0.300 | -0.600 | 0.645 |")
+
+    def test_without_longer_runs_there_are_none(self):
+        numbers = numbers_of([made_up("step-2", 0, 8)])
+        assert numbers.at("tables", steps="240")["runs"].mean == 0
+
+    def test_groups_without_a_common_seed_are_not_compared(self):
+        numbers = numbers_of([made_up("step-1", 0, 4), made_up("step-2", 1, 8)])
+        assert not numbers.having("tables", "setting", "less")
 
     def test_half_a_table_has_no_ordering(self, tmp_path):
         results = [made_up("off-the-shelf", 0, 2)]
