@@ -24,7 +24,12 @@ SETTINGS = {
     "perplexity": "perplexity_vital",
 }
 """Settings of the paper, and the experiments that they are; Step 2 comes after the Step 1 that it needs."""
-LEARNS = ("off-the-shelf", "step-2", "perplexity")
+CONTROL = "uniform"
+"""No setting of the paper's: the retriever of off-the-shelf with the same passages, all of them alike."""
+_OF_CONTROL = ("training.train_reader=false", "objective.name=uniform")
+EXPERIMENTS = {**SETTINGS, CONTROL: SETTINGS["off-the-shelf"]}
+"""Of the settings and the control."""
+LEARNS = ("off-the-shelf", "step-2", "perplexity", CONTROL)
 """The settings whose retriever is trained."""
 HITS = "hit_at_5"
 VALIDATION = "validation/mean_hr_at_5@"
@@ -46,7 +51,7 @@ _CUT_DOWN = (
 )
 NUM_STEPS = 60
 """Of each setting."""
-LONGER = {"off-the-shelf": 240, "step-2": 240}
+LONGER = {"off-the-shelf": 240, "step-2": 240, CONTROL: 240}
 """Steps of the runs that show whether a gain holds; Step 2's reader is that of the same Step 1."""
 _DATA = "vital"
 
@@ -93,7 +98,7 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
             f"part {NAME} runs experiments of Vital QA, whose names say so; with "
             f"data.train={material.config.data.train} name the other parts"
         )
-    experiment = SETTINGS[cell["setting"]]
+    experiment = EXPERIMENTS[cell["setting"]]
     num_steps = None if cell["setting"] == "initial" else int(cell["steps"])
     overrides = _overrides(cell, material, num_steps)
     if cell["setting"] == "step-2":
@@ -112,7 +117,8 @@ def run(cell: Cell, material: Material, readings: Readings) -> Result:
 def _overrides(cell: Cell, material: Material, num_steps: int | None) -> list[str]:
     """What a run differs in from its experiment; no steps = it trains nothing."""
     of_steps = [] if num_steps is None else [f"trainer.max_steps={num_steps}"]
-    return [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}", *of_steps]
+    of_control = _OF_CONTROL if cell["setting"] == CONTROL else ()
+    return [*_CUT_DOWN, f"seed={cell.seed}", f"runs={material.folder / 'runs'}", *of_steps, *of_control]
 
 
 def _step_1(cell: Cell, material: Material) -> RunFolder:

@@ -18,6 +18,8 @@ DATA = "nq"
 """The paper's results that stand beside."""
 COMPARED = (("step-1", "off-the-shelf"), ("step-2", "step-1"), ("step-2", "off-the-shelf"))
 """Settings of the paper's Table 1 of which the first has the higher HR@5 there; the last is its claim."""
+BESIDE_CONTROL = ("off-the-shelf", "step-2")
+"""Settings whose longer runs stand beside the control's."""
 HITS, HITS_IN_PAPER, SEEDS = "hr_at_5", "paper/hr_at_5", "seeds"
 LAST_LESS_FIRST, LAST_LESS_HIGHEST = "validation/last_less_first", "validation/last_less_highest"
 """Of the validations of a run, each a mean over questions; a fall after a rise shows in the second alone."""
@@ -26,7 +28,7 @@ LAST_LESS_FIRST, LAST_LESS_HIGHEST = "validation/last_less_first", "validation/l
 def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Of each setting that has been run, in the paper's order; longer runs after its others."""
     found: dict[str, list[Result]] = {}
-    order = list(tables.SETTINGS)
+    order = list(tables.EXPERIMENTS)
     for result in sorted(
         of_part(results, tables.NAME),
         key=lambda of: (order.index(of.cell["setting"]), int(of.cell["steps"]), of.cell.seed),
@@ -50,6 +52,9 @@ def add_tables(numbers: Numbers, results: Sequence[Result]) -> None:
         for setting, other in COMPARED:
             names = (tables.name_with(setting, num_steps), tables.name_with(other, num_steps))
             _add_difference(numbers, groups, names, _less_in_paper(setting, other), less=names[1])
+        for setting in BESIDE_CONTROL:
+            names = (tables.name_with(setting, num_steps), tables.name_with(tables.CONTROL, num_steps))
+            _add_difference(numbers, groups, names, control=names[1])
         if groups:
             numbers.add(tables.NAME, _runs(results, num_steps), steps=str(num_steps))
 

@@ -32,7 +32,9 @@ def of_tables(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[l
     if not groups:
         return [], []
     _draw(groups, out / "tables.svg")
-    said = " ".join([*_gains(groups, numbers), *_longer(groups, numbers), *_ordering(numbers)])
+    said = " ".join(
+        [*_gains(groups, numbers), *_longer(groups, numbers), *_beside_control(numbers), *_ordering(numbers)]
+    )
     page = ["# The paper's settings at embedded scale", "", command(tables.NAME), "", said, ""]
     page += ["![Validations](tables.svg)", "", "## Table 1", "", *_table_1(groups, numbers), ""]
     return [said] if said else [], [*page, "## Tables 3 and 4", "", *_indicators(groups)]
@@ -60,6 +62,15 @@ def _longer(groups: _Groups, numbers: Numbers) -> list[str]:
     }
     said = [f"{name} {interval(of[HITS])} ({_seeds(of)})" for name, of in found.items() if of]
     return [f"Longer runs beside the others: {'; '.join(said)}."] if said else []
+
+
+def _beside_control(numbers: Numbers) -> list[str]:
+    """What is the reader's doing."""
+    said = [
+        f"{of['setting']} {interval(of.measures[HITS])} ({_seeds(of.measures)})"
+        for of in numbers.having(tables.NAME, "setting", "control")
+    ]
+    return [f"Beside the same without a reader (uniform): {'; '.join(said)}."] if said else []
 
 
 def _seeds(of: Mapping[str, Estimate]) -> str:

@@ -208,8 +208,9 @@ FORMATS: dict[str, Callable[[Estimate], str]] = {
     "word": lambda of: _in_words(_whole(of)),
     "about": lambda of: _in_words(round(of.mean)),
     "percent": lambda of: f"{of.mean:.0%}",
+    "over": lambda of: _in_words(of.n),
 }
 """How a number may be shown: with a sign and its interval (`change`), where words say that it is surely above
 0, surely below, or neither; the same without the sign, where words say that it rises or falls; with two
 decimals; without the number; without the interval, with three decimals or two; a count, in figures or in
-words; rounded, in words; in percent."""
+words; rounded, in words; in percent; of how many it is."""

@@ -28,16 +28,17 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "launch", launch)
     monkeypatch.setattr(tables, "_CUT_DOWN", tuple(toy))
     monkeypatch.setattr(tables, "NUM_STEPS", 2)
+    monkeypatch.setattr(tables, "LONGER", {tables.CONTROL: 2})
     config = SimpleNamespace(data=SimpleNamespace(train="vital"))
     material = SimpleNamespace(folder=tmp_path, config=config)
     cells = {cell["setting"]: cell for cell in tables.cells([0]) if cell["steps"] == "2"}
     with pytest.raises(ValueError, match=r"run tables/setting=step-1/\*/seed=0"):
         tables.run(cells["step-2"], material, None)
     assert not launched
-    found = {
-        setting: tables.run(cells[setting], material, None) for setting in ("initial", "step-1", "step-2")
-    }
-    assert len(launched) == 3
+    run_in_turn = ("initial", "step-1", "step-2", tables.CONTROL)
+    found = {setting: tables.run(cells[setting], material, None) for setting in run_in_turn}
+    assert len(launched) == 4
+    assert {"objective.name=uniform", "training.train_reader=false"} <= {*launched[-1]}
     steps = {
         setting: [name for name in result.measures if name.startswith("validation/")]
         for setting, result in found.items()
@@ -47,20 +48,24 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
         "initial": [],
         "step-1": [f"{at}{n}" for n in (0, 1, 2)],
         "step-2": [f"{at}{n}" for n in (0, 1, 2)],
+        tables.CONTROL: [f"{at}{n}" for n in (0, 1, 2)],
     }
     assert found["initial"].measures["hr_at_5"] == found["step-1"].measures["start/hr_at_5"]
     assert {"em", "f1", *tables.INDICATORS} <= found["step-2"].measures.keys()
     for result in found.values():
         hits = result.questions["hit_at_5"]
         assert np.mean(hits) == pytest.approx(result.measures["hr_at_5"].mean)
-    assert [setting for setting, result in found.items() if GAIN in result.questions] == ["step-2"]
+    assert [setting for setting, result in found.items() if GAIN in result.questions] == [
+        "step-2",
+        tables.CONTROL,
+    ]
     step_2 = found["step-2"]
     change = step_2.measures["hr_at_5"].mean - step_2.measures["start/hr_at_5"].mean
     assert np.mean(step_2.questions[GAIN]) == pytest.approx(change)
     assert step_2.measures[BEYOND_LENGTH].n == len(step_2.questions[GAIN])
     again = tables.run(cells["step-2"], material, None)
     assert again.measures == found["step-2"].measures
-    assert len(launched) == 3
+    assert len(launched) == 4
 
 
 def test_other_questions_are_refused():
@@ -104,6 +109,11 @@ class TestPage:
         assert "(2 seeds)" in said
         [row] = [line for line in page if line.startswith("| off-the-shelf, 240 steps | 2 |")]
         assert row.split(" | ")[2] == "0.900, 0.200"
+
+    def test_longer_runs_stand_beside_one_without_a_reader(self, tmp_path):
+        results = [made_up(name, 0, hits, 240) for name, hits in (("off-the-shelf", 9), (tables.CONTROL, 5))]
+        [said], _ = of_tables(results, numbers_of(results), tmp_path)
+        assert "without a reader (uniform): off-the-shelf, 240 steps +0.400 [" in said
 
     def test_the_papers_claim_and_a_late_fall_are_numbers(self, tmp_path):
         hits = {"off-the-shelf": 2, "step-1": 4, "step-2": 8}
