@@ -46,7 +46,11 @@ _TEACHER = "Llama, a prompt a passage"
 """The reader whose attention is distilled."""
 _WITHIN_BF16 = 0.06
 """Of the largest number: what bfloat16, with 8 bits of fraction, may make of a few layers."""
-_LARGE_IN_BF16 = {"drops in likelihood": 0.25, "indicator 1, attention": 0.25}
+_DROPS = {
+    "drops in likelihood": TokenDrops.MASKED,
+    "drops in likelihood, whole prompt": TokenDrops.MASKED_PROMPT,
+}
+_LARGE_IN_BF16 = dict.fromkeys([*_DROPS, "indicator 1, attention"], 0.25)
 """Differences of nearly equal numbers, and means over tokens that rounding chooses among."""
 _WITHIN_FLOAT32 = 1e-3
 
@@ -264,8 +268,8 @@ def _numbers_of(reader: Reader, batch: Batch) -> dict[str, Tensor]:
     }
     if reader.gives_signals:
         found["token scores of the question"] = reader.read_signals(batch).question_scores
-    for how in (TokenDrops.MASKED, TokenDrops.MASKED_PROMPT):
-        found[f"drops in likelihood, {how}"] = reader.read_drops(batch, how).token_scores.nan_to_num(0.0)
+    for name, how in _DROPS.items():
+        found[name] = reader.read_drops(batch, how).token_scores.nan_to_num(0.0)
     return {name: values.float().cpu() for name, values in found.items()}
 
 
