@@ -89,8 +89,11 @@ def _commands_on_a_run(folder: Path) -> dict[str, list[str]]:
 
 def _quick(name: str, command: Sequence[str], setting: Setting) -> Comparison:
     took = in_turns({"command": lambda: run_python(command)}, setting)["command"]
-    limit = Spread([_LIMIT_S] * len(took.values))
-    return Comparison(name, f"{_LIMIT_S:g} seconds", took, limit, AtMost(1.0))
+    return _within(name, took, _LIMIT_S)
+
+
+def _within(what: str, took: Spread, limit_s: float) -> Comparison:
+    return Comparison(what, f"{limit_s:g} seconds", took, Spread([limit_s] * len(took.values)), AtMost(1.0))
 
 
 def _first_step(folder: Path, setting: Setting) -> list[Comparison]:
@@ -104,8 +107,7 @@ def _first_step(folder: Path, setting: Setting) -> list[Comparison]:
         {"run": lambda: run_python(run), "by hand": lambda: run_python(by_hand)}, setting, is_warm=True
     )
     what = "run --exp quickstart, its corpus encoded before, up to its first step"
-    limit = Spread([_LIMIT_OF_STEP_S] * len(took["run"].values))
     return [
-        Comparison(what, f"{_LIMIT_OF_STEP_S:g} seconds", took["run"], limit, AtMost(1.0)),
+        _within(what, took["run"], _LIMIT_OF_STEP_S),
         Comparison(what, "both models loaded by hand", took["run"], took["by hand"]),
     ]

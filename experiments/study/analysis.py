@@ -37,7 +37,9 @@ LABELS, NO_TEACHER = "labels", "uniform"
 """Controls between which a gain is judged."""
 SURE_BY_CHANCE = 0.025
 """Share of 95% intervals that are wholly above what is so, or wholly below."""
-_LESS_IS_BETTER = ("fixed_preference", "length_tau_size")
+SAME_ORDER = "fixed_preference"
+"""How alike a teacher's orders for unrelated questions are."""
+_LESS_IS_BETTER = (SAME_ORDER, "length_tau_size")
 _EITHER = ("length_tau", "entropy")
 
 
@@ -122,7 +124,7 @@ class Predictions:
     def verdict_now(self, teacher: str) -> float:
         """The check's verdict with what it looks at since the study: the order for an unrelated question."""
         before = self.before(teacher)
-        preference = before.get("fixed_preference")
+        preference = before.get(SAME_ORDER)
         by_order = VERDICTS[Advice.GO if preference is None else about_fixed_preference(preference)[0]]
         return min(before[VERDICT].mean, by_order)
 

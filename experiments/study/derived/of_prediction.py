@@ -12,6 +12,7 @@ from experiments.study.analysis import (
     PAPERS,
     PAPERS_SECOND,
     PRIMARY,
+    SAME_ORDER,
     SURE_BY_CHANCE,
     Predictions,
     is_sure,
@@ -94,7 +95,6 @@ COMPARED = (
     ("initial answer+question+likelihood", "initial likelihood"),
 )
 """Pairs of teachers of which the second is compared with the first; all are with `uniform`."""
-SAME_ORDER = "fixed_preference"
 COMPARED_MEASURES = (
     (PRIMARY, PAPERS),
     (PRIMARY, PAPERS_SECOND),
@@ -225,7 +225,9 @@ def _add_verdicts(numbers: Numbers, found: Predictions) -> None:
     """How many of each verdict were worth it, and how many surely better than no teacher."""
     for judged in JUDGED.values():
         of = GROUPS[judged.group].of(found)
-        for said, value in SAID.items() if of else ():
+        if not of:
+            continue
+        for said, value in SAID.items():
             names = [teacher.name for teacher in of if judged.of(found, teacher.name) == value]
             worth = [found.is_worth_it[name] for name in names]
             counts = {what: worth.count(is_worth) for what, is_worth in WORTH.items()}

@@ -22,8 +22,8 @@ def add_stopping(numbers: Numbers, results: Sequence[Result]) -> None:
         if not runs:
             return
         numbers.add(stopping.NAME, _counts(runs) | _steps(runs), patience=patience)
-        for run in runs if patience == FIRST else ():
-            if run.stopped_at is not None:
+        for run in runs:
+            if patience == FIRST and run.stopped_at is not None:
                 of_run = {"stopped_at": exactly(run.stopped_at), "end": exactly(run.end), GAIN: run.test}
                 numbers.add(stopping.NAME, of_run, patience=patience, run=run.cell)
 

@@ -12,6 +12,7 @@ from experiments.study.analysis import (
     PAPERS,
     PAPERS_SECOND,
     PRIMARY,
+    SAME_ORDER,
     Predictions,
     is_sure,
 )
@@ -30,7 +31,6 @@ from experiments.study.derived.of_prediction import (
     OF_CHECK,
     PRIMARY_ALONE,
     SAID,
-    SAME_ORDER,
     START,
     WITH_A_READER,
     WORTH,

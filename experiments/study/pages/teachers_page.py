@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.study import teacher_table
-from experiments.study.analysis import PRIMARY
+from experiments.study.analysis import PRIMARY, SAME_ORDER
 from experiments.study.cells import Result, of_part
 from experiments.study.numbers import Numbers
 from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, command, count, interval, label, table
@@ -20,7 +20,7 @@ def of_teachers(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
     shown = (
         "auc",
         "auc_at_equal_length",
-        "fixed_preference",
+        SAME_ORDER,
         "length_tau",
         "gold_above_longest",
         "indicator1/spearman_p90",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from experiments.study.analysis import EARLY, VERDICT_NOW
+from experiments.study.analysis import EARLY, SAME_ORDER, VERDICT_NOW
 from experiments.study.before import VERDICT
 from experiments.study.numbers import DERIVED, OF
 from lightning_modules.metrics.estimates import Estimate
@@ -18,7 +18,7 @@ LABELS = {
     "length_tau": "Kendall's tau with length",
     "length_tau_size": "Kendall's tau with length, without its sign",
     "gold_above_longest": "gold above the longest",
-    "fixed_preference": "same order for unrelated questions",
+    SAME_ORDER: "same order for unrelated questions",
     VERDICT: "the check's verdict, then",
     VERDICT_NOW: "the check's verdict, now",
     EARLY: "validation after a quarter of the training",
