@@ -1,4 +1,4 @@
-"""Exact search by matrix products, block by block, where the order of equal scores is certain."""
+"""The best of many scores, and exact search by matrix products: the order of equal scores is certain."""
 
 from collections.abc import Iterable
 
@@ -27,26 +27,34 @@ def search_blocks(
         # in single precision, also where a training step's mixed precision surrounds it: halves would tie
         with torch.autocast(queries.device.type, enabled=False):
             products = queries @ block.float().T
-        of_block, places = _best_places(products, min(k, len(block)))
-        scores, rows = _best(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
+        of_block, places = best_places(products, min(k, len(block)))
+        scores, rows = in_order(torch.cat([scores, of_block], 1), torch.cat([rows, places + first], 1), k)
     return scores.cpu().numpy(), rows.cpu().numpy()
 
 
-def _best_places(
+def best_places(
     scores: Float[Tensor, "batch rows"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-    """The k highest scores and their places; of those that tie at the k-th place the first ones."""
+    """The k highest scores and their places; of those that tie at the k-th place the first ones.
+
+    Args:
+        scores: any.
+        k: places wanted of each row, at most as many as there are.
+
+    Returns:
+        Both, of each row in an order that is not certain where scores are equal: `in_order` gives it one.
+    """
     # topk takes any of those that tie at the last place: one more shows whether there are others
     best, places = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     has_others = (best[:, k:] == best[:, k - 1 : k]).any(dim=1)
     best, places = best[:, :k], places[:, :k]
     if has_others.any():
-        in_order, order = scores[has_others].sort(dim=1, descending=True, stable=True)
-        best[has_others], places[has_others] = in_order[:, :k], order[:, :k]
+        ordered, order = scores[has_others].sort(dim=1, descending=True, stable=True)
+        best[has_others], places[has_others] = ordered[:, :k], order[:, :k]
     return best, places
 
 
-def _best(
+def in_order(
     scores: Float[Tensor, "batch found"], rows: Int64[Tensor, "batch found"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
     """The k highest scores, the best first; of equal ones the lower row."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, Int64
 
+from datamodules.best_scores import best_places, in_order
 from datamodules.errors import DataError
 from datamodules.passages import KnowledgeBase
 from datamodules.sealed_files import DamagedFileError, verify_folder, whole_folder
@@ -120,11 +122,11 @@ class BM25Index:
 
     def search(
         self, texts: Sequence[str], k: int, among: Int64[np.ndarray, " rows"] | None = None
-    ) -> tuple[Float32[np.ndarray, "questions k"], Int[np.ndarray, "questions k"]]:
+    ) -> tuple[Float32[np.ndarray, "questions k"], Int64[np.ndarray, "questions k"]]:
         """The k best passages for each text.
 
-        A passage that shares no word with the text scores 0; such ones come last, in an arbitrary order that
-        is always the same.
+        A passage that shares no word with the text scores 0. Of passages that score the same the earlier one
+        comes first.
 
         Args:
             texts: questions.
@@ -140,14 +142,20 @@ class BM25Index:
         num_passages = len(self) if among is None else len(among)
         if not 1 <= k <= num_passages:
             raise ValueError(f"k is {k}; it must be between 1 and the {num_passages} passages there are")
-        words = self._words(texts)
-        if among is None:
-            found = self._index.retrieve(words, k=k, show_progress=False, backend_selection="numpy")
-            return found.scores, found.documents
-        # a mask would give those left out the score of a passage that shares no word, which can come first
-        scores = np.stack([self._index.get_scores(of_text)[among] for of_text in words])
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(scores, best, axis=1), among[best]
+        found = [self._best(of_text, k, among) for of_text in self._words(texts)]
+        return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
+
+    def _best(
+        self, words: list[str], k: int, among: Int64[np.ndarray, " rows"] | None
+    ) -> tuple[Float32[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+        """Of one text, whose scores alone are held in memory."""
+        # bm25s's own search takes any of those that tie at the last place, others on another processor, and
+        # its mask would give passages left out the score of one that shares no word, which can come first
+        scores = self._index.get_scores(words)
+        scores = scores if among is None else scores[among]
+        best, rows = in_order(*best_places(torch.from_numpy(scores)[None], k), k)
+        places = rows[0].numpy()
+        return best[0].numpy(), places if among is None else among[places]
 
     def scores(
         self, texts: Sequence[str], rows: Int[np.ndarray, "questions k"]

@@ -73,6 +73,21 @@ def test_a_question_without_a_known_word_still_finds_k(knowledge_base, text):
     assert len(set(rows[0].tolist())) == 3
 
 
+def test_of_passages_that_score_the_same_the_earlier_one_comes_first(tmp_path):
+    """What an argpartition leaves to the processor: 40 passages that tie, and 20 that share no word."""
+    texts = ["Lima is in Peru" if number % 3 else "rivers run to the sea" for number in range(60)]
+    passages = [Passage(str(number), "", text) for number, text in enumerate(texts)]
+    index = BM25Index.build(build_knowledge_base(passages, tmp_path / "same.arrow"))
+    tied = [number for number in range(60) if number % 3]
+    others = [number for number in range(60) if not number % 3]
+    for k in (1, 7, 39, 40, 41, 60):
+        scores, [rows] = index.search(["Lima"], k)
+        assert rows.tolist() == (tied + others)[:k]
+        assert scores.dtype == np.float32
+    among = np.array([50, 3, 40, 0, 20])
+    assert index.search(["Lima"], 4, among)[1].tolist() == [[50, 40, 20, 3]], "as they are given"
+
+
 @pytest.mark.parametrize("k", [0, 25])
 def test_an_impossible_k_is_refused(knowledge_base, k):
     with pytest.raises(ValueError, match=f"k is {k}; it must be between 1 and the 24 passages"):
