@@ -1,5 +1,7 @@
 """Which passages are candidates, against the rule written out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,6 +107,17 @@ class TestInTheModule:
     def test_bm25_must_be_there(self, tmp_path):
         with pytest.raises(ValueError, match="candidates=both needs the BM25 index"):
             toy_module(tmp_path, candidates=Candidates("both"))
+
+    def test_bm25_is_measured_for_a_question_that_has_the_id_of_another_split(self, tmp_path):
+        """Files without ids number their lines, so that the first test question has the first one's id."""
+        module = self.module(tmp_path)
+        module.bm25 = BM25Index.build(module.knowledge_base)
+        module.take_to_read = lambda number: 0
+        found, never = toy_questions()[0], replace(toy_questions()[1], id="q0", answers=("nowhere",))
+        for question, hit_rate in ((found, 1.0), (never, 0.0), (found, 1.0)):
+            module.evaluate([question])
+            assert module.bm25_hit_rate.compute()["hr_at_5"] == hit_rate
+            module.bm25_hit_rate.reset()
 
     @torch.no_grad()
     def test_evaluations_read_candidates_and_answer_from_what_is_found(self, tmp_path):
