@@ -1,5 +1,6 @@
 import math
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -54,3 +55,60 @@ def test_frozen_parameters_get_no_group():
 def test_nothing_to_train_is_refused():
     with pytest.raises(ValueError, match="nothing to train"):
         make_optimizer([(nn.Linear(2, 2).requires_grad_(False), LearningRate(1.0))], 1)
+
+
+def test_on_a_cpu_an_update_is_fused_and_the_same():
+    torch.manual_seed(0)
+    model, other = nn.Linear(40, 30), nn.Linear(40, 30)
+    other.load_state_dict(model.state_dict())
+    optimizer, _ = make_optimizer([(model, LearningRate(0.1, decay=LearningRateDecay.CONSTANT))], 5, 0.3)
+    plain = torch.optim.AdamW(other.parameters(), lr=0.1, weight_decay=0.3, foreach=False)
+    assert optimizer.defaults["fused"]
+    for inputs in torch.randn(5, 8, 40):
+        for of, update in ((model, optimizer), (other, plain)):
+            update.zero_grad()
+            of(inputs).square().sum().backward()
+            update.step()
+    for weight, expected in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_on_other_devices_torch_chooses():
+    optimizer, _ = make_optimizer([(nn.Linear(2, 2, device="meta"), LearningRate(1.0))], 1)
+    assert optimizer.defaults["fused"] is None
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_update_is_clipped_in_any_precision(precision, tmp_path):
+    """Lightning refuses a fused optimizer in mixed precision, where it could undo a scaled loss."""
+
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def training_step(self, batch):
+            return 1e3 * self.layer(batch).sum()
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            self.norm = torch.nn.utils.get_total_norm([weight.grad for weight in self.parameters()])
+
+        def configure_optimizers(self):
+            return make_optimizer([(self, LearningRate(0.1))], 2)[0]
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision=precision,
+        max_steps=2,
+        gradient_clip_val=0.5,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    module = Module()
+    before = module.layer.weight.detach().clone()
+    trainer.fit(module, torch.utils.data.DataLoader(torch.ones(2, 4)))
+    assert float(module.norm) == pytest.approx(0.5, rel=1e-2)
+    assert not torch.equal(module.layer.weight, before)
