@@ -12,12 +12,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.command_line import INTERRUPTED, USER_ERROR, run_command
 
 if TYPE_CHECKING:
+    from experiments.config import ExperimentConfig
     from experiments.runs import RunFolder
 
 _LOCAL, _SLURM = "local", "slurm-array"
@@ -124,13 +126,22 @@ def grid(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
-    """The newest run with just these settings, a finished one before any other; None = there is none."""
+    """The newest run with just these settings, a finished one before any other; None = there is none.
+
+    Whether a progress bar is shown may differ.
+    """
     from experiments.config import load_config, read_config
     from experiments.runs import runs_of, with_runs_named
 
-    wanted = with_runs_named(load_config(experiment, point))
-    same = [run for run in runs_of(experiment, Path(wanted.runs)) if read_config(run.config) == wanted]
+    config = with_runs_named(load_config(experiment, point))
+    runs = runs_of(experiment, Path(config.runs))
+    same = [run for run in runs if _of_results(read_config(run.config)) == _of_results(config)]
     return max(same, key=lambda run: (run.is_finished, run.path.name), default=None)
+
+
+def _of_results(config: "ExperimentConfig") -> "ExperimentConfig":
+    """Settings without those that a run writes nothing of."""
+    return replace(config, trainer=replace(config.trainer, progress_bar=True))
 
 
 def _write_job_array(options: argparse.Namespace, points: Sequence[Sequence[str]]) -> int:

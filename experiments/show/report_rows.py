@@ -183,10 +183,10 @@ def _changed(config: ExperimentConfig) -> dict[str, Any]:
         return {}
     shipped, own = _shipped(config.name), _settings(config)
     return {
-        key: value
-        for key, value in own.items()
+        key: asked_for
+        for key, asked_for in flatten(config).items()
         # what was derived is what was asked for
-        if value != shipped[key]
+        if own[key] != shipped[key]
         and key not in _WITHOUT_EFFECT
         and (key != _DERIVED or shipped[key] is not None)
     }

@@ -400,6 +400,12 @@ def test_settings_are_compared_by_what_they_come_to(first, second, same):
         assert "reader.num_examples" not in changed_settings(config)
 
 
+def test_a_changed_setting_is_shown_as_it_was_asked_for():
+    """`step1_vital` shows an example, and the template none, so that 0 is the template's own."""
+    config = load_config("step1_vital", ["reader.num_examples=0"])
+    assert changed_settings(config) == {"reader.num_examples": "0"}
+
+
 # ---- which runs count ----
 
 

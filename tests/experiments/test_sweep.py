@@ -75,6 +75,14 @@ def test_a_run_from_the_latest_of_another_is_found_again(tmp_path):
     assert found.path == made.path
 
 
+def test_a_run_is_found_again_whether_or_not_it_showed_a_progress_bar(tmp_path):
+    made = create_run(load_config("quickstart", [f"runs={tmp_path}", "trainer.progress_bar=false"]))
+    found = sweep.find_run_of("quickstart", [f"runs={tmp_path}"])
+    assert found is not None
+    assert found.path == made.path
+    assert sweep.find_run_of("quickstart", [f"runs={tmp_path}", "trainer.gradient_clip=2"]) is None
+
+
 def test_a_job_array_has_a_task_a_run(tmp_path, capsys):
     path = tmp_path / "jobs.sbatch"
     arguments = [
