@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.__main__ import three_digits
-from experiments.study.pages.text import table
+from experiments.show.text import table, three_digits
 
 _FOLDER = Path(__file__).parent
 _PAGE = _FOLDER / "performance.md"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.command_line import quieten, run_command
+from experiments.show.text import three_digits
 
 if TYPE_CHECKING:
     from experiments.benchmarks.comparison import Comparison, Setting, Spread
@@ -137,11 +138,6 @@ def table_of(name: str, comparisons: "Sequence[Comparison]") -> Any:
 def _cell(spread: "Spread", unit: str) -> str:
     low, high = spread.quartiles
     return f"{three_digits(spread.median)} {unit}\n{three_digits(low)}-{three_digits(high)}"
-
-
-def three_digits(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def _reach(comparison: "Comparison") -> str:

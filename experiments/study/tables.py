@@ -14,6 +14,7 @@ from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.readers import Readings
 from experiments.sweep import find_run_of, launch
 from lightning_modules.metrics.estimates import Estimate
+from lightning_modules.metrics.measures import BM25
 
 NAME = "tables"
 SETTINGS = {
@@ -32,6 +33,8 @@ EXPERIMENTS = {**SETTINGS, CONTROL: SETTINGS["off-the-shelf"]}
 LEARNS = ("off-the-shelf", "step-2", "perplexity", CONTROL)
 """The settings whose retriever is trained."""
 HITS = "hit_at_5"
+HITS_OF_BM25 = f"{BM25}hr_at_5"
+"""Of the same test questions, over the same passages: what a retriever has to beat."""
 VALIDATION = "validation/mean_hr_at_5@"
 INDICATORS = tuple(
     f"indicator{number}/{name}" for number in (1, 2) for name in ("attention_p90", "spearman_p90")
@@ -138,6 +141,9 @@ def _result(cell: Cell, found: RunFolder) -> Result:
         for when, prefix in (("after", ""), ("before", "start/")):
             if values.get(when) is not None:
                 result.measures[f"{prefix}{name}"] = exactly(values[when])
+    of_bm25 = summary.get("bm25", {}).get(HITS_OF_BM25, {}).get("before")
+    if of_bm25 is not None:
+        result.measures[HITS_OF_BM25] = exactly(of_bm25)
     for name in INDICATORS:
         value = summary.get("indicators", {}).get(name, {}).get("after")
         if value is not None:

@@ -20,6 +20,8 @@ COMPARED = (("step-1", "off-the-shelf"), ("step-2", "step-1"), ("step-2", "off-t
 """Settings of the paper's Table 1 of which the first has the higher HR@5 there; the last is its claim."""
 BESIDE_CONTROL = ("off-the-shelf", "step-2")
 """Settings whose longer runs stand beside the control's."""
+BASELINE = "BM25"
+"""No setting: what ranks the same passages without a model."""
 HITS, HITS_IN_PAPER, SEEDS = "hr_at_5", "paper/hr_at_5", "seeds"
 LAST_LESS_FIRST, LAST_LESS_HIGHEST = "validation/last_less_first", "validation/last_less_highest"
 """Of the validations of a run, each a mean over questions; a fall after a rise shows in the second alone."""
@@ -40,6 +42,8 @@ def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
 def add_tables(numbers: Numbers, results: Sequence[Result]) -> None:
     """Of each setting the gain over its seeds, and how far it is above others that the paper compares."""
     groups = groups_of(results)
+    if of_bm25 := _bm25(results):
+        numbers.add(tables.NAME, of_bm25, setting=BASELINE)
     for name, of_seeds in groups.items():
         setting = of_seeds[0].cell["setting"]
         numbers.add(tables.NAME, _paper(setting), setting=name)
@@ -69,6 +73,16 @@ def _add_difference(
     """Of the first group less the second, and the paper's; nothing where no seed has been run of both."""
     if set(names) <= groups.keys() and (found := _difference(groups, *names)):
         numbers.add(tables.NAME, {**found, **(theirs or {})}, setting=names[0], **factors)
+
+
+def _bm25(results: Sequence[Result]) -> dict[str, Estimate]:
+    """Of the runs that measured it, which all have the same questions and passages."""
+    found = [
+        of.measures[tables.HITS_OF_BM25].mean
+        for of in of_part(results, tables.NAME)
+        if tables.HITS_OF_BM25 in of.measures
+    ]
+    return {HITS: exactly(float(np.mean(found)), len(found))} if found else {}
 
 
 def _paper(setting: str) -> dict[str, Estimate]:

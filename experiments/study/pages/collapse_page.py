@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.show.text import table
 from experiments.study import collapse
 from experiments.study.cells import Result
 from experiments.study.derived.of_collapse import APART, OF_CANDIDATES_APART, Combination, by_combination
 from experiments.study.figures import draw_curves
 from experiments.study.numbers import Derived, Numbers
-from experiments.study.pages.text import command, count, interval, table
+from experiments.study.pages.text import command, count, interval
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.stopping import validations_of
 

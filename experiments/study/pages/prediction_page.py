@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.show.text import table
 from experiments.study.analysis import (
     EARLY,
     LABELS,
@@ -46,7 +47,6 @@ from experiments.study.pages.text import (
     interval,
     label,
     mean,
-    table,
     with_n,
 )
 from experiments.study.prediction import BEYOND_LENGTH, GAIN, NAME

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.show.text import table
 from experiments.study import stopping, tables
 from experiments.study.cells import Result, of_part
 from experiments.study.derived.of_stopping import FIRST
 from experiments.study.numbers import Numbers
-from experiments.study.pages.text import count, interval, rows_over, table
+from experiments.study.pages.text import count, interval, rows_over
 from experiments.study.prediction import GAIN, VALIDATION
 from experiments.study.stopping import replayed_parts
 from lightning_modules.metrics.estimates import Estimate

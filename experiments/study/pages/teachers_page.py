@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.show.text import table
 from experiments.study import teacher_table
 from experiments.study.analysis import PRIMARY, SAME_ORDER
 from experiments.study.cells import Result, of_part
 from experiments.study.numbers import Numbers
-from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, command, count, interval, label, table
+from experiments.study.pages.text import FEW, FEWEST_QUESTIONS, command, count, interval, label
 from experiments.study.readers import INITIAL
 
 

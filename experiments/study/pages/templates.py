@@ -8,6 +8,7 @@ format: `surely_up`, `surely_down` and `unsure` refuse a row that says otherwise
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,10 @@ _TYPED = re.compile(
 """Numbers that look like results, also where one of two is a placeholder."""
 _PLAIN_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CITED = re.compile(r"`([a-z]+/[^`]*seed=\d+|derived/[^`]*)`")
+_ITEM = re.compile(r"- |\d+\. ")
+_WIDTH = 120
+_KEPT_TOGETHER = "\N{NO-BREAK SPACE}"
+"""Between a number and its interval, until lines have been broken."""
 _WORDS = (
     "none",
     "one",
@@ -95,7 +100,7 @@ class Rows:
 
 
 def fill(path: Path, rows: Rows) -> str:
-    """The page with its numbers.
+    """The page with its numbers, in lines of at most 120 characters.
 
     Raises:
         ConfigError: a placeholder names no row or does not fit what its row says, a number is typed by hand,
@@ -113,7 +118,8 @@ def fill(path: Path, rows: Rows) -> str:
             raise ConfigError(
                 f"{path} cites {cited}, which is no cell of the table; run it, or correct the page"
             )
-    return _PLACEHOLDER.sub(lambda found: _filled(path, found[1], rows), text)
+    text = _PLACEHOLDER.sub(lambda found: _filled(path, found[1], rows).replace(" ", _KEPT_TOGETHER), text)
+    return _in_lines(text).replace(_KEPT_TOGETHER, " ")
 
 
 def _prose_of(text: str) -> str:
@@ -124,6 +130,40 @@ def _prose_of(text: str) -> str:
 
 def _is_number(code: str) -> bool:
     return _TYPED.search(code) is not None and not re.search(r"[^\W\d]", _TYPED.sub("", code))
+
+
+def _in_lines(text: str) -> str:
+    """Paragraphs and items of lists broken anew: names of rows are longer than their numbers."""
+    lines: list[str] = []
+    paragraph: list[str] = []
+
+    def end_paragraph() -> None:
+        if paragraph:
+            item = _ITEM.match(paragraph[0])
+            lines.extend(
+                textwrap.wrap(
+                    " ".join(line.strip() for line in paragraph),
+                    _WIDTH,
+                    subsequent_indent=" " * len(item[0] if item else ""),
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+            paragraph.clear()
+
+    is_code = False
+    for line in text.split("\n"):
+        is_fence = line.startswith("```")
+        is_code ^= is_fence
+        if is_code or is_fence or not line or line.startswith(("#", "|")):
+            end_paragraph()
+            lines.append(line)
+            continue
+        if _ITEM.match(line):
+            end_paragraph()
+        paragraph.append(line)
+    end_paragraph()
+    return "\n".join(lines)
 
 
 def _filled(path: Path, placeholder: str, rows: Rows) -> str:

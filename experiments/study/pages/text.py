@@ -1,7 +1,6 @@
-"""What the pages of the study have in common: names of measures, tables, intervals."""
+"""What the pages of the study have in common: names of measures, intervals."""
 
 import math
-from collections.abc import Iterable, Sequence
 
 from experiments.study.analysis import EARLY, SAME_ORDER, VERDICT_NOW
 from experiments.study.before import VERDICT
@@ -55,12 +54,6 @@ def command(part: str) -> str:
 def rows_over(part: str) -> str:
     """What the table's rows of numbers that are computed from several cells of a part are called."""
     return f"rows `{DERIVED}/{OF}={part}...`"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def mean(of: Estimate | None) -> str:

@@ -99,6 +99,16 @@ class TestPage:
         assert "0.250, 0.250 (0.316)" in "\n".join(page), "Indicator 1 beside the paper's"
         assert (tmp_path / "tables.svg").is_file()
 
+    def test_bm25_stands_below_the_settings(self, tmp_path):
+        results = [made_up("initial", seed, 4) for seed in (0, 1)]
+        _, page = of_tables(results, numbers_of(results), tmp_path)
+        assert not any(line.startswith("| BM25") for line in page), "of runs without it"
+        for result in results:
+            result.measures["bm25/hr_at_5"] = exactly(0.75)
+        _, page = of_tables(results, numbers_of(results), tmp_path)
+        [row] = [line for line in page if line.startswith("| BM25")]
+        assert row.startswith("| BM25 | - | 0.750 | - |")
+
     def test_longer_runs_stand_beside_the_others(self, tmp_path):
         results = [made_up("off-the-shelf", seed, 2, steps) for seed in (0, 1) for steps in (60, 240)]
         results[1] = made_up("off-the-shelf", 0, 9, 240)

@@ -113,6 +113,24 @@ def test_code_links_and_whole_numbers_are_no_results(text, rows, tmp_path):
     assert filled(text, rows, tmp_path) == text
 
 
+def test_lines_are_broken_anew_but_not_within_a_number_or_code(rows, tmp_path):
+    number = "{{derived/of=teachers gain}}"
+    text = f"# Head\n\n1. {'word ' * 22}\n{number} and\n   so on\n2. next\n\n```\na  b\nc\n```\n"
+    assert filled(text, rows, tmp_path).split("\n") == [
+        "# Head",
+        "",
+        f"1. {'word ' * 22}".rstrip(),
+        "   -0.053 [-0.069, -0.036] and so on",
+        "2. next",
+        "",
+        "```",
+        "a  b",
+        "c",
+        "```",
+        "",
+    ]
+
+
 @pytest.mark.parametrize("cited", ["teachers/signal=b/seed=0", "derived/of=nothing"])
 def test_what_is_cited_must_be_there(cited, rows, tmp_path):
     with pytest.raises(ConfigError, match=f"cites {cited}"):
