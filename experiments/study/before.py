@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments.study.cells import exactly
 from experiments.study.readings import NUM_UNRELATED, Reading, Scores
-from experiments.study.teachers import LOOKS_AT_QUESTION, Teacher
+from experiments.study.teachers import LOOKS_AT_QUESTION, Teacher, scores_given
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.matched_auc import matched_auc
 from lightning_modules.metrics.teacher_auc import teacher_auc, teacher_reciprocal_rank
@@ -86,7 +86,7 @@ def _fixed_preference(teacher: Teacher, scores: Scores, reading: Reading | None)
         return torch.full((1,), math.nan)  # nobody has asked them anything else
     if reading is None:  # the same order whatever is asked, or no order
         return kendall_tau(scores, scores)
-    unrelated = teacher.scores(reading.unrelated)[:NUM_UNRELATED]
+    unrelated = scores_given(teacher, reading.unrelated, reading.lengths)[:NUM_UNRELATED]
     return kendall_tau(scores[: len(unrelated)], unrelated)
 
 

@@ -155,6 +155,9 @@ class Material:
             about["retriever"] = {
                 name: value for name, value in settings["retriever"].items() if name not in _OF_TRAINING
             }
+            about["precision"] = settings["trainer"]["precision"]
+            # of the passages' shares in the loss of Step 1
+            about["retrieval_temperature"] = settings["objective"]["retrieval_temperature"]
         for name in _SHOWN_OR_WHERE:
             about.get("trainer", {}).pop(name, None)
         text = json.dumps(about, sort_keys=True, default=str)

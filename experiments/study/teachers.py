@@ -227,5 +227,18 @@ def scores_of(teacher: Teacher, candidates: Candidates, readings: Readings) -> S
     signals = readings[teacher.reading].signals
     if not teacher.is_given_by(signals):
         raise NoSuchSignalError("its reader has no such signal, or no list of such heads")
+    return scores_given(teacher, signals, readings[teacher.reading].lengths)
+
+
+def scores_given(
+    teacher: Teacher, signals: Signals, lengths: Float[Tensor, "more passages"]
+) -> Float[Tensor, "questions passages"]:
+    """As they teach: without what passage length explains, where the teacher takes that off.
+
+    Args:
+        teacher: with a reader.
+        signals: that its reader gives of the first questions' passages, asked these questions or others.
+        lengths: of the passages of these questions and more, in tokens.
+    """
     scores = teacher.scores(signals)
-    return less_length(scores, readings[teacher.reading].lengths) if teacher.without_length else scores
+    return less_length(scores, lengths[: len(scores)]) if teacher.without_length else scores

@@ -14,6 +14,7 @@ from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR
 from experiments.config import ConfigError, load_config
 from experiments.study import material, prediction
 from experiments.study.__main__ import main
+from experiments.study.before import Asked, measures_before
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.derived import of_prediction
 from experiments.study.material import Material
@@ -23,6 +24,8 @@ from experiments.study.parts import PARTS
 from experiments.study.readers import ReadingOf, Readings
 from experiments.study.readings import Reading, Signals
 from experiments.study.results_file import TABLE, Table, joined, read_derived, read_table, write_table
+from experiments.study.teachers import Teacher, scores_given
+from lightning_modules.metrics.teacher_checks import kendall_tau
 from tests.tiny_models import save_tiny_models, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
 from tests.toy_training import LIGHTNING_ADVICE
@@ -218,6 +221,38 @@ def test_a_reading_that_is_not_what_was_written_is_read_again(tmp_path):
         path.write_bytes(damage)
         with pytest.raises(DamagedFileError, match="is damaged"):
             Reading.load(path)
+
+
+def test_the_order_for_another_question_is_compared_without_length_too():
+    """Of a reader that goes by length whatever is asked."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(20, 200, (24, 6), generator=generator).float()
+    own, other = 0.3 * torch.randn(2, 24, 6, generator=generator)
+    asked, unrelated = Signals({"answer": lengths.log() + own}), Signals({"answer": lengths.log() + other})
+    has_answer = torch.arange(6).expand(24, 6) == 2
+    reading = Reading(asked, unrelated, {"answer": {}}, lengths, has_answer, 0.0)
+    plain = Teacher("paper", "paper", (("answer", 1.0),), ReadingOf())
+    without = replace(plain, without_length=True)
+    same_order = {}
+    for teacher in (plain, without):
+        scores = scores_given(teacher, asked, lengths)
+        log_p_retr = torch.zeros(24, 6).log_softmax(dim=-1)
+        measured = measures_before(teacher, scores, Asked(has_answer, lengths, log_p_retr), reading)
+        expected = kendall_tau(scores, scores_given(teacher, unrelated, lengths)).mean()
+        same_order[teacher] = measured["fixed_preference"].mean
+        assert same_order[teacher] == pytest.approx(float(expected))
+    assert same_order[plain] > 0.5
+    assert abs(same_order[without]) < 0.2, "what is left was drawn anew"
+
+
+@pytest.mark.parametrize(
+    "changed", ["trainer.precision=bf16-true", "objective.retrieval_temperature=0.3", "reader.dtype=bfloat16"]
+)
+def test_what_readings_depend_on_has_a_folder_of_its_own(changed, tmp_path):
+    settings = [f"runs={tmp_path}", "trainer.precision=32-true", "objective.retrieval_temperature=0.1"]
+    one, other = (Material.of("checkpoint_vital", [*settings, *more], 6, 4) for more in ([], [changed]))
+    assert one.folder != other.folder
+    assert one.settings != other.settings
 
 
 def test_a_table_keeps_intervals_and_questions(tmp_path):
