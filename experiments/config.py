@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
@@ -706,6 +707,17 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     layers = (*_layers(path), OmegaConf.create({"name": name}))
     config = _merge(_defaults(), ((f"experiment {name}", of) for of in layers))
     return _typed(_override(config, overrides))
+
+
+def overrides_of(config: ExperimentConfig) -> list[str]:
+    """What the command line has to say beside `--exp` to get this configuration, as `key=value`."""
+    shipped = load_config(config.name) if config.name in experiment_names() else config
+    values = {
+        key: (attrgetter(key)(config), attrgetter(key)(shipped))
+        for key, field_of in _fields_by_key().items()
+        if not is_dataclass(field_of.type)
+    }
+    return [f"{key}={in_yaml(own)}" for key, (own, of_shipped) in values.items() if own != of_shipped]
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

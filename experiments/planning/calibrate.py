@@ -36,7 +36,7 @@ from experiments.data_files import data_files, data_settings, passage_file
 from experiments.models import hub_models, model_name
 from experiments.planning.estimates import estimate_rates
 from experiments.planning.plan import with_settings
-from experiments.planning.setup import Setup
+from experiments.planning.setup import Setup, download_command
 from experiments.planning.times import MEASURED, Rates
 from experiments.runs import MODELS, RunFolder
 from experiments.trainer import make_callbacks, make_trainer
@@ -106,7 +106,7 @@ def calibrate(setup: Setup) -> Rates:
 
 def _check_is_here(config: ExperimentConfig) -> None:
     """Nothing is downloaded to measure it."""
-    fetch = f"python -m experiments.download --exp {config.name} fetches it"
+    fetch = f"{download_command(config)} fetches it"
     if config.evaluation.closed_book:
         raise ConfigError("--calibrate times runs that retrieve; set evaluation.closed_book=false")
     if config.objective.scores_from is not None:

@@ -1,6 +1,7 @@
 """What a run is made of on a machine, as far as its configuration and its files' headers tell."""
 
 import gzip
+import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,16 @@ from experiments.build import (
     trains_reader_weights,
     would_search_on_gpu,
 )
-from experiments.config import FAST, FSDP, ConfigError, ExperimentConfig, has_reader, trains, trains_retriever
+from experiments.config import (
+    FAST,
+    FSDP,
+    ConfigError,
+    ExperimentConfig,
+    has_reader,
+    overrides_of,
+    trains,
+    trains_retriever,
+)
 from experiments.data_files import passage_file
 from experiments.planning.machines import Machine
 from experiments.planning.model_sizes import ModelSize, reader_size, retriever_size
@@ -216,7 +226,7 @@ class Setup:
             if size is None:
                 found.append(
                     f"{setting}={name} is not known and not on this machine, so it counts for nothing below: "
-                    f"fetch it (python -m experiments.download --exp {self.config.name}), or set {setting} "
+                    f"fetch it ({download_command(self.config)}), or set {setting} "
                     "to a folder with its config.json and safetensors"
                 )
         if self.num_passages is None:
@@ -230,6 +240,11 @@ class Setup:
                 "until a run has read it"
             )
         return tuple(found)
+
+
+def download_command(config: ExperimentConfig) -> str:
+    """The one that fetches the files and models of a run."""
+    return shlex.join(["python", "-m", "experiments.download", "--exp", config.name, *overrides_of(config)])
 
 
 def describe(config: ExperimentConfig, machine: Machine) -> Setup:

@@ -23,6 +23,7 @@ from experiments.config import (
     load_config,
     measures_staleness,
     naming,
+    overrides_of,
     read_config,
     to_yaml,
     trains,
@@ -258,6 +259,18 @@ def test_errors_of_the_library_name_the_settings(message, named):
             raise ConfigError(message)
         message = str(error.value)
         assert named in message
+
+
+def test_overrides_of_a_configuration_make_it_again():
+    given = [
+        "data.train=my questions.jsonl",
+        "reader.attention_heads=12.10",
+        "evaluation.hit_rate_ks=[1,7]",
+        "seed=3",
+    ]
+    config = load_config("own_data", given)
+    assert sorted(overrides_of(config)) == sorted(given)
+    assert overrides_of(load_config("own_data")) == []
 
 
 # ---- what is in the environment stays there ----

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,10 @@ def test_what_makes_it_fit(capsys):
         (["--memory", "-1"], "--memory -1.0: give GB of at least 0"),
         (["--gpu", "t4-16gb", "--calibrate"], "--calibrate times this machine, not t4-16gb"),
         (["--calibrate"], "--calibrate: retriever.name=facebook/contriever@"),
+        (
+            ["--calibrate", "seed=3", "data.root=/no where"],
+            "python -m experiments.download --exp step2_nq seed=3 'data.root=/no where' fetches it",
+        ),
         (["trainer.max_step=3"], "did you mean 'trainer.max_steps'?"),
         (["data.validation=mine.jsonl", "data.root=/nowhere"], "there is no file /nowhere/mine.jsonl"),
     ],
@@ -124,7 +129,10 @@ def test_what_is_not_known_is_said_and_counts_for_nothing(capsys, tmp_path):
     settings = toy_settings(tmp_path, reader__name="nobody/has-this-model")
     text = shown(capsys, "--exp", "quickstart", *as_overrides(settings))
     assert "unknown: reader.name=nobody/has-this-model is not known and not on this machine" in text
-    assert "python -m experiments.download --exp quickstart" in text
+    command = " ".join(text.split()).partition("(python -m experiments.download ")[2].partition(")")[0]
+    arguments = shlex.split(command)
+    assert arguments[:2] == ["--exp", "quickstart"]
+    assert load_config("quickstart", arguments[2:]) == load_config("quickstart", as_overrides(settings))
     assert "the number of passages, 25, is an estimate" in text
     assert text.rstrip().endswith("It fits.")
 
