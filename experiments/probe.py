@@ -58,8 +58,8 @@ def _probe(options: argparse.Namespace) -> int:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path(options.out or Path(config.runs) / "probes" / config.name / stamp)
     save_preflight(result, config, options.split, seconds, folder / "probe.json")
-    write_page(result, config.name, config.description, folder / "probe.html")
-    print_preflight(result)
+    write_page(result, config.name, config.description, options.split, folder / "probe.html")
+    print_preflight(result, options.split)
     print(f"{seconds:.0f} seconds; saved: {folder / 'probe.json'} and probe.html")
     return 0
 

@@ -12,8 +12,6 @@ from lightning_modules.metrics.measures import measure_labels
 from lightning_modules.preflight import Advice, PreflightResult, TeacherRow
 from lightning_modules.preflight.verdict import FEWEST_QUESTIONS, LARGEST_LENGTH_TAU, USEFUL_AUC
 
-HOW_TO_READ_MORE = "more questions: --instances, --split train; more passages: training.num_passages"
-
 _COLOURS = {Advice.GO: "bold green", Advice.NO_GO: "bold red", Advice.UNSURE: "bold yellow"}
 _COLUMNS = (
     "teacher",
@@ -29,8 +27,14 @@ _COLUMNS = (
 )
 
 
-def print_preflight(result: PreflightResult, console: Console | None = None) -> None:
-    """The verdict last, where it is seen."""
+def print_preflight(result: PreflightResult, split: str, console: Console | None = None) -> None:
+    """The verdict last, where it is seen.
+
+    Args:
+        result: what was found.
+        split: whose questions were read.
+        console: to print on; None = the usual one.
+    """
     console = console or new_console()
     console.print(_teachers(result))
     console.print(_measures(result))
@@ -42,8 +46,8 @@ def print_preflight(result: PreflightResult, console: Console | None = None) -> 
     for reason in verdict.reasons:
         console.print(f"  - {reason}", markup=False)
     if verdict.needs_more:
-        console.print(HOW_TO_READ_MORE, highlight=False)
-    for line in advice(result):
+        console.print(how_to_read_more(split), highlight=False)
+    for line in advice(result, split):
         # settings are there to be copied, and a wrapped one is another one
         console.print(line, markup=False, soft_wrap=is_settings(line))
 
@@ -177,8 +181,23 @@ def _agreements(result: PreflightResult) -> list[str]:
     return [f"Kendall tau of the order of {result.configured} with that of {'; '.join(others)}"]
 
 
-def advice(result: PreflightResult) -> list[str]:
-    """What to use, and indented the overrides to paste."""
+def other_split(split: str) -> str:
+    """One with other questions than those of the split, and many of them."""
+    return "validation" if split == "train" else "train"
+
+
+def how_to_read_more(split: str) -> str:
+    """What to do where a check of the split had too few questions, or too few passages for each."""
+    return f"more questions: --instances, --split {other_split(split)}; more passages: training.num_passages"
+
+
+def advice(result: PreflightResult, split: str) -> list[str]:
+    """What to use, and indented the overrides to paste.
+
+    Args:
+        result: what was found.
+        split: whose questions were read.
+    """
     best = result.recommended
     if best is None:
         return [
@@ -190,7 +209,7 @@ def advice(result: PreflightResult) -> list[str]:
     lines = [
         f"recommended: {best.name} (AUC {best.auc.text}, at equal length {best.at_equal_length.text}, same "
         f"order for an unrelated question {best.fixed_preference.text}; chosen from {len(result.rows)} "
-        "variants: confirm it on other questions, --split train)",
+        f"variants: confirm it on other questions, --split {other_split(split)})",
         "  " + shlex.join(best.overrides),
     ]
     if result.heads is not None and result.heads.pays:

@@ -10,7 +10,7 @@ import numpy as np
 
 from callbacks.html_page import page
 from datamodules.durable_files import durably, write_durably
-from experiments.show.preflight_console import HOW_TO_READ_MORE, advice, facts, is_settings
+from experiments.show.preflight_console import advice, facts, how_to_read_more, is_settings
 from lightning_modules.attention_heads import AttentionHeads
 from lightning_modules.metrics.estimates import Estimate
 from lightning_modules.metrics.measures import measure_labels
@@ -45,12 +45,13 @@ figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 4px
 """
 
 
-def write_page(result: PreflightResult, name: str, description: str, path: Path) -> None:
+def write_page(result: PreflightResult, name: str, description: str, split: str, path: Path) -> None:
     """Writes one HTML file that needs no other, and beside it the map of the attention heads.
 
     Args:
         result: what was found.
         name, description: of the experiment that was checked.
+        split: whose questions were read.
         path: of the file; its folder must be there.
     """
     verdict = result.verdict
@@ -58,9 +59,9 @@ def write_page(result: PreflightResult, name: str, description: str, path: Path)
         f"<h1>Pre-flight check: {escape(name)}</h1>",
         f"<p>{escape(description)}. Teacher: <b>{escape(result.configured)}</b>.</p>",
         f'<div class="verdict {verdict.advice.value}"><b>{verdict.advice.value}</b>',
-        f"{_list(verdict.reasons)}{HOW_TO_READ_MORE if verdict.needs_more else ''}</div>",
+        f"{_list(verdict.reasons)}{how_to_read_more(split) if verdict.needs_more else ''}</div>",
         "<h2>Recommended</h2>",
-        "".join(f"<p>{_advice(line)}</p>" for line in advice(result)),
+        "".join(f"<p>{_advice(line)}</p>" for line in advice(result, split)),
         "<h2>Does the teacher prefer passages with an answer?</h2>",
         _teachers(result),
         "<h2>The configured teacher</h2>",

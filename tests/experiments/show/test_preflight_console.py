@@ -51,10 +51,10 @@ def result(**changes) -> PreflightResult:
     return PreflightResult(**(settings | changes))
 
 
-def printed(result: PreflightResult) -> str:
+def printed(result: PreflightResult, split: str = "validation") -> str:
     console = Console(width=WIDTH)
     with console.capture() as capture:
-        print_preflight(result, console)
+        print_preflight(result, split, console)
     return capture.get()
 
 
@@ -180,6 +180,17 @@ def test_where_little_was_read_it_says_how_to_read_more():
     needs = Verdict(Advice.UNSURE, ["few"], needs_more=True)
     assert "more questions: --instances" in printed(result(verdict=needs))
     assert "more questions: --instances" not in printed(result())
+
+
+@pytest.mark.parametrize(
+    ("split", "other"), [("train", "validation"), ("validation", "train"), ("test", "train")]
+)
+def test_other_questions_are_those_of_another_split(split, other):
+    best = TeacherRow("best", GOOD, GOOD, GOOD, UNDEFINED, SHORT, GOOD, GOOD, 0.05, ["seed=0"])
+    few = Verdict(Advice.UNSURE, ["few"], needs_more=True)
+    shown = " ".join(printed(result(recommended=best, verdict=few), split).split())
+    assert f"confirm it on other questions, --split {other})" in shown
+    assert f"more questions: --instances, --split {other};" in shown
 
 
 def test_both_indicators_have_a_row_for_each_part():

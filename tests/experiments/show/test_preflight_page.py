@@ -79,7 +79,7 @@ class Page(HTMLParser):
 
 def test_the_page_shows_every_teacher_and_escapes_names(tmp_path):
     found = result(rows=[wide_row()], references=[replace(wide_row(), name="<b>even")])
-    write_page(found, "toy <i>", "a & b", tmp_path / "probe.html")
+    write_page(found, "toy <i>", "a & b", "validation", tmp_path / "probe.html")
     page = (tmp_path / "probe.html").read_text()
     shown = Page(page).text
     for part in ("toy <i>", "a & b", "<b>even", wide_row().name, "0.90 [0.80, 1.00]", "-0.71"):
@@ -102,7 +102,7 @@ def test_the_picture_shows_ten_teachers_and_the_rest_behind_a_click(tmp_path):
     best = [f"teacher {i}" for i in range(7, 14)]
     assert [row.name for row in shown] == ["configured", *best, "even", "length"]
     assert [row.name for row in others] == [f"teacher {i}" for i in range(7)]
-    write_page(found, "toy", "d", tmp_path / "probe.html")
+    write_page(found, "toy", "d", "validation", tmp_path / "probe.html")
     page = (tmp_path / "probe.html").read_text()
     assert "<details><summary>7 more teachers</summary><svg" in page
     assert page.count('class="configured"') == 3, "a line, a point and a row, of the configured one"
