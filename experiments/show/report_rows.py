@@ -352,14 +352,32 @@ def estimate_all(metrics_of_seeds: Sequence[QuestionMetrics]) -> dict[str, Poole
 
 
 def paired_differences(first: Entry, second: Entry) -> dict[str, PooledEstimate]:
-    """Metric -> first - second over the questions that both rows have measured.
+    """Metric -> first - second over the test questions that both rows have measured.
 
-    With the same seeds in both, each seed is compared with itself; else the means over seeds are compared.
+    Each seed that both rows have is compared with itself, and other seeds are left out; where they share
+    none, the means over seeds are compared, with an interval over questions alone.
     """
-    of_first, of_second = ({run.config.seed: run.after for run in entry.runs} for entry in (first, second))
-    if of_first.keys() != of_second.keys():
-        of_first, of_second = {0: _mean_of_seeds(first)}, {0: _mean_of_seeds(second)}
-    return estimate_all([differences(of_first[seed], of_second[seed]) for seed in of_first])
+    of_first, of_second = ({run.config.seed: run for run in entry.runs} for entry in (first, second))
+    seeds = shared_seeds(first, second)
+    if not seeds:
+        means = differences(_mean_of_seeds(first), _mean_of_seeds(second))
+        return estimate_all([_of_same_questions(means, first.runs[0], second.runs[0])])
+    pairs = [(of_first[seed], of_second[seed]) for seed in seeds]
+    return estimate_all([_of_same_questions(differences(a.after, b.after), a, b) for a, b in pairs])
+
+
+def shared_seeds(first: Entry, second: Entry) -> list[int]:
+    """The seeds that two rows both have."""
+    of_first, of_second = ({run.config.seed for run in entry.runs} for entry in (first, second))
+    return sorted(of_first & of_second)
+
+
+def _of_same_questions(metrics: QuestionMetrics, first: Run, second: Run) -> QuestionMetrics:
+    """Without the ids that are of another question in the other run."""
+    return {
+        name: {id: value for id, value in values.items() if first.has_same_question(second, id)}
+        for name, values in metrics.items()
+    }
 
 
 def _mean_of_seeds(entry: Entry) -> QuestionMetrics:

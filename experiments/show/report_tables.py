@@ -14,6 +14,7 @@ from experiments.show.report_rows import (
     PooledEstimate,
     changed_settings,
     paired_differences,
+    shared_seeds,
 )
 from experiments.show.report_runs import Run, paper_value
 from lightning_modules.metrics.measures import BM25, Prominence, all_measures, measure_labels
@@ -24,6 +25,7 @@ DATA_MEANING = "the data set of the test questions"
 _ORIENTATION = " (orientation)"
 _VALIDATED = "validation: start / kept / last"
 _MOST_PAIRS = 10
+_OVER_QUESTIONS = "over questions alone"
 
 _SETTINGS = {
     "checkpoint": "Initial checkpoint",
@@ -259,21 +261,29 @@ def difference_tables(entries: Sequence[Entry]) -> list[Table]:
         if differences:
             label = f"{setting_label(a, chr(10))}\nminus {setting_label(b, chr(10))}"
             cells = [_change_cell(differences.get(column.metric), column) for column in columns]
-            rows.append((dataset_label(a.dataset), label, *cells))
+            rows.append((dataset_label(a.dataset), label, _seeds_compared(a, b), *cells))
     if not rows:
         return []
     notes = [
-        "First row - second row on the same test questions, with 95% bootstrap intervals; seeds that both "
-        "have are compared with each other, others as means over seeds. A difference is significant where "
-        "its interval excludes 0."
+        "First row - second row on the same test questions, with 95% bootstrap intervals. Each seed that "
+        "both have is compared with itself, others are left out; where they share none, the means over seeds "
+        "are compared. The bootstrap draws seeds, and questions once for all of them; intervals "
+        f"{_OVER_QUESTIONS} leave out other seeds. A difference is significant where its interval excludes 0."
     ]
     if len(pairs) > _MOST_PAIRS:
         notes.append(f"The first {_MOST_PAIRS} of {len(pairs)} pairs; name two folders to compare others.")
-    head = ("data", "difference", *(column.head for column in columns))
-    meanings = _meanings(columns)
+    head = ("data", "difference", "seeds", *(column.head for column in columns))
+    meanings = _meanings(columns) | {"seeds": "the seeds that both rows have, each compared with itself"}
     return [
         Table("Paired differences", head, tuple(rows), num_labels=2, notes=tuple(notes), meanings=meanings)
     ]
+
+
+def _seeds_compared(first: Entry, second: Entry) -> str:
+    """The seeds that both rows have, and whether the interval leaves out how far seeds differ."""
+    seeds = shared_seeds(first, second)
+    said = f"{len(seeds)}\nseed {', '.join(map(str, seeds))}" if seeds else "none in both"
+    return said if len(seeds) > 1 else f"{said}\n{_OVER_QUESTIONS}"
 
 
 def _labels(entry: Entry, is_first: bool) -> list[str]:

@@ -21,7 +21,7 @@ from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
 from experiments.show.report_rows import PooledEstimate, changed_settings, paired_differences, sort_runs
 from experiments.show.report_runs import Run, collect_runs, paper_value
-from experiments.show.report_tables import make_tables, setting_label
+from experiments.show.report_tables import difference_tables, make_tables, setting_label
 from experiments.show.report_text import describe_changes
 from tests.toy_files import as_overrides, toy_settings
 
@@ -272,15 +272,103 @@ def test_rows_are_compared_seed_by_seed_in_the_order_given(runs):
     assert back[1].split("\nminus ")[::-1] == row[1].split("\nminus ")
 
 
-def test_other_seeds_are_compared_by_their_means(toy_runs):
-    [several] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
-    [one] = entries_of(toy_runs)["embedded", "vital", "checkpoint"]
-    found = paired_differences(several, one)["f1"]
-    means = {
-        key: np.mean([run.after["f1"][key] for run in several.runs]) for key in several.runs[0].after["f1"]
+def run_with(path, seed, values=None, overrides=(), experiment="offshelf_vital", **given) -> Run:
+    """A finished run whose final test found some values of Hit Rate@5 by question."""
+    config = load_config(experiment, [f"seed={seed}", *overrides])
+    given = {"summary": {"trained": True}, **given}
+    return Run(Path(path), config, "finished", after={"hr_at_5": values or {"q": 1.0}}, **given)
+
+
+def measured(*runs: Run) -> list:
+    return [entry for entry in sort_runs(runs).entries if entry.is_measured]
+
+
+def seeds_apart(num_seeds: int, mean: float, overrides=(), first_seed: int = 0) -> list[Run]:
+    """Of 100 questions, each seed another 0.1 away from the mean."""
+    return [
+        run_with(
+            f"/r/{mean}/{seed}",
+            seed,
+            {f"q{i}": mean + 0.1 * (seed - first_seed) + 0.01 * (i % 3) for i in range(100)},
+            overrides,
+        )
+        for seed in range(first_seed, first_seed + num_seeds)
+    ]
+
+
+def test_the_seeds_that_both_rows_have_are_compared_and_drawn():
+    """A third seed of one row changes nothing: the other row has nothing to compare it with."""
+    faster = ["training.retriever_lr=0.5"]
+    others = [
+        dataclasses.replace(run, after={"hr_at_5": {q: v * 2 for q, v in run.after["hr_at_5"].items()}})
+        for run in seeds_apart(2, 0.25, faster)
+    ]
+    equal, unequal = measured(*seeds_apart(2, 0.5), *others), measured(*seeds_apart(3, 0.5), *others)
+    assert [len(entry.runs) for entry in unequal] == [3, 2]
+    found = paired_differences(*unequal)["hr_at_5"]
+    assert found == paired_differences(*equal)["hr_at_5"]
+    assert found.n == 200
+    assert found.high - found.low > 0.09, "seeds are drawn: their differences lie 0.1 apart"
+    [table] = difference_tables(unequal)
+    assert table.rows[0][table.columns.index("seeds")] == "2\nseed 0, 1"
+
+
+def test_rows_without_a_seed_in_common_are_compared_by_their_means():
+    rows = measured(*seeds_apart(2, 0.5), *seeds_apart(2, 0.25, ["training.retriever_lr=0.5"], first_seed=5))
+    found = paired_differences(*rows)["hr_at_5"]
+    assert (found.mean, found.n) == (pytest.approx(0.25), 100)
+    assert found.high - found.low == pytest.approx(0), "over questions alone, and all differ by as much"
+    [table] = difference_tables(rows)
+    assert table.rows[0][table.columns.index("seeds")] == "none in both\nover questions alone"
+    assert "over questions alone leave out other seeds" in table.notes[0]
+    one = measured(*seeds_apart(2, 0.5), *seeds_apart(1, 0.25, ["training.retriever_lr=0.5"]))
+    [table] = difference_tables(one)
+    assert table.rows[0][table.columns.index("seeds")] == "1\nseed 0\nover questions alone"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"data.test": "nq-test.qa.csv"}, {"data.test": "nq-dev.qa.csv"}),
+        ({"data.test": "/law/dev/test.jsonl"}, {"data.test": "/med/dev/test.jsonl"}),
+        (
+            {"data.test": "held_out", "data.train": "/law/dev/all.jsonl"},
+            {"data.test": "held_out", "data.train": "/med/dev/all.jsonl"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_texts", [True, False])
+def test_lines_of_other_files_are_no_same_questions(first, second, has_texts):
+    """Their ids are line numbers, and the rows' data have the same short name."""
+
+    def row(name, changes):
+        overrides = [f"{key}={value}" for key, value in changes.items()]
+        texts = {str(i): f"{name} {i}?" for i in range(9)} if has_texts else {}
+        return run_with(name, 0, {str(i): 1.0 for i in range(9)}, overrides, questions=texts)
+
+    rows = measured(row("a", first), row("b", second))
+    assert rows[0].dataset == rows[1].dataset
+    assert paired_differences(*rows) == {}
+    assert difference_tables(rows) == []
+    again = measured(row("a", first), row("a", {**first, "training.retriever_lr": 0.5}))
+    assert paired_differences(*again)["hr_at_5"].n == 9
+
+
+def test_the_same_questions_of_a_copied_file_are_paired():
+    texts = {"1": "who?", "2": "where?"}
+    first = run_with("a", 0, dict.fromkeys("123", 1.0), ["data.test=/law/dev/test.jsonl"], questions=texts)
+    texts = {"1": "who?", "2": "when?"}
+    second = run_with("b", 0, dict.fromkeys("123", 0.0), ["data.test=/copy/dev/test.jsonl"], questions=texts)
+    assert paired_differences(*measured(first, second))["hr_at_5"].n == 1
+    assert paired_differences(*measured(first, second))["hr_at_5"].mean == 1
+
+
+def test_the_texts_of_the_questions_are_read(toy_runs):
+    [folder] = toy_runs.glob("offshelf_nq/*")
+    [found] = collect_runs([folder])
+    assert found.questions == {
+        record["id"]: record["question"] for record in lines(folder / "predictions.jsonl")
     }
-    assert found.mean == pytest.approx(np.mean([means[key] - one.runs[0].after["f1"][key] for key in means]))
-    assert found.n == len(means)
 
 
 # ---- runs that no checkpoint of which beat the start ----
@@ -758,6 +846,7 @@ DECISION = {"step": 2, "action": "stop", "metric": "m", "baseline": 0.5, "change
         (row_changed(f1=True), "which is no number"),
         (row_changed(id=7), "line 2: the id 7 is no text"),
         (row_changed(id=None), "line 2: the id null is no text"),
+        (row_changed(question=["who?"]), 'line 2: the question ["who?"] is no text'),
         (row_changed(first_hit_rank=1e300), "first_hit_rank and passages do not fit"),
         (row_changed(first_hit_rank=-1), "first_hit_rank and passages do not fit"),
         (row_changed(passages=5), "first_hit_rank and passages do not fit"),
