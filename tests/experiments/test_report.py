@@ -394,6 +394,24 @@ def test_a_ruined_run_reads_as_ruined(runs):
     assert table.rows[0][-1] == "0.500 / 0.500 / 0.125\nno checkpoint beat the start"
 
 
+def test_weights_that_no_validation_chose_have_no_validated_value():
+    """The last ones, where no validation was on a fresh index: they are not the start."""
+    summary = {"trained": True, "best_step": None, "chosen_by": None}
+    validations = {0: {"validation/hr_at_5": 0.3}, 8: {"validation/hr_at_5": 0.7}}
+    last = [run_with(f"/r/{s}", s, summary=summary, validations=validations) for s in range(2)]
+    [entry] = measured(last[0])
+    assert (
+        make_tables([entry])[0].rows[0][-1] == "0.300 / – / 0.700\nno checkpoint was chosen by a validation"
+    )
+    assert not describe_changes([dataclasses.replace(entry, changes=entry.estimates)])[0].count(
+        "beat the start"
+    )
+    best = dataclasses.replace(last[1], summary={**summary, "best_step": 8, "chosen_by": {}})
+    [entry] = measured(last[0], best)
+    said = "no checkpoint was chosen by a validation in 1 of 2 runs"
+    assert make_tables([entry])[0].rows[0][-1] == f"0.300 / – / 0.700\n{said}"
+
+
 # ---- data of one's own ----
 
 
@@ -598,6 +616,26 @@ def test_paper_numbers_stand_beside(made):
     absent = "NQ Initial checkpoint, NQ Step 1, NQ Step 2 (fine-tuned), NQ Atlas-large, NQ Perplexity"
     assert text.count(f"Settings of the paper that no run here has: {absent}") == 1
     assert paper_value("table3", "perplexity", "nq", "attention_p90") is None
+
+
+def test_where_rows_search_other_passages_bm25_says_whose_it_is():
+    def row(name, found, *overrides):
+        bm25 = {"bm25/hr_at_5": {"before": found, "after": found}}
+        return run_with(name, 0, overrides=overrides, summary={"bm25": bm25})
+
+    def of_bm25(*runs):
+        table = make_tables(measured(*runs))[0]
+        return [row[1] for row in table.rows if row[1].startswith("BM25")]
+
+    whole, part = row("a", 0.7), row("b", 0.95, "data.max_passages=3000")
+    faster = row("c", 0.7, "training.retriever_lr=0.5")
+    assert of_bm25(whole, faster) == ["BM25"]
+    assert of_bm25(whole, part) == [
+        f"BM25\nOff-the-shelf\ndata.max_passages={limit}" for limit in ("null", "3000")
+    ]
+    others = of_bm25(whole, faster, part)
+    assert len(set(others)) == 2
+    assert "data.max_passages=3000" in others[1]
 
 
 def test_scales_are_never_mixed(made, toy_runs):
