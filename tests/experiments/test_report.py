@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
-from experiments.config import ConfigError, load_config
+from experiments.config import ConfigError, load_config, save_config
+from experiments.runs import create_run
 from experiments.show import figures
 from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
@@ -554,6 +555,84 @@ def test_runs_with_other_settings_are_not_pooled(runs):
         "training.retriever_lr=0.5",
     }
     assert len(first.runs) == len(second.runs) == 1
+
+
+def first_step(runs: Path, seed: int, *overrides: str, experiment: str = "step1_vital") -> Path:
+    """Folder of a run that others can start from."""
+    return create_run(load_config(experiment, [f"runs={runs}", f"seed={seed}", *overrides])).path
+
+
+def second_step(seed: int, start: Path | str, *overrides: str, path: str | Path = "/r") -> Run:
+    start_from = f"init.reader_from={start}"
+    return run_with(
+        f"{path}/step2_vital/{seed}-{Path(start).name}", seed, None, [start_from, *overrides], "step2_vital"
+    )
+
+
+def test_a_second_step_of_several_seeds_is_one_row(tmp_path):
+    """Each from the first step of its own seed, with the same settings."""
+    steps = [second_step(seed, first_step(tmp_path, seed, "trainer.progress_bar=false")) for seed in range(3)]
+    [entry] = measured(*steps)
+    assert [run.config.seed for run in entry.runs] == [0, 1, 2]
+    assert entry.notes == ()
+
+
+def test_second_steps_from_first_steps_with_other_settings_are_other_rows(tmp_path):
+    slow, fast = (first_step(tmp_path, 0, f"training.reader_lr={rate}") for rate in (1e-5, 4e-4))
+    for other_seed in (0, 1):
+        found = sort_runs([second_step(0, slow), second_step(other_seed, fast)])
+        rows = [entry for entry in found.entries if entry.is_measured]
+        assert [len(entry.runs) for entry in rows] == [1, 1]
+        note = "init.reader_from=step1_vital: training.reader_lr"
+        assert [entry.notes for entry in rows] == [(f"{note}=1e-05",), (f"{note}=0.0004",)]
+        assert [status for _, status in found.statuses] == ["counts", "counts"]
+
+
+def test_of_first_steps_of_other_experiments_a_row_names_the_experiment(tmp_path):
+    starts = [first_step(tmp_path, 0, experiment=name) for name in ("step1_vital", "quickstart")]
+    rows = measured(*(second_step(0, start) for start in starts))
+    assert [entry.notes for entry in rows] == [
+        ("init.reader_from=step1_vital",),
+        ("init.reader_from=quickstart",),
+    ]
+
+
+def test_steps_before_the_first_count_too(tmp_path):
+    """The first step's own start differs."""
+    starts = []
+    for rate in (1e-5, 4e-4):
+        begun = first_step(tmp_path, 0, f"training.reader_lr={rate}")
+        starts.append(first_step(tmp_path, 0, f"init.reader_from={begun}"))
+    rows = measured(*(second_step(0, start) for start in starts))
+    note = "init.reader_from=step1_vital: init.reader_from=step1_vital: training.reader_lr"
+    assert [entry.notes for entry in rows] == [(f"{note}=1e-05",), (f"{note}=0.0004",)]
+
+
+def test_starts_that_are_gone_are_told_apart_by_their_folders(tmp_path):
+    rows = measured(second_step(0, "/a/step1_vital/x"), second_step(1, "/b/step1_vital/x"))
+    assert [entry.notes for entry in rows] == [
+        ("init.reader_from=/a/step1_vital/x",),
+        ("init.reader_from=/b/step1_vital/x",),
+    ]
+    broken = first_step(tmp_path, 0)
+    (broken / "config.yaml").write_text("[")
+    [entry] = measured(second_step(0, broken))
+    assert len(entry.runs) == 1
+
+
+def test_runs_that_start_from_each_other_come_to_an_end(tmp_path):
+    """Which only folders that were renamed can."""
+    first = first_step(tmp_path, 0)
+    second = first_step(tmp_path, 1, f"init.reader_from={first}")
+    config = load_config("step1_vital", [f"init.reader_from={second}"])
+    save_config(config, first / "config.yaml")
+    assert len(measured(second_step(0, first), second_step(1, second))) == 2
+
+
+def test_starts_that_were_moved_with_their_runs_are_found(tmp_path):
+    moved = [Path("gone/runs") / first_step(tmp_path, seed).relative_to(tmp_path) for seed in range(2)]
+    [entry] = measured(*(second_step(seed, start, path=tmp_path) for seed, start in enumerate(moved)))
+    assert len(entry.runs) == 2
 
 
 def test_a_configuration_that_the_run_has_not_written_is_checked(runs):
