@@ -2,11 +2,11 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from callbacks.decisions import Action
 from callbacks.read_start_candidates import START_CANDIDATES
@@ -22,15 +22,19 @@ from experiments.config import (
     FSDP,
     PAPER_SCALE,
     ConfigError,
+    DataConfig,
     ExperimentConfig,
     naming,
     num_examples,
+    read_config,
     trains,
     trains_retriever,
 )
+from experiments.data_files import question_origin
 from experiments.each_setting import check_each_setting, value_of
 from experiments.models import model_name, models_without_commit
 from experiments.processes import num_processes
+from experiments.runs import RunFolder
 from lightning_modules.adapters import check_peft_is_there
 from lightning_modules.metrics.measures import RETRIEVAL_HIT, Measure, all_measures
 from lightning_modules.metrics.paired_change import MIN_PAIRS
@@ -42,6 +46,9 @@ from lightning_modules.token_drops import TokenDrops
 
 _TEMPLATE_AND_TEXT_TOKENS = 32
 """At least what the words of a prompt's template take, with some text of the passage."""
+
+PROBE = "probe"
+"""What a probe's JSON says it is."""
 
 _FAVOUR_SHORT = ("mean", "first")
 """Passage scores that divide by the tokens of a passage."""
@@ -417,7 +424,7 @@ def _check_stopping(config: ExperimentConfig) -> None:
     _check_action(config, Action(settings.action), f"stopping.action={settings.action}")
     _check_thresholds(config)
     if settings.baseline is not None:
-        read_baseline(Path(settings.baseline), monitors_of(config))
+        read_baseline(Path(settings.baseline), monitors_of(config), config.data)
 
 
 def _check_action(config: ExperimentConfig, action: Action, key: str) -> None:
@@ -503,17 +510,27 @@ def _measures(config: ExperimentConfig) -> tuple[Measure, ...]:
 # ---- a baseline for stopping ----
 
 
-def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
+def read_baseline(path: Path, monitors: Sequence[str], data: DataConfig) -> QuestionValues:
     """The `instances` of a probe, or of an earlier run's `start.json`.
 
     What a probe measured was measured on the start's passages: its `teacher/auc` also is the
-    `start_candidates/teacher/auc` of a run.
+    `start_candidates/teacher/auc` of a run. A `start.json` is known by the configuration beside it; one that
+    was copied away from its run is taken for what it is said to be.
+
+    Args:
+        path: of the file.
+        monitors: metrics that are compared.
+        data: of the run that compares.
 
     Raises:
-        ConfigError: no such file, not of this form, or without enough values of a monitor.
+        ConfigError: no such file, not of this form, of other questions than the run's validations, or without
+            enough values of a monitor.
     """
+    origin: tuple[str, ...] | None = None
     try:
-        instances = QuestionValues.from_json(read_json(path)["instances"])
+        content = read_json(path)
+        instances = QuestionValues.from_json(content["instances"])
+        origin = _origin_of_probe(content) if content.get("kind") == PROBE else _origin_of_start(path)
         is_whole = all(len(values) == len(instances.question_ids) for values in instances.values.values())
     except OSError as error:
         raise ConfigError(f"stopping.baseline: cannot read {path} ({error.strerror})") from error
@@ -521,12 +538,21 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
         if isinstance(error.__cause__, OSError):
             raise ConfigError(f"stopping.baseline: {error}") from error
         is_whole = False
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except ConfigError as error:
+        raise ConfigError(f"stopping.baseline: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):
         is_whole = False
     if not is_whole:
         raise ConfigError(
             f"stopping.baseline: {path} does not hold instances (question_ids, and values with a number or "
             "null for each); give a probe's JSON, or the start.json of a run that trained"
+        )
+    own = question_origin(data, "validation")
+    if origin is not None and origin != own:
+        raise ConfigError(
+            f"stopping.baseline: {path} is of other questions ({', '.join(origin)}) than this run's "
+            f"validations ({', '.join(own)}), and ids mean the same questions within one split only; take it "
+            "from a probe with --split validation and this run's data settings, or set stopping.baseline=null"
         )
     for name in monitors:
         if name not in instances.values and name.removeprefix(START_CANDIDATES) in instances.values:
@@ -538,6 +564,24 @@ def read_baseline(path: Path, monitors: Sequence[str]) -> QuestionValues:
                 "needed; read more questions for it, or leave the metric out of stopping.monitors"
             )
     return instances
+
+
+def _origin_of_probe(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the questions of a probe come from; of another split than `validation` that split's name too."""
+    split, given = content["split"], content["config"]["data"]
+    data = DataConfig(
+        **{field.name: given[field.name] for field in fields(DataConfig) if field.name in given}
+    )
+    if split == "validation":
+        return question_origin(data, split)
+    # what is held out beside them does not matter: they are none of the validation questions
+    return (str(split), str(getattr(data, split)))
+
+
+def _origin_of_start(path: Path) -> tuple[str, ...] | None:
+    """Where the validation questions of a run come from; None where the file lies in no run's folder."""
+    config = RunFolder(path.parent).config
+    return question_origin(read_config(config).data, "validation") if config.is_file() else None
 
 
 def check_overlap(path: Path, baseline: QuestionValues, measured: QuestionValues) -> None:

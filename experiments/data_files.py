@@ -13,9 +13,17 @@ from datamodules.checksums import Progress, check_size
 from datamodules.errors import DataError
 from datamodules.published import SourceFile, fetch, how_to_get, missing_files, present_path, read_split
 from datamodules.questions import HELD_OUT, hold_out, read_questions
-from datamodules.sources import SPLIT_SEED, HubFile, QuestionSource, gold_titles, passage_set, question_split
+from datamodules.sources import (
+    SPLIT_SEED,
+    HubFile,
+    QuestionSource,
+    QuestionSplit,
+    gold_titles,
+    passage_set,
+    question_split,
+)
 from datamodules.vital import VITAL, vital_questions_file
-from experiments.config import ExperimentConfig, reads_train_questions, trains
+from experiments.config import DataConfig, ExperimentConfig, reads_train_questions, trains
 
 SPLITS = ("train", "validation", "test")
 PASSAGES = "passages"
@@ -81,7 +89,41 @@ def gold_titles_file(config: ExperimentConfig) -> Path | None:
 
 def holds_out(config: ExperimentConfig) -> tuple[str, ...]:
     """The splits whose questions are taken out of the training file."""
-    return tuple(split for split in SPLITS[1:] if getattr(config.data, split) == HELD_OUT)
+    return _held_out(config.data)
+
+
+def _held_out(data: DataConfig) -> tuple[str, ...]:
+    return tuple(split for split in SPLITS[1:] if getattr(data, split) == HELD_OUT)
+
+
+def question_origin(data: DataConfig, split: str) -> tuple[str, ...]:
+    """Where the questions of a split come from: ids mean the same questions where it is equal.
+
+    Files without ids number their lines, so an id says nothing about files of other names. How many of the
+    questions are taken does not matter.
+
+    Args:
+        data: the settings; the files need not be there.
+        split: `validation` or `test`.
+
+    Returns:
+        The file; of questions that are held out the training file, and which share of it they are.
+    """
+    held_out = _held_out(data)
+    if split in held_out:
+        return (*_file_origin(data, "train"), HELD_OUT, str(held_out.index(split)))
+    return _file_origin(data, split)
+
+
+def _file_origin(data: DataConfig, split: str) -> tuple[str, ...]:
+    name = getattr(data, split)
+    if name == VITAL:
+        return (VITAL, split)
+    published = question_split(name)
+    if published is not None and data.verify_sizes:  # wherever the file lies
+        file = _published_split(published, name, data.source)
+        return (published.dataset, published.name, file.name)
+    return (str(_path_of(name, Path(data.root).expanduser()).resolve()),)
 
 
 def data_files(config: ExperimentConfig, settings: Sequence[str]) -> list[DataFile]:
@@ -185,8 +227,7 @@ def _data_file(config: ExperimentConfig, setting: str) -> DataFile:
     root = data_root(config)
     if isinstance(published, HubFile):  # whatever file of DPR's lies there
         return DataFile(setting, published, present_path(published, root) or root / published.name)
-    path = Path(name).expanduser()
-    path = path if path.is_absolute() or path.exists() else root / path
+    path = _path_of(name, root)
     if path.exists():
         if published is not None:
             check_size(path)
@@ -208,7 +249,15 @@ def _published(config: ExperimentConfig, setting: str) -> SourceFile | None:
         return passages.file if passages else None
     name = getattr(config.data, setting)
     split = question_split(name)
-    if split is None:
-        return None
+    return None if split is None else _published_split(split, name, config.data.source)
+
+
+def _published_split(split: QuestionSplit, name: str, source: str) -> SourceFile:
     # a name with a folder means the file that is there
-    return split.file(config.data.source) if Path(name).name == name else split.dpr
+    return split.file(source) if Path(name).name == name else split.dpr
+
+
+def _path_of(name: str, root: Path) -> Path:
+    """As it is called, else in the folder of data files."""
+    path = Path(name).expanduser()
+    return path if path.is_absolute() or path.exists() else root / path

@@ -18,6 +18,7 @@ from datamodules.nouns import NounTagger
 from datamodules.qa_datamodule import QuestionDataModule
 from datamodules.sealed_files import write_json
 from experiments.build import build, build_refresh, hardware, unrelated_questions
+from experiments.checks import PROBE
 from experiments.config import ConfigError, ExperimentConfig, naming
 from experiments.data_files import data_settings
 from experiments.runs import environment, starting_weights
@@ -111,7 +112,7 @@ def save_preflight(
     """
     found = dataclasses.asdict(result)
     content = {
-        "kind": "probe",
+        "kind": PROBE,
         "experiment": config.name,
         "scale": config.scale,
         "seed": config.seed,

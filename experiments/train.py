@@ -288,7 +288,9 @@ def _measure_start(
         return kept
     baseline = None
     if stopping is not None and config.stopping.baseline is not None:
-        baseline = stopping.baseline = read_baseline(Path(config.stopping.baseline), stopping.monitors)
+        baseline = stopping.baseline = read_baseline(
+            Path(config.stopping.baseline), stopping.monitors, config.data
+        )
     start: dict[str, Any] = {"test": _test(config, module, datamodule, trainer), "validation": {}}
     if trains(config):
         with module.evaluating(generate=config.evaluation.generate_in_validation):

@@ -26,7 +26,7 @@ from datamodules.token_units import TokenUnit
 from datamodules.trec import read_run, run_lines
 from datamodules.vital.entries import read_entries
 from experiments.checks import read_baseline
-from experiments.config import ConfigError, load_config, read_config, to_yaml
+from experiments.config import ConfigError, DataConfig, load_config, read_config, to_yaml
 from experiments.planning.model_sizes import reader_size
 from experiments.show.report_files import read_analysed, read_summary, read_tests, read_validations
 from lightning_modules.head_lists import HeadList, HeadRows, read_head_list
@@ -315,7 +315,7 @@ PARSERS = [
         "baseline",
         "start.json",
         _write_baseline,
-        lambda folder: read_baseline(folder / "start.json", ["teacher/auc"]),
+        lambda folder: read_baseline(folder / "start.json", ["teacher/auc"], DataConfig()),
     ),
     Parser("summary", "summary.json", _write_summary, lambda folder: read_summary(folder / "summary.json")),
     Parser(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from callbacks.decisions import COMPARISON
+from experiments.config import ExperimentConfig
 
 
 def describe_decision(decision: Mapping[str, Any]) -> str:
@@ -24,6 +25,13 @@ def describe_decision(decision: Mapping[str, Any]) -> str:
     return f"{said} is {value} (threshold {rule}, bound {bound}, start {start})"
 
 
+def kept_start(config: ExperimentConfig, summary: Mapping[str, Any]) -> bool:
+    """Whether a finished run was trained and has kept its starting weights, since no checkpoint beat them."""
+    # summaries of earlier versions do not say what was chosen by
+    was_chosen = config.evaluation.monitor is not None and summary.get("chosen_by", True) is not None
+    return summary.get("trained", False) and was_chosen and summary.get("best_step") is None
+
+
 def describe_kept(summary: Mapping[str, Any]) -> str:
     """Which weights a run that trained has kept, and how its last ones did.
 
@@ -32,7 +40,7 @@ def describe_kept(summary: Mapping[str, Any]) -> str:
         ...     "kept": 0.5, "last": 0.125}})
         'no checkpoint beat the start; starting weights kept; last validation/hr_at_5 0.125 (-0.375)'
     """
-    chosen, step = summary["chosen_by"], summary["best_step"]
+    chosen, step = summary.get("chosen_by"), summary["best_step"]
     if chosen is None:
         return "no checkpoint was chosen by a validation" if step is None else f"best checkpoint: step {step}"
     start, kept, last = (chosen[when] for when in ("start", "kept", "last"))

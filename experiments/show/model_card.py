@@ -17,6 +17,7 @@ from datamodules.vital import VITAL
 from experiments.config import ExperimentConfig, read_config
 from experiments.models import EMBEDDED, is_of_hub
 from experiments.runs import SUITE, RunFolder, read_first_hits
+from experiments.show.decisions import describe_kept, kept_start
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
 from lightning_modules.objectives import OBJECTIVES, Signals
@@ -63,7 +64,7 @@ def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     verdict = newest_verdict(config) or "none (`experiments.probe`)"
     blocks = [
         f"# Retriever of the run {run.path.name}",
-        _introduction(config),
+        _introduction(config, summary),
         "## Use",
         _use(config),
         "## Training",
@@ -77,7 +78,12 @@ def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     return f"---\n{_metadata(config, run, results)}\n---\n\n" + "\n\n".join(blocks) + "\n"
 
 
-def _introduction(config: ExperimentConfig) -> str:
+def _introduction(config: ExperimentConfig, summary: Mapping[str, Any]) -> str:
+    if kept_start(config, summary):
+        return (
+            "This is the retriever that the run started from, with none of its training: no checkpoint beat "
+            "the start, so the starting weights were kept."
+        )
     if config.objective.scores_from is not None:
         return "Trained without relevance labels, on scores that another teacher gave passages."
     return (
@@ -117,7 +123,7 @@ def _training(config: ExperimentConfig, run: RunFolder, summary: Mapping[str, An
     if config.objective.in_batch:
         yield "further negatives: the candidates of the batch's other questions"
     yield f"questions: {config.data.train}; passages: {config.data.passages}"
-    yield f"ended because: {summary['stopped']}; best checkpoint: step {summary['best_step']}"
+    yield f"ended because: {summary['stopped']}; {describe_kept(summary)}"
     yield f"seed: {config.seed}"
     environment = _read(run.environment)
     if environment is not None:

@@ -77,8 +77,10 @@ def read_validations(path: Path, max_steps: int) -> dict[int, dict[str, float]]:
     return found
 
 
-def read_tests(after: Path, before: Path) -> tuple[QuestionMetrics, QuestionMetrics]:
+def read_tests(after: Path, before: Path) -> tuple[QuestionMetrics, QuestionMetrics, dict[str, str]]:
     """Those of the final test, and of the start's, which a run that trains nothing has not.
+
+    The third is what was asked: question id -> text, of each line of the final test that has it.
 
     Raises:
         DataError: a line cannot be read.
@@ -87,13 +89,13 @@ def read_tests(after: Path, before: Path) -> tuple[QuestionMetrics, QuestionMetr
     """
     of_after, asked = _read_questions(after)
     of_before, asked_before = _read_questions(before)
-    if asked_before and asked != asked_before:
-        only = sorted(asked ^ asked_before)
+    if asked_before and asked.keys() != asked_before.keys():
+        only = sorted(asked.keys() ^ asked_before.keys())
         raise ImplausibleError(
             f"{after.name} holds other questions than {before.name}: {_short(only[0])} is in one alone"
             + (f", as are {len(only) - 1} more" if len(only) > 1 else "")
         )
-    return of_after, of_before
+    return of_after, of_before, {question_id: text for question_id, text in asked.items() if text is not None}
 
 
 def check_rows(path: Path, metrics: QuestionMetrics, summary: Mapping[str, Any], when: str) -> None:
@@ -125,10 +127,11 @@ def check_rows(path: Path, metrics: QuestionMetrics, summary: Mapping[str, Any],
 # ---- lines ----
 
 
-def _read_questions(path: Path) -> tuple[QuestionMetrics, set[str]]:
-    """What `callbacks.save_predictions` wrote, of all processes, and the ids of all questions."""
+def _read_questions(path: Path) -> tuple[QuestionMetrics, dict[str, str | None]]:
+    """What `callbacks.save_predictions` wrote, of all processes, and the text of each question by its id."""
     found: QuestionMetrics = {}
     seen: set[str] = set()
+    asked: dict[str, str | None] = {}
     for file in (path, *sorted(path.parent.glob(f"{path.name}.rank*"))):
         for where, record in _records(file, "id"):
             values: dict[str, Any] = {name: record[name] for name in ("em", "f1") if name in record}
@@ -140,7 +143,11 @@ def _read_questions(path: Path) -> tuple[QuestionMetrics, set[str]]:
                 if len(passages) >= 5:
                     values["hr_at_5"] = float(rank is not None and rank < 5)
             _add(found, seen, record["id"], values, where)
-    return found, seen
+            text = record.get("question")
+            if text is not None and not isinstance(text, str):
+                raise ImplausibleError(f"{where}: the question {_short(text)} is no text")
+            asked[record["id"]] = text
+    return found, asked
 
 
 # ---- what can be believed ----

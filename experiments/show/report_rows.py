@@ -9,12 +9,20 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from yaml import YAMLError
 
 from datamodules.questions import HELD_OUT
 from datamodules.templates import find_template
 from datamodules.vital import VITAL
-from experiments.config import ExperimentConfig, experiment_names, in_yaml, load_config, num_examples
-from experiments.runs import LATEST
+from experiments.config import (
+    ExperimentConfig,
+    experiment_names,
+    in_yaml,
+    load_config,
+    num_examples,
+    read_config,
+)
+from experiments.runs import LATEST, RunFolder
 from experiments.show.report_files import QuestionMetrics
 from experiments.show.report_runs import (
     DATASETS,
@@ -118,8 +126,8 @@ class Entry:
         if not self.runs:
             return ()
         config = self.runs[0].config
-        changed, noted = _changed(config), "; ".join(self.notes)
-        named = {key: value for key, value in changed.items() if f"{key}=" not in noted}
+        changed, noted = _changed(config), {note.partition("=")[0] for note in self.notes}
+        named = {key: value for key, value in changed.items() if key not in noted}
         models = {"reader.name": config.reader.name, "retriever.name": config.retriever.name}
         shown = [
             f"{key.partition('.')[0]} {_shortly(key, name)}"
@@ -243,15 +251,20 @@ def _place(order: Sequence[str], name: str) -> tuple[int, str]:
 def _entries_of(scale: str, dataset: str, setting: str, runs: Sequence[Run]) -> Iterator[Entry]:
     """The rows of one experiment: one for each way in which its finished runs were set."""
     variants: dict[str, dict[int, Run]] = {}
+    settings_of: dict[str, dict[str, Any]] = {}
     for run in runs:
         if run.is_finished:
-            variants.setdefault(str(_comparable(run)), {})[run.config.seed] = run
+            settings = _comparable(run.config, run.path)
+            variants.setdefault(str(settings), {})[run.config.seed] = run
+            settings_of[str(settings)] = settings
     if not variants:
         yield Entry(scale, dataset, setting, "unfinished" if runs else "missing")
     rows = [tuple(by_seed[seed] for seed in sorted(by_seed)) for by_seed in variants.values()]
-    all_settings = [_comparable(chosen[0]) for chosen in rows]
+    all_settings = [settings_of[variant] for variant in variants]
     for own, chosen in zip(all_settings, rows, strict=True):
-        differing = {key for key in own if any(other[key] != own[key] for other in all_settings)}
+        differing = {
+            key for key in own if any(other.get(key, own[key]) != own[key] for other in all_settings)
+        }
         noted = [*_changed_data(chosen[0].config), *(key for key in own if key in differing)]
         notes = [f"{key}={_tell_apart(key, own, all_settings)}" for key in dict.fromkeys(noted)]
         yield Entry(
@@ -268,7 +281,8 @@ def _entries_of(scale: str, dataset: str, setting: str, runs: Sequence[Run]) -> 
 
 def _tell_apart(key: str, own: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> str:
     """A row's value in short, or whole where another row's would be the same in short."""
-    alike = {_in_a_line(of[key]) for of in all_settings if _shortly(key, of[key]) == _shortly(key, own[key])}
+    values = [of[key] for of in all_settings if key in of]
+    alike = {_in_a_line(value) for value in values if _shortly(key, value) == _shortly(key, own[key])}
     return _shortly(key, own[key]) if len(alike) == 1 else _in_a_line(own[key])
 
 
@@ -289,15 +303,51 @@ def _is_copy(name: str, shipped: str) -> bool:
     return name == shipped or (shipped != VITAL and Path(name).name == Path(shipped).name)
 
 
-def _comparable(run: Run) -> dict[str, Any]:
-    """Settings that runs must share to be pooled; of the run that one started from, the experiment."""
-    settings = {key: value for key, value in _settings(run.config).items() if key not in _WITHOUT_EFFECT}
+def _comparable(
+    config: ExperimentConfig, folder: Path, followers: frozenset[Path] = frozenset()
+) -> dict[str, Any]:
+    """Settings that runs must share to be pooled; those of the runs that one started from are among them.
+
+    So a second step of several seeds is one row, each of which started from the first step of its own seed.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        followers: folders of the runs that started from it, one after the other.
+    """
+    settings = {key: value for key, value in _settings(config).items() if key not in _WITHOUT_EFFECT}
+    followers = followers | {folder.resolve()}
     for key in ("init.reader_from", "init.retriever_from"):
         source = settings[key]
-        if source is not None:
-            is_folder = not source.startswith(LATEST)
-            settings[key] = Path(source).parent.name if is_folder else source.removeprefix(LATEST)
+        if source is None:
+            continue
+        if source.startswith(LATEST):
+            settings[key] = source.removeprefix(LATEST)
+            continue
+        path, start = _read_start(source, folder)
+        if start is None or path.resolve() in followers:
+            settings[key] = str(path)
+            continue
+        settings[key] = start.name
+        inherited = _comparable(start, path, followers)
+        settings |= {f"{key}={start.name}: {name}": value for name, value in inherited.items()}
     return settings
+
+
+def _read_start(source: str, follower: Path) -> tuple[Path, ExperimentConfig | None]:
+    """Folder and settings of a run that another started from; None where they cannot be read.
+
+    Args:
+        source: its folder, as the other one names it.
+        follower: folder of the other one, beside which it is looked for too: both may have been moved.
+    """
+    path = Path(source)
+    for folder in (path, follower.parent.parent / path.parent.name / path.name):
+        try:
+            return folder, read_config(RunFolder(folder).config)
+        except (ValueError, OSError, YAMLError, RecursionError):
+            continue
+    return path, None
 
 
 def _departures_from_paper(run: Run) -> Iterator[str]:
@@ -352,14 +402,32 @@ def estimate_all(metrics_of_seeds: Sequence[QuestionMetrics]) -> dict[str, Poole
 
 
 def paired_differences(first: Entry, second: Entry) -> dict[str, PooledEstimate]:
-    """Metric -> first - second over the questions that both rows have measured.
+    """Metric -> first - second over the test questions that both rows have measured.
 
-    With the same seeds in both, each seed is compared with itself; else the means over seeds are compared.
+    Each seed that both rows have is compared with itself, and other seeds are left out; where they share
+    none, the means over seeds are compared, with an interval over questions alone.
     """
-    of_first, of_second = ({run.config.seed: run.after for run in entry.runs} for entry in (first, second))
-    if of_first.keys() != of_second.keys():
-        of_first, of_second = {0: _mean_of_seeds(first)}, {0: _mean_of_seeds(second)}
-    return estimate_all([differences(of_first[seed], of_second[seed]) for seed in of_first])
+    of_first, of_second = ({run.config.seed: run for run in entry.runs} for entry in (first, second))
+    seeds = shared_seeds(first, second)
+    if not seeds:
+        means = differences(_mean_of_seeds(first), _mean_of_seeds(second))
+        return estimate_all([_of_same_questions(means, first.runs[0], second.runs[0])])
+    pairs = [(of_first[seed], of_second[seed]) for seed in seeds]
+    return estimate_all([_of_same_questions(differences(a.after, b.after), a, b) for a, b in pairs])
+
+
+def shared_seeds(first: Entry, second: Entry) -> list[int]:
+    """The seeds that two rows both have."""
+    of_first, of_second = ({run.config.seed for run in entry.runs} for entry in (first, second))
+    return sorted(of_first & of_second)
+
+
+def _of_same_questions(metrics: QuestionMetrics, first: Run, second: Run) -> QuestionMetrics:
+    """Without the ids that are of another question in the other run."""
+    return {
+        name: {id: value for id, value in values.items() if first.has_same_question(second, id)}
+        for name, values in metrics.items()
+    }
 
 
 def _mean_of_seeds(entry: Entry) -> QuestionMetrics:

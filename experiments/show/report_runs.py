@@ -16,8 +16,10 @@ from datamodules.sealed_files import DamagedFileError, has_checksum
 from datamodules.sources import passage_set, question_split
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
+from experiments.data_files import question_origin
 from experiments.each_setting import check_each_setting
 from experiments.runs import RunFolder
+from experiments.show.decisions import kept_start
 from experiments.show.report_files import (
     ImplausibleError,
     QuestionMetrics,
@@ -56,6 +58,7 @@ class Run:
         validations: step -> metrics.
         place: which of the places it was found in, from 0.
         from_analysis: whether `after` has metrics of `analysis/instances.jsonl`.
+        questions: the text of each test question by its id, as far as `predictions.jsonl` has it.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Run:
     validations: dict[int, dict[str, float]] = field(default_factory=dict)
     from_analysis: bool = False
     place: int = 0
+    questions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -105,9 +109,20 @@ class Run:
     @property
     def kept_start(self) -> bool:
         """Whether it was trained, and no checkpoint beat its start."""
-        trained, chosen = self.summary.get("trained", False), self.config.evaluation.monitor is not None
-        chosen = chosen and self.summary.get("chosen_by", True) is not None
-        return self.is_finished and trained and chosen and self.summary.get("best_step") is None
+        return self.is_finished and kept_start(self.config, self.summary)
+
+    @functools.cached_property
+    def test_origin(self) -> tuple[str, ...]:
+        """Where its test questions come from, see `question_origin`."""
+        return question_origin(self.config.data, "test")
+
+    def has_same_question(self, other: "Run", question_id: str) -> bool:
+        """Whether an id is that of the same test question in another run.
+
+        By its text, or where one of them has kept none, by where the questions come from.
+        """
+        own, others = self.questions.get(question_id), other.questions.get(question_id)
+        return self.test_origin == other.test_origin if own is None or others is None else own == others
 
 
 # ---- runs ----
@@ -191,7 +206,7 @@ def _naming_file(path: Path) -> Iterator[None]:
 
 
 def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping[str, Any]) -> Run:
-    after, before = read_tests(folder.predictions, folder.predictions_start)
+    after, before, questions = read_tests(folder.predictions, folder.predictions_start)
     check_rows(folder.predictions, after, summary, "after")
     check_rows(folder.predictions_start, before, summary, "before")
     analysed = read_analysed(folder.path / "analysis" / "instances.jsonl")
@@ -211,6 +226,7 @@ def _read_finished(folder: RunFolder, config: ExperimentConfig, summary: Mapping
         changes=differences(after, before) | differences(analysed, of_start),
         validations=validations,
         from_analysis=bool(analysed),
+        questions=questions,
     )
 
 

@@ -14,6 +14,7 @@ from experiments.show.report_rows import (
     PooledEstimate,
     changed_settings,
     paired_differences,
+    shared_seeds,
 )
 from experiments.show.report_runs import Run, paper_value
 from lightning_modules.metrics.measures import BM25, Prominence, all_measures, measure_labels
@@ -24,6 +25,7 @@ DATA_MEANING = "the data set of the test questions"
 _ORIENTATION = " (orientation)"
 _VALIDATED = "validation: start / kept / last"
 _MOST_PAIRS = 10
+_OVER_QUESTIONS = "over questions alone"
 
 _SETTINGS = {
     "checkpoint": "Initial checkpoint",
@@ -111,7 +113,7 @@ def _meanings(columns: Sequence[Column]) -> dict[str, str]:
         f"paper{_ORIENTATION}": "the paper's own number, of larger models and data: no target for these runs",
         "seeds": "how many runs that differ in their seed alone, and their seeds",
         _VALIDATED: "what the best checkpoint is chosen by, at the start, of the weights that were kept and "
-        "tested, and in the last validation; means over seeds",
+        "tested, and in the last validation; means over seeds. Weights that no validation chose have none",
     }
 
 
@@ -189,29 +191,42 @@ def _paper_table(title: str, table: str, columns: Sequence[Column], entries: Seq
 
 def _validated(entry: Entry) -> str:
     """What the best checkpoint was chosen by: at the start, of what was kept, and in the last validation."""
-    curves = [run.monitored for run in entry.runs if run.summary.get("trained")]
+    runs = [run for run in entry.runs if run.summary.get("trained")]
+    curves = [run.monitored for run in runs]
     if not curves or not all(curves):
         return ""
-    kept = [
-        run.monitored.get(run.summary.get("best_step") or 0, math.nan)
-        for run in entry.runs
-        if run.summary.get("trained")
-    ]
+    kept = [_validated_when_kept(run) for run in runs]
     ends = ([curve[min(curve)] for curve in curves], kept, [curve[max(curve)] for curve in curves])
-    start, best, last = (sum(values) / len(values) for values in ends)
-    said = f"{_number(start, 3)} / {_number(best, 3)} / {_number(last, 3)}"
-    num_kept = sum(run.kept_start for run in entry.runs)
-    if not num_kept:
-        return said
-    whose = f" in {num_kept} of {len(curves)} runs" if len(curves) > 1 else ""
-    return f"{said}\nno checkpoint beat the start{whose}"
+    means = (sum(values) / len(values) for values in ends)
+    lines = [" / ".join(NO_VALUE if math.isnan(mean) else _number(mean, 3) for mean in means)]
+    kept_start = [run.kept_start for run in runs]
+    not_chosen = [run.summary.get("best_step") is None and not run.kept_start for run in runs]
+    for said, of_runs in (
+        ("no checkpoint beat the start", kept_start),
+        ("no checkpoint was chosen by a validation", not_chosen),
+    ):
+        if any(of_runs):
+            lines.append(said + (f" in {sum(of_runs)} of {len(runs)} runs" if len(runs) > 1 else ""))
+    return "\n".join(lines)
+
+
+def _validated_when_kept(run: Run) -> float:
+    """Of the weights that were kept and tested; NaN where no validation chose them."""
+    curve, step = run.monitored, run.summary.get("best_step")
+    if run.kept_start:
+        return curve[min(curve)]
+    return math.nan if step is None else curve.get(step, math.nan)
 
 
 def _bm25_rows(
     entries: Sequence[Entry], columns: Sequence[Column], with_paper: bool
 ) -> list[tuple[str, ...]]:
-    """What BM25 finds for the same questions, one row for each data set; none in tables without Hit Rates."""
-    found: dict[tuple[str, ...], None] = {}
+    """What BM25 finds for the same questions; none in tables without Hit Rates.
+
+    One row for each data set, and where rows search other passages one for each result, which then says
+    whose it is.
+    """
+    found: dict[str, dict[tuple[str, ...], list[Entry]]] = {}
     for entry in entries:
         for run in entry.runs:
             cells = []
@@ -220,8 +235,24 @@ def _bm25_rows(
                 cells.append(NO_VALUE if value is None else _mean(value["after"], None, column))
                 cells += [NO_VALUE] * with_paper
             if any(cell != NO_VALUE for cell in cells):
-                found[(dataset_label(entry.dataset), "BM25", NO_VALUE, *cells)] = None
-    return list(found)
+                found.setdefault(entry.dataset, {}).setdefault(tuple(cells), []).append(entry)
+    return [
+        (
+            dataset_label(dataset),
+            "\n".join(["BM25", *(_shared_labels(of) if len(results) > 1 else [])]),
+            NO_VALUE,
+            *cells,
+        )
+        for dataset, results in found.items()
+        for cells, of in results.items()
+    ]
+
+
+def _shared_labels(entries: Sequence[Entry]) -> list[str]:
+    """The settings of some rows, and what they all note."""
+    settings = dict.fromkeys(_SETTINGS.get(entry.setting, entry.setting) for entry in entries)
+    shared = [note for note in entries[0].notes if all(note in entry.notes for entry in entries)]
+    return [", ".join(settings), *shared]
 
 
 def _change_table(entries: Sequence[Entry]) -> Table:
@@ -259,21 +290,29 @@ def difference_tables(entries: Sequence[Entry]) -> list[Table]:
         if differences:
             label = f"{setting_label(a, chr(10))}\nminus {setting_label(b, chr(10))}"
             cells = [_change_cell(differences.get(column.metric), column) for column in columns]
-            rows.append((dataset_label(a.dataset), label, *cells))
+            rows.append((dataset_label(a.dataset), label, _seeds_compared(a, b), *cells))
     if not rows:
         return []
     notes = [
-        "First row - second row on the same test questions, with 95% bootstrap intervals; seeds that both "
-        "have are compared with each other, others as means over seeds. A difference is significant where "
-        "its interval excludes 0."
+        "First row - second row on the same test questions, with 95% bootstrap intervals. Each seed that "
+        "both have is compared with itself, others are left out; where they share none, the means over seeds "
+        "are compared. The bootstrap draws seeds, and questions once for all of them; intervals "
+        f"{_OVER_QUESTIONS} leave out other seeds. A difference is significant where its interval excludes 0."
     ]
     if len(pairs) > _MOST_PAIRS:
         notes.append(f"The first {_MOST_PAIRS} of {len(pairs)} pairs; name two folders to compare others.")
-    head = ("data", "difference", *(column.head for column in columns))
-    meanings = _meanings(columns)
+    head = ("data", "difference", "seeds", *(column.head for column in columns))
+    meanings = _meanings(columns) | {"seeds": "the seeds that both rows have, each compared with itself"}
     return [
         Table("Paired differences", head, tuple(rows), num_labels=2, notes=tuple(notes), meanings=meanings)
     ]
+
+
+def _seeds_compared(first: Entry, second: Entry) -> str:
+    """The seeds that both rows have, and whether the interval leaves out how far seeds differ."""
+    seeds = shared_seeds(first, second)
+    said = f"{len(seeds)}\nseed {', '.join(map(str, seeds))}" if seeds else "none in both"
+    return said if len(seeds) > 1 else f"{said}\n{_OVER_QUESTIONS}"
 
 
 def _labels(entry: Entry, is_first: bool) -> list[str]:

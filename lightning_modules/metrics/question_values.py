@@ -53,7 +53,10 @@ class QuestionValues:
 
 
 def pair_questions(before: QuestionValues, after: QuestionValues, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of the questions that both have, in the order of `after`; NaN where a side has no value."""
+    """A metric of the questions that both have, in the order of `after`; NaN where a side has no value.
+
+    Both must be of one split of one data set: elsewhere an id may be another question's.
+    """
     nothing = [float("nan")]
     values = before.values.get(name, nothing * len(before.question_ids))
     values_before = dict(zip(before.question_ids, values, strict=True))

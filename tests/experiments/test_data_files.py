@@ -13,8 +13,14 @@ import pytest
 from datamodules import sources
 from datamodules.checksums import write_record
 from experiments import download, run
-from experiments.config import load_config
-from experiments.data_files import data_files, data_settings, gold_settings, read_data_split
+from experiments.config import DataConfig, load_config
+from experiments.data_files import (
+    data_files,
+    data_settings,
+    gold_settings,
+    question_origin,
+    read_data_split,
+)
 from experiments.models import hub_models, models_used
 from tests.experiments.test_run import nothing_left, quickstart
 from tests.file_server import serve_files
@@ -393,3 +399,31 @@ def test_a_hub_that_is_not_reachable(capsys, server, root, monkeypatch):
 def test_an_unknown_source(capsys, arguments):
     line = message(capsys, run.main([*arguments, "data.source=web"]))
     assert "data.source='web' is unknown; choose one of: dpr, hub" in line
+
+
+# ---- where questions come from ----
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({"test": "nq-test.qa.csv"}, {"test": "nq-dev.qa.csv"}, False),
+        ({"test": "nq-test.qa.csv"}, {"test": "/far/nq-test.qa.csv.gz", "root": "elsewhere"}, True),
+        ({"test": "nq-test.qa.csv"}, {"test": "nq-test.qa.csv", "source": "hub"}, False),
+        (
+            {"test": "/law/nq-test.qa.csv", "verify_sizes": False},
+            {"test": "/med/nq-test.qa.csv", "verify_sizes": False},
+            False,
+        ),
+        ({"test": "/law/dev/test.jsonl"}, {"test": "/med/dev/test.jsonl"}, False),
+        ({"test": "test.jsonl", "root": "/law"}, {"test": "/law/test.jsonl"}, True),
+        ({"test": "test.jsonl"}, {"test": "test.jsonl", "train": "x.jsonl", "max_test": 5}, True),
+        ({"test": "held_out"}, {"test": "held_out", "train": "x.jsonl"}, False),
+        ({"test": "held_out"}, {"test": "held_out", "max_train": 5, "passages": "x.tsv"}, True),
+        # the first fifth of the shuffled questions, or the second
+        ({"test": "held_out"}, {"test": "held_out", "validation": "held_out"}, False),
+    ],
+)
+def test_the_origin_of_questions_tells_them_apart(first, second, same):
+    origins = {question_origin(DataConfig(**settings), "test") for settings in (first, second)}
+    assert len(origins) == (1 if same else 2)

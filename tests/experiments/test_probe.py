@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from datamodules.batches import Batch
+from datamodules.sealed_files import read_json, write_json
 from experiments import probe
 from experiments.build import build_objective, build_reader, build_retriever
-from experiments.checks import check_config
-from experiments.config import load_config
+from experiments.checks import check_config, read_baseline
+from experiments.config import ConfigError, load_config
 from tests.lightning_modules.test_reranker import saved as saved_cross_encoder
 from tests.tiny_models import save_tiny_models, tiny_cross_encoder, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
@@ -214,6 +215,17 @@ def test_instances_can_be_a_baseline(probed):
         "retrieval/hit",
     } <= values.keys()
     assert {len(of_metric) for of_metric in values.values()} == {12}
+
+
+def test_training_questions_are_no_baseline_of_validations(probed):
+    """Files without ids number their lines: the same ids are of other questions."""
+    _, settings, saved, out = probed
+    data = load_config("step2_vital", settings).data
+    with pytest.raises(ConfigError, match=r"is of other questions \(train, .*\) than this run's validations"):
+        read_baseline(out / "probe.json", ["retrieval/hit"], data)
+    path = out / "validation.json"
+    write_json(path, {**read_json(out / "probe.json"), "split": "validation"})
+    assert read_baseline(path, ["retrieval/hit"], data).question_ids == saved["instances"]["question_ids"]
 
 
 def test_the_page_needs_no_other_file(probed):

@@ -11,6 +11,7 @@ from experiments import control_length, publish
 from experiments.config import load_config, read_config
 from experiments.runs import RunFolder
 from experiments.show import model_card
+from experiments.show.decisions import describe_kept
 from experiments.show.model_card import Result, _metadata
 from lightning_modules.metrics.estimates import Estimate
 from tests.model_hub import serve_models
@@ -40,13 +41,27 @@ def test_the_card_says_what_the_run_did_and_what_nobody_looked_at(made):
         "command: `python -m experiments.run",
         f"| Hit Rate@5 | {summary['hr_at_5']['before']:.3f} [",
         "objective: adist, 5 candidates a question",
-        f"best checkpoint: step {summary['best_step']}",
+        describe_kept(summary),
         "not looked at (`experiments.control_length`)",
         "pre-flight check of the teacher: none",
         "6 held-out test questions",
         "## Not tested",
     ):
         assert said in card.text, said
+
+
+def test_the_card_of_a_start_that_nothing_beat_says_so(made):
+    summary = made.read_summary()
+    chosen_by = {"monitor": "validation/hr_at_5", "start": 0.5, "kept": 0.5, "last": 0.25}
+    of_start = model_card.make_model_card(made, {**summary, "best_step": None, "chosen_by": chosen_by})
+    said = "no checkpoint beat the start; starting weights kept; last validation/hr_at_5 0.250 (-0.250)"
+    assert f"ended because: {summary['stopped']}; {said}" in of_start
+    assert "This is the retriever that the run started from, with none of its training" in of_start
+    assert "Trained without relevance labels" not in of_start
+    last = model_card.make_model_card(made, {**summary, "best_step": None, "chosen_by": None})
+    assert "; no checkpoint was chosen by a validation" in last
+    assert "Trained without relevance labels" in last
+    assert "None" not in of_start + last
 
 
 def test_the_card_says_which_signals_taught(tmp_path):

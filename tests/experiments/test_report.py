@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
-from experiments.config import ConfigError, load_config
+from experiments.config import ConfigError, load_config, save_config
+from experiments.runs import create_run
 from experiments.show import figures
 from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
 from experiments.show.report_rows import PooledEstimate, changed_settings, paired_differences, sort_runs
 from experiments.show.report_runs import Run, collect_runs, paper_value
-from experiments.show.report_tables import make_tables, setting_label
+from experiments.show.report_tables import difference_tables, make_tables, setting_label
 from experiments.show.report_text import describe_changes
 from tests.toy_files import as_overrides, toy_settings
 
@@ -272,15 +273,103 @@ def test_rows_are_compared_seed_by_seed_in_the_order_given(runs):
     assert back[1].split("\nminus ")[::-1] == row[1].split("\nminus ")
 
 
-def test_other_seeds_are_compared_by_their_means(toy_runs):
-    [several] = entries_of(toy_runs)["embedded", "vital", "offshelf"]
-    [one] = entries_of(toy_runs)["embedded", "vital", "checkpoint"]
-    found = paired_differences(several, one)["f1"]
-    means = {
-        key: np.mean([run.after["f1"][key] for run in several.runs]) for key in several.runs[0].after["f1"]
+def run_with(path, seed, values=None, overrides=(), experiment="offshelf_vital", **given) -> Run:
+    """A finished run whose final test found some values of Hit Rate@5 by question."""
+    config = load_config(experiment, [f"seed={seed}", *overrides])
+    given = {"summary": {"trained": True}, **given}
+    return Run(Path(path), config, "finished", after={"hr_at_5": values or {"q": 1.0}}, **given)
+
+
+def measured(*runs: Run) -> list:
+    return [entry for entry in sort_runs(runs).entries if entry.is_measured]
+
+
+def seeds_apart(num_seeds: int, mean: float, overrides=(), first_seed: int = 0) -> list[Run]:
+    """Of 100 questions, each seed another 0.1 away from the mean."""
+    return [
+        run_with(
+            f"/r/{mean}/{seed}",
+            seed,
+            {f"q{i}": mean + 0.1 * (seed - first_seed) + 0.01 * (i % 3) for i in range(100)},
+            overrides,
+        )
+        for seed in range(first_seed, first_seed + num_seeds)
+    ]
+
+
+def test_the_seeds_that_both_rows_have_are_compared_and_drawn():
+    """A third seed of one row changes nothing: the other row has nothing to compare it with."""
+    faster = ["training.retriever_lr=0.5"]
+    others = [
+        dataclasses.replace(run, after={"hr_at_5": {q: v * 2 for q, v in run.after["hr_at_5"].items()}})
+        for run in seeds_apart(2, 0.25, faster)
+    ]
+    equal, unequal = measured(*seeds_apart(2, 0.5), *others), measured(*seeds_apart(3, 0.5), *others)
+    assert [len(entry.runs) for entry in unequal] == [3, 2]
+    found = paired_differences(*unequal)["hr_at_5"]
+    assert found == paired_differences(*equal)["hr_at_5"]
+    assert found.n == 200
+    assert found.high - found.low > 0.09, "seeds are drawn: their differences lie 0.1 apart"
+    [table] = difference_tables(unequal)
+    assert table.rows[0][table.columns.index("seeds")] == "2\nseed 0, 1"
+
+
+def test_rows_without_a_seed_in_common_are_compared_by_their_means():
+    rows = measured(*seeds_apart(2, 0.5), *seeds_apart(2, 0.25, ["training.retriever_lr=0.5"], first_seed=5))
+    found = paired_differences(*rows)["hr_at_5"]
+    assert (found.mean, found.n) == (pytest.approx(0.25), 100)
+    assert found.high - found.low == pytest.approx(0), "over questions alone, and all differ by as much"
+    [table] = difference_tables(rows)
+    assert table.rows[0][table.columns.index("seeds")] == "none in both\nover questions alone"
+    assert "over questions alone leave out other seeds" in table.notes[0]
+    one = measured(*seeds_apart(2, 0.5), *seeds_apart(1, 0.25, ["training.retriever_lr=0.5"]))
+    [table] = difference_tables(one)
+    assert table.rows[0][table.columns.index("seeds")] == "1\nseed 0\nover questions alone"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"data.test": "nq-test.qa.csv"}, {"data.test": "nq-dev.qa.csv"}),
+        ({"data.test": "/law/dev/test.jsonl"}, {"data.test": "/med/dev/test.jsonl"}),
+        (
+            {"data.test": "held_out", "data.train": "/law/dev/all.jsonl"},
+            {"data.test": "held_out", "data.train": "/med/dev/all.jsonl"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_texts", [True, False])
+def test_lines_of_other_files_are_no_same_questions(first, second, has_texts):
+    """Their ids are line numbers, and the rows' data have the same short name."""
+
+    def row(name, changes):
+        overrides = [f"{key}={value}" for key, value in changes.items()]
+        texts = {str(i): f"{name} {i}?" for i in range(9)} if has_texts else {}
+        return run_with(name, 0, {str(i): 1.0 for i in range(9)}, overrides, questions=texts)
+
+    rows = measured(row("a", first), row("b", second))
+    assert rows[0].dataset == rows[1].dataset
+    assert paired_differences(*rows) == {}
+    assert difference_tables(rows) == []
+    again = measured(row("a", first), row("a", {**first, "training.retriever_lr": 0.5}))
+    assert paired_differences(*again)["hr_at_5"].n == 9
+
+
+def test_the_same_questions_of_a_copied_file_are_paired():
+    texts = {"1": "who?", "2": "where?"}
+    first = run_with("a", 0, dict.fromkeys("123", 1.0), ["data.test=/law/dev/test.jsonl"], questions=texts)
+    texts = {"1": "who?", "2": "when?"}
+    second = run_with("b", 0, dict.fromkeys("123", 0.0), ["data.test=/copy/dev/test.jsonl"], questions=texts)
+    assert paired_differences(*measured(first, second))["hr_at_5"].n == 1
+    assert paired_differences(*measured(first, second))["hr_at_5"].mean == 1
+
+
+def test_the_texts_of_the_questions_are_read(toy_runs):
+    [folder] = toy_runs.glob("offshelf_nq/*")
+    [found] = collect_runs([folder])
+    assert found.questions == {
+        record["id"]: record["question"] for record in lines(folder / "predictions.jsonl")
     }
-    assert found.mean == pytest.approx(np.mean([means[key] - one.runs[0].after["f1"][key] for key in means]))
-    assert found.n == len(means)
 
 
 # ---- runs that no checkpoint of which beat the start ----
@@ -304,6 +393,24 @@ def test_a_ruined_run_reads_as_ruined(runs):
     table = make_tables([entry])[0]
     assert table.columns[-1] == "validation: start / kept / last"
     assert table.rows[0][-1] == "0.500 / 0.500 / 0.125\nno checkpoint beat the start"
+
+
+def test_weights_that_no_validation_chose_have_no_validated_value():
+    """The last ones, where no validation was on a fresh index: they are not the start."""
+    summary = {"trained": True, "best_step": None, "chosen_by": None}
+    validations = {0: {"validation/hr_at_5": 0.3}, 8: {"validation/hr_at_5": 0.7}}
+    last = [run_with(f"/r/{s}", s, summary=summary, validations=validations) for s in range(2)]
+    [entry] = measured(last[0])
+    assert (
+        make_tables([entry])[0].rows[0][-1] == "0.300 / – / 0.700\nno checkpoint was chosen by a validation"
+    )
+    assert not describe_changes([dataclasses.replace(entry, changes=entry.estimates)])[0].count(
+        "beat the start"
+    )
+    best = dataclasses.replace(last[1], summary={**summary, "best_step": 8, "chosen_by": {}})
+    [entry] = measured(last[0], best)
+    said = "no checkpoint was chosen by a validation in 1 of 2 runs"
+    assert make_tables([entry])[0].rows[0][-1] == f"0.300 / – / 0.700\n{said}"
 
 
 # ---- data of one's own ----
@@ -450,6 +557,84 @@ def test_runs_with_other_settings_are_not_pooled(runs):
     assert len(first.runs) == len(second.runs) == 1
 
 
+def first_step(runs: Path, seed: int, *overrides: str, experiment: str = "step1_vital") -> Path:
+    """Folder of a run that others can start from."""
+    return create_run(load_config(experiment, [f"runs={runs}", f"seed={seed}", *overrides])).path
+
+
+def second_step(seed: int, start: Path | str, *overrides: str, path: str | Path = "/r") -> Run:
+    start_from = f"init.reader_from={start}"
+    return run_with(
+        f"{path}/step2_vital/{seed}-{Path(start).name}", seed, None, [start_from, *overrides], "step2_vital"
+    )
+
+
+def test_a_second_step_of_several_seeds_is_one_row(tmp_path):
+    """Each from the first step of its own seed, with the same settings."""
+    steps = [second_step(seed, first_step(tmp_path, seed, "trainer.progress_bar=false")) for seed in range(3)]
+    [entry] = measured(*steps)
+    assert [run.config.seed for run in entry.runs] == [0, 1, 2]
+    assert entry.notes == ()
+
+
+def test_second_steps_from_first_steps_with_other_settings_are_other_rows(tmp_path):
+    slow, fast = (first_step(tmp_path, 0, f"training.reader_lr={rate}") for rate in (1e-5, 4e-4))
+    for other_seed in (0, 1):
+        found = sort_runs([second_step(0, slow), second_step(other_seed, fast)])
+        rows = [entry for entry in found.entries if entry.is_measured]
+        assert [len(entry.runs) for entry in rows] == [1, 1]
+        note = "init.reader_from=step1_vital: training.reader_lr"
+        assert [entry.notes for entry in rows] == [(f"{note}=1e-05",), (f"{note}=0.0004",)]
+        assert [status for _, status in found.statuses] == ["counts", "counts"]
+
+
+def test_of_first_steps_of_other_experiments_a_row_names_the_experiment(tmp_path):
+    starts = [first_step(tmp_path, 0, experiment=name) for name in ("step1_vital", "quickstart")]
+    rows = measured(*(second_step(0, start) for start in starts))
+    assert [entry.notes for entry in rows] == [
+        ("init.reader_from=step1_vital",),
+        ("init.reader_from=quickstart",),
+    ]
+
+
+def test_steps_before_the_first_count_too(tmp_path):
+    """The first step's own start differs."""
+    starts = []
+    for rate in (1e-5, 4e-4):
+        begun = first_step(tmp_path, 0, f"training.reader_lr={rate}")
+        starts.append(first_step(tmp_path, 0, f"init.reader_from={begun}"))
+    rows = measured(*(second_step(0, start) for start in starts))
+    note = "init.reader_from=step1_vital: init.reader_from=step1_vital: training.reader_lr"
+    assert [entry.notes for entry in rows] == [(f"{note}=1e-05",), (f"{note}=0.0004",)]
+
+
+def test_starts_that_are_gone_are_told_apart_by_their_folders(tmp_path):
+    rows = measured(second_step(0, "/a/step1_vital/x"), second_step(1, "/b/step1_vital/x"))
+    assert [entry.notes for entry in rows] == [
+        ("init.reader_from=/a/step1_vital/x",),
+        ("init.reader_from=/b/step1_vital/x",),
+    ]
+    broken = first_step(tmp_path, 0)
+    (broken / "config.yaml").write_text("[")
+    [entry] = measured(second_step(0, broken))
+    assert len(entry.runs) == 1
+
+
+def test_runs_that_start_from_each_other_come_to_an_end(tmp_path):
+    """Which only folders that were renamed can."""
+    first = first_step(tmp_path, 0)
+    second = first_step(tmp_path, 1, f"init.reader_from={first}")
+    config = load_config("step1_vital", [f"init.reader_from={second}"])
+    save_config(config, first / "config.yaml")
+    assert len(measured(second_step(0, first), second_step(1, second))) == 2
+
+
+def test_starts_that_were_moved_with_their_runs_are_found(tmp_path):
+    moved = [Path("gone/runs") / first_step(tmp_path, seed).relative_to(tmp_path) for seed in range(2)]
+    [entry] = measured(*(second_step(seed, start, path=tmp_path) for seed, start in enumerate(moved)))
+    assert len(entry.runs) == 2
+
+
 def test_a_configuration_that_the_run_has_not_written_is_checked(runs):
     """One that has its checksum is what the run has checked itself, perhaps an earlier version of it."""
     folder = next(runs.glob("offshelf_vital/*-seed1"))
@@ -510,6 +695,26 @@ def test_paper_numbers_stand_beside(made):
     absent = "NQ Initial checkpoint, NQ Step 1, NQ Step 2 (fine-tuned), NQ Atlas-large, NQ Perplexity"
     assert text.count(f"Settings of the paper that no run here has: {absent}") == 1
     assert paper_value("table3", "perplexity", "nq", "attention_p90") is None
+
+
+def test_where_rows_search_other_passages_bm25_says_whose_it_is():
+    def row(name, found, *overrides):
+        bm25 = {"bm25/hr_at_5": {"before": found, "after": found}}
+        return run_with(name, 0, overrides=overrides, summary={"bm25": bm25})
+
+    def of_bm25(*runs):
+        table = make_tables(measured(*runs))[0]
+        return [row[1] for row in table.rows if row[1].startswith("BM25")]
+
+    whole, part = row("a", 0.7), row("b", 0.95, "data.max_passages=3000")
+    faster = row("c", 0.7, "training.retriever_lr=0.5")
+    assert of_bm25(whole, faster) == ["BM25"]
+    assert of_bm25(whole, part) == [
+        f"BM25\nOff-the-shelf\ndata.max_passages={limit}" for limit in ("null", "3000")
+    ]
+    others = of_bm25(whole, faster, part)
+    assert len(set(others)) == 2
+    assert "data.max_passages=3000" in others[1]
 
 
 def test_scales_are_never_mixed(made, toy_runs):
@@ -758,6 +963,7 @@ DECISION = {"step": 2, "action": "stop", "metric": "m", "baseline": 0.5, "change
         (row_changed(f1=True), "which is no number"),
         (row_changed(id=7), "line 2: the id 7 is no text"),
         (row_changed(id=None), "line 2: the id null is no text"),
+        (row_changed(question=["who?"]), 'line 2: the question ["who?"] is no text'),
         (row_changed(first_hit_rank=1e300), "first_hit_rank and passages do not fit"),
         (row_changed(first_hit_rank=-1), "first_hit_rank and passages do not fit"),
         (row_changed(passages=5), "first_hit_rank and passages do not fit"),
