@@ -39,7 +39,7 @@ def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
                 f"trainer.loggers: {name} needs a package that is not installed ({error}); pip install "
                 f"'attention-distillation[{_EXTRAS[name]}]', or leave it out"
             ) from error
-    settings, verdict = flatten(config), newest_verdict(config)
+    settings, verdict = flatten(config), newest_verdict(run.read_asked(config))
     for logger in made:
         logger.log_hyperparams(settings)
         if verdict is not None and is_main_process():
@@ -50,13 +50,14 @@ def make_loggers(config: ExperimentConfig, run: RunFolder) -> list[Logger]:
 def curves_name(config: ExperimentConfig, run: RunFolder) -> str:
     """Folder of a run's curves, which TensorBoard shows behind experiment, date and seed: what else differs.
 
-    Such as `tensorboard,train=capitals,retriever_lr=0.0001`; a resumed run goes on with its own.
+    Such as `tensorboard,train=capitals,retriever_lr=0.0001`, as it was asked for; a resumed run goes on with
+    its own.
     """
     for events in sorted(run.path.glob("tensorboard*/events.out.tfevents*")):
         return events.parent.name
     settings = [
         f"{key.rpartition('.')[2]}={_end_of(value) if key in DATA_FILES else value.rpartition('/')[2]}"
-        for key, value in changed_settings(config).items()
+        for key, value in changed_settings(run.read_asked(config)).items()
     ]
     name = ",".join(["tensorboard", *settings])
     return re.sub(r"[^\w.,=-]", "_", name)[:_LONGEST_NAME]

@@ -38,10 +38,13 @@ def _probe(options: argparse.Namespace) -> int:
     if options.instances < 2 or options.compare < 0:
         raise ConfigError("--instances must be at least 2 and --compare at least 0")
     from experiments.preflight_run import run_preflight, save_preflight
+    from experiments.runs import with_runs_named, with_template_text
     from experiments.show.preflight_console import print_preflight
     from experiments.show.preflight_page import write_page
     from lightning_modules.preflight import PreflightSettings
 
+    # the verdict is on what these are now, and is not quoted for runs with another one
+    config = with_template_text(with_runs_named(config))
     quieten()
     started = time.perf_counter()
     settings = PreflightSettings(

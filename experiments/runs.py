@@ -59,7 +59,13 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """The resolved configuration; what only the start can tell is written into it then."""
         return self.path / "config.yaml"
+
+    @property
+    def asked(self) -> Path:
+        """The configuration as it was asked for, which stays as it is; earlier versions wrote none."""
+        return self.path / "asked.yaml"
 
     @property
     def environment(self) -> Path:
@@ -161,6 +167,19 @@ class RunFolder:
         """
         return read_json(self.summary)
 
+    def read_asked(self, resolved: ExperimentConfig | None = None) -> ExperimentConfig:
+        """The configuration as it was asked for: what other runs, checks and experiments are compared with.
+
+        Args:
+            resolved: what a run without such a file goes by; None = its `config.yaml`.
+
+        Raises:
+            ConfigError: it is damaged, or the folder holds no configuration.
+        """
+        if self.asked.is_file():
+            return read_config(self.asked)
+        return read_config(self.config) if resolved is None else resolved
+
     def verify_results(self, *models: str) -> None:
         """Compares predictions and validations of a finished run with their checksums, or its trained models.
 
@@ -240,7 +259,7 @@ def join_run() -> RunFolder | None:
 
 
 def create_run(config: ExperimentConfig) -> RunFolder:
-    """A new folder with the resolved configuration and what the run will run on.
+    """A new folder with the configuration, as asked for and to be resolved, and what the run will run on.
 
     It is made under another name, and takes its own when all of that is in it.
 
@@ -255,7 +274,9 @@ def create_run(config: ExperimentConfig) -> RunFolder:
         delete_partials_of_dead(parent / "run")
         try:
             begun = RunFolder(partial)
-            save_config(_with_template_text(config), begun.config)
+            config = with_template_text(config)
+            for file in (begun.asked, begun.config):
+                save_config(config, file)
             write_json(begun.environment, environment())
             return RunFolder(_named(partial, path))
         finally:
@@ -292,8 +313,12 @@ def with_runs_named(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(config, init=dataclasses.replace(config.init, **named))
 
 
-def _with_template_text(config: ExperimentConfig) -> ExperimentConfig:
-    """With the text of a template file, which may be another before the run is gone on with."""
+def with_template_text(config: ExperimentConfig) -> ExperimentConfig:
+    """With the text of a template file, which may be another before the run is gone on with.
+
+    Raises:
+        DataError: there is no such file, or it is no template.
+    """
     if config.reader.template in TEMPLATES:
         return config
     text = find_template(config.reader.template).together

@@ -128,20 +128,21 @@ def grid(overrides: Sequence[str]) -> Iterator[list[str]]:
 def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
     """The newest run with just these settings, a finished one before any other; None = there is none.
 
-    Whether a progress bar is shown may differ.
+    Settings are compared as they were asked for, since a run resolves some of them. Whether a progress bar is
+    shown, and whether a batch may be computed in parts, may differ.
     """
-    from experiments.config import load_config, read_config
-    from experiments.runs import runs_of, with_runs_named
+    from experiments.config import load_config
+    from experiments.runs import runs_of, with_runs_named, with_template_text
 
-    config = with_runs_named(load_config(experiment, point))
+    config = with_template_text(with_runs_named(load_config(experiment, point)))
     runs = runs_of(experiment, Path(config.runs))
-    same = [run for run in runs if _of_results(read_config(run.config)) == _of_results(config)]
+    same = [run for run in runs if _of_results(run.read_asked()) == _of_results(config)]
     return max(same, key=lambda run: (run.is_finished, run.path.name), default=None)
 
 
 def _of_results(config: "ExperimentConfig") -> "ExperimentConfig":
-    """Settings without those that a run writes nothing of."""
-    return replace(config, trainer=replace(config.trainer, progress_bar=True))
+    """Settings without those with which the result is the same."""
+    return replace(config, trainer=replace(config.trainer, progress_bar=True, auto_batch=False))
 
 
 def _write_job_array(options: argparse.Namespace, points: Sequence[Sequence[str]]) -> int:

@@ -1,6 +1,5 @@
 """The model card of a run's retriever: what it learnt from, what that brought, what nobody tested."""
 
-import json
 import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ from experiments.config import ExperimentConfig, read_config
 from experiments.models import EMBEDDED, is_of_hub
 from experiments.runs import SUITE, RunFolder, read_first_hits
 from experiments.show.decisions import describe_kept, kept_start
+from experiments.show.report_rows import flatten
+from experiments.show.verdicts import settings_of_verdict
 from lightning_modules.metrics.estimates import Estimate, estimate
 from lightning_modules.metrics.measures import PASSAGE_WORDS, hit_rate_measure
 from lightning_modules.objectives import OBJECTIVES, Signals
@@ -61,7 +62,7 @@ def make_model_card(run: RunFolder, summary: Mapping[str, Any]) -> str:
     config = read_config(run.config)
     before, after = (read_first_hits(path) for path in (run.predictions_start, run.predictions))
     results = list(_hit_rates(config, before, after))
-    verdict = newest_verdict(config) or "none (`experiments.probe`)"
+    verdict = newest_verdict(run.read_asked(config)) or "none (`experiments.probe`)"
     blocks = [
         f"# Retriever of the run {run.path.name}",
         _introduction(config, summary),
@@ -199,12 +200,15 @@ def _length(run: RunFolder) -> str:
 
 
 def newest_verdict(config: ExperimentConfig) -> str | None:
-    """What the newest check of the same teacher advises, and why; None = nobody has made one."""
+    """What the newest check of the same teacher advises, and why; None = nobody has made one.
+
+    Args:
+        config: of a run as it was asked for, since a check knows no more of what it checks.
+    """
+    asked = settings_of_verdict(flatten(config))
     for path in sorted(Path(config.runs).glob(f"probes/{config.name}/*/probe.json"), reverse=True):
         probe = _read(path)
-        if probe is not None and all(
-            probe["config"][part] == _plain(getattr(config, part)) for part in ("reader", "objective")
-        ):
+        if probe is not None and settings_of_verdict(flatten(probe["config"])) == asked:
             verdict = probe["result"]["verdict"]
             reasons = "; ".join(verdict["reasons"])
             return f"{verdict['advice']} ({reasons})"
@@ -259,11 +263,6 @@ def _hub_name(config: ExperimentConfig, what: str) -> str | None:
 def _hub_datasets(config: ExperimentConfig) -> list[str] | None:
     published = question_split(config.data.train)
     return None if published is None else [published.hub.repository]
-
-
-def _plain(section: Any) -> Any:
-    """A section of the configuration as JSON has it."""
-    return json.loads(json.dumps(asdict(section)))
 
 
 def _bullets(items: Sequence[str] | Iterator[str]) -> str:

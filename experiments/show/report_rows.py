@@ -126,7 +126,8 @@ class Entry:
         if not self.runs:
             return ()
         config = self.runs[0].config
-        changed, noted = _changed(config), {note.partition("=")[0] for note in self.notes}
+        changed = _changed(self.runs[0].as_asked)
+        noted = {note.partition("=")[0] for note in self.notes}
         named = {key: value for key, value in changed.items() if key not in noted}
         models = {"reader.name": config.reader.name, "retriever.name": config.retriever.name}
         shown = [
@@ -182,7 +183,11 @@ def sort_runs(runs: Sequence[Run]) -> Runs:
 
 
 def changed_settings(config: ExperimentConfig) -> dict[str, str]:
-    """Settings in which a run differs from its experiment as it is shipped now."""
+    """Settings in which a run differs from its experiment as it is shipped now.
+
+    Args:
+        config: of the run, as it was asked for where that is known.
+    """
     return {key: _in_a_line(value) for key, value in _changed(config).items()}
 
 
@@ -193,7 +198,7 @@ def _changed(config: ExperimentConfig) -> dict[str, Any]:
     return {
         key: asked_for
         for key, asked_for in flatten(config).items()
-        # what was derived is what was asked for
+        # runs of earlier versions do not say that they were asked to derive it
         if own[key] != shipped[key]
         and key not in _WITHOUT_EFFECT
         and (key != _DERIVED or shipped[key] is not None)
@@ -231,9 +236,9 @@ def _shortly(key: str, value: Any) -> str:
     return text.rstrip("/").rpartition("/")[2]
 
 
-def flatten(config: Any) -> dict[str, Any]:
-    """Settings by their dotted keys."""
-    return dict(_flat(dataclasses.asdict(config)))
+def flatten(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted keys; of a configuration, or of one as JSON has it."""
+    return dict(_flat(config if isinstance(config, Mapping) else dataclasses.asdict(config)))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

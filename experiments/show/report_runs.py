@@ -48,7 +48,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        config: what was asked for.
+        config: what it was resolved to.
+        asked: what was asked for; None = a run of an earlier version, which does not say.
         status: `finished`, `interrupted`, `failed`, `unfinished` where there is no summary yet, or why its
             files cannot be those of a run.
         summary: what `summary.json` holds.
@@ -71,6 +72,12 @@ class Run:
     from_analysis: bool = False
     place: int = 0
     questions: Mapping[str, str] = field(default_factory=dict)
+    asked: ExperimentConfig | None = None
+
+    @property
+    def as_asked(self) -> ExperimentConfig:
+        """What was asked for, as far as its folder says."""
+        return self.config if self.asked is None else self.asked
 
     @property
     def is_finished(self) -> bool:
@@ -177,15 +184,26 @@ def _split(name: str) -> tuple[str, str]:
 
 def _read_run(path: Path) -> Run:
     folder = RunFolder(path)
+    config = _read_settings(folder.config)
+    asked = _read_settings(folder.asked) if folder.asked.is_file() else None
+    return replace(_read_measured(folder, config), asked=asked)
+
+
+def _read_settings(file: Path) -> ExperimentConfig:
     try:
-        config = read_config(folder.config)
+        config = read_config(file)
         # what the run has written, it has checked, by the rules of its version; again takes models' code
-        if not has_checksum(folder.config):
-            with _naming_file(folder.config):
+        if not has_checksum(file):
+            with _naming_file(file):
                 check_each_setting(config)
     except (YAMLError, RecursionError) as error:
         said = str(error).splitlines()[0]
-        raise ConfigError(f"{folder.config} cannot be read: {said}; leave {path} out") from error
+        raise ConfigError(f"{file} cannot be read: {said}; leave {file.parent} out") from error
+    return config
+
+
+def _read_measured(folder: RunFolder, config: ExperimentConfig) -> Run:
+    path = folder.path
     if not folder.summary.is_file():
         return Run(path, config, "unfinished")
     try:

@@ -145,7 +145,7 @@ def make_run_table(statuses: Sequence[tuple[Run, str]]) -> Table:
     """Every run that was given, and its status in the report."""
     rows = []
     for run, status in statuses:
-        changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run.config).items())
+        changed = "; ".join(f"{key}={value}" for key, value in changed_settings(run.as_asked).items())
         origins = ", ".join(f"{name}: {path}" for name, path in run.summary.get("started_from", {}).items())
         decided = "; ".join(map(describe_decision, run.summary.get("decisions", [])))
         cells = (run.config.scale, status, run.summary.get("stopped"), decided, origins, changed)

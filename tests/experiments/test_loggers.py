@@ -21,7 +21,7 @@ from callbacks.logged_media import log_figure, log_histogram, log_text
 from experiments.checks import check_settings
 from experiments.config import ConfigError, load_config
 from experiments.loggers import LOGGERS, curves_name, make_loggers
-from experiments.runs import RunFolder
+from experiments.runs import RunFolder, create_run
 
 
 def test_curves_are_named_by_all_that_differs(tmp_path):
@@ -32,6 +32,21 @@ def test_curves_are_named_by_all_that_differs(tmp_path):
         "tensorboard,train=capitals,test=beir-test,passages=corpus,max_test=300,retriever_lr=0.001"
     ), "no examples are shown anyway"
     assert curves_name(load_config("quickstart", []), RunFolder(tmp_path)) == "tensorboard"
+
+
+def test_what_a_run_has_resolved_is_no_difference(tmp_path):
+    """The heads of a list: its curves are named by what was asked for, and so is the check of its teacher."""
+    config = load_config("quickstart", [f"runs={tmp_path}", "reader.attention_heads=core:8"])
+    write_check(tmp_path, config, "go")
+    run = create_run(config)
+    named = dataclasses.replace(config, reader=dataclasses.replace(config.reader, attention_heads="0.1,2.3"))
+    assert curves_name(named, run) == "tensorboard,attention_heads=core_8"
+    for logger in make_loggers(named, run):
+        logger.finalize("success")
+    [folder] = run.path.glob("tensorboard,*")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert events.Tensors("preflight/text_summary")
 
 
 def test_each_is_told_the_configuration_and_an_earlier_file_stays(tmp_path):

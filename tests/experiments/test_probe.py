@@ -10,10 +10,11 @@ import torch
 
 from datamodules.batches import Batch
 from datamodules.sealed_files import read_json, write_json
-from experiments import probe
+from experiments import preflight_run, probe
 from experiments.build import build_objective, build_reader, build_retriever
 from experiments.checks import check_config, read_baseline
 from experiments.config import ConfigError, load_config
+from experiments.runs import create_run
 from tests.lightning_modules.test_reranker import saved as saved_cross_encoder
 from tests.tiny_models import save_tiny_models, tiny_cross_encoder, toy_passages, toy_questions
 from tests.toy_files import as_overrides, toy_settings
@@ -256,6 +257,26 @@ def test_recommended_overrides_are_settings(probed):
         config = load_config("step2_vital", [*settings, *row["overrides"]])
         check_config(config)
         assert config.objective.name == row["name"].split()[0]
+
+
+def test_it_names_the_run_that_the_reader_is_of_and_the_templates_text(tmp_path, monkeypatch):
+    """Whatever `latest` and the file are when somebody asks which reader the verdict is on."""
+    step1 = create_run(load_config("step1_vital", [f"runs={tmp_path}"]))
+    step1.reader.mkdir()
+    write_json(step1.summary, {"status": "finished"})
+    (tmp_path / "mine.txt").write_text("{passage}\nQ: {question}\nA: {answer}\n")
+    checked = []
+
+    def run_preflight(config, *_, **__):
+        checked.append(config)
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(preflight_run, "run_preflight", run_preflight)
+    settings = [f"runs={tmp_path}", f"reader.template={tmp_path / 'mine.txt'}"]
+    assert probe.main(["--exp", "step2_vital", *settings, "init.reader_from=latest:step1_vital"]) == 2
+    [config] = checked
+    assert config.init.reader_from == str(step1.path)
+    assert config.reader.template == "{passage}\nQ: {question}\nA: {answer}"
 
 
 def test_a_clear_verdict_stops_early(tmp_path, capsys, monkeypatch):

@@ -1,14 +1,14 @@
 """The model card of a run, and its way to a hub of the test's own."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from experiments import control_length, publish
-from experiments.config import load_config, read_config
+from experiments.config import load_config, read_config, save_config
 from experiments.runs import RunFolder
 from experiments.show import model_card
 from experiments.show.decisions import describe_kept
@@ -112,12 +112,11 @@ def test_what_is_damaged_is_not_published(made, capsys, caplog):
 
 def test_what_is_found_later_is_in_the_card_that_is_published(made, tmp_path, monkeypatch, capsys):
     assert control_length.main([str(made.path), "--k", "5"]) == 0
+    config = read_config(made.config)
+    derived = replace(config.objective, retrieval_temperature=0.05)
+    save_config(replace(config, objective=derived), made.config, "derived at its start")
     probe = {
-        "config": {
-            part: json.loads(json.dumps(value))
-            for part, value in _settings(made).items()
-            if part in ("reader", "objective")
-        },
+        "config": asdict(read_config(made.asked)),
         "result": {"verdict": {"advice": "no-go", "reasons": ["its AUC is 0.5"]}},
     }
     folder = made.path.parents[1] / "probes" / "quickstart" / "20260101-000000"
@@ -147,7 +146,3 @@ def test_what_cannot_be_published_is_refused(made, tmp_path, capsys):
     ):
         assert publish.main(arguments) == 2
         assert said in capsys.readouterr().err
-
-
-def _settings(made):
-    return asdict(read_config(made.config))

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from datamodules.sealed_files import read_json, read_with_checksum, with_checksum
 from experiments import report, run
 from experiments.command_line import USER_ERROR
-from experiments.config import ConfigError, load_config, save_config
+from experiments.config import ConfigError, load_config, read_config, save_config
 from experiments.runs import create_run
 from experiments.show import figures
 from experiments.show.document import Picture
 from experiments.show.figures import hit_rate_curve
 from experiments.show.report_rows import PooledEstimate, changed_settings, paired_differences, sort_runs
 from experiments.show.report_runs import Run, collect_runs, paper_value
-from experiments.show.report_tables import difference_tables, make_tables, setting_label
+from experiments.show.report_tables import difference_tables, make_run_table, make_tables, setting_label
 from experiments.show.report_text import describe_changes
 from tests.toy_files import as_overrides, toy_settings
 
@@ -513,6 +513,24 @@ def test_a_changed_setting_is_shown_as_it_was_asked_for():
     assert changed_settings(config) == {"reader.num_examples": "0"}
 
 
+def test_what_a_run_has_resolved_is_no_change(tmp_path):
+    """Runs of earlier versions do not say what they were asked for."""
+    made = create_run(load_config("quickstart", [f"runs={tmp_path}", "trainer.max_steps=7"]))
+    config = read_config(made.config)
+    heads = dataclasses.replace(config.reader, attention_heads="0.1,2.3")
+    save_config(dataclasses.replace(config, reader=heads), made.config, "given as a list")
+
+    def shown() -> str:
+        return make_run_table(sort_runs(collect_runs([made.path])).statuses).rows[0][-1]
+
+    assert shown() == "trainer.max_steps=7"
+    [run] = collect_runs([made.path])
+    [entry] = sort_runs([dataclasses.replace(run, status="finished")]).entries
+    assert entry.details == ("trainer.max_steps=7",)
+    made.asked.unlink()
+    assert shown() == "reader.attention_heads=0.1,2.3; trainer.max_steps=7"
+
+
 # ---- which runs count ----
 
 
@@ -903,6 +921,7 @@ NESTED = "[" * 20_000 + "]" * 20_000
         ("predictions.jsonl", "predictions.jsonl, line 1: JSON that is nested too deep"),
         ("validations.jsonl", "validations.jsonl, line 1: JSON that is nested too deep"),
         ("config.yaml", "config.yaml is no YAML"),
+        ("asked.yaml", "asked.yaml is no YAML"),
     ],
 )
 def test_what_is_nested_too_deep_is_named(runs, tmp_path, capsys, file, named):

@@ -313,7 +313,7 @@ def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path, settings):
     for number in count(1):
         ended = Child(partial(make, number), tmp_path).wait()
         for made in tmp_path.glob("runs/quickstart/[!.]*"):
-            assert {path.name for path in made.iterdir()} == {"config.yaml", "environment.json"}
+            assert {path.name for path in made.iterdir()} == {"asked.yaml", "config.yaml", "environment.json"}
         if ended.code == 0:
             break
         assert ended.code == -signal.SIGKILL, ended.said

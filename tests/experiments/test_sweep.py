@@ -1,5 +1,6 @@
 """Grids of runs: all combinations once, and only what is missing the next time."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from datamodules.sealed_files import write_json
 from experiments import run, sweep
 from experiments.command_line import INTERRUPTED
-from experiments.config import load_config
+from experiments.config import load_config, read_config, save_config
 from experiments.runs import RunFolder, create_run, with_runs_named
 from experiments.trainer import RunCallbacks
 from tests.experiments.test_train import KillAt, KilledError
@@ -19,6 +20,7 @@ from tests.toy_files import as_overrides, toy_settings
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     changes = {"evaluation__num_read": 0, "evaluation__num_read_test": 0, "trainer__max_steps": 2}
+    changes |= {"objective__retrieval_temperature": "null"}  # derived by each run
     return folder, as_overrides(toy_settings(folder, trainer__loggers="[csv]", **changes))
 
 
@@ -81,6 +83,41 @@ def test_a_run_is_found_again_whether_or_not_it_showed_a_progress_bar(tmp_path):
     assert found is not None
     assert found.path == made.path
     assert sweep.find_run_of("quickstart", [f"runs={tmp_path}", "trainer.gradient_clip=2"]) is None
+
+
+@pytest.mark.parametrize(
+    ("experiment", "section", "resolved"),
+    [
+        ("quickstart", "reader", {"attention_heads": "0.1,2.3"}),
+        ("own_data", "objective", {"retrieval_temperature": 0.05}),
+        ("slice_vital", "trainer", {"auto_batch": True}),
+    ],
+)
+def test_a_run_is_found_again_after_it_has_resolved_its_settings(tmp_path, experiment, section, resolved):
+    """The heads of a list, a temperature; and a run may be gone on with `trainer.auto_batch`."""
+    point = [f"runs={tmp_path}", "seed=1"]
+    made = create_run(load_config(experiment, point))
+    config = read_config(made.config)
+    changed = dataclasses.replace(getattr(config, section), **resolved)
+    save_config(dataclasses.replace(config, **{section: changed}), made.config, "resolved")
+    assert sweep.find_run_of(experiment, point) == made
+    assert sweep.find_run_of(experiment, [point[0], "seed=2"]) is None
+
+
+def test_a_run_of_an_earlier_version_is_found_by_what_it_has_resolved(tmp_path):
+    made = create_run(load_config("slice_vital", [f"runs={tmp_path}"]))
+    made.asked.unlink()
+    assert sweep.find_run_of("slice_vital", [f"runs={tmp_path}", "trainer.auto_batch=true"]) == made
+
+
+def test_a_run_with_a_template_file_is_found_by_its_text(tmp_path):
+    template = tmp_path / "mine.txt"
+    template.write_text("{passage}\nQ: {question}\nA: {answer}\n")
+    point = [f"runs={tmp_path}", f"reader.template={template}"]
+    made = create_run(load_config("quickstart", point))
+    assert sweep.find_run_of("quickstart", point) == made
+    template.write_text("{passage}\nQuestion: {question}\nA: {answer}\n")
+    assert sweep.find_run_of("quickstart", point) is None
 
 
 def test_a_job_array_has_a_task_a_run(tmp_path, capsys):
