@@ -164,9 +164,9 @@ def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> in
     from callbacks.stop_on_interrupt import RunInterrupted, interrupted_by_scheduler
     from experiments.checks import doubts_about
     from experiments.processes import MAIN_VARIABLE, is_main_process
+    from experiments.runs import FAILED as HAS_FAILED
     from experiments.runs import RUN_VARIABLE
     from experiments.show.console import print_summary
-    from experiments.summary import FAILED as HAS_FAILED
     from experiments.train import run_experiment
 
     if is_main_process():

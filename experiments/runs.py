@@ -24,6 +24,9 @@ SUITE = "attention-distillation"
 """What the suite is called as a package."""
 LATEST = "latest:"
 MODELS = ("reader", "retriever")
+FINISHED = "finished"
+FAILED = "failed"
+"""`status` in the summary of a run that came to its own end, and of one whose numbers broke before."""
 FOLDER = "analysis"
 """Within a run's folder: what is measured of its models afterwards."""
 
@@ -144,13 +147,28 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run came to its own end; one whose summary is damaged has to come there again."""
+        return self._read_status() == FINISHED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run's numbers broke, so that nothing goes on with it."""
+        return self._read_status() == FAILED
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the run has come to no end, neither its own nor that of broken numbers."""
+        return self._read_status() not in (FINISHED, FAILED)
+
+    def _read_status(self) -> str | None:
+        """Of the summary; None = there is none, or it is damaged."""
         try:
-            return self.read_summary().get("status") == "finished"
+            status: str | None = self.read_summary().get("status")
         except FileNotFoundError:
-            return False
+            return None
         except DamagedFileError as error:
             log.warning("%s; --resume writes it anew", error)
-            return False
+            return None
+        return status
 
     def read_summary(self) -> dict[str, Any]:
         """What `summary.json` holds.
@@ -301,7 +319,7 @@ def _with_template_text(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:
-    """The run to resume: a folder, or the newest unfinished one of an experiment.
+    """The run to resume: a folder, or the newest unfinished one of an experiment that has not failed.
 
     Raises:
         ConfigError: there is none.
@@ -311,11 +329,18 @@ def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFold
         if not run.config.is_file():
             raise ConfigError(f"--resume {wanted}: not a run folder (it holds no config.yaml)")
         return run
-    candidates = [run for run in runs_of(config_name or "*", runs) if not run.is_finished]
-    if not candidates:
-        what = f"of {config_name} " if config_name else ""
-        raise ConfigError(f"there is no unfinished run {what}in {runs}/ to resume; start one with --exp NAME")
-    return candidates[-1]
+    there = runs_of(config_name or "*", runs)
+    candidates = [run for run in there if run.can_go_on]
+    if candidates:
+        return candidates[-1]
+    what = f"of {config_name} " if config_name else ""
+    failed = [run.path for run in there if run.has_failed]
+    if failed:
+        raise ConfigError(
+            f"there is no run {what}in {runs}/ to resume: those without an end of their own have failed (the "
+            f"newest: {failed[-1]}, of which --resume {failed[-1]} says how to start anew)"
+        )
+    raise ConfigError(f"there is no unfinished run {what}in {runs}/ to resume; start one with --exp NAME")
 
 
 def latest_finished(name: str, runs: Path) -> RunFolder | None:

@@ -17,7 +17,7 @@ from datamodules.sources import passage_set, question_split
 from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.each_setting import check_each_setting
-from experiments.runs import RunFolder
+from experiments.runs import FINISHED, RunFolder
 from experiments.show.report_files import (
     ImplausibleError,
     QuestionMetrics,
@@ -31,7 +31,6 @@ from experiments.show.report_files import (
 SETTINGS = ("checkpoint", "offshelf", "step1", "step2", "atlas_large", "perplexity")
 DATASETS = ("nq", "triviaqa", "vital")
 
-FINISHED = "finished"
 UNBELIEVABLE = "not to be believed"
 
 OWN = "own"
