@@ -18,7 +18,14 @@ from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
 from datamodules.templates import TEMPLATES, find_template
 from datamodules.text_files import json_objects
-from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
+from experiments.config import (
+    ConfigError,
+    ExperimentConfig,
+    load_config,
+    measured_otherwise,
+    read_config,
+    save_config,
+)
 
 SUITE = "attention-distillation"
 """What the suite is called as a package."""
@@ -419,6 +426,7 @@ class Snapshot:
         weights: folder of each model's weights; None = what the configuration names.
         is_start: whether they are the starting weights, and not those that the run ended with.
         run: None where there is none.
+        changed: settings by which something else would be measured than by the run's own.
     """
 
     config: ExperimentConfig
@@ -426,6 +434,38 @@ class Snapshot:
     weights: dict[str, Path | None]
     is_start: bool = True
     run: RunFolder | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def why_not_kept(self) -> str:
+        """Why results under changed settings are not kept as the run's own, for the user."""
+        assert self.run is not None, "an experiment's results are of the settings that are given"
+        return (
+            "not kept as the run's own results, which reports and the model card quote, since settings are "
+            f"not those of {self.run.config}: {', '.join(self.changed)}; --out FILE keeps them elsewhere"
+        )
+
+    def place_of(self, out: Path | None, usual: Path) -> Path | None:
+        """Where results go.
+
+        Args:
+            out: what the user asks for; None = nothing.
+            usual: among the run's own.
+
+        Returns:
+            None = nowhere, since settings are changed and nobody asks for a file.
+
+        Raises:
+            ConfigError: changed settings, and a file among the run's own.
+        """
+        if out is None:
+            return None if self.changed else usual
+        if self.changed and self.run is not None and out.resolve().parent == self.folder.resolve():
+            raise ConfigError(
+                f"--out {out}: that folder is for what is measured with the run's own settings, and some are "
+                f"not those of {self.run.config}: {', '.join(self.changed)}; name a file elsewhere"
+            )
+        return out
 
     def token_file(self, split: str) -> Path:
         """`tokens.parquet`; of the start `tokens-start.parquet`; of another split than `test` named so."""
@@ -458,6 +498,7 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
     if not run.config.is_file():
         raise ConfigError(f"--run {path}: not a run folder (it holds no config.yaml)")
     config = read_config(run.config, overrides)
+    changed = tuple(measured_otherwise(read_config(run.config), config)) if overrides else ()
     check_config(config)
     weights = _weights_at_start(config, run)
     is_start = at_start or not run.is_finished
@@ -466,7 +507,7 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
         weights |= {model: folder for model, folder in trained.items() if folder.is_dir()}
         for model in MODELS:
             _verify_models(run, model)
-    return Snapshot(config, run.path / FOLDER, weights, is_start, run)
+    return Snapshot(config, run.path / FOLDER, weights, is_start, run, changed)
 
 
 def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Path | None]:
