@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 where the numbers of the training broke; 2 for a mistake of the user's; 75 after a scheduler's
     signal, when it is to be resumed; 130 for Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     options.began_s = time.perf_counter()
     return run_command(lambda: _run(options))
 
