@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from experiments.command_line import quieten, run_command
@@ -23,7 +24,7 @@ NUM_QUESTIONS = 1000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     return run_command(lambda: _analyse(options))
 
 
@@ -43,7 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     measuring.add_argument(
         "--instances", type=int, metavar="N", help=f"questions to sample (default: {NUM_QUESTIONS})"
     )
-    measuring.add_argument("--out", metavar="FILE", help="token file to write (default: in RUN/analysis/)")
+    measuring.add_argument(
+        "--out",
+        metavar="FILE",
+        help="token file to write, the metrics beside it (default: in RUN/analysis/; none where settings "
+        "change what is measured of a run)",
+    )
     measuring.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
     shown = parser.add_argument_group("what is computed and shown (default: the run's settings)")
     shown.add_argument("--percentiles", nargs="+", metavar="P", help="of the most similar tokens")
@@ -66,7 +72,9 @@ def _analyse(options: argparse.Namespace) -> int:
         return _show(Path(options.file), options)
     if options.run is None and options.exp is None:
         raise ConfigError("name what to analyse: --run RUN, --exp NAME or --from FILE")
-    return _show(_measure(options), options)
+    with TemporaryDirectory() as scratch:
+        path, not_kept = _measure(options, Path(scratch))
+        return _show(path, options, not_kept)
 
 
 def _refuse_measuring(options: argparse.Namespace) -> None:
@@ -81,8 +89,16 @@ def _refuse_measuring(options: argparse.Namespace) -> None:
         )
 
 
-def _measure(options: argparse.Namespace) -> Path:
-    """Writes the token file, and gives its path."""
+def _measure(options: argparse.Namespace, scratch: Path) -> tuple[Path, str | None]:
+    """Writes the token file.
+
+    Args:
+        options: of the command line.
+        scratch: folder for a file that is not kept.
+
+    Returns:
+        The file's path, and why it is not kept; None = it is.
+    """
     from experiments.config import ConfigError
 
     num_questions = NUM_QUESTIONS if options.instances is None else options.instances
@@ -104,11 +120,12 @@ def _measure(options: argparse.Namespace) -> Path:
     evaluation = replace(snapshot.config.evaluation, attention_normalization=str(asked.normalization))
     check_token_scores(replace(snapshot.config, evaluation=evaluation))
     split = options.split or SPLITS[0]
-    path = Path(options.out) if options.out is not None else snapshot.token_file(split)
+    place = snapshot.place_of(None if options.out is None else Path(options.out), snapshot.token_file(split))
+    path = scratch / snapshot.token_file(split).name if place is None else place
     num_read = write_tokens(snapshot, split, num_questions, path)
     if num_read < num_questions:
         print(f"the {split} split has {num_read} questions, fewer than {num_questions}: all were read")
-    return path
+    return path, snapshot.why_not_kept if place is None else None
 
 
 def _settings(own: Mapping[str, Any], options: argparse.Namespace) -> "AnalysisSettings":
@@ -135,8 +152,14 @@ def _settings(own: Mapping[str, Any], options: argparse.Namespace) -> "AnalysisS
         raise ConfigError(f"--{error}" if str(error).startswith("percentiles") else str(error)) from error
 
 
-def _show(path: Path, options: argparse.Namespace) -> int:
-    """Computes and prints the metrics of a token file; saves them where the settings are the run's own."""
+def _show(path: Path, options: argparse.Namespace, not_kept: str | None = None) -> int:
+    """Computes and prints the metrics of a token file; saves them where the settings are the file's own.
+
+    Args:
+        path: of the token file.
+        options: of the command line.
+        not_kept: why nothing is saved, and the file will be gone.
+    """
     from datamodules.token_file import TokenFile
     from experiments.show.tokens import print_analysis
     from lightning_modules.token_analysis import AnalysisSettings, analyse, save_analysis
@@ -144,8 +167,9 @@ def _show(path: Path, options: argparse.Namespace) -> int:
     file = TokenFile(path)
     settings = _settings(file.info, options)
     analysis = analyse(file, settings)
-    saved = save_analysis(analysis, file) if settings == AnalysisSettings.of(file.info) else None
-    print_analysis(analysis, file, options.show, saved)
+    is_saved = not_kept is None and settings == AnalysisSettings.of(file.info)
+    saved = save_analysis(analysis, file) if is_saved else None
+    print_analysis(analysis, file, options.show, saved, not_kept)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import operator
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -624,6 +625,42 @@ def measures_staleness(config: ExperimentConfig) -> bool:
         return False
     is_searched = not config.retrieval.are_fixed or index.validation_passages is None
     return is_searched or index.staleness_every_steps is not None or index.refresh.startswith("when_stale")
+
+
+_WHERE_IT_RUNS = (
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.auto_batch",
+    "trainer.loggers",
+    "trainer.progress_bar",
+    "index.gpu",
+    "index.batch_size",
+    "data.evaluation_batch_size",
+)
+"""Settings of the hardware, of how much it takes at a time, and of what is shown."""
+
+
+def measured_otherwise(own: ExperimentConfig, changed: ExperimentConfig) -> list[str]:
+    """Keys of different values by which something else is measured: all but those of where it runs.
+
+    Example:
+        >>> own = load_config("quickstart")
+        >>> measured_otherwise(own, load_config("quickstart", ["seed=7", "trainer.accelerator=cpu"]))
+        ['seed']
+    """
+
+    def value(config: ExperimentConfig, key: str) -> object:
+        return operator.attrgetter(key)(config)
+
+    return [
+        key
+        for key, item in all_fields()
+        if not is_dataclass(item.type)
+        and key not in _WHERE_IT_RUNS
+        and value(own, key) != value(changed, key)
+    ]
 
 
 def all_fields(schema: Any = ExperimentConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:

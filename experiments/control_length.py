@@ -18,12 +18,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.control_length", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run that trained the retriever")
     parser.add_argument("--k", type=int, help="of Hit Rate@K (the run's training.num_passages)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where the result goes (default: RUN/analysis/length_control.json, or nowhere where settings "
+        "change what is measured)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings (see run --help)")
-    options = parser.parse_args(arguments)
-    return run_command(lambda: _control(Path(options.run), options.k, options.overrides))
+    options = parser.parse_intermixed_args(arguments)
+    return run_command(lambda: _control(Path(options.run), options.k, options.overrides, options.out))
 
 
-def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
+def _control(path: Path, k: int | None, overrides: Sequence[str], out: Path | None) -> int:
     quieten()
     import numpy as np
     from lightning import Trainer
@@ -39,9 +46,13 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
     from lightning_modules.length_control import MAX_PASSAGES, control_length
     from lightning_modules.retriever import Retriever
 
+    if k is not None and k < 1:
+        raise ConfigError(f"--k {k}: give 1 or more passages")
     start, end = (snapshot_of_run(path, overrides, at_start) for at_start in (True, False))
     if end.is_start or end.weights["retriever"] == start.weights["retriever"]:
         raise ConfigError(f"{path} has no trained retriever; name a finished run that trains it")
+    assert end.run is not None, "it is a run's"
+    place = end.place_of(out, end.run.length_control)
     config = end.config
     datamodule = build_datamodule(config)
     with TemporaryDirectory() as scratch:
@@ -52,9 +63,9 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
                 f"{MAX_PASSAGES:,}: cut a slice with data.max_passages"
             )
         passages = knowledge_base[0 : len(knowledge_base)]
-    num_passages = k or config.training.num_passages
-    if not 1 <= num_passages <= len(passages):
-        raise ConfigError(f"--k {k} must be between 1 and the {len(passages)} passages")
+    num_passages = config.training.num_passages if k is None else k
+    if num_passages > len(passages):
+        raise ConfigError(f"--k {num_passages}: there are {len(passages)} passages; give no more")
     trainer = Trainer(logger=False, enable_checkpointing=False, **hardware(config))
     kept_indices = KeptIndices(config, end.run, trainer.precision_plugin)
 
@@ -78,9 +89,12 @@ def _control(path: Path, k: int | None, overrides: Sequence[str]) -> int:
             embed=embed,
         )
     print_control(control, num_passages)
+    if place is None:
+        print(end.why_not_kept)
+        return 0
     kept = {name: asdict(getattr(control, name)) for name in ("gain", "by_length", "beyond_length")}
-    assert end.run is not None, "it is a run's"
-    write_json(end.run.length_control, {"k": num_passages, **kept, "corpus_words": control.corpus_words})
+    changed = {"changed": list(end.changed)} if end.changed else {}
+    write_json(place, {"k": num_passages, **kept, "corpus_words": control.corpus_words, **changed})
     return 0
 
 

@@ -51,7 +51,7 @@ class Distilled:
         retriever: with the weights that were best in validation, or those of the start if none beat it.
         before, after: metrics of the test questions, such as `hr_at_5`, of the start and of these weights.
         best_step: of these weights; None = the start's.
-        module: all that was trained, to go on with.
+        module: all that was trained, with the weights of that step, to go on with.
     """
 
     retriever: Retriever
@@ -164,15 +164,15 @@ def distil(
     before = _test(trainer, module, data)
     trainer.validate(module, data, verbose=False)
     start = float(trainer.callback_metrics[best.monitor])
-    weights = {name: weight.clone() for name, weight in module.retriever.state_dict().items()}
+    trained = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    # a copy beside the models, which may fill the GPU
+    weights = {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
     trainer.fit(module, data, weights_only=True)
     best_step = best.step if best.score is not None and best.score > start else None
     if best_step is not None:
         assert best.path is not None
-        saved = torch.load(best.path, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(saved, strict=False)
-    else:
-        module.retriever.load_state_dict(weights)
+        weights = torch.load(best.path, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(weights, strict=False)  # which leave out what is not trained
     return Distilled(module.retriever, before, _test(trainer, module, data), best_step, module)
 
 

@@ -53,14 +53,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not names:
         raise ConfigError("name a retriever: a run's folder, a model, or bm25")
     config = _config_of(names, options.exp, overrides, options.on)
-    from experiments.ranking import compare, open_collection, systems_of
+    from experiments.ranking import compare, open_collection, short_names, systems_of
     from experiments.show.ranking_console import print_comparison, save_comparisons
 
     quieten()
-    systems = [system for name in names for system in systems_of(name, config, overrides)]
+    systems = list(systems_of(names, config, overrides))
     comparisons = []
-    for name in options.on:
-        with open_collection(name, config) as collection:
+    for name, called in zip(options.on, short_names(options.on), strict=True):
+        with open_collection(name, config, called) as collection:
             comparisons.append(compare(systems, collection, config))
         print_comparison(comparisons[-1])
     if options.out is not None:

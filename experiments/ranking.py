@@ -121,14 +121,36 @@ class Comparison:
         return [estimate(of_system - self.values[measure][0]) for of_system in self.values[measure]]
 
 
+# ---- names ----
+
+
+def short_names(places: Sequence[str]) -> list[str]:
+    """What folders are called in tables and files: by their own name, with those above where others have it.
+
+    Args:
+        places: folders, or what is no folder and keeps its name.
+
+    Example:
+        >>> short_names(["/runs/a/seed0", "/runs/b/seed0", "/runs/b/seed1", "NanoNQ"])
+        ['a/seed0', 'b/seed0', 'seed1', 'NanoNQ']
+    """
+    parts = [(Path(place).absolute() if Path(place).is_dir() else Path(place)).parts for place in places]
+
+    def is_alone(of: tuple[str, ...], length: int) -> bool:
+        return all(other == of or other[-length:] != of[-length:] for other in parts)
+
+    lengths = [next((n for n in range(1, len(of)) if is_alone(of, n)), len(of)) for of in parts]
+    return ["/".join(of[-length:]) for of, length in zip(parts, lengths, strict=True)]
+
+
 # ---- retrievers ----
 
 
-def systems_of(name: str, config: ExperimentConfig, overrides: Sequence[str]) -> Iterator[System]:
-    """What a name on the command line stands for.
+def systems_of(names: Sequence[str], config: ExperimentConfig, overrides: Sequence[str]) -> Iterator[System]:
+    """What names on the command line stand for, in their order.
 
     Args:
-        name: `bm25`; a run's folder, which is its start and, where it trained the retriever, its end; or a
+        names: `bm25`; a run's folder, which is its start and, where it trained the retriever, its end; or a
             folder or hub name of a model of sentence-transformers or transformers.
         config: whose maximum lengths hold for models that are of no run.
         overrides: settings to change in a run's configuration.
@@ -136,12 +158,18 @@ def systems_of(name: str, config: ExperimentConfig, overrides: Sequence[str]) ->
     Raises:
         ConfigError: a run that has not ended.
     """
-    if name == BM25:
-        yield System(BM25, None)
-        return
-    if RunFolder(Path(name)).config.is_file():
-        yield from _systems_of_run(Path(name), overrides)
-        return
+    runs = [name for name in names if name != BM25 and RunFolder(Path(name)).config.is_file()]
+    called = dict(zip(runs, short_names(runs), strict=True))
+    for name in names:
+        if name == BM25:
+            yield System(BM25, None)
+        elif name in called:
+            yield from _systems_of_run(Path(name), called[name], overrides)
+        else:
+            yield _system_of_model(name, config)
+
+
+def _system_of_model(name: str, config: ExperimentConfig) -> System:
     is_tied = not (Path(name) / PASSAGE_ENCODER).is_dir()
     ours = config.retriever
     settings = RetrieverConfig(
@@ -150,28 +178,29 @@ def systems_of(name: str, config: ExperimentConfig, overrides: Sequence[str]) ->
         max_query_tokens=ours.max_query_tokens,
         max_passage_tokens=ours.max_passage_tokens,
     )
-    yield System(name, lambda: build_retriever(dataclasses.replace(config, retriever=settings)))
+    return System(name, lambda: build_retriever(dataclasses.replace(config, retriever=settings)))
 
 
-def _systems_of_run(path: Path, overrides: Sequence[str]) -> Iterator[System]:
+def _systems_of_run(path: Path, called: str, overrides: Sequence[str]) -> Iterator[System]:
     start, end = (snapshot_of_run(path, overrides, at_start) for at_start in (True, False))
     if end.is_start:
         raise ConfigError(f"{path} has not ended; go on with: python -m experiments.run --resume {path}")
-    yield System(f"{path.name}, start", lambda: build_retriever(start.config, start.weights["retriever"]))
+    yield System(f"{called}, start", lambda: build_retriever(start.config, start.weights["retriever"]))
     if end.weights["retriever"] != start.weights["retriever"]:
-        yield System(f"{path.name}, trained", lambda: build_retriever(end.config, end.weights["retriever"]))
+        yield System(f"{called}, trained", lambda: build_retriever(end.config, end.weights["retriever"]))
 
 
 # ---- collections ----
 
 
 @contextmanager
-def open_collection(name: str, config: ExperimentConfig) -> Iterator[Collection]:
+def open_collection(name: str, config: ExperimentConfig, called: str | None = None) -> Iterator[Collection]:
     """The questions and passages of a collection, for the while.
 
     Args:
         name: `test`, the experiment's own test split; a folder of BEIR's layout; or one of NanoBEIR's sets.
         config: of the experiment.
+        called: what a folder or set is called; None = by its own name.
 
     Raises:
         DataError: as `read_judged_set`.
@@ -186,7 +215,8 @@ def open_collection(name: str, config: ExperimentConfig) -> Iterator[Collection]
             return
         judged = read_judged_set(name)
         knowledge_base = build_knowledge_base(judged.passages(), Path(scratch) / "corpus.arrow")
-        yield Collection(judged.name, judged.questions, knowledge_base, judged.qrels, match, _JUDGED)
+        named = called or judged.name
+        yield Collection(named, judged.questions, knowledge_base, judged.qrels, match, _JUDGED)
 
 
 def _judged_by_data(questions: Sequence[Question]) -> Qrels | None:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 where the numbers of the training broke; 2 for a mistake of the user's; 75 after a scheduler's
     signal, when it is to be resumed; 130 for Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     options.began_s = time.perf_counter()
     return run_command(lambda: _run(options))
 
@@ -164,9 +164,9 @@ def _execute(config: "ExperimentConfig", run: "RunFolder", began_s: float) -> in
     from callbacks.stop_on_interrupt import RunInterrupted, interrupted_by_scheduler
     from experiments.checks import doubts_about
     from experiments.processes import MAIN_VARIABLE, is_main_process
+    from experiments.runs import FAILED as HAS_FAILED
     from experiments.runs import RUN_VARIABLE
     from experiments.show.console import print_summary
-    from experiments.summary import FAILED as HAS_FAILED
     from experiments.train import run_experiment
 
     if is_main_process():

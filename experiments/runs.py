@@ -18,12 +18,22 @@ from datamodules.passage_index import FAISS_PACKAGES
 from datamodules.sealed_files import DamagedFileError, SealedFile, read_json, verify_files, write_json
 from datamodules.templates import TEMPLATES, find_template
 from datamodules.text_files import json_objects
-from experiments.config import ConfigError, ExperimentConfig, load_config, read_config, save_config
+from experiments.config import (
+    ConfigError,
+    ExperimentConfig,
+    load_config,
+    measured_otherwise,
+    read_config,
+    save_config,
+)
 
 SUITE = "attention-distillation"
 """What the suite is called as a package."""
 LATEST = "latest:"
 MODELS = ("reader", "retriever")
+FINISHED = "finished"
+FAILED = "failed"
+"""`status` in the summary of a run that came to its own end, and of one whose numbers broke before."""
 FOLDER = "analysis"
 """Within a run's folder: what is measured of its models afterwards."""
 
@@ -150,13 +160,28 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run came to its own end; one whose summary is damaged has to come there again."""
+        return self._read_status() == FINISHED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run's numbers broke, so that nothing goes on with it."""
+        return self._read_status() == FAILED
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the run has come to no end, neither its own nor that of broken numbers."""
+        return self._read_status() not in (FINISHED, FAILED)
+
+    def _read_status(self) -> str | None:
+        """Of the summary; None = there is none, or it is damaged."""
         try:
-            return self.read_summary().get("status") == "finished"
+            status: str | None = self.read_summary().get("status")
         except FileNotFoundError:
-            return False
+            return None
         except DamagedFileError as error:
             log.warning("%s; --resume writes it anew", error)
-            return False
+            return None
+        return status
 
     def read_summary(self) -> dict[str, Any]:
         """What `summary.json` holds.
@@ -326,7 +351,7 @@ def with_template_text(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFolder:
-    """The run to resume: a folder, or the newest unfinished one of an experiment.
+    """The run to resume: a folder, or the newest unfinished one of an experiment that has not failed.
 
     Raises:
         ConfigError: there is none.
@@ -336,11 +361,18 @@ def find_run(config_name: str | None, runs: Path, wanted: str | None) -> RunFold
         if not run.config.is_file():
             raise ConfigError(f"--resume {wanted}: not a run folder (it holds no config.yaml)")
         return run
-    candidates = [run for run in runs_of(config_name or "*", runs) if not run.is_finished]
-    if not candidates:
-        what = f"of {config_name} " if config_name else ""
-        raise ConfigError(f"there is no unfinished run {what}in {runs}/ to resume; start one with --exp NAME")
-    return candidates[-1]
+    there = runs_of(config_name or "*", runs)
+    candidates = [run for run in there if run.can_go_on]
+    if candidates:
+        return candidates[-1]
+    what = f"of {config_name} " if config_name else ""
+    failed = [run.path for run in there if run.has_failed]
+    if failed:
+        raise ConfigError(
+            f"there is no run {what}in {runs}/ to resume: those without an end of their own have failed (the "
+            f"newest: {failed[-1]}, of which --resume {failed[-1]} says how to start anew)"
+        )
+    raise ConfigError(f"there is no unfinished run {what}in {runs}/ to resume; start one with --exp NAME")
 
 
 def latest_finished(name: str, runs: Path) -> RunFolder | None:
@@ -419,6 +451,7 @@ class Snapshot:
         weights: folder of each model's weights; None = what the configuration names.
         is_start: whether they are the starting weights, and not those that the run ended with.
         run: None where there is none.
+        changed: settings by which something else would be measured than by the run's own.
     """
 
     config: ExperimentConfig
@@ -426,6 +459,38 @@ class Snapshot:
     weights: dict[str, Path | None]
     is_start: bool = True
     run: RunFolder | None = None
+    changed: tuple[str, ...] = ()
+
+    @property
+    def why_not_kept(self) -> str:
+        """Why results under changed settings are not kept as the run's own, for the user."""
+        assert self.run is not None, "an experiment's results are of the settings that are given"
+        return (
+            "not kept as the run's own results, which reports and the model card quote, since settings are "
+            f"not those of {self.run.config}: {', '.join(self.changed)}; --out FILE keeps them elsewhere"
+        )
+
+    def place_of(self, out: Path | None, usual: Path) -> Path | None:
+        """Where results go.
+
+        Args:
+            out: what the user asks for; None = nothing.
+            usual: among the run's own.
+
+        Returns:
+            None = nowhere, since settings are changed and nobody asks for a file.
+
+        Raises:
+            ConfigError: changed settings, and a file among the run's own.
+        """
+        if out is None:
+            return None if self.changed else usual
+        if self.changed and self.run is not None and out.resolve().parent == self.folder.resolve():
+            raise ConfigError(
+                f"--out {out}: that folder is for what is measured with the run's own settings, and some are "
+                f"not those of {self.run.config}: {', '.join(self.changed)}; name a file elsewhere"
+            )
+        return out
 
     def token_file(self, split: str) -> Path:
         """`tokens.parquet`; of the start `tokens-start.parquet`; of another split than `test` named so."""
@@ -458,6 +523,7 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
     if not run.config.is_file():
         raise ConfigError(f"--run {path}: not a run folder (it holds no config.yaml)")
     config = read_config(run.config, overrides)
+    changed = tuple(measured_otherwise(read_config(run.config), config)) if overrides else ()
     check_config(config)
     weights = _weights_at_start(config, run)
     is_start = at_start or not run.is_finished
@@ -466,7 +532,7 @@ def snapshot_of_run(path: Path, overrides: Sequence[str] = (), at_start: bool = 
         weights |= {model: folder for model, folder in trained.items() if folder.is_dir()}
         for model in MODELS:
             _verify_models(run, model)
-    return Snapshot(config, run.path / FOLDER, weights, is_start, run)
+    return Snapshot(config, run.path / FOLDER, weights, is_start, run, changed)
 
 
 def _weights_at_start(config: ExperimentConfig, run: RunFolder) -> dict[str, Path | None]:

@@ -14,7 +14,7 @@ from experiments.command_line import quieten, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     return run_command(lambda: _score(options))
 
 

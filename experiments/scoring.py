@@ -15,8 +15,10 @@ from datamodules.durable_files import write_durably
 from datamodules.score_files import ScoredQuestion
 from datamodules.sealed_files import json_line, read_json_lines
 from datamodules.trec import read_run
+from experiments.build import hardware
 from experiments.config import ConfigError, ExperimentConfig
 from experiments.preflight_run import starting_point
+from experiments.runs import with_runs_named
 from lightning_modules import RetrieverReaderModule
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def score_questions(config: ExperimentConfig, split: str, run: Path | None, out:
     Raises:
         ValueError: a setting, a file or a model that cannot be used; what is kept is of other settings.
     """
+    config = with_runs_named(config)  # what is kept is of that run, and goes on with it alone
     ranked = None if run is None else read_run(run)
     kept = _KeptScores(out.with_name(f"{out.name}.scoring"), _about(config, split, run))
     with starting_point(config, reads_train=True) as (datamodule, module):
@@ -87,10 +90,17 @@ def score_questions(config: ExperimentConfig, split: str, run: Path | None, out:
 
 
 def _about(config: ExperimentConfig, split: str, run: Path | None) -> dict[str, Any]:
-    """What scores depend on: those of other settings are not mixed with them."""
+    """What scores depend on: those of other settings, or in another precision, are not mixed with them.
+
+    Args:
+        config: with the runs that it starts from named.
+        split: whose questions.
+        run: whose candidates.
+    """
     settings = asdict(config)
     return {
         **{name: settings[name] for name in _SECTIONS},
+        "precision": hardware(config)["precision"],  # `auto` is another on another machine
         "num_passages": config.training.num_passages,
         "split": split,
         "candidates": None if run is None else hashlib.sha256(run.read_bytes()).hexdigest(),

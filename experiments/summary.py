@@ -9,7 +9,7 @@ from typing import Any
 from datamodules.sealed_files import DamagedFileError
 from experiments.config import ConfigError, ExperimentConfig, trains
 from experiments.models import models_used
-from experiments.runs import RunFolder
+from experiments.runs import FAILED, FINISHED, RunFolder
 from experiments.trainer import RunCallbacks
 from lightning_modules.metrics.measures import BM25
 
@@ -17,7 +17,6 @@ COLLAPSE = "collapse"
 """What `stopped` begins with after an alarm."""
 BROKEN = "broken"
 """What `stopped` begins with where the numbers of the training broke: the run has failed."""
-FAILED = "failed"
 
 
 def make_summary(
@@ -55,7 +54,7 @@ def make_summary(
     pairs = {name: pair(name) for name in names}
     return {
         "name": config.name,
-        "status": FAILED if stopped.startswith(BROKEN) else "finished",
+        "status": FAILED if stopped.startswith(BROKEN) else FINISHED,
         "scale": config.scale,
         "seed": config.seed,
         "trained": trains(config),

@@ -1,7 +1,7 @@
 """Runs a grid: `python -m experiments.sweep --exp NAME training.retriever_lr=1e-5,2e-5 seed=0,1,2`.
 
-One run after the other, or a SLURM job array. The same command again leaves out what is finished, and goes on
-with what is not. It ends in a report.
+One run after the other, or a SLURM job array. The same command again leaves out what is finished or has
+failed, and goes on with what has not come to its end. It ends in a report.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command_line import INTERRUPTED, USER_ERROR, run_command
+from experiments.command_line import FAILED, INTERRUPTED, USER_ERROR, run_command
 
 if TYPE_CHECKING:
     from experiments.config import ExperimentConfig
@@ -26,8 +26,11 @@ _LOCAL, _SLURM = "local", "slurm-array"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code (0, 2 for a mistake of the user's, 130 for Ctrl-C)."""
-    options = _parser().parse_args(arguments)
+    """The command line; returns the exit code.
+
+    0; 1 where a run failed, now or earlier; 2 for a mistake of the user's; 130 for Ctrl-C.
+    """
+    options = _parser().parse_intermixed_args(arguments)
     return run_command(lambda: _sweep(options))
 
 
@@ -65,31 +68,51 @@ def _sweep(options: argparse.Namespace) -> int:
     print(f"{len(points)} runs of {options.exp}")
     if options.launcher == _SLURM:
         return _write_job_array(options, points)
+    num_failed = 0
     for number, point in enumerate(points, start=1):
         run = find_run_of(options.exp, point)
         named = " ".join(point)
-        if run is not None and run.is_finished:
-            print(f"{number}/{len(points)} {named}: finished already, {run.path}", flush=True)
+        print(f"{number}/{len(points)} {named}{'' if run is None else f': {_state_of(run)}'}", flush=True)
+        if run is not None and not run.can_go_on:
+            num_failed += run.has_failed
             continue
-        print(f"{number}/{len(points)} {named}{'' if run is None else f': going on, {run.path}'}", flush=True)
         code = launch(_arguments(options.exp, point, run))
         if code in (INTERRUPTED, USER_ERROR):
             print("the same command goes on with the rest", file=sys.stderr)
             return code
         if code:
-            print(f"{named}: ended with code {code}", file=sys.stderr)
+            num_failed += 1
+            ended = find_run_of(options.exp, point)
+            has_failed = ended is not None and ended.has_failed
+            said = _state_of(ended) if ended is not None and has_failed else f"ended with code {code}"
+            print(f"{named}: {said}", file=sys.stderr)
+    code = _report(options, points)
+    return FAILED if num_failed and not code else code
+
+
+def _state_of(run: "RunFolder") -> str:
+    """What has become of a run so far, and what becomes of it now."""
+    if run.has_failed:
+        return f"has failed, {run.path}; delete that folder to run these settings again"
+    return f"finished already, {run.path}" if run.is_finished else f"going on, {run.path}"
+
+
+def _report(options: argparse.Namespace, points: Sequence[Sequence[str]]) -> int:
+    """Of the runs that there are; returns the exit code."""
     from experiments import report
 
     found = [run for point in points if (run := find_run_of(options.exp, point)) is not None]
+    if not found:  # each has ended before it had a folder
+        return FAILED
     return report.main([*(str(run.path) for run in found), "--out", str(options.out or "report")])
 
 
 def _run_only(experiment: str, point: Sequence[str]) -> int:
     run = find_run_of(experiment, point)
-    if run is not None and run.is_finished:
-        print(f"{' '.join(point)}: finished already, {run.path}")
-        return 0
-    return become(_arguments(experiment, point, run))
+    if run is None or run.can_go_on:
+        return become(_arguments(experiment, point, run))
+    print(f"{' '.join(point)}: {_state_of(run)}")
+    return FAILED if run.has_failed else 0
 
 
 def _arguments(experiment: str, point: Sequence[str], run: "RunFolder | None") -> list[str]:
@@ -126,10 +149,10 @@ def grid(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
-    """The newest run with just these settings, a finished one before any other; None = there is none.
+    """The newest run with just these settings: a finished one, else one that can go on, else one that failed.
 
-    Settings are compared as they were asked for, since a run resolves some of them. Whether a progress bar is
-    shown, and whether a batch may be computed in parts, may differ.
+    None = there is none. Settings are compared as they were asked for, since a run resolves some of them.
+    Whether a progress bar is shown, and whether a batch may be computed in parts, may differ.
     """
     from experiments.config import load_config
     from experiments.runs import runs_of, with_runs_named, with_template_text
@@ -137,7 +160,7 @@ def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
     config = with_template_text(with_runs_named(load_config(experiment, point)))
     runs = runs_of(experiment, Path(config.runs))
     same = [run for run in runs if _of_results(run.read_asked()) == _of_results(config)]
-    return max(same, key=lambda run: (run.is_finished, run.path.name), default=None)
+    return max(same, key=lambda run: (run.is_finished, run.can_go_on, run.path.name), default=None)
 
 
 def _of_results(config: "ExperimentConfig") -> "ExperimentConfig":

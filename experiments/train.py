@@ -44,10 +44,10 @@ from experiments.config import (
 )
 from experiments.data_files import provide_with_titles
 from experiments.processes import ending_together, is_main_process, main_first
-from experiments.runs import RunFolder, starting_weights
+from experiments.runs import FAILED, RunFolder, starting_weights
 from experiments.show.model_card import CARD, write_model_card
 from experiments.start_file import read_start
-from experiments.summary import BROKEN, COLLAPSE, FAILED, make_summary
+from experiments.summary import BROKEN, COLLAPSE, make_summary
 from experiments.trainer import RunCallbacks, make_callbacks, make_trainer
 from lightning_modules import RetrieverReaderModule
 from lightning_modules.attention_heads import AttentionHeads

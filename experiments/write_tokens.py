@@ -100,6 +100,7 @@ def _info(snapshot: Snapshot, datamodule: QuestionDataModule, split: str) -> dic
         "experiment": config.name,
         "run": None if run is None else str(run.path),
         "weights": "start" if snapshot.is_start else "end",
+        **({"changed": list(snapshot.changed)} if snapshot.changed else {}),
         "scale": config.scale,
         "seed": config.seed,
         "reader": str(snapshot.weights["reader"] or config.reader.name),

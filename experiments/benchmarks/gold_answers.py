@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-examples", type=int, nargs="+", default=[0, 1, 3], metavar="N")
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _compare(options))
 
 

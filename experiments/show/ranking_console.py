@@ -1,5 +1,6 @@
 """Retrievers compared on test collections: on the terminal, and as files."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -47,11 +48,11 @@ def save_comparisons(comparisons: Sequence[Comparison], folder: Path) -> None:
         DataError: an id is empty.
     """
     files = {}
-    for comparison in comparisons:
-        place = _file_name(comparison.collection)
+    places = _file_names([comparison.collection for comparison in comparisons])
+    for comparison, place in zip(comparisons, places, strict=True):
         files[f"{place}.qrels.trec"] = qrels_lines(comparison.qrels)
-        for name, ranking in zip(comparison.names, comparison.rankings, strict=True):
-            files[f"{place}.{_file_name(name)}.run.trec"] = (
+        for name, ranking in zip(_file_names(comparison.names), comparison.rankings, strict=True):
+            files[f"{place}.{name}.run.trec"] = (
                 line
                 for question_id, ranked in ranking.items()
                 for line in run_lines(question_id, *map(list, zip(*ranked, strict=True)))
@@ -82,5 +83,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+def _file_names(names: Sequence[str]) -> list[str]:
+    """One for each name, with a number behind it where an earlier one has it."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        numbered = (plain if copy == 1 else f"{plain}-{copy}" for copy in itertools.count(1))
+        found.append(next(free for free in numbered if free not in found))
+    return found

@@ -18,7 +18,7 @@ from datamodules.vital import VITAL
 from experiments.config import ConfigError, ExperimentConfig, read_config
 from experiments.data_files import question_origin
 from experiments.each_setting import check_each_setting
-from experiments.runs import RunFolder
+from experiments.runs import FINISHED, RunFolder
 from experiments.show.decisions import kept_start
 from experiments.show.report_files import (
     ImplausibleError,
@@ -33,7 +33,6 @@ from experiments.show.report_files import (
 SETTINGS = ("checkpoint", "offshelf", "step1", "step2", "atlas_large", "perplexity")
 DATASETS = ("nq", "triviaqa", "vital")
 
-FINISHED = "finished"
 UNBELIEVABLE = "not to be believed"
 
 OWN = "own"

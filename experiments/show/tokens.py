@@ -26,6 +26,7 @@ def print_analysis(
     file: TokenFile,
     num_shown: int,
     saved: Sequence[Path] | None,
+    not_kept: str | None = None,
     console: Console | None = None,
 ) -> None:
     """Prints the metrics, some questions with their passages, and where everything lies.
@@ -34,7 +35,8 @@ def print_analysis(
         analysis: of the file.
         file: the token file.
         num_shown: questions whose most attended tokens are shown.
-        saved: files that the analysis was written to.
+        saved: files that the analysis was written to; None = it was not.
+        not_kept: why the token file is not kept either; None = it is.
         console: where to; None = standard output, 100 columns wide.
     """
     console = console or new_console()
@@ -43,7 +45,12 @@ def print_analysis(
     num_passages = file.info["num_passages"]
     for start in range(0, len(units), num_passages):
         _print_question(units[start : start + num_passages], str(analysis.settings.match), console)
+    if not_kept is not None:
+        console.print(not_kept, soft_wrap=True, markup=False)
+        return
     console.print(f"{'tokens:':11}{file.path}", soft_wrap=True)
+    if changed := file.info.get("changed"):
+        console.print(f"measured with other settings than the run's: {', '.join(changed)}", soft_wrap=True)
     if saved is None:
         console.print("other settings than the run's: shown, not saved")
     for path in saved or ():

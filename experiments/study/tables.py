@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from datamodules.sealed_files import read_json
+from datamodules.sealed_files import DamagedFileError, read_json
 from experiments import control_length
 from experiments.command_line import INTERRUPTED
 from experiments.runs import RunFolder, read_first_hits
@@ -170,7 +171,19 @@ def _hits(predictions: Path) -> dict[str, float]:
 
 
 def _beyond_length(found: RunFolder) -> Estimate:
-    """The gain that no preference for some length explains, measured once a run."""
-    if not found.length_control.is_file() and control_length.main([str(found.path), "--k", str(_K)]) != 0:
-        raise ValueError(f"the gain of {found.path} cannot be controlled for length")
-    return Estimate(**read_json(found.length_control)["beyond_length"])
+    """The gain in `HITS` that no preference for some length explains, measured once a run."""
+    controlled = _read_control(found)
+    if controlled is None:
+        if control_length.main([str(found.path), "--k", str(_K)]) != 0:
+            raise ValueError(f"the gain of {found.path} cannot be controlled for length")
+        controlled = read_json(found.length_control)
+    return Estimate(**controlled["beyond_length"])
+
+
+def _read_control(found: RunFolder) -> dict[str, Any] | None:
+    """What the run's control for length has found; None = nobody has made one of this K, or it is damaged."""
+    try:
+        controlled = read_json(found.length_control)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return controlled if controlled["k"] == _K else None

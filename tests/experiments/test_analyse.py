@@ -234,6 +234,32 @@ def test_the_runs_own_settings_give_the_same_files_again(measured):
     assert {name: (measured / name).read_bytes() for name in names} == before
 
 
+def test_under_other_settings_nothing_is_saved_as_the_runs_own(trained, measured, tmp_path, capsys):
+    """The settings that the indicators are computed with are other settings, too."""
+    before = {path: path.read_bytes() for path in measured.iterdir()}
+    changed = [
+        "--run",
+        str(trained.path),
+        "--instances",
+        "2",
+        "--show",
+        "0",
+        "evaluation.attention_normalization=none",
+    ]
+    assert analyse.main(changed) == 0
+    shown = capsys.readouterr().out
+    assert "attention normalised over: none" in " ".join(shown.split())
+    assert f"not those of {trained.config}: evaluation.attention_normalization; --out FILE" in shown
+    assert "tokens:" not in shown, "the file is gone"
+    assert {path: path.read_bytes() for path in measured.iterdir()} == before
+    assert analyse.main([*changed, "--out", str(tmp_path / "mine.parquet")]) == 0
+    assert "measured with other settings than the run's: evaluation.att" in capsys.readouterr().out
+    assert TokenFile(tmp_path / "mine.parquet").info["changed"] == ["evaluation.attention_normalization"]
+    saved = json.loads((tmp_path / "metrics-mine.json").read_text())
+    assert saved["settings"]["normalization"] == "none"
+    assert {path: path.read_bytes() for path in measured.iterdir()} == before
+
+
 # ---- mistakes ----
 
 
@@ -272,6 +298,7 @@ def refused(capsys, arguments) -> str:
             ["--run", "{run}", "objective.name=pdist", "--normalization", "prompt"],
             "token_drops=masked_prompt",
         ),
+        (["--run", "{run}", "seed=3", "--out", "{run}/analysis/mine.parquet"], "some are not those of"),
         (["--from", "{file}", "--start", "a=1"], "--start, a=1: of no use with --from"),
         (["--from", "{file}", "--show", "-1"], "--show -1: give 0 or more questions"),
     ],

@@ -1,6 +1,7 @@
 """What a disk does to a command: one message with the way out, whichever library was told of it."""
 
 import errno
+import importlib
 import os
 import resource
 import subprocess
@@ -13,6 +14,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from experiments.command_line import CLOSED_PIPE, USER_ERROR, disk_trouble, run_command
+from experiments.config import load_config
+from experiments.runs import create_run
 
 
 def wrapped(cause: BaseException) -> RuntimeError:
@@ -100,3 +103,35 @@ def test_a_closed_pipe_ends_a_command_without_a_word():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=30) == CLOSED_PIPE
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("run", ["--exp", "quickstart", "seed=1", "--print-config"]),
+        ("sweep", ["--exp", "quickstart", "seed=1,2", "--launcher", "local"]),
+        ("analyse", ["--exp", "quickstart", "seed=1", "--instances", "4"]),
+        ("control_length", ["{run}", "seed=1", "--k", "5"]),
+        ("select_heads", ["--exp", "quickstart", "seed=1", "--num-heads", "4"]),
+        ("score", ["--exp", "quickstart", "seed=1", "--out", "scores.jsonl"]),
+        ("plan", ["--exp", "quickstart", "seed=1", "--gpu", "none"]),
+        ("probe", ["--exp", "quickstart", "seed=1", "--instances", "4"]),
+        ("evaluate", ["bm25", "seed=1", "--exp", "quickstart"]),
+        ("download", ["--exp", "quickstart"]),
+        ("benchmarks.gold_answers", ["seed=1", "--questions", "4"]),
+        ("benchmarks.token_drops", ["seed=1", "--questions", "4"]),
+        ("benchmarks.shuffle_reader", ["seed=1", "--out", "reader"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_may_stand_before_and_after_options(tmp_path, capsys, module, arguments):
+    """The last one is read as a setting, and refused as one that there is not."""
+    made = create_run(load_config("quickstart", [f"runs={tmp_path}"]))
+    command = importlib.import_module(f"experiments.{module}")
+    given = [argument.format(run=made.path) for argument in arguments]
+    assert command.main([*given, "trainer.max_stepz=1"]) == USER_ERROR
+    assert "did you mean 'trainer.max_steps'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    assert "=" in capsys.readouterr().out, "settings are shown"

@@ -120,3 +120,31 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert control_length.main([str(path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "has no trained retriever" in line
+
+
+def test_under_other_settings_nothing_is_kept_as_the_runs_own(trained_run, tmp_path, capsys):
+    kept, path = trained_run / "analysis" / "length_control.json", str(trained_run)
+    assert control_length.main([path, "--k", "5"]) == 0
+    own = kept.read_bytes()
+    assert control_length.main([path, "--k", "2", "data.max_test=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "not kept as the run's own results" in shown
+    assert f"not those of {trained_run / 'config.yaml'}: data.max_test; --out FILE" in shown
+    assert kept.read_bytes() == own
+    elsewhere = tmp_path / "control.json"
+    assert control_length.main([path, "data.max_test=3", "--out", str(elsewhere)]) == 0
+    assert json.loads(elsewhere.read_text())["changed"] == ["data.max_test"]
+    assert kept.read_bytes() == own
+    assert control_length.main([path, "data.max_test=3", "--out", str(kept)]) == 2
+    assert "is for what is measured with the run's own settings" in capsys.readouterr().err
+    kept.unlink()
+    assert control_length.main([path, "--k", "5", "index.batch_size=4"]) == 0
+    assert kept.read_bytes() == own, "how many passages are encoded at a time changes nothing"
+
+
+@pytest.mark.parametrize("k", ["0", "-1"])
+def test_k_is_a_number_of_passages(trained_run, capsys, k):
+    assert control_length.main([str(trained_run), f"--k={k}"]) == 2
+    assert f"--k {k}: give 1 or more passages" in capsys.readouterr().err
+    assert control_length.main([str(trained_run), "--k", "1000"]) == 2
+    assert "give no more" in capsys.readouterr().err

@@ -10,8 +10,9 @@ import torch
 from experiments import build
 from experiments.config import load_config
 from experiments.distil import Hardware, distil
-from lightning_modules.objectives import Uniform
+from lightning_modules.objectives import ADist, Uniform
 from lightning_modules.objectives.signals import Signals
+from lightning_modules.optimization import LearningRate
 from tests.tiny_models import tiny_reader, tiny_retriever, toy_passages, toy_questions
 from tests.toy_files import save_noun_tagger
 from tests.toy_training import LIGHTNING_ADVICE
@@ -77,6 +78,20 @@ def test_weights_that_are_no_better_are_not_kept(tmp_path):
     assert made.after == pytest.approx(made.before, nan_ok=True)
     start = tiny_retriever(normalize=True).state_dict()
     assert all(torch.equal(weight, start[name]) for name, weight in made.retriever.state_dict().items())
+
+
+def test_a_reader_that_taught_nothing_better_is_not_kept_either(tmp_path):
+    """What is measured at the end is the start, in both models."""
+    reader = tiny_reader(context="independent")
+    start = {name: weight.clone() for name, weight in reader.state_dict().items()}
+    rates = {"learning_rate": 0.0, "reader_rate": LearningRate(1e-1)}
+    made = distilled(
+        tmp_path, reader=reader, objective=ADist(), train_reader=True, noun_model="none", **rates
+    )
+    assert made.best_step is None
+    assert made.module.reader is reader
+    assert all(torch.equal(weight, start[name]) for name, weight in reader.state_dict().items())
+    assert made.after == pytest.approx(made.before, nan_ok=True)
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])

@@ -1,10 +1,12 @@
 """Retrievers side by side: a run's start and end, BM25, and models of sentence-transformers."""
 
 import json
+import shutil
 
 import pytest
 
 from experiments import evaluate
+from experiments.show.ranking_console import _file_names
 from tests.datamodules.test_judged_sets import write_set
 from tests.toy_files import toy_run
 
@@ -41,6 +43,29 @@ def test_a_run_bm25_and_a_model_on_the_runs_test_and_a_collection(made, tmp_path
     assert own["less_the_first"]["nDCG@10"][2]["mean"] == pytest.approx(means[2]["mean"] - means[0]["mean"])
     assert len(list(out.glob("*.run.trec"))) == 8
     assert (out / "toyset.qrels.trec").read_text() == "1 0 d1 2\n1 0 d2 0\n"
+
+
+def test_equal_names_have_their_parent_folders(made, tmp_path, capsys):
+    other = shutil.copytree(made, tmp_path / "other" / made.name)
+    sets = []
+    for parent in ("a", "b"):
+        (tmp_path / parent).mkdir()
+        sets.append(str(write_set(tmp_path / parent / "toyset")))
+    out = tmp_path / "out"
+    assert evaluate.main([str(made), str(other), "--on", *sets, "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())["collections"]
+    assert [result["collection"] for result in results] == ["a/toyset", "b/toyset"]
+    assert results[0]["retrievers"] == [
+        f"{parent}/{made.name}, {when}" for parent in ("quickstart", "other") for when in ("start", "trained")
+    ]
+    assert f"other/{made.name}, start, less quickstart/{made.name}, start" in capsys.readouterr().out
+    assert len(list(out.glob("*.run.trec"))) == 8
+    assert (out / f"b-toyset.other-{made.name}-start.run.trec").is_file()
+    assert {path.name for path in out.glob("*.qrels.trec")} == {"a-toyset.qrels.trec", "b-toyset.qrels.trec"}
+
+
+def test_names_that_make_one_file_name_are_numbered():
+    assert _file_names(["a/b", "a b", "c", "a-b"]) == ["a-b", "a-b-2", "c", "a-b-3"]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import torch
 from datamodules import embedded
 from datamodules.sealed_files import write_json
 from experiments import run
-from experiments.config import experiment_names, load_config, to_yaml
-from experiments.runs import create_run
+from experiments.config import ConfigError, experiment_names, load_config, to_yaml
+from experiments.runs import create_run, find_run
 from tests.drill.children import Child, hit_at_file_operation
 from tests.tiny_models import toy_passages
 from tests.toy_files import as_overrides, toy_settings
@@ -442,3 +442,14 @@ def test_a_score_that_favours_short_passages_is_warned_of(caplog, monkeypatch, t
     if is_warned:
         assert f"objective.passage_score={changes['objective.passage_score']} " in said[0]
         assert "prefer short passages" in said[0]
+
+
+def test_the_run_to_resume_is_none_that_has_failed(tmp_path, capsys):
+    interrupted, failed = (
+        create_run(load_config("quickstart", [f"runs={tmp_path}", f"seed={seed}"])) for seed in (0, 1)
+    )
+    write_json(failed.summary, {"status": "failed", "stopped": "broken: its numbers"})
+    assert find_run("quickstart", tmp_path, None) == interrupted
+    write_json(interrupted.summary, {"status": "finished"})
+    with pytest.raises(ConfigError, match=f"have failed .the newest: {failed.path}"):
+        find_run("quickstart", tmp_path, None)

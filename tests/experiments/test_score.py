@@ -8,7 +8,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss, MarginMSELoss
 
+from datamodules.sealed_files import write_json
 from experiments import run, score, scoring
+from experiments.config import load_config
+from experiments.runs import create_run
 from tests.toy_files import as_overrides, toy_settings
 
 NUM_PASSAGES = 4
@@ -83,6 +86,8 @@ def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeyp
     assert not path.exists()
     assert command(settings, path, objective__attention_temperature=0.1) == 2
     assert "holds scores of other settings" in capsys.readouterr().err
+    assert command(settings, path, trainer__precision="bf16-mixed") == 2
+    assert "holds scores of other settings" in capsys.readouterr().err
     whole = kept.read_bytes()
     kept.write_bytes(b"{" + whole)
     assert command(settings, path) == 2
@@ -99,6 +104,27 @@ def test_an_interrupted_command_goes_on_where_it_was(settings, tmp_path, monkeyp
         assert row["label"] == pytest.approx(expected["label"], abs=1e-5)
     assert command(settings, path) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_what_is_kept_names_the_run_that_the_latest_was(tmp_path, monkeypatch):
+    """Another is the latest by the time that the command goes on, and its reader scores otherwise."""
+    kept = []
+
+    def keep(_self, _path, about):
+        kept.append(about["init"]["reader_from"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scoring._KeptScores, "__init__", keep)
+    config = load_config("step2_vital", [f"runs={tmp_path}"])
+    readers = []
+    for seed in (0, 1):
+        earlier = create_run(load_config("step1_vital", [f"runs={tmp_path}", f"seed={seed}"]))
+        earlier.reader.mkdir()
+        write_json(earlier.summary, {"status": "finished"})
+        readers.append(str(earlier.path))
+        with pytest.raises(KeyboardInterrupt):
+            scoring.score_questions(config, "train", None, tmp_path / "scores.jsonl")
+    assert kept == readers
 
 
 def test_candidates_of_a_run_without_answers(settings, tmp_path, capsys):

@@ -1,14 +1,15 @@
 """Grids of runs: all combinations once, and only what is missing the next time."""
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from datamodules.sealed_files import write_json
-from experiments import run, sweep
-from experiments.command_line import INTERRUPTED
+from experiments import report, run, sweep
+from experiments.command_line import FAILED, INTERRUPTED
 from experiments.config import load_config, read_config, save_config
 from experiments.runs import RunFolder, create_run, with_runs_named
 from experiments.trainer import RunCallbacks
@@ -63,6 +64,42 @@ def test_a_grid_is_run_once_goes_on_and_ends_in_a_report(settings, monkeypatch, 
     assert all(str(path) in report for path in (folder / "runs" / "quickstart").iterdir())
     assert len(list((folder / "runs" / "quickstart").glob("*/csv/metrics.csv"))) == 2
     assert len(list((folder / "runs" / "quickstart").glob("*/csv-2/metrics.csv"))) == 1, "of what was resumed"
+
+
+def test_a_run_that_fails_is_at_its_end_and_the_others_are_run(tmp_path, monkeypatch, capsys):
+    """In the first call and in the next ones, whose exit code says that one failed."""
+    launched, reported = [], []
+
+    def launch(arguments):
+        launched.append(arguments[-1])
+        made = create_run(load_config("quickstart", arguments[2:]))
+        breaks = arguments[-1] == "seed=1"
+        write_json(made.summary, {"status": "failed" if breaks else "finished"})
+        return FAILED if breaks else 0
+
+    monkeypatch.setattr(sweep, "launch", launch)
+    monkeypatch.setattr(report, "main", lambda arguments: reported.append(arguments) or 0)
+    command = ["--exp", "quickstart", f"runs={tmp_path}", "seed=0,1,2"]
+    assert sweep.main(command) == FAILED
+    assert launched == ["seed=0", "seed=1", "seed=2"]
+    [failed] = (tmp_path / "quickstart").glob("*-seed1")
+    said = f"seed=1: has failed, {failed}; delete that folder to run these settings again"
+    assert said in capsys.readouterr().err
+    assert sweep.main(command) == FAILED
+    assert f"2/3 runs={tmp_path} {said}" in capsys.readouterr().out
+    assert sweep.main([*command, "--only", "1"]) == FAILED
+    assert said in capsys.readouterr().out
+    assert len(launched) == 3
+    assert [len(arguments) for arguments in reported] == [5, 5], "the failed one too"
+    shutil.rmtree(failed)
+    assert sweep.main(command) == FAILED
+    assert launched[3:] == ["seed=1"]
+
+
+def test_runs_that_end_before_they_have_a_folder_are_not_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "launch", lambda _arguments: -9)
+    assert sweep.main(["--exp", "quickstart", f"runs={tmp_path}", "seed=0,1"]) == FAILED
+    assert "seed=1: ended with code -9" in capsys.readouterr().err
 
 
 def test_a_run_from_the_latest_of_another_is_found_again(tmp_path):

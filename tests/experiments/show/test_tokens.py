@@ -54,7 +54,7 @@ def printed(tmp_path, units, saved=None, **changes) -> str:
     file = TokenFile(tmp_path / "tokens.parquet")
     analysis = analyse(file, AnalysisSettings.of(INFO, **changes))
     console = Console(width=100, file=io.StringIO(), highlight=False)
-    print_analysis(analysis, file, 1, saved, console)
+    print_analysis(analysis, file, 1, saved, console=console)
     return console.file.getvalue()
 
 

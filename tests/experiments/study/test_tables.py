@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from datamodules.sealed_files import write_json
 from experiments import run
+from experiments.runs import RunFolder
 from experiments.study import tables
 from experiments.study.cells import Cell, Result, exactly
 from experiments.study.derived.of_tables import add_tables
@@ -66,6 +68,28 @@ def test_settings_are_run_in_turn_and_found_again(tmp_path, monkeypatch):
     again = tables.run(cells["step-2"], material, None)
     assert again.measures == found["step-2"].measures
     assert len(launched) == 4
+
+
+def test_a_control_for_length_of_another_k_is_made_again(tmp_path, monkeypatch):
+    found, made = RunFolder(tmp_path), []
+
+    def write(k, mean):
+        estimate = {"mean": mean, "low": mean, "high": mean, "n": 3}
+        write_json(found.length_control, {"k": k, "beyond_length": estimate})
+
+    def control(arguments):
+        made.append(arguments)
+        write(5, 0.5)
+        return 0
+
+    monkeypatch.setattr(tables.control_length, "main", control)
+    write(3, 0.25)
+    assert tables._beyond_length(found).mean == 0.5
+    assert tables._beyond_length(found).mean == 0.5
+    assert made == [[str(tmp_path), "--k", "5"]]
+    found.length_control.write_bytes(found.length_control.read_bytes()[:-9])
+    assert tables._beyond_length(found).mean == 0.5
+    assert len(made) == 2
 
 
 def test_other_questions_are_refused():
