@@ -473,11 +473,10 @@ class RetrieverReaderModule(RetrievalModule):
             log_p_target = self.objective.log_p_target(output, log_p_retr)
         return ReadQuestions(
             has_answer,
-            log_p_target.exp(),
+            log_p_target,
             passage_units(tokens, self.reader, self.token_embeddings, self.attention_normalization),
             batch,
             tokens,
-            log_p_target,
             log_p_retr,
             self.objective.loss(log_p_target, log_p_retr, output),
         )
