@@ -206,16 +206,13 @@ class RetrievalModule(AnsweringModule):
         self.log_evaluation("test")
 
     def log_evaluation(self, stage: str) -> None:
-        """Logs what an evaluation counted, and begins anew."""
+        """Logs what an evaluation counted."""
         # Lightning would count the steps of a validation within training from 0, those of all else from 1,
         # and those of a run that is resumed at its end from 0 again
         self.log("step", float(self.global_step))
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
-        self.hit_rate.reset()
         if self.bm25 is not None:
             for name, value in self.bm25_hit_rate.compute().items():
                 self.log(f"{stage}/{BM25}{name}", value)
-            self.bm25_hit_rate.reset()
         self.log(f"{stage}/passage_words", self.passage_words.compute())
-        self.passage_words.reset()

@@ -487,7 +487,6 @@ class RetrieverReaderModule(RetrievalModule):
         # every process must join in, also one that has read nothing
         if self.trainer.strategy.reduce_boolean_decision(self.evaluation_loss.update_called, all=False):
             self.log(f"{stage}/{self.objective.loss_name}", self.evaluation_loss.compute())
-            self.evaluation_loss.reset()
         self.log_answer_scores(stage)
 
     # ---- what Lightning asks for ----
