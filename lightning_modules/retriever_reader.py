@@ -85,7 +85,8 @@ class RetrieverReaderModule(RetrievalModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         objective: what of the reader the retriever learns from; None = ADist, the paper's.
-        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it.
+        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it, or it is
+            that of the checkpoint that the run goes on from.
         in_batch: whether the passages of a batch's other questions stand beside a question's own in training:
             p_RETR is over all of them, the target has no mass on the others, and the reader reads no more.
         num_passages, rerank_from, answer_match, hit_rate_ks, candidates, bm25: see `RetrievalModule`.
@@ -526,6 +527,7 @@ class RetrieverReaderModule(RetrievalModule):
         }
         checkpoint["retriever_learns"] = self._retriever_learns
         checkpoint["fixed_candidates"] = self._fixed_candidates
+        checkpoint["retrieval_temperature"] = self.retrieval_temperature
         checkpoint["questions_a_part"] = None if self.parts is None else self.parts.num_questions
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -535,6 +537,8 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
         self.retriever_learns = checkpoint["retriever_learns"]
         self._fixed_candidates = checkpoint["fixed_candidates"]
+        if self.retrieval_temperature is None:  # derived at the start, and not anew of what is trained since
+            self.retrieval_temperature = checkpoint.get("retrieval_temperature")
         if self.parts is not None:
             self.parts.num_questions = checkpoint.get("questions_a_part")
 
