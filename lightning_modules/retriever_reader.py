@@ -103,7 +103,8 @@ class RetrieverReaderModule(RetrievalModule):
             holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
         auto_batch: whether a training batch that does not fit into the memory is computed in parts, with the
-            same result; in one process, or several that share no reader, and not with `in_batch`.
+            same result; in one process, or several that share no reader, and not with `in_batch`, or EMDR2
+            by Atlas's constants.
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
 
@@ -192,6 +193,13 @@ class RetrieverReaderModule(RetrievalModule):
             raise ValueError(
                 "auto_batch: a batch cannot be computed in parts where in_batch=True compares its questions, "
                 "or shard_reader=True has all processes read together; set auto_batch=False"
+            )
+        constants = self.objective.constants
+        if auto_batch and train_retriever and not self.objective.averages_over_questions(constants):
+            raise ValueError(
+                f"auto_batch: a batch cannot be computed in parts where objective {self.objective.name} with "
+                f"constants={constants} averages over the tokens of all its answers; set auto_batch=False, "
+                "or constants=plain"
             )
         self.parts = PartsOfBatch() if auto_batch else None
         self.step_rows: list[StepRows] = []

@@ -152,6 +152,11 @@ class Objective(ABC, Generic[OutputT]):
         """Whether a question without an answer teaches nothing by it."""
         return self.uses_reader or self.knows_answers
 
+    @classmethod
+    def averages_over_questions(cls, constants: Constants | str) -> bool:
+        """Whether the loss of a batch is the mean of those of its questions, so that parts add up to it."""
+        return True
+
     def _choose(self, name: str, choice: type[Choice]) -> None:
         """Makes a field that was given as text the choice that it names."""
         object.__setattr__(self, name, choice(getattr(self, name)))
