@@ -21,6 +21,7 @@ from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import (
     FSDP,
     PAPER_SCALE,
+    SCALES_LOSS,
     ConfigError,
     ExperimentConfig,
     naming,
@@ -388,6 +389,11 @@ def why_not_in_parts(config: ExperimentConfig) -> str | None:
         return (
             "trainer.strategy=fsdp has all processes read together; set trainer.strategy=ddp, or a smaller "
             "data.batch_size with trainer.accumulate"
+        )
+    if config.trainer.precision == SCALES_LOSS and trains(config):
+        return (
+            f"trainer.precision={SCALES_LOSS} scales the loss of a whole batch, without which the gradients "
+            "of parts become 0 where they are small; set trainer.precision=bf16-mixed (or 32-true)"
         )
     teaches = trains_retriever(config) and objective.scores_from is None
     if teaches and not OBJECTIVES[objective.name].averages_over_questions(objective.constants):

@@ -103,8 +103,8 @@ class RetrieverReaderModule(RetrievalModule):
             holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
         auto_batch: whether a training batch that does not fit into the memory is computed in parts, with the
-            same result; in one process, or several that share no reader, and not with `in_batch`, or EMDR2
-            by Atlas's constants.
+            same result; in one process, or several that share no reader, and not with `in_batch`, EMDR2 by
+            Atlas's constants, or a trainer that scales the loss (`16-mixed`).
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
 
@@ -312,6 +312,7 @@ class RetrieverReaderModule(RetrievalModule):
     def on_train_start(self) -> None:
         """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
         self._refuse_dealt_batches()
+        self._refuse_scaled_losses()
         if not self.candidates.are_fixed or self._fixed_candidates or self.objective.brings_passages:
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -333,6 +334,14 @@ class RetrieverReaderModule(RetrievalModule):
             raise ValueError(
                 "use_distributed_sampler: QuestionDataModule itself deals the questions out to processes; "
                 "give the trainer use_distributed_sampler=False"
+            )
+
+    def _refuse_scaled_losses(self) -> None:
+        """The gradients of parts are made before the loss is scaled, so that small ones would become 0."""
+        if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                "auto_batch: the gradients of parts would lose what 16-mixed scales the loss for; give the "
+                "trainer precision='bf16-mixed' or '32-true', or set auto_batch=False"
             )
 
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:

@@ -127,3 +127,12 @@ def test_what_fits_is_in_the_checkpoint(tmp_path):
 def test_batches_that_cannot_be_computed_in_parts(tmp_path, name):
     with pytest.raises(ValueError, match="auto_batch: a batch cannot be computed in parts"):
         toy_module(tmp_path, auto_batch=True, **{name: True})
+
+
+def test_a_trainer_that_scales_the_loss_is_refused(tmp_path):
+    """16-mixed, whose plugin has a scaler; Lightning has none on a CPU."""
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    trainer = toy_trainer(tmp_path, [index])
+    trainer.strategy.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match=r"auto_batch: .* precision='bf16-mixed' or '32-true'"):
+        trainer.fit(toy_module(tmp_path, auto_batch=True), toy_datamodule())
