@@ -161,7 +161,7 @@ class RetrieverReaderModule(RetrievalModule):
             num_read=num_read,
             generate=generate,
         )
-        self.objective: Objective[Any] = objective or ADist()
+        self.objective: Objective[Any] = (objective or ADist()).judged_by(self.answer_match)
         if num_passages < self.objective.fewest_passages:
             raise ValueError(
                 f"num_passages is {num_passages}; objective {self.objective.name} needs at least "
