@@ -166,7 +166,7 @@ def distil(
     start = float(trainer.callback_metrics[best.monitor])
     weights = {name: weight.clone() for name, weight in module.retriever.state_dict().items()}
     trainer.fit(module, data, weights_only=True)
-    best_step = best.step if best.score is not None and best.score > start else None
+    best_step = best.step if best.beats(start) else None
     if best_step is not None:
         assert best.path is not None
         saved = torch.load(best.path, map_location="cpu", weights_only=True)["state_dict"]
