@@ -51,6 +51,14 @@ class SaveBest(Checkpoint):
         """Whether there were validations, and none that a checkpoint could be chosen by."""
         return self.num_left_out > 0 and self.score is None
 
+    def beats(self, start: float) -> bool:
+        """Whether the best validation is better than the start's; every value is better than NaN.
+
+        Args:
+            start: the start's value of the monitor.
+        """
+        return self.score is not None and self.score > (-math.inf if math.isnan(start) else start)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return

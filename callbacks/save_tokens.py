@@ -72,7 +72,8 @@ def units_of(read: ReadQuestions, reader: Reader) -> list[TokenUnit]:
     place = zip(plain.question_of_unit.tolist(), plain.rank_of_unit.tolist(), strict=True)
     unit_at = {question_and_rank: unit for unit, question_and_rank in enumerate(place)}
     input_ids, batch = read.output.prompts.input_ids.cpu(), read.batch
-    p_attn, p_retr = read.p_target.float().tolist(), read.log_p_retr.float().exp().tolist()
+    log_p_attn = read.log_p_target.float()
+    p_attn, p_retr = log_p_attn.exp().tolist(), read.log_p_retr.float().exp().tolist()
     hits = {match: find_hits(batch.questions, batch.passages, match).tolist() for match in AnswerMatch}
     units = []
     for row, question in enumerate(batch.questions):
@@ -88,6 +89,7 @@ def units_of(read: ReadQuestions, reader: Reader) -> list[TokenUnit]:
                     holds_answer_tokens=hits[AnswerMatch.TOKENS][row][rank],
                     holds_answer_substring=hits[AnswerMatch.SUBSTRING][row][rank],
                     p_attn=p_attn[row][rank],
+                    log_p_attn=float(log_p_attn[row, rank]),
                     p_retr=p_retr[row][rank],
                     token_ids=ids,
                     token_texts=token_pieces(reader.tokenizer, ids),

@@ -45,7 +45,8 @@ class StopOnIndicators(Callback):
     those that do. Metrics on the start's passages depend on no index.
 
     The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
-    `stopping/change_<metric>`, with `_low` and `_high`, are logged at each validation.
+    `stopping/change_<metric>`, with `_low` and `_high`, are logged at each validation; NaN where a metric is
+    not compared.
 
     Args:
         indicators: the callback that measures; it must come before this one.
@@ -117,23 +118,28 @@ class StopOnIndicators(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = self.current
         self._changes = {}
-        if trainer.sanity_checking or not current.question_ids:
+        if trainer.sanity_checking:
             return
         if self.baseline is None:
-            if trainer.global_step == 0:
+            if trainer.global_step == 0 and current.question_ids:
                 self.baseline = current
                 self._warn_of_unwatched()
             return
         for name in self.monitors:
-            if not is_comparable(name, pl_module):
-                continue
-            before, after = pair_questions(self.baseline, current, name)
-            if np.sum(~np.isnan(before)) < MIN_PAIRS:
-                continue  # an undefined start is compared with nothing
-            change = self._changes[name] = paired_change(before, after, self.rule.level)
-            self._changes_defined[name] = change_of_defined(before, after, self.rule.level)
+            change = self._compare(self.baseline, current, name) if is_comparable(name, pl_module) else None
+            # Lightning would keep the value of an earlier validation beside this one's
+            change = paired_change(np.empty(0), np.empty(0)) if change is None else change
             for part, value in (("", change.mean), ("_low", change.low), ("_high", change.high)):
                 pl_module.log(f"stopping/change_{name}{part}", float(value))
+
+    def _compare(self, baseline: QuestionValues, current: QuestionValues, name: str) -> Change | None:
+        """How a monitor changed; None where it is undefined at the start, or nothing was measured."""
+        before, after = pair_questions(baseline, current, name)
+        if np.sum(~np.isnan(before)) < MIN_PAIRS:
+            return None
+        self._changes[name] = paired_change(before, after, self.rule.level)
+        self._changes_defined[name] = change_of_defined(before, after, self.rule.level)
+        return self._changes[name]
 
     def _warn_of_unwatched(self) -> None:
         assert self.baseline is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,8 +23,8 @@ from datamodules.sealed_parquet import seal_parquet, verify_parquet
 from datamodules.text_files import existing_file, parse_json
 from datamodules.token_units import SCHEMA, TokenUnit
 
-VERSION = 1
-"""Raise it when the columns or their meaning change."""
+VERSION = 2
+"""Raise it when the columns or their meaning change. Version 1 had no `log_p_attn`."""
 
 _INFO, _COMPLETE = b"token_file", b"complete"
 _UNITS_PER_ROW_GROUP = 500
@@ -115,7 +116,7 @@ class TokenBatch:
         prompt_total: of the units' prompts; NaN where passages' tokens alone have a score.
         answer_similarity: similarity of each token to the answer; NaN where there is no target.
         noun_similarity: to the question's nouns.
-        p_attn: the teacher's distribution.
+        log_p_attn: log of the teacher's distribution.
         holds_answer: True = the passage holds an answer.
     """
 
@@ -126,7 +127,7 @@ class TokenBatch:
     prompt_total: Float[Tensor, " units"]
     answer_similarity: Float[Tensor, "units tokens"]
     noun_similarity: Float[Tensor, "units tokens"]
-    p_attn: Float[Tensor, "batch passages"]
+    log_p_attn: Float[Tensor, "batch passages"]
     holds_answer: Bool[Tensor, "batch passages"]
 
 
@@ -186,7 +187,7 @@ class TokenFile:
             "question_id": "question_id",
             "token_scores": "token_scores",
             "prompt_total": "prompt_total",
-            "p_attn": "p_attn",
+            "log_p_attn": "log_p_attn" if self._has_log_p else "p_attn",
             "answer_similarity": f"answer_similarity_{embeddings}",
             "noun_similarity": f"noun_similarity_{embeddings}",
             "holds_answer": f"holds_answer_{AnswerMatch(match)}",
@@ -196,7 +197,10 @@ class TokenFile:
                 raise DataError(f"{self.path}: lacks the column {column}; ask for others, or write it anew")
         for group in range(self._file.num_row_groups):
             table = self._file.read_row_group(group, columns=list(wanted.values())).combine_chunks()
-            yield _batch({name: table[column] for name, column in wanted.items()}, self.info["num_passages"])
+            columns = {name: table[column] for name, column in wanted.items()}
+            if not self._has_log_p:
+                columns["log_p_attn"] = pc.ln(columns["log_p_attn"])
+            yield _batch(columns, self.info["num_passages"])
 
     def units(self, num_questions: int) -> list[TokenUnit]:
         """All that is known of the first questions' units."""
@@ -205,8 +209,15 @@ class TokenFile:
         for group in range(self._file.num_row_groups):
             if len(rows) >= num_units:
                 break
-            rows += self._file.read_row_group(group, columns=SCHEMA.names).to_pylist()
+            table = self._file.read_row_group(group, columns=SCHEMA.names)
+            if not self._has_log_p:
+                table = table.append_column("log_p_attn", pc.ln(table["p_attn"]))
+            rows += table.to_pylist()
         return [TokenUnit(**row) for row in rows[:num_units]]
+
+    @property
+    def _has_log_p(self) -> bool:
+        return self.info["version"] > 1
 
 
 def _batch(columns: Mapping[str, pa.ChunkedArray], num_passages: int) -> TokenBatch:
@@ -225,7 +236,7 @@ def _batch(columns: Mapping[str, pa.ChunkedArray], num_passages: int) -> TokenBa
         prompt_total=flat("prompt_total"),
         answer_similarity=_padded(columns["answer_similarity"].combine_chunks(), width, np.nan),
         noun_similarity=_padded(columns["noun_similarity"].combine_chunks(), width, np.nan),
-        p_attn=flat("p_attn").view(-1, num_passages),
+        log_p_attn=flat("log_p_attn").view(-1, num_passages),
         holds_answer=flat("holds_answer").view(-1, num_passages),
     )
 

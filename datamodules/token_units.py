@@ -19,6 +19,7 @@ class TokenUnit:
         passage_id, title: of the passage.
         holds_answer_tokens, holds_answer_substring: whether its text does, by the rules of `AnswerMatch`.
         p_attn: what the teacher gives the passage.
+        log_p_attn: its logarithm, which tells passages apart whose p_attn is 0.
         p_retr: what the retriever gives it.
         token_ids: tokens of its title and text, as far as the reader saw them.
         token_texts: the same as pieces of text.
@@ -39,6 +40,7 @@ class TokenUnit:
     holds_answer_tokens: bool
     holds_answer_substring: bool
     p_attn: float
+    log_p_attn: float
     p_retr: float
     token_ids: Sequence[int] | np.ndarray
     token_texts: Sequence[str]
@@ -57,6 +59,7 @@ _TYPES = {
     "holds_answer_tokens": pa.bool_(),
     "holds_answer_substring": pa.bool_(),
     "p_attn": pa.float32(),
+    "log_p_attn": pa.float32(),
     "p_retr": pa.float32(),
     "token_ids": pa.list_(pa.int32()),
     "token_texts": pa.list_(pa.string()),

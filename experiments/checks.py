@@ -21,6 +21,7 @@ from experiments.build import hardware, searches_on_gpu, trains_reader_weights
 from experiments.config import (
     FSDP,
     PAPER_SCALE,
+    SCALES_LOSS,
     ConfigError,
     DataConfig,
     ExperimentConfig,
@@ -378,19 +379,37 @@ def check_auto_batch(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: says which settings do so.
     """
-    if not config.trainer.auto_batch:
-        return
-    if config.objective.in_batch and trains(config):
-        raise ConfigError(
-            "trainer.auto_batch=true computes a batch in parts, but objective.in_batch=true compares all its "
-            "questions; set retriever.num_at_once (such as 16), which saves memory there, or "
-            "objective.in_batch=false"
+    refusal = why_not_in_parts(config)
+    if config.trainer.auto_batch and refusal is not None:
+        raise ConfigError(f"trainer.auto_batch=true computes a batch in parts, but {refusal}")
+
+
+def why_not_in_parts(config: ExperimentConfig) -> str | None:
+    """Why a batch cannot be computed in parts, to the same result, and what to set; None = it can."""
+    objective = config.objective
+    if objective.in_batch and trains(config):
+        return (
+            "objective.in_batch=true compares all its questions; set retriever.num_at_once (such as 16), "
+            "which saves memory there, or objective.in_batch=false"
         )
     if config.trainer.strategy == FSDP:
-        raise ConfigError(
-            "trainer.auto_batch=true computes a batch in parts, but trainer.strategy=fsdp has all processes "
-            "read together; set trainer.strategy=ddp, or a smaller data.batch_size with trainer.accumulate"
+        return (
+            "trainer.strategy=fsdp has all processes read together; set trainer.strategy=ddp, or a smaller "
+            "data.batch_size with trainer.accumulate"
         )
+    if config.trainer.precision == SCALES_LOSS and trains(config):
+        return (
+            f"trainer.precision={SCALES_LOSS} scales the loss of a whole batch, without which the gradients "
+            "of parts become 0 where they are small; set trainer.precision=bf16-mixed (or 32-true)"
+        )
+    teaches = trains_retriever(config) and objective.scores_from is None
+    if teaches and not OBJECTIVES[objective.name].averages_over_questions(objective.constants):
+        return (
+            f"objective.name={objective.name} with objective.constants={objective.constants} averages over "
+            "the tokens of all its answers; set objective.constants=plain, or retriever.num_at_once (such as "
+            "16), which saves memory too"
+        )
+    return None
 
 
 def _check_examples(config: ExperimentConfig) -> None:

@@ -29,7 +29,8 @@ STRATEGIES = ("auto", "ddp", FSDP)
 ACCELERATORS = ("auto", "cpu", "gpu")
 READER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 FAST = "bf16-if-fast"
-PRECISIONS = ("auto", FAST, "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+SCALES_LOSS = "16-mixed"
+PRECISIONS = ("auto", FAST, "32-true", "bf16-mixed", SCALES_LOSS, "bf16-true", "16-true", "64-true")
 """Beside auto those of Lightning's that need no further package."""
 SETTING = "setting"
 """What a field's metadata keeps its `Setting` as."""

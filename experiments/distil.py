@@ -168,7 +168,7 @@ def distil(
     # a copy beside the models, which may fill the GPU
     weights = {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
     trainer.fit(module, data, weights_only=True)
-    best_step = best.step if best.score is not None and best.score > start else None
+    best_step = best.step if best.beats(start) else None
     if best_step is not None:
         assert best.path is not None
         weights = torch.load(best.path, map_location="cpu", weights_only=True)["state_dict"]

@@ -1,6 +1,7 @@
 """What to change where the memory of a GPU was not enough."""
 
-from experiments.config import FSDP, ExperimentConfig, trains
+from experiments.checks import why_not_in_parts
+from experiments.config import ExperimentConfig, trains
 from experiments.runs import RunFolder
 
 
@@ -48,5 +49,4 @@ def _settings(config: ExperimentConfig) -> list[tuple[str, str]]:
 
 def _can_go_on(config: ExperimentConfig) -> bool:
     """Whether batches can be computed in parts, and are not yet."""
-    is_possible = not config.objective.in_batch and config.trainer.strategy != FSDP
-    return trains(config) and is_possible and not config.trainer.auto_batch
+    return trains(config) and why_not_in_parts(config) is None and not config.trainer.auto_batch

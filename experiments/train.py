@@ -418,7 +418,7 @@ def _load_best(
     best, has_collapsed = callbacks.best, stopped.startswith((COLLAPSE, BROKEN))
     checkpoint: Path | None = None
     if best is not None and best.score is not None:
-        if best.score > start[best.monitor]:
+        if best.beats(start[best.monitor]):
             checkpoint = best.path
         else:
             best.step = None

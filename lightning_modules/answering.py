@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from torch.utils.data import DistributedSampler
+from torchmetrics import Metric
 
 from datamodules.batches import Question
 from lightning_modules.metrics.answers import AnswerScores
@@ -44,10 +45,17 @@ class AnsweringModule(L.LightningModule):
                 setattr(self, name, value)
 
     def on_validation_epoch_start(self) -> None:
-        self._num_given_so_far = self._num_read_so_far = 0
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
+        self._begin_evaluation()
+
+    def _begin_evaluation(self) -> None:
+        """Counts from 0, also what an evaluation that broke off had counted."""
         self._num_given_so_far = self._num_read_so_far = 0
+        for metric in self.children():
+            if isinstance(metric, Metric):
+                metric.reset()
 
     def drop_padding(self, batch: list[Question]) -> list[Question]:
         """The questions of a batch that are this process's own, maybe none; counts the batch.
@@ -82,7 +90,6 @@ class AnsweringModule(L.LightningModule):
         if self.trainer.strategy.reduce_boolean_decision(self.answer_scores.update_called, all=False):
             for name, value in self.answer_scores.compute().items():
                 self.log(f"{stage}/{name}", value)
-            self.answer_scores.reset()
 
 
 def share_of(num_questions: int | None, rank: int, world_size: int) -> int | None:

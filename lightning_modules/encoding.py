@@ -16,7 +16,7 @@ from datamodules.batches import Passage, in_batches
 from datamodules.passage_index import PassageIndex
 from datamodules.passages import KnowledgeBase
 from lightning_modules.eval_mode import eval_mode
-from lightning_modules.fingerprint import config_of_outputs
+from lightning_modules.fingerprint import config_of_outputs, tokenizer_fingerprint
 from lightning_modules.memory import give_memory_back
 from lightning_modules.retriever import Retriever, parts_of_similar_length
 
@@ -113,7 +113,7 @@ def _parts(
 
 
 def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) -> str:
-    """SHA-256 over all that the embeddings depend on: passage encoder, settings, precision, passages.
+    """SHA-256 over all that the embeddings depend on: encoder, tokenizer, settings, precision, passages.
 
     Versions of libraries are not in it: what they change of an embedding is rounding, and all of a large
     knowledge base would be encoded anew for it.
@@ -122,6 +122,7 @@ def embeddings_fingerprint(retriever: Retriever, knowledge_base: KnowledgeBase) 
     embedding = replace(retriever.embedding, query_prompt="")  # no part of passages
     settings = (embedding, retriever.max_passage_tokens, knowledge_base.fingerprint)
     digest.update(repr(settings).encode())
+    digest.update(tokenizer_fingerprint(retriever.tokenizer).encode())
     digest.update(json.dumps(config_of_outputs(retriever.passage_encoder.config), sort_keys=True).encode())
     device = next(retriever.passage_encoder.parameters()).device.type
     if torch.is_autocast_enabled(device):

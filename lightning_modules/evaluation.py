@@ -20,12 +20,13 @@ class ScoredQuestions:
 
     Attributes:
         has_answer: True = the passage holds an answer.
-        p_target: the teacher's distribution; p_ATTN, or what another objective has in its place.
+        log_p_target: log of the teacher's distribution; p_ATTN, or what another objective has in its place.
+            The order of passages is in it at every temperature, while small probabilities become 0 alike.
         units: its tokens as the indicators look at them.
     """
 
     has_answer: Bool[Tensor, "read passages"]
-    p_target: Float[Tensor, "read passages"]
+    log_p_target: Float[Tensor, "read passages"]
     units: PassageUnits
     _indicators: dict[tuple[int, int], IndicatorUnits] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -33,6 +34,11 @@ class ScoredQuestions:
 
     def __len__(self) -> int:
         return len(self.has_answer)
+
+    @property
+    def p_target(self) -> Float[Tensor, "read passages"]:
+        """The teacher's distribution."""
+        return self.log_p_target.exp()
 
     def indicator(self, number: int, percentile: int) -> IndicatorUnits:
         """Indicator 1 (target: the answer) or 2 (the question's nouns) of each unit; computed once."""
@@ -52,14 +58,12 @@ class ReadQuestions(ScoredQuestions):
         batch: R questions with the K passages of each that the reader is shown, and the answers scored.
         output: the pass whose token scores say what the objective looks at: attention, or drops in
             likelihood.
-        log_p_target: log of `p_target`.
         log_p_retr: log of the retriever's distribution.
         loss: the retriever's, over these questions.
     """
 
     batch: Batch
     output: TokenOutput
-    log_p_target: Float[Tensor, "read passages"]
     log_p_retr: Float[Tensor, "read passages"]
     loss: Float[Tensor, ""]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import BFloat16
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLE = 64
 """Numbers looked at in each weight."""
@@ -33,6 +33,22 @@ def model_fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         digest.update(_sample(weight).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what a tokenizer makes tokens by, whatever it was last told to cut or to pad to.
+
+    Of one in Python (a "slow" one) the class, the vocabulary and the special tokens; a part that stands in
+    its code alone is not seen.
+    """
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        about = [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
+    else:
+        # calls leave these two behind
+        about = {**json.loads(fast.to_str()), "truncation": None, "padding": None}
+    text = json.dumps(about, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def config_of_outputs(config: PreTrainedConfig) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class ReadOnce:
         self.run = run
         self._folder = Path(folder)
         self._max_bytes = max_bytes
-        self._stores: dict[tuple[str, tuple[str, ...]], OutputStore] = {}
+        self._stores: dict[tuple[str, str, tuple[str, ...]], OutputStore] = {}
 
     # ---- passes ----
 
@@ -207,10 +207,10 @@ class ReadOnce:
     # ---- whose ----
 
     def _store(self, names: Sequence[str]) -> OutputStore:
-        """Of this reader as it computes now: mixed precision gives other numbers."""
+        """Of this reader as it computes now: another device, or mixed precision, gives other numbers."""
         device = self.reader.device.type
         precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "none"
-        key = precision, tuple(names)
+        key = device, precision, tuple(names)
         if key not in self._stores:
             about = {
                 **describe_reader(self.reader),

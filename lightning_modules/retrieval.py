@@ -1,5 +1,6 @@
 """Retrieval alone: questions -> passages, and how often they hold an answer."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -83,8 +84,8 @@ class RetrievalModule(AnsweringModule):
         self.index_is_fresh = True
         self.hit_rate = HitRate(self.hit_rate_ks)
         self.bm25_hit_rate = HitRate(self.hit_rate_ks)
-        # of the first hit, by what is searched; ids alone are those of one split
-        self._bm25_ranks: dict[tuple[Question, bool], int] = {}
+        # of the first hit, by the rows that are searched; ids alone are those of one split
+        self._bm25_ranks: dict[tuple[Question, bytes | None], int] = {}
         self.passage_words = QuestionMean()
         self.strict_loading = False  # checkpoints hold the trained models only
 
@@ -190,14 +191,15 @@ class RetrievalModule(AnsweringModule):
     def _first_hits_of_bm25(self, questions: Sequence[Question], bm25: BM25Index) -> Int[Tensor, " batch"]:
         """Rank of the first passage with an answer, among those that the index holds; found once for each."""
         among = self.searched_rows
-        new = [question for question in questions if (question, among is None) not in self._bm25_ranks]
+        searched = None if among is None else hashlib.sha256(among.tobytes()).digest()
+        new = [question for question in questions if (question, searched) not in self._bm25_ranks]
         if new:
             _, rows = bm25.search([question.text for question in new], max(self.hit_rate_ks), among)
             passages = [self.knowledge_base.select(found) for found in rows.tolist()]
             ranks = first_hit_ranks(find_hits(new, passages, self.answer_match)).tolist()
-            keys = ((question, among is None) for question in new)
+            keys = ((question, searched) for question in new)
             self._bm25_ranks |= dict(zip(keys, ranks, strict=True))
-        return torch.tensor([self._bm25_ranks[question, among is None] for question in questions])
+        return torch.tensor([self._bm25_ranks[question, searched] for question in questions])
 
     def on_validation_epoch_end(self) -> None:
         self.log_evaluation("validation")
@@ -206,16 +208,13 @@ class RetrievalModule(AnsweringModule):
         self.log_evaluation("test")
 
     def log_evaluation(self, stage: str) -> None:
-        """Logs what an evaluation counted, and begins anew."""
+        """Logs what an evaluation counted."""
         # Lightning would count the steps of a validation within training from 0, those of all else from 1,
         # and those of a run that is resumed at its end from 0 again
         self.log("step", float(self.global_step))
         for name, value in self.hit_rate.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "hr_at_5")
-        self.hit_rate.reset()
         if self.bm25 is not None:
             for name, value in self.bm25_hit_rate.compute().items():
                 self.log(f"{stage}/{BM25}{name}", value)
-            self.bm25_hit_rate.reset()
         self.log(f"{stage}/passage_words", self.passage_words.compute())
-        self.passage_words.reset()

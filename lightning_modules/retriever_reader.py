@@ -85,7 +85,8 @@ class RetrieverReaderModule(RetrievalModule):
             Step 2 the retriever alone.
         retriever_rate, reader_rate: learning rates.
         objective: what of the reader the retriever learns from; None = ADist, the paper's.
-        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it.
+        retrieval_temperature: theta; None = `callbacks.fit_temperature.FitTemperature` derives it, or it is
+            that of the checkpoint that the run goes on from.
         in_batch: whether the passages of a batch's other questions stand beside a question's own in training:
             p_RETR is over all of them, the target has no mass on the others, and the reader reads no more.
         num_passages, rerank_from, answer_match, hit_rate_ks, candidates, bm25: see `RetrievalModule`.
@@ -102,7 +103,8 @@ class RetrieverReaderModule(RetrievalModule):
             holding a part of every layer (FSDP).
         weight_decay: of the optimizer.
         auto_batch: whether a training batch that does not fit into the memory is computed in parts, with the
-            same result; in one process, or several that share no reader, and not with `in_batch`.
+            same result; in one process, or several that share no reader, and not with `in_batch`, EMDR2 by
+            Atlas's constants, or a trainer that scales the loss (`16-mixed`).
         answer_choice: which of several answers is scored in training.
         seed: of the choice among several answers in training, and of shuffled passages.
 
@@ -159,7 +161,7 @@ class RetrieverReaderModule(RetrievalModule):
             num_read=num_read,
             generate=generate,
         )
-        self.objective: Objective[Any] = objective or ADist()
+        self.objective: Objective[Any] = (objective or ADist()).judged_by(self.answer_match)
         if num_passages < self.objective.fewest_passages:
             raise ValueError(
                 f"num_passages is {num_passages}; objective {self.objective.name} needs at least "
@@ -191,6 +193,13 @@ class RetrieverReaderModule(RetrievalModule):
             raise ValueError(
                 "auto_batch: a batch cannot be computed in parts where in_batch=True compares its questions, "
                 "or shard_reader=True has all processes read together; set auto_batch=False"
+            )
+        constants = self.objective.constants
+        if auto_batch and train_retriever and not self.objective.averages_over_questions(constants):
+            raise ValueError(
+                f"auto_batch: a batch cannot be computed in parts where objective {self.objective.name} with "
+                f"constants={constants} averages over the tokens of all its answers; set auto_batch=False, "
+                "or constants=plain"
             )
         self.parts = PartsOfBatch() if auto_batch else None
         self.step_rows: list[StepRows] = []
@@ -303,6 +312,7 @@ class RetrieverReaderModule(RetrievalModule):
     def on_train_start(self) -> None:
         """Finds fixed candidates before the retriever moves; a resumed run has them from its checkpoint."""
         self._refuse_dealt_batches()
+        self._refuse_scaled_losses()
         if not self.candidates.are_fixed or self._fixed_candidates or self.objective.brings_passages:
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -324,6 +334,14 @@ class RetrieverReaderModule(RetrievalModule):
             raise ValueError(
                 "use_distributed_sampler: QuestionDataModule itself deals the questions out to processes; "
                 "give the trainer use_distributed_sampler=False"
+            )
+
+    def _refuse_scaled_losses(self) -> None:
+        """The gradients of parts are made before the loss is scaled, so that small ones would become 0."""
+        if self.parts is not None and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                "auto_batch: the gradients of parts would lose what 16-mixed scales the loss for; give the "
+                "trainer precision='bf16-mixed' or '32-true', or set auto_batch=False"
             )
 
     def _rank_candidates(self, questions: Sequence[Question]) -> list[list[list[int]]]:
@@ -473,11 +491,10 @@ class RetrieverReaderModule(RetrievalModule):
             log_p_target = self.objective.log_p_target(output, log_p_retr)
         return ReadQuestions(
             has_answer,
-            log_p_target.exp(),
+            log_p_target,
             passage_units(tokens, self.reader, self.token_embeddings, self.attention_normalization),
             batch,
             tokens,
-            log_p_target,
             log_p_retr,
             self.objective.loss(log_p_target, log_p_retr, output),
         )
@@ -488,7 +505,6 @@ class RetrieverReaderModule(RetrievalModule):
         # every process must join in, also one that has read nothing
         if self.trainer.strategy.reduce_boolean_decision(self.evaluation_loss.update_called, all=False):
             self.log(f"{stage}/{self.objective.loss_name}", self.evaluation_loss.compute())
-            self.evaluation_loss.reset()
         self.log_answer_scores(stage)
 
     # ---- what Lightning asks for ----
@@ -528,6 +544,7 @@ class RetrieverReaderModule(RetrievalModule):
         }
         checkpoint["retriever_learns"] = self._retriever_learns
         checkpoint["fixed_candidates"] = self._fixed_candidates
+        checkpoint["retrieval_temperature"] = self.retrieval_temperature
         checkpoint["questions_a_part"] = None if self.parts is None else self.parts.num_questions
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -537,6 +554,8 @@ class RetrieverReaderModule(RetrievalModule):
                 raise ValueError(f"the checkpoint holds no weights of the {name}, which this run trains")
         self.retriever_learns = checkpoint["retriever_learns"]
         self._fixed_candidates = checkpoint["fixed_candidates"]
+        if self.retrieval_temperature is None:  # derived at the start, and not anew of what is trained since
+            self.retrieval_temperature = checkpoint.get("retrieval_temperature")
         if self.parts is not None:
             self.parts.num_questions = checkpoint.get("questions_a_part")
 

@@ -35,6 +35,9 @@ class Scale(Choice):
 def scaled(scores: Float[Tensor, "batch passages"], how: Scale | str) -> Float[Tensor, "batch passages"]:
     """Passage scores, each question's by themselves; all 0 where a question's differ by rounding at most.
 
+    A question with a score that is no finite number has NaN among its scaled ones, whatever the scale but
+    `raw`: it must not look like one whose passages are alike.
+
     Example:
         >>> scaled(torch.tensor([[1.0, 3.0], [2.0, 2.0]]), "standardised")
         tensor([[-1.,  1.],
@@ -53,7 +56,8 @@ def scaled(scores: Float[Tensor, "batch passages"], how: Scale | str) -> Float[T
         case _:
             assert_never(how)
     rounding = 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(dim=-1, keepdim=True)
-    return torch.where(spread > rounding, shifted / spread, 0.0)
+    is_tied = (spread <= rounding) & spread.isfinite()  # neither of NaN nor of infinity
+    return torch.where(is_tied, 0.0, shifted / spread)
 
 
 def less_length(
@@ -62,7 +66,7 @@ def less_length(
     """Standardised scores less what the logarithm of passage length explains of them.
 
     One slope for all questions, by least squares within questions: a teacher that goes by length alone has
-    nothing left.
+    nothing left. A question with a score that is no finite number keeps it, and has no part in the slope.
 
     Args:
         scores: of each question's passages.
@@ -74,7 +78,9 @@ def less_length(
         tensor(True)
     """
     standard, log_lengths = (scaled(of, Scale.STANDARDISED) for of in (scores, lengths.log()))
-    slope = (standard * log_lengths).sum() / log_lengths.square().sum().clamp(min=1e-12)
+    known = standard.isfinite().all(dim=-1, keepdim=True)
+    explained = torch.where(known, standard * log_lengths, 0.0).sum()
+    slope = explained / (log_lengths * known).square().sum().clamp(min=1e-12)
     return standard - slope * log_lengths
 
 

@@ -153,7 +153,7 @@ def _scored(batch: TokenBatch, settings: AnalysisSettings) -> ScoredQuestions:
         torch.arange(len(seen))[seen],
         batch.prompt_total[seen],
     )
-    return ScoredQuestions(batch.holds_answer, batch.p_attn, units)
+    return ScoredQuestions(batch.holds_answer, batch.log_p_attn, units)
 
 
 def _summary(values: Float[Tensor, " questions"]) -> Summary:

@@ -225,6 +225,7 @@ def _write_tokens(folder: Path) -> None:
         holds_answer_tokens=True,
         holds_answer_substring=True,
         p_attn=0.5,
+        log_p_attn=-0.6931472,
         p_retr=0.5,
         token_ids=[1, 2],
         token_texts=["a", "b"],

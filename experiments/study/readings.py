@@ -305,7 +305,7 @@ def _seen_by(units: PassageUnits, token_scores: Float[Tensor, "prompts tokens"])
 def _indicator_values(
     units: PassageUnits, has_answer: Bool[Tensor, "one passages"]
 ) -> dict[str, Float[Tensor, " one"]]:
-    scored = ScoredQuestions(has_answer.to(units.attention.device), torch.ones(has_answer.shape), units)
+    scored = ScoredQuestions(has_answer.to(units.attention.device), torch.zeros(has_answer.shape), units)
     values: dict[str, Any] = {}
     for measure in indicator_measures():
         if measure.has_questions:

@@ -284,7 +284,7 @@ def _num_undefined(scored: ScoredQuestions, number: int, percentile: int) -> Flo
 
 
 def _auc(scored: ScoredQuestions) -> Float[Tensor, " read"]:
-    return teacher_auc(scored.p_target, scored.has_answer)
+    return teacher_auc(scored.log_p_target, scored.has_answer)
 
 
 def _has_both(scored: ScoredQuestions) -> Float[Tensor, " read"]:
@@ -309,7 +309,7 @@ TEACHER = (
         Better.HIGHER,
         (RETRIEVAL, "teacher AUC"),
         Prominence.DETAIL,
-        of_read=lambda scored: teacher_reciprocal_rank(scored.p_target, scored.has_answer),
+        of_read=lambda scored: teacher_reciprocal_rank(scored.log_p_target, scored.has_answer),
         needs_both=True,
     ),
     Measure(
@@ -318,7 +318,7 @@ TEACHER = (
         "entropy of p_ATTN relative to that of equal shares: 1 = no difference, 0 = all on one passage",
         Better.NEITHER,
         (RETRIEVAL, "teacher entropy"),
-        of_read=lambda scored: relative_entropy_of(scored.p_target.log()),
+        of_read=lambda scored: relative_entropy_of(scored.log_p_target),
     ),
     Measure(
         "teacher/share_with_both",

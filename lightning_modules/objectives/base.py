@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from datamodules.answer_matching import AnswerMatch
 from datamodules.batches import Batch, Passage, Question
 from datamodules.choices import Choice
 from datamodules.prompts import Shown
@@ -151,6 +152,15 @@ class Objective(ABC, Generic[OutputT]):
     def needs_answers(self) -> bool:
         """Whether a question without an answer teaches nothing by it."""
         return self.uses_reader or self.knows_answers
+
+    @classmethod
+    def averages_over_questions(cls, constants: Constants | str) -> bool:
+        """Whether the loss of a batch is the mean of those of its questions, so that parts add up to it."""
+        return True
+
+    def judged_by(self, match: AnswerMatch | str) -> "Objective[OutputT]":
+        """The same, told when a passage holds an answer; unchanged where it does not ask."""
+        return self
 
     def _choose(self, name: str, choice: type[Choice]) -> None:
         """Makes a field that was given as text the choice that it names."""

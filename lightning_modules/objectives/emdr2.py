@@ -28,6 +28,11 @@ class EMDR2(LikelihoodObjective):
 
     reader_temperature: float = 1.0
 
+    @classmethod
+    def averages_over_questions(cls, constants: Constants | str) -> bool:
+        """Atlas's constants average over the answer tokens of all questions together."""
+        return Constants(constants) is Constants.PLAIN
+
     def read(self, reader: Passes, batch: Batch) -> AnswerLikelihoods:
         return reader.answer_likelihoods(batch, self.shown, self.reader_temperature)
 

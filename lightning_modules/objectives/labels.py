@@ -1,7 +1,7 @@
 """Labels: the control that teaches which passages hold an answer, the limit of what a teacher could know."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,15 +21,27 @@ class Labels(Objective[Bool[Tensor, "batch passages"]]):
     A question without a positive passage teaches nothing. Other questions' passages that hold an answer stand
     against none (`positives_among`). The reader is not asked. Positive is what holds an answer, which is what
     the Hit Rate counts, so this is a control and no method.
+
+    Attributes:
+        match: when a passage holds an answer; a module gives it the rule of its Hit Rate.
     """
 
     name: ClassVar[str] = "labels"
     uses_reader: ClassVar[bool] = False
     knows_answers: ClassVar[bool] = True
 
+    match: AnswerMatch | str = AnswerMatch.TOKENS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose("match", AnswerMatch)
+
+    def judged_by(self, match: AnswerMatch | str) -> "Labels":
+        return replace(self, match=match)
+
     def read(self, reader: Passes, batch: Batch) -> Bool[Tensor, "batch passages"]:
         """Which passages hold an answer."""
-        return find_hits(batch.questions, batch.passages, AnswerMatch.TOKENS)
+        return find_hits(batch.questions, batch.passages, AnswerMatch(self.match))
 
     def positives_among(
         self, questions: Sequence[Question], passages: Sequence[Sequence[Passage]]
@@ -41,7 +53,7 @@ class Labels(Objective[Bool[Tensor, "batch passages"]]):
             passages: those of each question, of other processes too.
         """
         flat = [passage for found in passages for passage in found]
-        held = find_hits(questions, [flat] * len(questions), AnswerMatch.TOKENS)
+        held = find_hits(questions, [flat] * len(questions), AnswerMatch(self.match))
         return held.view(len(questions), len(passages), -1)
 
     def passage_scores(

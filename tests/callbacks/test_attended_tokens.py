@@ -60,7 +60,7 @@ def test_a_view_of_each_reader(kind):
     output = reader.read(batch)
     p = output.token_scores.new_tensor([[0.25, 0.75], [0.5, 0.5]])
     is_hit = find_hits(questions, passages, AnswerMatch.TOKENS)
-    read = ReadQuestions(is_hit, p, passage_units(output, reader), batch, output, p.log(), p.log(), p.sum())
+    read = ReadQuestions(is_hit, p.log(), passage_units(output, reader), batch, output, p.log(), p.sum())
     for row in range(2):
         view = view_question(read, row, "xy"[row], tokenizer)
         assert view.question is questions[row]

@@ -5,6 +5,8 @@ import torch
 
 from callbacks.fit_temperature import FitTemperature
 from callbacks.refresh_index import RefreshIndex
+from callbacks.save_last import SaveLast
+from lightning_modules.optimization import LearningRate, LearningRateDecay
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = [pytest.mark.filterwarnings(advice) for advice in LIGHTNING_ADVICE]
@@ -29,6 +31,21 @@ def test_it_fits_the_scores_of_what_the_start_retrieves(tmp_path):
     derived = module.retrieval_temperature
     trainer.fit(module, datamodule)
     assert module.retrieval_temperature == derived, "the start's, whatever the retriever becomes"
+
+
+def test_a_resumed_run_keeps_what_was_derived_at_the_start(tmp_path):
+    rate = LearningRate(5e-3, decay=LearningRateDecay.CONSTANT)
+
+    def train(max_steps, checkpoint=None):
+        module = toy_module(tmp_path, retrieval_temperature=None, retriever_rate=rate)
+        callbacks = [index_of(tmp_path), FitTemperature(), SaveLast(tmp_path / "last.ckpt", 2)]
+        trainer = toy_trainer(tmp_path, callbacks, max_steps=max_steps)
+        trainer.fit(module, toy_datamodule(), ckpt_path=checkpoint, weights_only=True)
+        return module
+
+    whole, _, resumed = train(4), train(2), train(4, tmp_path / "last.ckpt")
+    assert resumed.retrieval_temperature == whole.retrieval_temperature
+    assert all(map(torch.equal, whole.retriever.parameters(), resumed.retriever.parameters()))
 
 
 def test_a_number_stays_as_it_is(tmp_path):

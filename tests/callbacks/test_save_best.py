@@ -1,5 +1,7 @@
 """The best checkpoint is one of a validation that can be compared with the start."""
 
+import math
+
 import pytest
 import torch
 from lightning import Callback
@@ -48,3 +50,20 @@ def test_none_is_kept_where_none_was_fresh(tmp_path):
 def test_a_resumed_run_knows_what_was_left_out(tmp_path):
     fit(tmp_path, "-1", max_steps=2)
     assert fit(tmp_path, "-1", max_steps=3, ckpt_path=tmp_path / "last.ckpt").num_left_out == 3
+
+
+@pytest.mark.parametrize(
+    ("score", "start", "is_better"),
+    [
+        (0.3, 0.2, True),
+        (0.2, 0.2, False),
+        (0.0, math.nan, True),
+        (-math.inf, math.nan, False),  # as undefined as the start
+        (-math.inf, 0.0, False),
+        (None, math.nan, False),
+    ],
+)
+def test_any_value_beats_an_undefined_start(tmp_path, score, start, is_better):
+    best = SaveBest(tmp_path, "reading")
+    best.score = score
+    assert best.beats(start) is is_better

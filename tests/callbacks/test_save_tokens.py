@@ -39,7 +39,7 @@ def evaluated(kind, drops=False) -> tuple[ReadQuestions, Reader]:
     hits = torch.zeros(3, K, dtype=torch.bool)
     units = passage_units(output, reader)
     loss = torch.tensor(0.5)
-    return ReadQuestions(hits, log_p[0].exp(), units, BATCH, output, *log_p, loss), reader
+    return ReadQuestions(hits, log_p[0], units, BATCH, output, log_p[1], loss), reader
 
 
 @pytest.fixture(params=["concatenated", "independent", "fusion_in_decoder"])
@@ -83,6 +83,7 @@ def test_what_is_known_of_a_passage(kind):
         assert found.holds_answer_tokens == has_answer(passage.text, question.answers, "tokens")
         assert found.holds_answer_substring == has_answer(passage.text, question.answers, "substring")
         assert found.p_attn == pytest.approx(float(read.p_target[b, k]))
+        assert found.log_p_attn == float(read.log_p_target[b, k])
         assert found.p_retr == pytest.approx(float(read.log_p_retr[b, k].exp()))
         assert len(found.token_ids) == len(found.token_texts) == len(found.token_scores)
         assert "".join(found.token_texts) == f" {passage.title} {passage.text}"

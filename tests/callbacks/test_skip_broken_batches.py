@@ -1,6 +1,7 @@
 """One broken question costs one step; numbers that stay broken end the run before anything is saved."""
 
 import copy
+import dataclasses
 import itertools
 import logging
 
@@ -73,6 +74,22 @@ def test_a_run_without_broken_questions_is_left_as_it_is(tmp_path):
     plain.fit(module, toy_datamodule())
     weights = torch.cat([weight.detach().flatten() for weight in module.retriever.parameters()])
     assert torch.equal(weights, run.weights.after[-1])
+
+
+@pytest.mark.parametrize("scale", ["raw", "standardised", "minmax"])
+def test_a_teacher_that_is_no_number_teaches_nothing(tmp_path, scale):
+    """Nor does it look like one that has no preference, whatever is done to its scores."""
+    skipping = SkipBrokenBatches(max_in_a_row=10)
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    module = toy_module(tmp_path, scale=scale, generate=False)
+    read = module.reader.read_attention
+    module.reader.read_attention = lambda batch: dataclasses.replace(
+        read(batch), row_scores=read(batch).row_scores * torch.nan
+    )
+    before = [weight.detach().clone() for weight in module.retriever.parameters()]
+    toy_trainer(tmp_path, [skipping, index], max_steps=3).fit(module, toy_datamodule())
+    assert len(skipping.skipped) == 3
+    assert all(map(torch.equal, before, module.retriever.parameters()))
 
 
 class BreakGradient(Callback):

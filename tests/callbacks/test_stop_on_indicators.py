@@ -14,6 +14,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from callbacks.log_indicators import LogIndicators
 from callbacks.refresh_index import RefreshIndex
 from callbacks.save_last import SaveLast
+from callbacks.save_validations import SaveValidations
 from callbacks.stop_on_indicators import MONITORS, StopOnIndicators
 from lightning_modules.metrics.paired_change import paired_change
 from lightning_modules.metrics.question_values import QuestionValues, pair_questions
@@ -370,6 +371,7 @@ def train(
     schedule="0-100:1",
     patience=1,
     monitor=MONITOR,
+    others=(),
 ):
     """Tiny models, whose readings are scripted; Adam with weight decay, a validation after every step."""
     indicators, weights = (
@@ -383,7 +385,7 @@ def train(
     last = SaveLast(folder / "last.ckpt", 1)
     trainer = toy_trainer(
         folder,
-        [index, indicators, weights, stopping, last],
+        [index, indicators, weights, stopping, *others, last],
         max_steps=max_steps,
         limit_val_batches=1,
         val_check_interval=1,
@@ -441,6 +443,20 @@ def test_validations_on_a_stale_index_are_not_compared(tmp_path):
     assert trainer.global_step == 1
     stopping, _, trainer, _, _ = train(tmp_path / "stale", [0.3] * 6, "stop", schedule="-1", **of_current)
     assert (stopping.reason, trainer.global_step) == (None, 6)
+
+
+def test_what_was_not_compared_is_not_written_as_if_it_had_been(tmp_path):
+    """On a stale index there is no change, and not that of the validation before."""
+    name = "indicator1/spearman_p90"
+    written = SaveValidations(tmp_path / "validations.jsonl")
+    settings = {"schedule": "0-100:2", "patience": 9, "monitor": name, "others": [written]}
+    train(tmp_path, [0.5, 0.4, 0.3, 0.2], "stop", max_steps=4, **settings)
+    change, always = (f"stopping/change_{of}" for of in (name, AUC))
+    of_steps = {step: metrics.get(change) for step, metrics in written.metrics.items()}
+    assert [step for step, value in of_steps.items() if value is not None] == [2, 4]
+    assert of_steps[4] == pytest.approx(-0.3, abs=0.03)
+    assert not any(name.startswith(f"{change}_") for name in written.metrics[3])
+    assert all(always in metrics for metrics in written.metrics.values())
 
 
 @pytest.mark.parametrize("action", ["stop", "freeze_retriever", "reader_first"])

@@ -36,6 +36,7 @@ def unit(question: int, rank: int) -> TokenUnit:
         holds_answer_tokens=rank == 0,
         holds_answer_substring=rank < 2,
         p_attn=float(np.float32(0.1 * (rank + 1))),
+        log_p_attn=float(np.log(np.float32(0.1 * (rank + 1)))),
         p_retr=0.25,
         token_ids=list(range(length)),
         token_texts=[f" t{token}" for token in range(length)],
@@ -88,7 +89,7 @@ def test_batches_hold_what_was_written(written, embeddings, match):
                     assert found.isnan().all()
                 else:
                     assert found[:length].tolist() == similarity
-            assert float(batch.p_attn.flatten()[row]) == expected.p_attn
+            assert float(batch.log_p_attn.flatten()[row]) == expected.log_p_attn
             assert bool(batch.holds_answer.flatten()[row]) == getattr(expected, f"holds_answer_{match}")
     assert next(rows, None) is None
 
@@ -164,7 +165,7 @@ def test_a_file_that_was_cut_short(tmp_path):
         ({"complete": None}, r"incomplete, its writing was cut short; write it anew"),
         (
             {"token_file": json.dumps({**INFO, "version": token_file.VERSION + 1})},
-            r"of version 2, and this program knows versions up to 1; update it",
+            r"of version 3, and this program knows versions up to 2; update it",
         ),
     ],
 )
@@ -179,6 +180,20 @@ def test_what_a_file_lacks(tmp_path):
     assert len(list(TokenFile(path).batches("input", "tokens"))) == 1
     with pytest.raises(DataError, match="lacks the column noun_similarity_contextual"):
         next(TokenFile(path).batches("contextual", "tokens"))
+
+
+def test_a_file_of_version_1_has_no_logarithms(tmp_path):
+    path = tmp_path / "tokens.parquet"
+    info = json.dumps({**INFO, "version": 1})
+    rewritten(path, without=["log_p_attn"], token_file=info)
+    units = [unit(question, rank) for question in range(4) for rank in range(K)]
+    file = TokenFile(path)
+    found = torch.cat([batch.log_p_attn for batch in file.batches("input", "tokens")])
+    torch.testing.assert_close(found.flatten(), torch.tensor([of.p_attn for of in units]).log())
+    assert [of.log_p_attn for of in file.units(4)] == pytest.approx([of.log_p_attn for of in units])
+    assert [replace(of, log_p_attn=0.0) for of in file.units(4)] == [
+        replace(of, log_p_attn=0.0) for of in units
+    ]
 
 
 def test_no_file(tmp_path):

@@ -311,6 +311,15 @@ def test_a_batch_in_parts_compares_nothing_between_them():
     check("trainer.auto_batch=true", "objective.in_batch=true", "trainer.max_steps=0")
     with pytest.raises(ConfigError, match=r"set trainer\.strategy=ddp"):
         check("trainer.auto_batch=true", "objective.in_batch=false", "trainer.strategy=fsdp", *NEEDED["fsdp"])
+    atlas = ["trainer.auto_batch=true", "objective.in_batch=false", "objective.constants=atlas"]
+    with pytest.raises(ConfigError, match=r"averages over the tokens .* set objective\.constants=plain, or"):
+        check("objective.name=emdr2", *atlas)
+    check("objective.name=pdist", *atlas)
+    half = ["trainer.auto_batch=true", "objective.in_batch=false", "trainer.precision=16-mixed"]
+    with pytest.raises(ConfigError, match=r"scales the loss .* set trainer\.precision=bf16-mixed"):
+        check(*half)
+    check(*half, "trainer.precision=bf16-mixed")
+    check(*half, "trainer.max_steps=0")
 
 
 def test_objectives_are_asked_what_they_need():

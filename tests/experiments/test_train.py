@@ -1,6 +1,7 @@
 """Whole runs on toy files: what a run leaves behind, how runs build on each other, and interruptions."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -278,9 +279,9 @@ def resume(made: RunFolder) -> RunFolder:
     return made
 
 
-@pytest.mark.parametrize("reading", [-1.0, 2.0, "tie"])
+@pytest.mark.parametrize("reading", [-1.0, math.nan, 2.0, "tie"])
 def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, capsys, reading):
-    """The validation reading of the start is replaced by one that loses, wins, or ties with the best one."""
+    """The validation reading of the start is replaced by one that loses, is undefined, wins, or ties."""
     made = start_and_kill(settings, monkeypatch, "on_train_end", 4, training__retriever_lr=3e-3)
     kept = read_json(made.start)
     if reading == "tie":
@@ -290,7 +291,7 @@ def test_the_best_of_start_and_checkpoints_is_exported(settings, monkeypatch, ca
     found = summary(resume(made))
     hit_rates = scalars(made, "validation/hr_at_5")
     exported, initial = weights(made.retriever), weights(Path(settings["retriever.name"]))
-    if reading < 0:
+    if reading < 0 or math.isnan(reading):
         validated = {step: rate for step, rate in hit_rates.items() if step > 0}
         best = max(validated, key=lambda step: validated[step])
         assert found["best_step"] == best

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +119,14 @@ class TestInTheModule:
             module.evaluate([question])
             assert module.bm25_hit_rate.compute()["hr_at_5"] == hit_rate
             module.bm25_hit_rate.reset()
+
+    def test_bm25_is_measured_among_the_rows_that_the_index_holds(self, tmp_path):
+        """Each part of the passages by itself, and not as the first one that was searched."""
+        module = self.module(tmp_path)
+        bm25 = module.bm25 = BM25Index.build(module.knowledge_base)
+        for rows, rank in ((range(24), 0), (range(4, 24), -1), (range(24), 0), (None, 0)):
+            module.searched_rows = None if rows is None else np.array(rows)
+            assert module._first_hits_of_bm25(toy_questions()[:1], bm25).tolist() == [rank]
 
     @torch.no_grad()
     def test_evaluations_read_candidates_and_answer_from_what_is_found(self, tmp_path):

@@ -198,7 +198,7 @@ def as_read(output, reader: Reader) -> ReadQuestions:
     log_p = torch.tensor([[0.5, 0.3, 0.2]] * 3).log().to(reader.device)
     has_answer = torch.tensor([[True, False, False]] * 3).to(reader.device)
     units = passage_units(output, reader)
-    return ReadQuestions(has_answer, log_p.exp(), units, toy_batch(), output, log_p, log_p, log_p.sum())
+    return ReadQuestions(has_answer, log_p, units, toy_batch(), output, log_p, log_p.sum())
 
 
 # numbers that torch itself takes out of what the device holds

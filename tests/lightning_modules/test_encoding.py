@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers
 
 from datamodules.batches import Passage
 from datamodules.passages import build_knowledge_base
@@ -64,6 +65,9 @@ def test_fingerprint_is_stable(knowledge_base, tmp_path):
     untied = tiny_retriever(tied=False)
     untied.query_encoder.embeddings.word_embeddings.weight.data[0, 0] += 1
     assert embeddings_fingerprint(untied, knowledge_base) == first
+    used = tiny_retriever()
+    used.encode_passages(toy_passages()[:3])  # which tells the tokenizer where to cut
+    assert embeddings_fingerprint(used, knowledge_base) == first
 
 
 def test_fingerprint_changes_with_all_that_embeddings_depend_on(knowledge_base, tmp_path):
@@ -74,10 +78,13 @@ def test_fingerprint_changes_with_all_that_embeddings_depend_on(knowledge_base, 
     swapped = [*reversed(toy_passages())]
     other_config = tiny_retriever()
     other_config.passage_encoder.config.layer_norm_eps = 0.1
+    lower_case = tiny_retriever()
+    lower_case.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     prints = [
         embeddings_fingerprint(tiny_retriever(), knowledge_base),
         embeddings_fingerprint(other_weight, knowledge_base),
         embeddings_fingerprint(other_config, knowledge_base),
+        embeddings_fingerprint(lower_case, knowledge_base),
         embeddings_fingerprint(other_buffer, knowledge_base),
         embeddings_fingerprint(tiny_retriever(normalize=True), knowledge_base),
         embeddings_fingerprint(tiny_retriever(max_passage_tokens=9), knowledge_base),

@@ -4,11 +4,18 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer
 
-from lightning_modules.fingerprint import config_of_outputs, model_fingerprint
+from lightning_modules.fingerprint import config_of_outputs, model_fingerprint, tokenizer_fingerprint
 from lightning_modules.loading import load_causal_lm, load_encoder
-from tests.tiny_models import save_tiny_models, tiny_falcon_rw, tiny_llama, tiny_reader, tiny_t5
+from tests.tiny_models import (
+    save_tiny_models,
+    tiny_falcon_rw,
+    tiny_llama,
+    tiny_reader,
+    tiny_t5,
+    tiny_tokenizer,
+)
 
 
 def test_the_same_model_however_it_is_stored(tmp_path):
@@ -73,3 +80,20 @@ def test_what_changes_attention_is_part_of_a_configuration(kind, changes):
     plain, again, changed = (AutoConfig.for_model(kind, **given) for given in ({}, {}, changes))
     assert config_of_outputs(again) == config_of_outputs(plain)
     assert config_of_outputs(changed) != config_of_outputs(plain)
+
+
+def test_a_tokenizer_is_the_same_for_every_copy_and_after_every_call(tmp_path):
+    tokenizer = tiny_tokenizer()
+    found = tokenizer_fingerprint(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path)) == found
+    tokenizer(["some text", "more of it"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_fingerprint(tokenizer) == found
+    tokenizer.add_tokens(["capital of"])
+    assert tokenizer_fingerprint(tokenizer) != found
+
+
+def test_a_tokenizer_in_python_is_its_vocabulary():
+    found = tokenizer_fingerprint(ByT5Tokenizer())
+    assert tokenizer_fingerprint(ByT5Tokenizer()) == found
+    assert tokenizer_fingerprint(ByT5Tokenizer(extra_ids=3)) != found

@@ -6,6 +6,11 @@ import pytest
 import torch
 
 from callbacks.refresh_index import RefreshIndex
+from datamodules.batches import Batch
+from lightning_modules.encoding import build_index
+from lightning_modules.objectives import OBJECTIVES, Constants
+from lightning_modules.parts_of_batch import PartsOfBatch
+from tests.tiny_models import tiny_reader, toy_questions
 from tests.toy_training import LIGHTNING_ADVICE, toy_datamodule, toy_module, toy_trainer
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_ADVICE)
@@ -72,6 +77,38 @@ def test_parts_learn_what_the_batch_does(tmp_path, caplog, settings, backward):
         assert caplog.text.count("a batch of 4 questions is computed in parts of 2") == 1
 
 
+CONTEXT = {"signals": "independent", "end_to_end": "concatenated"}
+CASES = [(name, constants) for name in OBJECTIVES for constants in Constants]
+
+
+@pytest.mark.parametrize(("objective", "constants"), CASES)
+def test_parts_of_answers_of_unequal_length_add_up_to_the_batch(tmp_path, objective, constants):
+    """Losses and gradients, of both models, or it is refused."""
+    settings = {"objective": objective, "constants": constants, "train_reader": True, "auto_batch": True}
+    settings["reader"] = tiny_reader(CONTEXT.get(objective, "independent"))
+    if (objective, constants) == ("emdr2", Constants.ATLAS):
+        with pytest.raises(ValueError, match=r"auto_batch: .* set auto_batch=False, or constants=plain"):
+            toy_module(tmp_path, **settings)
+        return
+    module = toy_module(tmp_path, **settings)
+    module.index = build_index(module.retriever, module.knowledge_base)
+    questions = toy_questions()[:4]
+    answers = [f"{q.answers[0]}{' on the sea' * (i % 2 * 3)}" for i, q in enumerate(questions)]
+    batch = Batch(questions, module.retrieve(questions, 5), answers)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    found = []
+    for size in (4, 3, 1):
+        parts = PartsOfBatch()
+        parts.num_questions = size
+        losses = parts.losses(module._losses, batch, weights)
+        gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), weights, allow_unused=True)
+        flat = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+        found.append((torch.stack([loss.detach() for loss in losses.values()]), flat))
+    for losses, gradients in found[1:]:
+        torch.testing.assert_close(losses, found[0][0])
+        torch.testing.assert_close(gradients, found[0][1], rtol=1e-3, atol=1e-5)
+
+
 def test_a_single_question_that_does_not_fit_is_an_error(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         train(tmp_path, fits=0)
@@ -90,3 +127,12 @@ def test_what_fits_is_in_the_checkpoint(tmp_path):
 def test_batches_that_cannot_be_computed_in_parts(tmp_path, name):
     with pytest.raises(ValueError, match="auto_batch: a batch cannot be computed in parts"):
         toy_module(tmp_path, auto_batch=True, **{name: True})
+
+
+def test_a_trainer_that_scales_the_loss_is_refused(tmp_path):
+    """16-mixed, whose plugin has a scaler; Lightning has none on a CPU."""
+    index = RefreshIndex("-1", tmp_path / "index", show_progress=False)
+    trainer = toy_trainer(tmp_path, [index])
+    trainer.strategy.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match=r"auto_batch: .* precision='bf16-mixed' or '32-true'"):
+        trainer.fit(toy_module(tmp_path, auto_batch=True), toy_datamodule())

@@ -16,7 +16,7 @@ from lightning_modules.candidates import Candidates
 from lightning_modules.encoding import build_index
 from lightning_modules.loading import load_causal_lm
 from lightning_modules.objectives import make_objective
-from lightning_modules.read_once import ReadOnce, describe_reader, why_not_kept
+from lightning_modules.read_once import _NAMES, ReadOnce, describe_reader, why_not_kept
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
 from tests.family_tokenizers import family_tokenizer
 from tests.tiny_models import tiny_falcon_rw, tiny_llama, tiny_reader, toy_passages, toy_questions
@@ -248,3 +248,15 @@ def test_questions_are_told_by_their_text(tmp_path):
     with torch.no_grad():
         kept.read(Batch(questions, [[passage], [passage]], ["x", "x"]))
     assert kept.num_read == 2
+
+
+@torch.no_grad()
+def test_a_reader_that_has_moved_has_another_store(tmp_path, monkeypatch):
+    """What a device computes is not kept as if another one had."""
+    kept = ReadOnce(tiny_reader("independent"), tmp_path)
+    kept.read_signals(batch())
+    before = kept._store(_NAMES).folder
+    monkeypatch.setattr(type(kept.reader), "device", property(lambda _: torch.device("cuda")))
+    moved = kept._store(_NAMES)
+    assert moved.folder != before
+    assert moved.folder == ReadOnce(kept.reader, tmp_path)._store(_NAMES).folder

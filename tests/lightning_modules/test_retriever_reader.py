@@ -601,6 +601,28 @@ def test_reads_num_read_questions_and_then_no_more_each_time(tmp_path, num_read,
         assert len(torch.cat(ranks)) == 4, "all questions are retrieved for"
 
 
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_an_evaluation_that_broke_off_counts_in_no_other(tmp_path, stage):
+    _, expected, _ = evaluate(tmp_path, toy_module(tmp_path, num_read=5), "test")
+    module = toy_module(tmp_path, num_read=5)
+
+    def fail(*_):
+        raise RuntimeError("out of power")
+
+    broken_off = trainer(
+        tmp_path,
+        On(on_validation_batch_end=fail, on_test_batch_end=fail),
+        limit_val_batches=1.0,
+        limit_test_batches=1.0,
+    )
+    run = broken_off.validate if stage == "validation" else broken_off.test
+    with pytest.raises(RuntimeError, match="out of power"):
+        run(module, toy_datamodule(), verbose=False)
+    _, found, _ = evaluate(tmp_path, module, "test")
+    assert {"test/hr_at_5", "test/kl", "test/em", "test/passage_words"} <= found.keys()
+    assert found == expected
+
+
 def test_without_a_reader_evaluations_retrieve_only(tmp_path):
     complete = toy_module(tmp_path)
     module = RetrievalModule(complete.retriever, complete.knowledge_base, hit_rate_ks=(1, 5))

@@ -210,3 +210,9 @@ def test_less_length_leaves_nothing_of_length_and_all_of_what_is_not_length():
     )
     (slope,), *_ = np.linalg.lstsq(log_lengths.reshape(-1, 1), standard.ravel(), rcond=None)
     assert left.numpy() == pytest.approx(standard - slope * log_lengths, abs=1e-4)
+    broken = content.clone()
+    broken[3, 2] = math.nan
+    left = less_length(broken, lengths)
+    others = torch.arange(50) != 3
+    assert left[3].isnan().all(), "a question that is no number stays none"
+    torch.testing.assert_close(left[others], less_length(content[others], lengths[others]))

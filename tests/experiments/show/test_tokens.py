@@ -36,6 +36,7 @@ def unit(rank=0, texts=(" Peru", " has", " Li", "ma", "."), scores=(1.0, 0.5, 6.
         holds_answer_tokens=rank == 0,
         holds_answer_substring=False,
         p_attn=0.75 if rank == 0 else 0.25,
+        log_p_attn=-0.287682 if rank == 0 else -1.386294,
         p_retr=0.5,
         token_ids=list(range(len(texts))),
         token_texts=texts,

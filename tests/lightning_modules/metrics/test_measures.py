@@ -21,6 +21,7 @@ from lightning_modules.metrics.measures import (
 from lightning_modules.metrics.reader_measures import ReaderMeasures
 from lightning_modules.metrics.teacher_auc import TeacherAUC
 from lightning_modules.metrics.units import passage_units
+from lightning_modules.objectives import PDist
 from tests.tiny_models import tiny_reader, toy_passages, toy_questions
 
 PERCENTILES = (50, 90)
@@ -44,7 +45,7 @@ def scored() -> list[ScoredQuestions]:
         has_answer[0] = False
         p_target = torch.rand(len(batch), K, generator=generator).softmax(dim=-1)
         p_target[-1] = 1 / K
-        made.append(ScoredQuestions(has_answer, p_target, passage_units(reader.read(batch), reader)))
+        made.append(ScoredQuestions(has_answer, p_target.log(), passage_units(reader.read(batch), reader)))
     return made
 
 
@@ -52,7 +53,7 @@ def public_metrics() -> dict[str, torch.Tensor]:
     """What `Indicator` and `TeacherAUC` say of the same questions, one value a question and all means."""
     auc, indicators = TeacherAUC(), [Indicator(f"indicator{n}", PERCENTILES) for n in (1, 2)]
     for batch in scored():
-        auc.update(batch.p_target, batch.has_answer)
+        auc.update(batch.log_p_target, batch.has_answer)
         units = batch.units
         for indicator, similarity in zip(
             indicators, (units.answer_similarity, units.noun_similarity), strict=True
@@ -130,5 +131,24 @@ def test_the_entropy_of_a_teacher_is_scipys():
     expected = [entropy(row) / np.log(len(row)) for row in batch.p_target.numpy()]
     [measure] = [measure for measure in all_measures() if measure.name == "teacher/entropy"]
     np.testing.assert_allclose(measure.of_read(batch).numpy(), expected, atol=1e-6)
-    sure = replace(batch, p_target=torch.eye(batch.p_target.shape[1])[: len(batch)])
+    sure = replace(batch, log_p_target=torch.eye(K)[: len(batch)].log())
     assert measure.of_read(sure).tolist() == [0.0] * len(batch)
+
+
+def test_the_order_of_passages_is_that_of_every_temperature():
+    """Also of those to which a low temperature gives a probability of 0."""
+    values = {}
+    for temperature in (1.0, 0.1, 0.01):
+        measures, generator, num_nothing = ReaderMeasures(PERCENTILES), torch.Generator().manual_seed(1), 0
+        objective = PDist(attention_temperature=temperature)
+        for batch in scored():
+            scores = torch.randn(len(batch), K, generator=generator) * 3 - 5
+            of_scores = replace(batch, log_p_target=objective.log_p_of_scores(scores))
+            num_nothing += int((of_scores.p_target == 0).sum())
+            measures.update(of_scores)
+        values[temperature] = measures.question_values()
+    assert num_nothing > 1
+    for name in ("teacher/auc", "teacher/mrr"):
+        for temperature in (0.1, 0.01):
+            torch.testing.assert_close(values[temperature][name], values[1.0][name], equal_nan=True)
+    assert len(set(values[1.0]["teacher/auc"].tolist())) > 2

@@ -7,6 +7,7 @@ import torch
 
 from callbacks.refresh_index import RefreshIndex
 from datamodules.batches import Batch, Passage, Question
+from lightning_modules.evaluation import find_hits
 from lightning_modules.objectives import Labels, make_objective
 from tests.tiny_models import toy_passages, toy_questions
 from tests.toy_training import toy_datamodule, toy_module, toy_trainer
@@ -71,6 +72,18 @@ class TestLabels:
         questions = [Question("a", "?", ("Paris",)), Question("b", "?", ("Rome",))]
         texts = [("Paris is nice", "in Paris", "Oslo"), ("Oslo", "Lima", "Cairo")]
         return Batch(questions, [[Passage(text, "", text) for text in found] for found in texts])
+
+    def test_a_passage_holds_an_answer_where_the_hit_rate_says_so(self, tmp_path):
+        for match, expected in (("tokens", [False, True]), ("substring", [True, True])):
+            module = toy_module(tmp_path, objective="labels", answer_match=match)
+            batch = Batch(
+                [Question("a", "?", ("Beatle",))],
+                [[Passage("x", "", "a Beatlesque sound"), Passage("y", "", "a Beatle")]],
+            )
+            assert module.objective.read(NoReader(), batch).tolist() == [expected]
+            assert find_hits(batch.questions, batch.passages, module.answer_match).tolist() == [expected]
+            others = module.objective.positives_among(batch.questions, batch.passages)
+            assert others.tolist() == [[expected]]
 
     def test_positive_passages_share_the_target(self):
         objective, batch = Labels(), self.batch()

@@ -1,5 +1,7 @@
 """Several signals of one pass, each against another route to it."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lightning_modules.objectives import ADist, PDist, Signals, make_objective
 from lightning_modules.objectives.base import TeachingPasses
 from lightning_modules.objectives.signals import SignalPasses
 from lightning_modules.readers.decoder_only import DecoderOnlyReader
+from lightning_modules.readers.outputs import PassageSignals
 from lightning_modules.readers.prefixes import NoPrefix
 from lightning_modules.scores import scaled
 from tests.tiny_models import tiny_fusion_reader, tiny_reader, toy_passages, toy_questions
@@ -103,6 +106,23 @@ def test_a_step_ends_its_passes_early_where_no_likelihood_is_weighed(signals, en
 def test_scales_are_numpys(how, numpy):
     scores = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).double() * 3 + 2
     np.testing.assert_allclose(scaled(scores, how).numpy(), numpy(scores.numpy()), atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["standardised", "minmax"])
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_question_that_is_no_number_is_none_at_any_scale(how, broken):
+    scores = torch.tensor([[broken, 1.0, 2.0], [1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])
+    found = scaled(scores, how)
+    assert found[0].isnan().any(), "it does not look like one whose passages are alike"
+    assert torch.equal(found[1:], scaled(scores[1:], how))
+    assert found[2].tolist() == [0.0] * 3
+    assert PDist(scale=how).log_p_of_scores(scores)[0].isnan().all()
+    assert scaled(torch.full((1, 3), math.nan), how).isnan().all()
+    summed = Signals(signals={"answer": 1.0, "question": 1.0}, scale=how)
+    sums = summed.scores_of_signals(PassageSignals(answer=scores, question=scores + 1))
+    assert sums is not None
+    assert summed.log_p_of_scores(sums)[0].isnan().all()
+    assert sums[1:].isfinite().all()
 
 
 @pytest.mark.parametrize("how", ["standardised", "minmax"])

@@ -137,6 +137,19 @@ def test_how_a_row_goes_with_passage_length():
     assert (found.mean, found.n) == (pytest.approx(1 / 3), 1)
 
 
+@pytest.mark.parametrize("scale", ["raw", "standardised", "minmax"])
+def test_a_row_is_of_the_questions_that_were_read(scale):
+    """As if there were no others, whatever the scale."""
+    scores, variant = made_up_scores(7), Variant(ADist(scale=scale), Context.INDEPENDENT)
+    expected = variant_row(collected_scores(own=(variant, scores[:4])), variant)
+    collected = collected_scores(other=(Variant(PDist()), made_up_scores(8)))
+    collected.add_scores(range(4), {variant: scores[:4]})
+    found = variant_row(collected, variant)
+    assert found.entropy.n == found.mass_on_answers.n == found.auc.n == 4
+    for name in ("temperature", "entropy", "mass_on_answers", "auc", "mrr", "length_tau"):
+        assert getattr(found, name) == getattr(expected, name), name
+
+
 def test_what_is_pasted_has_the_temperature_that_was_measured():
     scores, variant = made_up_scores(0), Variant(PDist())
     row = variant_row(collected_scores(pdist=(variant, scores)), variant)
