@@ -42,6 +42,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     its code alone is not seen.
     """
     fast = getattr(tokenizer, "backend_tokenizer", None)
+    about: object
     if fast is None:
         about = [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
     else:
