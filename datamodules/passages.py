@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import index
@@ -12,6 +13,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 
 from datamodules.batches import Passage
 from datamodules.durable_files import cannot_write, durably
@@ -220,7 +222,7 @@ def build_knowledge_base(
         source: kept in the file, to tell later what it was built from.
 
     Raises:
-        DataError: there is no passage, or the file cannot be written.
+        DataError: there is no passage, two have one id, or the file cannot be written.
     """
     path = Path(path).expanduser()
     try:
@@ -303,12 +305,14 @@ def _write(
     digest = hashlib.sha256()
     num_written = 0
     ends = []
+    hashes = array("q")  # of the ids, which take ten times as much memory
     with pa.OSFile(str(path), "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
             while chunk := list(islice(remaining, _ROWS_PER_BATCH)):
                 writer.write_batch(_record_batch(chunk, schema))
                 ends.append(file.tell())
                 digest.update(_content(chunk))
+                hashes.extend(hash(passage.id) for passage in chunk)
                 num_written += len(chunk)
                 if progress:
                     progress(num_written)
@@ -318,7 +322,34 @@ def _write(
             known = {"fingerprint": digest.hexdigest(), "num_passages": str(num_written)}
             writer.write_batch(_record_batch([], schema), known)
         ends.append(file.tell())
+    _refuse_repeated_ids(path, np.frombuffer(hashes, dtype=np.int64))
     return ends
+
+
+def _refuse_repeated_ids(path: Path, hashes: Int64[np.ndarray, " passages"]) -> None:
+    """Files of scores and judgements, and what a run keeps, know a passage by its id alone.
+
+    Args:
+        path: of the file as it was written.
+        hashes: of its ids, in order; they are sorted in place.
+
+    Raises:
+        DataError: two passages have one id; names both.
+    """
+    hashes.sort()
+    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not repeated:
+        return
+    first: dict[str, int] = {}  # of the ids whose hashes are repeated, which can be by chance
+    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+        ids = (id for i in range(reader.num_record_batches) for id in reader.get_batch(i)["id"].to_pylist())
+        for number, id in enumerate(ids, 1):
+            if hash(id) in repeated and first.setdefault(id, number) != number:
+                raise DataError(
+                    f"passages {first[id]} and {number} (counted from 1, in the order of their source) have "
+                    f"the same id {id!r}; give each its own, or leave all ids out of a file that may have "
+                    "none: its lines are numbered then"
+                )
 
 
 def _record_batch(chunk: list[Passage], schema: pa.Schema) -> pa.RecordBatch:

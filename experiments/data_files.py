@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from callbacks.progress import progress_bar
 from datamodules.batches import Question
 from datamodules.checksums import Progress, check_size
 from datamodules.errors import DataError
@@ -215,6 +214,8 @@ def bytes_bar(description: str, is_shown: bool) -> Iterator[Progress]:
         def show(num_bytes: int, total: int | None) -> None:
             nonlocal bar
             if bar is None:
+                from callbacks.progress import progress_bar  # of Lightning, which reports do without
+
                 bar = bars.enter_context(progress_bar(total, description, "B", is_shown, prefixes=True))
             bar.update(num_bytes - bar.n)
 

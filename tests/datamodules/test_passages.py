@@ -52,6 +52,30 @@ def test_slices_select_and_chunks_equal_those_of_a_list(knowledge_base):
     assert [passage for chunk in chunks for passage in chunk] == PASSAGES
 
 
+def test_ids_that_are_repeated_are_refused(tmp_path, small_batches):
+    repeated = [*PASSAGES[:17], Passage("id3", "Another title", "other text"), *PASSAGES[17:]]
+    with pytest.raises(DataError, match=r"passages 4 and 18 \(counted from 1.*\) have the same id 'id3'"):
+        build_knowledge_base(repeated, tmp_path / "kb.arrow")
+    assert list(tmp_path.iterdir()) == [], "nothing is left"
+    file = tmp_path / "passages.tsv"
+    file.write_text("id\ttitle\ttext\na\tA\tone text\nb\tB\tsome\na\tC\tother text\n")
+    with pytest.raises(DataError, match=r"passages 1 and 3 .* the same id 'a'"):
+        knowledge_base_from_file(file, tmp_path / "cache")
+
+
+def test_ids_whose_hashes_are_equal_by_chance_are_not_repeated(tmp_path, small_batches, monkeypatch):
+    monkeypatch.setattr(module, "hash", lambda id: len(id), raising=False)
+    assert list(build_knowledge_base(PASSAGES, tmp_path / "kb.arrow")) == PASSAGES
+    with pytest.raises(DataError, match=r"passages 2 and 24 .* the same id 'id1'"):
+        build_knowledge_base([*PASSAGES, PASSAGES[1]], tmp_path / "again.arrow")
+
+
+def test_lines_without_ids_are_numbered(tmp_path):
+    file = tmp_path / "passages.jsonl"
+    file.write_text('{"text": "the same"}\n{"text": "the same"}\n')
+    assert [passage.id for passage in knowledge_base_from_file(file, tmp_path)] == ["1", "2"]
+
+
 def test_passages_are_found_by_id(knowledge_base):
     ids = ["id17", "id0", "id22", "id0"]
     assert knowledge_base.find(iter(ids)) == {i: PASSAGES[int(i[2:])] for i in ids}
