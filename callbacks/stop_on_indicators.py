@@ -45,8 +45,8 @@ class StopOnIndicators(Callback):
     those that do. Metrics on the start's passages depend on no index.
 
     The start is the first validation at step 0, such as `trainer.validate` before `trainer.fit`, or given.
-    `stopping/change_<metric>`, with `_low` and `_high`, are logged at each validation; NaN where a metric has
-    been compared and now is not.
+    `stopping/change_<metric>`, with `_low` and `_high`, are logged at each validation, as NaN where a
+    metric is not compared that was before.
 
     Args:
         indicators: the callback that measures; it must come before this one.
@@ -90,7 +90,6 @@ class StopOnIndicators(Callback):
         self.decided = Decisions() if decided is None else decided
         self._num_below = dict.fromkeys(self.monitors, 0)
         self._reader_is_frozen = False
-        self._logged: set[str] = set()
         self._changes: dict[str, Change] = {}
         self._changes_defined: dict[str, Change] = {}
 
@@ -128,12 +127,11 @@ class StopOnIndicators(Callback):
             return
         for name in self.monitors:
             change = self._compare(self.baseline, current, name) if is_comparable(name, pl_module) else None
-            if change is not None:
-                self._logged.add(name)
-            elif name in self._logged:  # Lightning would keep the value of an earlier validation
+            if change is None:
+                if f"stopping/change_{name}" not in trainer.callback_metrics:
+                    continue
+                # Lightning would keep the value of an earlier validation beside this one's
                 change = paired_change(np.empty(0), np.empty(0))
-            else:
-                continue
             for part, value in (("", change.mean), ("_low", change.low), ("_high", change.high)):
                 pl_module.log(f"stopping/change_{name}{part}", float(value))
 

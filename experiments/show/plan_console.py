@@ -33,7 +33,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(f"{config.name}: {config.description}", markup=False)
     console.print(_described(plan.setup), markup=False)
     for sentence in plan.setup.unknown:
-        console.print(f"unknown: {sentence}", markup=False)
+        # a command in it is to be copied whole
+        console.print(f"unknown: {sentence}", markup=False, soft_wrap=True)
     console.print(_bytes(plan.balances))
     console.print(_hours(plan))
     for line in _verdict(plan):
