@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import operator
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -651,17 +650,14 @@ def measured_otherwise(own: ExperimentConfig, changed: ExperimentConfig) -> list
         >>> measured_otherwise(own, load_config("quickstart", ["seed=7", "trainer.accelerator=cpu"]))
         ['seed']
     """
+    return [key for key in _differing(own, changed) if key not in _WHERE_IT_RUNS]
 
-    def value(config: ExperimentConfig, key: str) -> object:
-        return operator.attrgetter(key)(config)
 
-    return [
-        key
-        for key, item in all_fields()
-        if not is_dataclass(item.type)
-        and key not in _WHERE_IT_RUNS
-        and value(own, key) != value(changed, key)
-    ]
+def _differing(one: ExperimentConfig, other: ExperimentConfig) -> Iterator[str]:
+    """Keys whose values differ."""
+    for key, item in all_fields():
+        if not is_dataclass(item.type) and attrgetter(key)(one) != attrgetter(key)(other):
+            yield key
 
 
 def all_fields(schema: Any = ExperimentConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
@@ -750,12 +746,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
 def overrides_of(config: ExperimentConfig) -> list[str]:
     """What the command line has to say beside `--exp` to get this configuration, as `key=value`."""
     shipped = load_config(config.name) if config.name in experiment_names() else config
-    values = {
-        key: (attrgetter(key)(config), attrgetter(key)(shipped))
-        for key, field_of in _fields_by_key().items()
-        if not is_dataclass(field_of.type)
-    }
-    return [f"{key}={in_yaml(own)}" for key, (own, of_shipped) in values.items() if own != of_shipped]
+    return [f"{key}={in_yaml(attrgetter(key)(config))}" for key in _differing(config, shipped)]
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lightning_modules.optimization import LearningRate, LearningRateDecay, make_optimizer
+from tests.toy_training import toy_trainer
 
 
 def test_linear_warmup_and_decay():
@@ -96,17 +97,7 @@ def test_a_fused_update_is_clipped_in_any_precision(precision, tmp_path):
         def configure_optimizers(self):
             return make_optimizer([(self, LearningRate(0.1))], 2)[0]
 
-    trainer = L.Trainer(
-        accelerator="cpu",
-        precision=precision,
-        max_steps=2,
-        gradient_clip_val=0.5,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    trainer = toy_trainer(tmp_path, [], precision=precision, max_steps=2, gradient_clip_val=0.5)
     module = Module()
     before = module.layer.weight.detach().clone()
     trainer.fit(module, torch.utils.data.DataLoader(torch.ones(2, 4)))
