@@ -152,7 +152,8 @@ def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
     """The newest run with just these settings: a finished one, else one that can go on, else one that failed.
 
     None = there is none. Settings are compared as they were asked for, since a run resolves some of them.
-    Whether a progress bar is shown, and whether a batch may be computed in parts, may differ.
+    Whether a progress bar is shown, and whether a batch may be computed in parts, may differ; so may where
+    the folder of all runs was at that time.
     """
     from experiments.config import load_config
     from experiments.runs import runs_of, with_runs_named, with_template_text
@@ -165,7 +166,7 @@ def find_run_of(experiment: str, point: Sequence[str]) -> "RunFolder | None":
 
 def _of_results(config: "ExperimentConfig") -> "ExperimentConfig":
     """Settings without those with which the result is the same."""
-    return replace(config, trainer=replace(config.trainer, progress_bar=True, auto_batch=False))
+    return replace(config, runs="", trainer=replace(config.trainer, progress_bar=True, auto_batch=False))
 
 
 def _write_job_array(options: argparse.Namespace, points: Sequence[Sequence[str]]) -> int:

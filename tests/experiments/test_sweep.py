@@ -147,6 +147,14 @@ def test_a_run_of_an_earlier_version_is_found_by_what_it_has_resolved(tmp_path):
     assert sweep.find_run_of("slice_vital", [f"runs={tmp_path}", "trainer.auto_batch=true"]) == made
 
 
+def test_a_run_is_found_after_the_folder_of_all_runs_has_moved(tmp_path):
+    create_run(load_config("quickstart", [f"runs={tmp_path / 'here'}", "seed=1"]))
+    (tmp_path / "here").rename(tmp_path / "there")
+    found = sweep.find_run_of("quickstart", [f"runs={tmp_path / 'there'}", "seed=1"])
+    assert found is not None
+    assert found.path.is_relative_to(tmp_path / "there")
+
+
 def test_a_run_with_a_template_file_is_found_by_its_text(tmp_path):
     template = tmp_path / "mine.txt"
     template.write_text("{passage}\nQ: {question}\nA: {answer}\n")
