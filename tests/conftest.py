@@ -31,6 +31,7 @@ _LONGEST = (
     "test_shipped_configs.py",
     "test_training.py",
     "test_analyse.py",
+    "test_gpu.py",
     "test_two_processes.py",
     "test_gguf_cache.py",
 )
