@@ -18,6 +18,7 @@ _COLOURS = (
     "#b2df8a",
     "#8b4513",
 )
+_STYLES = ("solid", "dashed", "dotted", "dashdot")
 _LOOKS: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
@@ -82,27 +83,38 @@ def draw_bars(rows: Sequence[tuple[str, Estimate]], label: str, path: Path) -> N
     _save(figure, path)
 
 
-def draw_curves(lines: Sequence[tuple[str, Sequence[Mapping[int, float]]]], label: str, path: Path) -> None:
+def draw_curves(
+    lines: Sequence[tuple[tuple[str, ...], Sequence[Mapping[int, float]]]], label: str, path: Path
+) -> None:
     """A line for each name: the mean over seeds, and the least and the greatest as a band.
 
     Args:
-        lines: name, and of each seed its values by step; of a step that some have not come to, the others'.
+        lines: name, whose first part a colour is of and whose second, if it has one, a kind of line; and of
+            each seed its values by step; of a step that some have not come to, the others'.
         label: of the ordinate.
         path: of the SVG.
     """
     figure, axes = _figure(7.6, 3.6)
-    for number, (name, by_seed) in enumerate(lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+    firsts, seconds = (list(dict.fromkeys(name[part:][:1] for name, _ in lines)) for part in (0, 1))
+    for name, by_seed in lines:
+        colour = _COLOURS[firsts.index(name[:1]) % len(_COLOURS)]
+        style = _STYLES[seconds.index(name[1:2]) % len(_STYLES)]
         steps = sorted({step for curve in by_seed for step in curve})
         by_step = [[curve[step] for curve in by_seed if step in curve] for step in steps]
         lowest, highest = [min(of) for of in by_step], [max(of) for of in by_step]
         axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
-            steps, [sum(of) / len(of) for of in by_step], color=colour, marker="o", markersize=3.5, label=name
+            steps,
+            [sum(of) / len(of) for of in by_step],
+            color=colour,
+            linestyle=style,
+            marker="o",
+            markersize=3.5,
+            label=" ".join(name),
         )
     axes.set(xlabel="training step", ylabel=label)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5, handlelength=3)
     _save(figure, path)
 
 

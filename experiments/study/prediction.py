@@ -10,7 +10,6 @@ from experiments.study.material import Material
 from experiments.study.readers import ReadingOf, Readings
 from experiments.study.students import KS, K, Lesson, Taught, teach
 from experiments.study.teachers import Teacher, scores_of, teachers
-from lightning_modules.candidates import CandidateSource
 from lightning_modules.metrics.estimates import estimate
 
 NAME = "prediction"
@@ -50,7 +49,7 @@ def measure_and_teach(
     cell: Cell, teacher: Teacher, lesson: Lesson, material: Material, readings: Readings
 ) -> Result:
     """A cell of any part in which a teacher teaches from candidates that are fixed."""
-    source = CandidateSource.BOTH if teacher.reading is None else CandidateSource(teacher.reading.candidates)
+    source = teacher.source
     candidates = material.candidates(source)
     scores = scores_of(teacher, candidates, readings)
     reading = None if teacher.reading is None else readings[teacher.reading]

@@ -20,6 +20,7 @@ from experiments.study.readers import (
     Readings,
 )
 from experiments.study.readings import ALL_HEADS, Scores, Signals, named
+from lightning_modules.candidates import CandidateSource
 from lightning_modules.length_control import num_words
 from lightning_modules.objectives.signals import ATTENTION
 from lightning_modules.scores import Scale, less_length, scaled
@@ -41,6 +42,7 @@ class Teacher:
         parts: signals of the reading that are standardised and added up, by weight.
         reading: of which reader; None = the scores come from the candidates alone (`control`).
         control: scores without a reader.
+        of_control: where the candidates of a control come from; a reading says so itself.
         scale, temperature: of the target.
         without_length: whether what passage length explains is taken off the scores.
     """
@@ -50,9 +52,15 @@ class Teacher:
     parts: tuple[tuple[str, float], ...] = ()
     reading: ReadingOf | None = None
     control: str | None = None
+    of_control: CandidateSource = CandidateSource.BOTH
     scale: Scale = Scale.STANDARDISED
     temperature: float = TEMPERATURE
     without_length: bool = False
+
+    @property
+    def source(self) -> CandidateSource:
+        """Where its candidates come from."""
+        return self.of_control if self.reading is None else CandidateSource(self.reading.candidates)
 
     @property
     def attention(self) -> str | None:

@@ -1,7 +1,7 @@
 """What becomes of a retriever by the factors of part `collapse`, and what each factor does."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from jaxtyping import Float
@@ -11,27 +11,34 @@ from experiments.study.analysis import SURE_BY_CHANCE, crossed_estimate, over_se
 from experiments.study.cells import Result, exactly, of_part
 from experiments.study.numbers import Numbers
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
+from experiments.study.stopping import validations_of
 from lightning_modules.metrics.estimates import Estimate
 
 APART, OF_CANDIDATES_APART = "candidates", "shown"
 """The factor for whose levels, each alone, the others' effects are computed; and that for its own effect."""
+RATE, STEPS = "rate", "steps"
+"""The factor whose levels stand apart in what validations say by step; and the name of those steps."""
+VALIDATED = "validation/hr_at_5_less_start"
 Combination = tuple[str, ...]
 """A level of each factor."""
 _BySeed = Mapping[int, Result]
+LESS = "uniform"
+"""The control that others are compared with."""
 _Pair = tuple[_BySeed, _BySeed]
 
 
-def by_combination(results: Sequence[Result]) -> dict[Combination, dict[int, Result]]:
-    """Results of the part by seed of each combination."""
+def by_combination(results: Sequence[Result], *, controls: bool = False) -> dict[Combination, _BySeed]:
+    """Results of the part by seed of each combination, of those with a reader or of the controls."""
     found: dict[Combination, dict[int, Result]] = {}
     for result in of_part(results, collapse.NAME):
-        levels = tuple(value for _, value in result.cell.factors)
-        found.setdefault(levels, {})[result.cell.seed] = result
-    return found
+        if collapse.is_control(result.cell) == controls:
+            levels = tuple(value for _, value in result.cell.factors)
+            found.setdefault(levels, {})[result.cell.seed] = result
+    return dict(found)
 
 
 def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
-    """Of each combination over its seeds, of all together, and the effects of factors."""
+    """Of each combination over its seeds, of all together, the effects of factors, and the way there."""
     by_levels = by_combination(results)
     if not by_levels:
         return
@@ -40,14 +47,22 @@ def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
     found = {levels: _of_combination(list(of_seeds.values())) for levels, of_seeds in by_levels.items()}
     for levels, measures in found.items():
         numbers.add(collapse.NAME, measures, **dict(zip(collapse.FACTORS, levels, strict=True)))
-    num_cells, num_run = len(collapse.cells(seeds)), sum(len(of) for of in by_levels.values())
+    num_cells, num_run = len(collapse.cells(seeds)), len(of_part(results, collapse.NAME))
     cells = {
         "cells_run": exactly(num_run, num_cells),
         "cells": exactly(num_cells, num_cells),
         "lack_a_seed": exactly(len(by_levels) - len(whole), len(by_levels)),
     }
     numbers.add(collapse.NAME, _counts([found[levels] for levels in whole]) | cells)
+    place = list(collapse.FACTORS).index(RATE)
+    for rate in dict.fromkeys(levels[place] for levels in whole):
+        of_rate = [found[levels] for levels in whole if levels[place] == rate]
+        numbers.add(collapse.NAME, _counts(of_rate), rate=rate)
     _add_effects(numbers, whole, seeds)
+    _add_steps(numbers, whole, seeds)
+    controls = by_combination(results, controls=True)
+    _add_controls(numbers, {of: found for of, found in controls.items() if set(found) >= set(seeds)})
+    _add_rates(numbers, whole, controls, seeds)
 
 
 def _of_combination(of_seeds: Sequence[Result]) -> dict[str, Estimate]:
@@ -127,3 +142,64 @@ def _changes(
             for seed in seeds
         ]
     )
+
+
+# ---- by the number of steps ----
+
+
+def _add_steps(numbers: Numbers, whole: Mapping[Combination, _BySeed], seeds: Sequence[int]) -> None:
+    """Of each rate what the validations have changed by after so many steps, over all else."""
+    place = list(collapse.FACTORS).index(RATE)
+    for rate in collapse.FACTORS[RATE]:
+        of_rate = [of_seeds for levels, of_seeds in whole.items() if levels[place] == rate]
+        if not of_rate:
+            continue
+        validated = [[validations_of(of_seeds[seed]) for of_seeds in of_rate] for seed in seeds]
+        start, *later = validated[0][0]  # all cells validate after the same steps
+        for step in later:
+            changes = np.array(
+                [np.mean([hits[step] - hits[start] for hits in of_seed], axis=0) for of_seed in validated]
+            )
+            numbers.add(collapse.NAME, {VALIDATED: crossed_estimate(changes)}, rate=rate, steps=str(step))
+
+
+# ---- beside no reader ----
+
+
+def _add_controls(numbers: Numbers, controls: Mapping[Combination, _BySeed]) -> None:
+    """Of each control that has every seed."""
+    for levels, of_seeds in controls.items():
+        factors = dict(zip(collapse.FACTORS_OF_CONTROLS, levels, strict=True))
+        numbers.add(collapse.NAME, _of_combination(list(of_seeds.values())), **factors)
+
+
+def _add_rates(
+    numbers: Numbers,
+    whole: Mapping[Combination, _BySeed],
+    controls: Mapping[Combination, _BySeed],
+    seeds: Sequence[int],
+) -> None:
+    """Of each rate and source of candidates the mean over all else, and that less what no teacher does."""
+    places = [list(collapse.FACTORS).index(name) for name in (APART, RATE)]
+    for source, rate in product(collapse.FACTORS[APART], collapse.FACTORS[RATE]):
+        found = [of for levels, of in whole.items() if [levels[place] for place in places] == [source, rate]]
+        if not found:
+            continue
+        factors = {APART: source, RATE: rate}
+        of_rate = {outcome: _over(found, seeds, outcome) for outcome in (GAIN, BEYOND_LENGTH)}
+        numbers.add(collapse.NAME, _estimates(of_rate), **factors)
+        nobody = controls.get((LESS, source, rate), {})
+        if set(nobody) >= set(seeds):
+            less = {outcome: of - _over([nobody], seeds, outcome) for outcome, of in of_rate.items()}
+            numbers.add(collapse.NAME, _estimates(less), less=LESS, **factors)
+
+
+def _over(
+    found: Sequence[_BySeed], seeds: Sequence[int], outcome: str
+) -> Float[np.ndarray, "seeds questions"]:
+    """The mean over combinations."""
+    return np.array([np.mean([of[seed].questions[outcome] for of in found], axis=0) for seed in seeds])
+
+
+def _estimates(of_outcomes: Mapping[str, Float[np.ndarray, "seeds questions"]]) -> dict[str, Estimate]:
+    return {outcome: crossed_estimate(values) for outcome, values in of_outcomes.items()}

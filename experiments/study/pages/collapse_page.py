@@ -1,22 +1,37 @@
 """Page `collapse`: when the paper's signal ruins a retriever."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from experiments.show.text import table
 from experiments.study import collapse
-from experiments.study.cells import Result
-from experiments.study.derived.of_collapse import APART, OF_CANDIDATES_APART, Combination, by_combination
+from experiments.study.cells import Cell, Result, of_part
+from experiments.study.derived.of_collapse import (
+    APART,
+    LESS,
+    OF_CANDIDATES_APART,
+    RATE,
+    STEPS,
+    VALIDATED,
+    by_combination,
+)
 from experiments.study.figures import draw_curves
 from experiments.study.numbers import Derived, Numbers
 from experiments.study.pages.text import command, count, interval
 from experiments.study.prediction import BEYOND_LENGTH, GAIN
 from experiments.study.stopping import validations_of
 
-_CURVES_OF = ("rate", "shown")
-"""Factors of which the figure has a line for each combination, the mean over all others."""
+_COUNTED = {
+    "surely_lower": "surely below the start",
+    "surely_higher": "surely above it",
+    "surely_lower_beyond_length": "beyond length, below",
+    "surely_higher_beyond_length": "above",
+}
+"""Counts of combinations, and what the page calls them."""
+_WITH_A_READER = "with a reader"
+_CONTROLS_DRAWN = ("uniform", "labels")
 
 
 def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple[list[str], list[str]]:
@@ -24,7 +39,7 @@ def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
     by_levels = by_combination(results)
     if not by_levels:
         return [], []
-    _draw(by_levels, out / "collapse.svg")
+    _draw(results, out / "collapse.svg")
     counts = numbers.at(collapse.NAME)
     run = f"{count(counts['cells_run'])} of {count(counts['cells'])} cells have been run."
     if counts["cells_run"].mean < counts["cells"].mean:
@@ -47,13 +62,14 @@ def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
         "",
         *_of_effects(numbers, effects),
     ]
+    page += [*_of_steps(numbers), *_beside_controls(numbers)]
     page += ["", "## All combinations", "", *_combinations(numbers)]
     return _sentences(numbers, effects), page
 
 
 _ABOUT = (
-    "The reader is frozen, its scores of a question's candidates are fixed, and only queries learn: what "
-    "ruins here is the signal, not what joint training does to the reader. *Shown*: all passages in one "
+    "The reader is frozen, its scores of a question's candidates are fixed, and only queries learn: nothing "
+    "here is what joint training does to the reader. *Shown*: all passages in one "
     "prompt, in the order of their ranks or shuffled, or each alone (independent). *Taken off*: what of the "
     "scores passage length explains."
 )
@@ -141,6 +157,73 @@ def _of_candidates(numbers: Numbers) -> list[str]:
     return ["", *table(["instead of", OF_CANDIDATES_APART, "change of the gain"], rows)]
 
 
+def _of_steps(numbers: Numbers) -> list[str]:
+    """What the validations say on the way, after each doubling of the steps."""
+    found = numbers.having(collapse.NAME, RATE, STEPS)
+    if not found:
+        return []
+    counted = [
+        [rate, *(count(counts[name]) for name in ("combinations", *_COUNTED))]
+        for rate in collapse.FACTORS[RATE]
+        if (counts := numbers.at(collapse.NAME, rate=rate))
+    ]
+    first, *later = dict.fromkeys(int(of[STEPS]) for of in found)
+    shown = [first, *(step for step in later if (step // first).bit_count() == 1)]
+    rows = [
+        [
+            rate,
+            *(interval(numbers.at(collapse.NAME, rate=rate, steps=str(step))[VALIDATED]) for step in shown),
+        ]
+        for rate in dict.fromkeys(of[RATE] for of in found)
+    ]
+    return [
+        "",
+        "## Rate and steps",
+        "",
+        *table([RATE, "combinations", *_COUNTED.values()], counted),
+        "",
+        "What HR@5 of the validation questions has changed by after so many steps, the mean over all "
+        "combinations that have every seed. Rates fall to nothing by the last step, so that the steps of a "
+        "higher rate are longer from the first one on, and go further in all.",
+        "",
+        *table([RATE, *(f"{step} steps" for step in shown)], rows),
+    ]
+
+
+def _beside_controls(numbers: Numbers) -> list[str]:
+    """At each rate the paper's rows, and teachers without a reader."""
+    found = numbers.having(collapse.NAME, APART, RATE)
+    if not numbers.having(collapse.NAME, *collapse.FACTORS_OF_CONTROLS):
+        return []
+    lines = [
+        "",
+        "## Beside teachers without a reader",
+        "",
+        "The mean over all combinations with a reader, and what becomes of the same retriever when all "
+        "candidates are alike (uniform), when their order teaches, and when true labels do.",
+    ]
+    for outcome, words in ((GAIN, "gain"), (BEYOND_LENGTH, "beyond length")):
+        rows = [
+            [
+                of[APART],
+                of[RATE],
+                interval(of.measures[outcome]),
+                *(_of_control(numbers, of, outcome, control=name) for name in collapse.CONTROLS),
+                _of_control(numbers, of, outcome, less=LESS),
+            ]
+            for of in found
+        ]
+        heads = [APART, RATE, f"{words}, with a reader", *collapse.CONTROLS, f"with a reader less {LESS}"]
+        lines += ["", *table(heads, rows)]
+    return lines
+
+
+def _of_control(numbers: Numbers, of: Derived, outcome: str, **beside: str) -> str:
+    """What a control comes to with the same candidates at the same rate, or what it is taken from."""
+    found = numbers.at(collapse.NAME, **{**beside, APART: of[APART], RATE: of[RATE]})
+    return interval(found[outcome]) if found else "-"
+
+
 def _with_candidates(numbers: Numbers, effect: Derived, source: str) -> str:
     factors = {"level": effect["level"], "instead_of": effect["instead_of"], APART: source}
     found = numbers.at(collapse.NAME, **factors)
@@ -150,24 +233,28 @@ def _with_candidates(numbers: Numbers, effect: Derived, source: str) -> str:
 # ---- curves ----
 
 
-def _draw(by_levels: Mapping[Combination, Mapping[int, Result]], path: Path) -> None:
-    """A line for each combination of two factors, the mean over all others."""
-    places = [list(collapse.FACTORS).index(name) for name in _CURVES_OF]
-    lines: dict[str, dict[int, dict[int, list[float]]]] = {}
-    for levels, of_seeds in by_levels.items():
-        of_line = lines.setdefault(" ".join(levels[place] for place in places), {})
-        for seed, result in of_seeds.items():
-            of_seed = of_line.setdefault(seed, {})
-            for step, hits in validations_of(result).items():
-                of_seed.setdefault(step, []).append(float(hits.mean()))
+def _draw(results: Sequence[Result], path: Path) -> None:
+    """A line for each rate with a reader, and with some controls, the mean over all else."""
+    lines: dict[tuple[str, ...], dict[int, dict[int, list[float]]]] = {}
+    for who in (_WITH_A_READER, *_CONTROLS_DRAWN):
+        for rate in collapse.FACTORS[RATE]:
+            of_line = [of for of in of_part(results, collapse.NAME) if _line_of(of.cell) == (rate, who)]
+            for result in of_line:
+                of_seed = lines.setdefault((rate, who), {}).setdefault(result.cell.seed, {})
+                for step, hits in validations_of(result).items():
+                    of_seed.setdefault(step, []).append(float(hits.mean()))
     draw_curves(
         [
             (
                 name,
                 [{step: float(np.mean(of)) for step, of in of_seed.items()} for of_seed in of_seeds.values()],
             )
-            for name, of_seeds in sorted(lines.items())
+            for name, of_seeds in lines.items()
         ],
         "HR@5, validation",
         path,
     )
+
+
+def _line_of(cell: Cell) -> tuple[str, str]:
+    return cell[RATE], cell["control"] if collapse.is_control(cell) else _WITH_A_READER

@@ -168,7 +168,7 @@ def _over_seeds(numbers: Numbers, setting: str, measure: str) -> str:
 def _draw(groups: _Groups, path: Path) -> None:
     """Validations of the settings that train the retriever."""
     lines = [
-        (name, [tables.validations_of(result) for result in of_seeds])
+        ((name,), [tables.validations_of(result) for result in of_seeds])
         for name, of_seeds in groups.items()
         if of_seeds[0].cell["setting"] in tables.LEARNS
     ]
