@@ -84,22 +84,34 @@ def run_probe(tmp_path, **changes):
     return settings, json.loads((tmp_path / "out" / "probe.json").read_text())
 
 
-def taught_distributions(settings, retrieved):
+def similarities_of(settings, retrieved):
+    """The retriever's scores of each question's passages, and its dimensions."""
+    retriever = build_retriever(load_config("step2_vital", settings))
+    questions = {question.id: question for question in toy_questions()}
+    passages = {passage.id: passage for passage in toy_passages()}
+    found = {}
+    with torch.no_grad():
+        for question_id, found_ids in retrieved.items():
+            query = retriever.encode_queries([questions[question_id].text])
+            encoded = retriever.encode_passages([passages[passage_id] for passage_id in found_ids])
+            found[question_id] = query @ encoded.T
+    return found, encoded.shape[-1]
+
+
+def taught_distributions(settings, retrieved, similarities=None):
     """What an experiment's teacher gives to the passages, from the models themselves, and which of them hold
     an answer; of questions with a positive and a negative passage."""
     config = load_config("step2_vital", settings)
     check_config(config)
-    reader, retriever, objective = build_reader(config), build_retriever(config), build_objective(config)
+    reader, objective = build_reader(config), build_objective(config)
+    by_question, dim = similarities or similarities_of(settings, retrieved)
     questions = {question.id: question for question in toy_questions()}
     passages = {passage.id: passage for passage in toy_passages()}
     distributions = []
     for question_id, found_ids in retrieved.items():
         question, found = questions[question_id], [passages[passage_id] for passage_id in found_ids]
-        with torch.no_grad():
-            similarities = retriever.encode_queries([question.text]) @ retriever.encode_passages(found).T
-        if objective.constants == "atlas":
-            similarities = similarities / retriever.encode_queries(["a"]).shape[-1] ** 0.5
-        log_p_retr = (similarities / config.objective.retrieval_temperature).log_softmax(dim=-1)
+        scores = by_question[question_id] / (dim**0.5 if objective.constants == "atlas" else 1.0)
+        log_p_retr = (scores / config.objective.retrieval_temperature).log_softmax(dim=-1)
         with torch.no_grad():
             output = objective.read(reader, Batch([question], [found], [question.answers[0]]))
         p = objective.log_p_target(output, log_p_retr)[0].exp()
@@ -109,8 +121,8 @@ def taught_distributions(settings, retrieved):
     return distributions
 
 
-def taught_mass_on_answers(settings, retrieved) -> list[float]:
-    return [float(p[hits].sum()) for p, hits in taught_distributions(settings, retrieved)]
+def taught_mass_on_answers(settings, retrieved, similarities=None) -> list[float]:
+    return [float(p[hits].sum()) for p, hits in taught_distributions(settings, retrieved, similarities)]
 
 
 @pytest.mark.parametrize(
@@ -145,10 +157,11 @@ def test_a_row_pasted_teaches_what_the_row_says(tmp_path, changes):
     """Whatever else is configured."""
     settings, saved = run_probe(tmp_path, **changes)
     checked = set()
+    similarities = similarities_of(settings, saved["retrieved"])  # no row changes the retriever
     for row in saved["result"]["rows"]:
         if not PASTED.fullmatch(row["name"]):
             continue
-        masses = taught_mass_on_answers([*settings, *row["overrides"]], saved["retrieved"])
+        masses = taught_mass_on_answers([*settings, *row["overrides"]], saved["retrieved"], similarities)
         assert row["mass_on_answers"]["n"] == len(masses), row["name"]
         expected = pytest.approx(sum(masses) / len(masses), abs=1e-4)
         assert row["mass_on_answers"]["mean"] == expected, row["name"]
