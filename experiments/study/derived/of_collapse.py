@@ -19,11 +19,11 @@ APART, OF_CANDIDATES_APART = "candidates", "shown"
 RATE, STEPS = "rate", "steps"
 """The factor whose levels stand apart in what validations say by step; and the name of those steps."""
 VALIDATED = "validation/hr_at_5_less_start"
+LESS = "uniform"
+"""The control that is taken from the others."""
 Combination = tuple[str, ...]
 """A level of each factor."""
 _BySeed = Mapping[int, Result]
-LESS = "uniform"
-"""The control that others are compared with."""
 _Pair = tuple[_BySeed, _BySeed]
 
 

@@ -43,7 +43,7 @@ def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
     counts = numbers.at(collapse.NAME)
     run = f"{count(counts['cells_run'])} of {count(counts['cells'])} cells have been run."
     if counts["cells_run"].mean < counts["cells"].mean:
-        run += " The others are combinations of readers, contexts and candidates that are not in the table."
+        run += " The others are combinations and controls that are not in the table."
     effects = numbers.having(collapse.NAME, "level", "instead_of")
     page = [
         "# When the paper's signal ruins a retriever",
@@ -69,9 +69,9 @@ def of_collapse(results: Sequence[Result], numbers: Numbers, out: Path) -> tuple
 
 _ABOUT = (
     "The reader is frozen, its scores of a question's candidates are fixed, and only queries learn: nothing "
-    "here is what joint training does to the reader. *Shown*: all passages in one "
-    "prompt, in the order of their ranks or shuffled, or each alone (independent). *Taken off*: what of the "
-    "scores passage length explains."
+    "here is what joint training does to the reader. *Shown*: all passages in one prompt, in the order of "
+    "their ranks or shuffled, or each alone (independent). *Taken off*: what of the scores passage length "
+    "explains."
 )
 
 
