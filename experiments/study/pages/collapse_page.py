@@ -98,7 +98,27 @@ def _sentences(numbers: Numbers, effects: Sequence[Derived]) -> list[str]:
         by_size = sorted(effects, key=lambda of: -abs(of.measures[GAIN].mean))
         said = "; ".join(f"{_words(of)} {interval(of.measures[GAIN])}" for of in by_size)
         sentences.append(f"What changes it, on average over all else: {said}.")
-    return sentences
+    return [*sentences, *_by_rate(numbers)]
+
+
+def _by_rate(numbers: Numbers) -> list[str]:
+    """How many combinations end lower or higher, and how they do beside no teacher."""
+    said = []
+    for rate in collapse.FACTORS[RATE]:
+        counts = numbers.at(collapse.NAME, rate=rate)
+        if not counts:
+            continue
+        less = [
+            f"{interval(found[GAIN])} ({source})"
+            for source in collapse.FACTORS[APART]
+            if (found := numbers.at(collapse.NAME, less=LESS, candidates=source, rate=rate))
+        ]
+        beside = f", less {LESS} {' and '.join(less)} on average" if less else ""
+        said.append(
+            f"at {rate} {count(counts['surely_lower'])} of {count(counts['combinations'])} end surely below "
+            f"their start and {count(counts['surely_higher'])} surely above it{beside}"
+        )
+    return [f"By rate: {'; '.join(said)}."] if said else []
 
 
 def _levels(of: Derived) -> str:

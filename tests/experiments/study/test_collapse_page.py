@@ -124,6 +124,10 @@ def test_effects_are_those_that_gains_are_made_of(results, tmp_path):
     assert sum("| index instead of both | " in line for line in page) == 4
     assert "240 of 240 cells have been run." in page
     assert sentences[1].startswith("What changes it, on average over all else: 1e-4 instead of 5e-6 -0.110")
+    assert sentences[2].startswith("By rate: at 5e-6 4 of 24 end surely below their start and ")
+    assert (
+        "; at 1e-4 24 of 24 end surely below their start and 0 surely above it, less uniform " in sentences[2]
+    )
     assert "<svg" in (tmp_path / "out" / "collapse.svg").read_text()[:2000]
 
 
