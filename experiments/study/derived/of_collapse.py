@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +26,7 @@ Combination = tuple[str, ...]
 """A level of each factor."""
 _BySeed = Mapping[int, Result]
 _Pair = tuple[_BySeed, _BySeed]
+_T = TypeVar("_T")
 
 
 def by_combination(results: Sequence[Result], *, controls: bool = False) -> dict[Combination, _BySeed]:
@@ -35,6 +37,16 @@ def by_combination(results: Sequence[Result], *, controls: bool = False) -> dict
             levels = tuple(value for _, value in result.cell.factors)
             found.setdefault(levels, {})[result.cell.seed] = result
     return dict(found)
+
+
+def _having(by_levels: Mapping[Combination, _T], **fixed: str) -> list[_T]:
+    """What is of the combinations with these levels of some factors."""
+    places = {list(collapse.FACTORS).index(name): level for name, level in fixed.items()}
+    return [
+        of
+        for levels, of in by_levels.items()
+        if all(levels[place] == level for place, level in places.items())
+    ]
 
 
 def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
@@ -53,11 +65,11 @@ def add_collapse(numbers: Numbers, results: Sequence[Result]) -> None:
         "cells": exactly(num_cells, num_cells),
         "lack_a_seed": exactly(len(by_levels) - len(whole), len(by_levels)),
     }
-    numbers.add(collapse.NAME, _counts([found[levels] for levels in whole]) | cells)
+    of_whole = {levels: found[levels] for levels in whole}
+    numbers.add(collapse.NAME, _counts(of_whole.values()) | cells)
     place = list(collapse.FACTORS).index(RATE)
     for rate in dict.fromkeys(levels[place] for levels in whole):
-        of_rate = [found[levels] for levels in whole if levels[place] == rate]
-        numbers.add(collapse.NAME, _counts(of_rate), rate=rate)
+        numbers.add(collapse.NAME, _counts(_having(of_whole, rate=rate)), rate=rate)
     _add_effects(numbers, whole, seeds)
     _add_steps(numbers, whole, seeds)
     controls = by_combination(results, controls=True)
@@ -149,9 +161,8 @@ def _changes(
 
 def _add_steps(numbers: Numbers, whole: Mapping[Combination, _BySeed], seeds: Sequence[int]) -> None:
     """Of each rate what the validations have changed by after so many steps, over all else."""
-    place = list(collapse.FACTORS).index(RATE)
     for rate in collapse.FACTORS[RATE]:
-        of_rate = [of_seeds for levels, of_seeds in whole.items() if levels[place] == rate]
+        of_rate = _having(whole, rate=rate)
         if not of_rate:
             continue
         validated = [[validations_of(of_seeds[seed]) for of_seeds in of_rate] for seed in seeds]
@@ -180,12 +191,11 @@ def _add_rates(
     seeds: Sequence[int],
 ) -> None:
     """Of each rate and source of candidates the mean over all else, and that less what no teacher does."""
-    places = [list(collapse.FACTORS).index(name) for name in (APART, RATE)]
     for source, rate in product(collapse.FACTORS[APART], collapse.FACTORS[RATE]):
-        found = [of for levels, of in whole.items() if [levels[place] for place in places] == [source, rate]]
+        factors = {APART: source, RATE: rate}
+        found = _having(whole, **factors)
         if not found:
             continue
-        factors = {APART: source, RATE: rate}
         of_rate = {outcome: _over(found, seeds, outcome) for outcome in (GAIN, BEYOND_LENGTH)}
         numbers.add(collapse.NAME, _estimates(of_rate), **factors)
         nobody = controls.get((LESS, source, rate), {})
